@@ -1,0 +1,3 @@
+from taskmanager.cli import main
+
+main(prog_name="taskmanager")

@@ -1,0 +1,47 @@
+"""The HTTP API: one blueprint per resource. Each view reads the request, calls one service, answers."""
+
+import re
+import uuid
+
+from flask import Blueprint, Flask, Response, g, request
+
+from taskmanager.api import keys, service, task_types, tasks, workers
+from taskmanager.api.auth import authenticate_request, check_every_route_has_a_rule
+from taskmanager.api.errors import register_error_handlers
+from taskmanager.clock import utc_now
+from taskmanager.services.keys import mark_used
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def register_api(app: Flask) -> None:
+    """Puts everything under /api and what all its answers have in common on `app`."""
+    api = Blueprint("api", __name__, url_prefix="/api")
+    api.before_request(authenticate_request)
+    api.after_request(_mark_key_used)
+    for resource in (task_types, tasks, workers, service, keys):
+        api.register_blueprint(resource.blueprint)
+    app.before_request(_name_request)
+    app.after_request(_finish)
+    register_error_handlers(app)
+    app.register_blueprint(api)
+    check_every_route_has_a_rule(app, api)
+
+
+def _name_request() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _mark_key_used(response: Response) -> Response:
+    # A refused request and an empty poll write nothing.
+    if response.status_code < 400 and "caller" in g:
+        mark_used(g.caller, now=utc_now())
+    return response
+
+
+def _finish(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Request-ID"] = g.get("request_id", "-")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response

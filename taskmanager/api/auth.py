@@ -1,0 +1,60 @@
+"""Every call of the API is made with a key, and each route says which scope it takes."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Blueprint, Flask, current_app, g, request
+
+from taskmanager.clock import utc_now
+from taskmanager.exceptions import NotAllowed, NotAuthenticated
+from taskmanager.services import keys
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+PUBLIC = "public"
+
+
+def requires(scope: str) -> Callable[[View], View]:
+    """Marks a view with the scope that a key needs to call it, or PUBLIC."""
+    if scope != PUBLIC and scope not in keys.SCOPES:
+        raise ValueError(f"no such scope: {scope}")
+
+    def mark(view: View) -> View:
+        view.required_scope = scope  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def check_every_route_has_a_rule(app: Flask, blueprint: Blueprint) -> None:
+    """Stops the start where a view of `blueprint` was not marked by `requires`."""
+    for endpoint, view in app.view_functions.items():
+        if endpoint.startswith(f"{blueprint.name}.") and not hasattr(view, "required_scope"):
+            raise AssertionError(f"the view {endpoint} says nothing about who may call it")
+
+
+def authenticate_request() -> None:
+    """Puts the caller on `g`. Raises NotAuthenticated, NotAllowed."""
+    if request.endpoint is None or request.method == "OPTIONS":
+        return
+    scope = current_app.view_functions[request.endpoint].required_scope  # type: ignore[attr-defined]
+    if scope == PUBLIC:
+        return
+    caller = keys.authenticate(_presented_key(), now=utc_now())
+    g.caller = caller
+    if not caller.may(scope):
+        raise NotAllowed(
+            f"This key lacks the scope '{scope}'; it has: {', '.join(sorted(caller.scopes))}.",
+            code="scope_missing",
+        )
+
+
+def _presented_key() -> str:
+    key = request.headers.get("X-API-Key", "").strip()
+    if not key:
+        scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            key = rest.strip()
+    if not key:
+        raise NotAuthenticated("Send your API key in the header X-API-Key.")
+    return key

@@ -1,0 +1,99 @@
+"""Turns every error into the envelope: ours by class, Flask's own, and the ones nobody foresaw.
+
+Nothing of a stack trace, SQL, a path or a library's own text reaches a caller;
+what nobody foresaw goes to the log with the request's id.
+"""
+
+import logging
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from taskmanager import exceptions
+from taskmanager.api.responses import failure
+
+log = logging.getLogger(__name__)
+
+# The nearest class in an error's ancestry decides.
+STATUS_OF: dict[type[exceptions.TaskManagerError], int] = {
+    exceptions.InvalidRequest: 400,
+    exceptions.NotAuthenticated: 401,
+    exceptions.NotAllowed: 403,
+    exceptions.NotFound: 404,
+    exceptions.Conflict: 409,
+    exceptions.DatabaseUnavailable: 503,
+    exceptions.TaskManagerError: 500,
+}
+
+# What Flask raises by itself: code and sentence.
+_HTTP_ERRORS = {
+    400: ("bad_request", "The request could not be understood."),
+    404: ("not_found", "There is nothing at this address; the API begins at /api."),
+    405: ("method_not_allowed", "This address does not take the method {method}; see Allow."),
+    408: ("request_timeout", "The request took too long to arrive."),
+    413: ("body_too_large", "The request body is too large; the limit is {limit} bytes."),
+    414: ("address_too_long", "The address is too long."),
+    415: ("not_json", "The body must be JSON: send the header Content-Type: application/json."),
+    431: ("headers_too_large", "The request headers are too large."),
+}
+DRAINED_BYTES = 32 * 1024 * 1024
+
+
+def status_of(error: exceptions.TaskManagerError) -> int:
+    """The HTTP status of one of our errors."""
+    return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+
+
+def register_error_handlers(app: Flask) -> None:
+    app.register_error_handler(exceptions.TaskManagerError, _ours)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unforeseen)
+
+
+def _ours(error: exceptions.TaskManagerError) -> Response:
+    status = status_of(error)
+    if status == 500:
+        return _unforeseen(error)
+    response = failure(error.message, code=error.code, status=status, details=error.details)
+    if isinstance(error, exceptions.DatabaseUnavailable):
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="TaskManager"'
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    if error.response is not None or status < 400:
+        return error.get_response()  # type: ignore[return-value]
+    if status >= 500:
+        return _unforeseen(error)
+    if status == 413:
+        _drain()
+    code, sentence = _HTTP_ERRORS.get(status, ("bad_request", "The request was refused."))
+    response = failure(
+        sentence.format(method=request.method, limit=request.max_content_length),
+        code=code,
+        status=status,
+    )
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _drain() -> None:
+    """Reads what is left of a body that was refused: a client still sending would never see why."""
+    stream = request.environ["wsgi.input"]
+    left = min(request.content_length or 0, DRAINED_BYTES)
+    while left > 0 and (chunk := stream.read(min(left, 65_536))):
+        left -= len(chunk)
+
+
+def _unforeseen(error: Exception) -> Response:
+    log.error("request %s failed", g.get("request_id", "-"), exc_info=error)
+    return failure(
+        "Something went wrong on the server; its log tells more under this request's X-Request-ID.",
+        code="internal_error",
+        status=500,
+    )

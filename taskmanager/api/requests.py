@@ -1,0 +1,240 @@
+"""Reading requests: a body as strict JSON that fits its schema, query parameters by their names."""
+
+import difflib
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+from flask import request
+from werkzeug.exceptions import UnsupportedMediaType
+
+from taskmanager.clock import parse_time
+from taskmanager.exceptions import InvalidRequest, ValidationFailed
+from taskmanager.services import validation
+
+MAX_DEPTH = 64
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+
+
+class RequestBody:
+    """The fields that a call takes, as a JSON Schema in which no other field is allowed."""
+
+    def __init__(self, *, required: tuple[str, ...] = (), **fields: Any) -> None:
+        self.schema: dict[str, Any] = {
+            "type": "object",
+            "properties": fields,
+            "additionalProperties": False,
+        }
+        if required:
+            self.schema["required"] = list(required)
+
+    @functools.cached_property
+    def _validator(self) -> Any:
+        return validation.make_validator(self.schema)
+
+    def read(self) -> dict[str, Any]:
+        """The request's JSON object, where it fits. An empty body is an empty object.
+
+        Raises InvalidRequest for malformed JSON, ValidationFailed naming every
+        field that is missing, wrong or unknown, and UnsupportedMediaType.
+        """
+        raw = request.get_data(cache=False)
+        if not raw:
+            return self.check({})
+        if not request.is_json:
+            raise UnsupportedMediaType
+        body = parse_json(raw)
+        if not isinstance(body, dict):
+            raise InvalidRequest('The body must be a JSON object: {"field": value}.')
+        return self.check(body)
+
+    def check(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`body`, where it fits. Raises ValidationFailed."""
+        problems = validation.body_problems(self._validator, body)
+        if problems:
+            more = f" (and {len(problems) - 1} more, see details)" if len(problems) > 1 else ""
+            raise ValidationFailed(
+                f"{problems[0]['path']} {problems[0]['message']}{more}.",
+                code="invalid_request",
+                details=problems,
+            )
+        return self._with_integers(body)
+
+    def _with_integers(self, body: dict[str, Any]) -> dict[str, Any]:
+        """1.0 is an integer to JSON Schema; the fields that want one get it as such."""
+        for name, value in body.items():
+            if isinstance(value, float):
+                kind = self.schema["properties"][name].get("type", "")
+                if kind == "integer" or kind == ["integer", "null"]:
+                    body[name] = int(value)
+        return body
+
+
+def parse_json(raw: bytes) -> Any:
+    """`raw` as JSON that every database here can store and give back.
+
+    Raises InvalidRequest for what is no JSON (NaN and Infinity included), for
+    integers past 64 bits, numbers past the range of a double, the character
+    U+0000, half surrogate pairs, and nesting deeper than MAX_DEPTH.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not UTF-8 (byte {error.start + 1}).", code="malformed_json"
+        ) from None
+    try:
+        value = json.loads(
+            text, parse_constant=_no_constant, parse_int=_integer, parse_float=_number
+        )
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not valid JSON: line {error.lineno}, column {error.colno}.",
+            code="malformed_json",
+        ) from None
+    except RecursionError:
+        raise _too_deep() from None
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        _check_depth(value, MAX_DEPTH)
+    if "\\u" in text:
+        _check_strings(value)
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise InvalidRequest(
+        f"The body is not valid JSON: {name} is not a JSON value; send null or a string.",
+        code="malformed_json",
+    )
+
+
+def _integer(text: str) -> int:
+    # 20 characters hold every 64-bit integer; int() is slow on, and refuses, very long ones.
+    if len(text) <= 20 and MIN_INTEGER <= (number := int(text)) <= MAX_INTEGER:
+        return number
+    raise InvalidRequest(
+        f"The number {text[:30]} does not fit into 64 bits; send it as a string.",
+        code="number_out_of_range",
+    )
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise InvalidRequest(
+            f"The number {text[:30]} is too large; send it as a string.",
+            code="number_out_of_range",
+        )
+    return number
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(
+        f"The body is nested more than {MAX_DEPTH} levels deep; flatten it.", code="nested_too_deep"
+    )
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if isinstance(value, (dict, list)):
+        if left == 0:
+            raise _too_deep()
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, left - 1)
+
+
+def _check_strings(value: Any) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise InvalidRequest(
+                "The body holds the character U+0000 (\\u0000), which not every database can "
+                "store; leave it out or encode it.",
+                code="unstorable_text",
+            )
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidRequest(
+                "The body holds half of a surrogate pair (\\ud800 to \\udfff alone), which is "
+                "no character.",
+                code="unstorable_text",
+            )
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_strings(name)
+            _check_strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_strings(item)
+
+
+class QueryParameters:
+    """The query string, each parameter read by its name and kind.
+
+    Raises InvalidRequest for a parameter that `known` does not hold, with the
+    nearest one as a hint, and for a value of the wrong kind.
+    """
+
+    def __init__(self, *known: str) -> None:
+        for name in request.args:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+                raise InvalidRequest(f"No such query parameter: '{name}'; {hint}")
+
+    def text(self, name: str, choices: tuple[str, ...] = ()) -> str | None:
+        value = request.args.get(name)
+        if value is not None and "\0" in value:
+            raise InvalidRequest(f"{name} holds the character U+0000.")
+        if value is not None and choices and value not in choices:
+            raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not '{value[:50]}'.")
+        return value
+
+    def integer(self, name: str, low: int, high: int, default: int | None = None) -> int | None:
+        value = request.args.get(name)
+        if value is None:
+            return default
+        try:
+            number = int(value) if len(value) <= 20 else None
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise InvalidRequest(
+                f"{name} must be a whole number from {low} to {high}, not '{value[:50]}'."
+            )
+        return number
+
+    def flag(self, name: str) -> bool:
+        return self.text(name, ("true", "false", "1", "0")) in ("true", "1")
+
+    def time(self, name: str) -> int | None:
+        """Milliseconds since the epoch."""
+        value = request.args.get(name)
+        return None if value is None else read_time(name, value)
+
+    def names(self, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+        """A comma-separated list."""
+        value = request.args.get(name, "")
+        given = tuple(part.strip() for part in value.split(",") if part.strip())
+        for one in given:
+            if one not in choices:
+                raise InvalidRequest(
+                    f"{name} is a comma-separated list of {', '.join(choices)}; "
+                    f"'{one[:50]}' is none of them."
+                )
+        return given
+
+
+def read_time(name: str, text: str) -> int:
+    """Milliseconds since the epoch from an RFC 3339 time. Raises InvalidRequest."""
+    return _read(
+        parse_time,
+        text,
+        f"{name} must be a time with its offset from UTC, for example 2026-01-31T12:00:00Z "
+        "(in a query string write + as %2B)",
+    )
+
+
+def _read(parse: Callable[[str], int], text: str, sentence: str) -> int:
+    try:
+        return parse(text)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(f"{sentence}, not '{text[:50]}'.") from None

@@ -1,0 +1,30 @@
+"""The envelope around every JSON answer."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Response
+
+from taskmanager.clock import utc_now
+
+
+def success(data: Any, message: str = "OK", status: int = 200) -> Response:
+    """`{"success": true, "message", "data", "timestamp"}`; timestamp in Unix seconds."""
+    return json_response(
+        {"success": True, "message": message, "data": data, "timestamp": utc_now() // 1000}, status
+    )
+
+
+def failure(message: str, *, code: str, status: int, details: Any = None) -> Response:
+    """`{"success": false, "error", "message", "code", "timestamp"}` and `details` where given."""
+    envelope = {"success": False, "error": message, "message": message, "code": code}
+    if details is not None:
+        envelope["details"] = details
+    return json_response({**envelope, "timestamp": utc_now() // 1000}, status)
+
+
+def json_response(content: Mapping[str, Any], status: int) -> Response:
+    """`content` as UTF-8 JSON without needless spaces."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return Response(text, status, mimetype="application/json")

@@ -1,0 +1,122 @@
+"""Rows as the JSON objects of the contract."""
+
+import json
+from typing import Any
+
+from taskmanager.clock import format_time
+from taskmanager.database import Row
+
+# Statuses in which a task has a holder to name: the present one, or the one that finished it.
+_WITH_WORKER = frozenset({"claimed", "completed", "failed", "cancelled"})
+
+
+def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str, Any]:
+    """The task object, with or without its two large fields."""
+    held = row["status"] in _WITH_WORKER
+    worker_id = row["worker_id"] if held else None
+    task: dict[str, Any] = {
+        "id": row["id"],
+        "type": row["type"],
+        "task_type_id": row["task_type_id"],
+        "type_id": row["task_type_id"],
+        "type_version": row["type_version"],
+        "status": row["status"],
+    }
+    if params:
+        task["params"] = json.loads(row["params"])
+    if result:
+        task["result"] = None if row["result"] is None else json.loads(row["result"])
+    task |= {
+        "error_message": row["error_message"],
+        "error_code": row["error_code"],
+        "priority": row["priority"],
+        "progress": row["progress"],
+        "progress_message": row["progress_message"],
+        "attempts": row["attempts"],
+        "max_attempts": row["max_attempts"],
+        "dedupe": row["dedupe"],
+        "dedupe_key": row["dedupe_key"],
+        "parent_task_id": row["parent_task_id"],
+        "worker_id": worker_id,
+        "claimed_by": worker_id,
+        "claimed_at": format_time(row["claimed_at"]) if held else None,
+        "lease_expires_at": format_time(row["lease_expires_at"]),
+        "available_at": format_time(row["available_at"]),
+        "completed_at": format_time(row["completed_at"]),
+        "created_at": format_time(row["created_at"]),
+        "updated_at": format_time(row["updated_at"]),
+    }
+    return task
+
+
+def claimed_task_json(row: Row) -> dict[str, Any]:
+    """The task object as the worker that claimed it sees it: with the claim's token."""
+    return {**task_json(row), "claim_token": row["claim_token"]}
+
+
+def log_json(row: Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "task_id": row["task_id"],
+        "event": row["event"],
+        "status": row["status"],
+        "attempt": row["attempt"],
+        "worker_id": row["worker_id"],
+        "api_key_id": row["api_key_id"],
+        "message": row["message"],
+        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
+        "created_at": format_time(row["created_at"]),
+    }
+
+
+def task_type_json(row: Row) -> dict[str, Any]:
+    """A task type; with `param_schema` and `open_tasks` where the row has them."""
+    task_type: dict[str, Any] = {
+        "id": row["id"],
+        "name": row["name"],
+        "version": row["version"],
+        "is_active": bool(row["is_active"]),
+        "is_paused": bool(row["is_paused"]),
+        "priority": row["priority"],
+        "max_attempts": row["max_attempts"],
+        "lease_seconds": row["lease_seconds"],
+        "retry": json.loads(row["retry"]) if row["retry"] else None,
+        "dedupe": row["dedupe"],
+        "created_at": format_time(row["created_at"]),
+        "updated_at": format_time(row["updated_at"]),
+    }
+    if "param_schema" in row:
+        task_type["param_schema"] = json.loads(row["param_schema"])
+    if "open_tasks" in row:
+        task_type["open_tasks"] = row["open_tasks"]
+    return task_type
+
+
+def worker_json(row: Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "worker_id": row["id"],
+        "status": row["status"],
+        "first_seen_at": format_time(row["first_seen_at"]),
+        "last_seen_at": format_time(row["last_seen_at"]),
+        "tasks_held": row["tasks_held"],
+        "tasks_completed": row["tasks_completed"],
+        "tasks_failed": row["tasks_failed"],
+        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
+    }
+
+
+def key_json(row: Row) -> dict[str, Any]:
+    """A key as it may be shown: never the key, never its hash."""
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "prefix": row["prefix"],
+        "scopes": json.loads(row["scopes"]),
+        "task_types": json.loads(row["task_types"]) if row["task_types"] else None,
+        "rate_limit": row["rate_limit"],
+        "expires_at": format_time(row["expires_at"]),
+        "revoked_at": format_time(row["revoked_at"]),
+        "last_used_at": format_time(row["last_used_at"]),
+        "created_at": format_time(row["created_at"]),
+    }

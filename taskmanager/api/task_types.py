@@ -1,0 +1,129 @@
+"""/api/task-types: registering types and asking about them."""
+
+from flask import Blueprint, Response, g
+
+from taskmanager.api import request_schemas
+from taskmanager.api.auth import requires
+from taskmanager.api.requests import QueryParameters
+from taskmanager.api.responses import success
+from taskmanager.api.serializers import task_type_json
+from taskmanager.clock import utc_now
+from taskmanager.exceptions import InvalidRequest
+from taskmanager.services import task_types, validation
+
+blueprint = Blueprint("task_types", __name__, url_prefix="/task-types")
+
+_MESSAGES = {
+    "created": "Task type registered successfully",
+    "updated": "Task type updated successfully",
+    "unchanged": "Task type is registered already",
+}
+
+
+@blueprint.post("/register")
+@requires("task-types:write")
+def register() -> Response:
+    """POST /api/task-types/register: makes a type or brings it up to date.
+
+    `name`, `version`, `param_schema` (a JSON Schema of at most 65,536 bytes);
+    optionally the defaults of its tasks: `priority`, `max_attempts`,
+    `lease_seconds`, `retry`, `dedupe`.
+
+    201 made (`created`); 200 changed (`updated`) or the same as before; 400 a
+    field or the schema is wrong.
+    """
+    body = request_schemas.REGISTER_TASK_TYPE.read()
+    row, outcome = task_types.register_task_type(
+        name=body["name"],
+        version=body["version"],
+        param_schema=body["param_schema"],
+        defaults={name: body[name] for name in task_types.DEFAULTS if name in body},
+        now=utc_now(),
+        caller=g.caller,
+    )
+    data = {
+        **task_type_json(row),
+        "created": outcome == "created",
+        "updated": outcome == "updated",
+    }
+    return success(data, _MESSAGES[outcome], 201 if outcome == "created" else 200)
+
+
+@blueprint.get("")
+@requires("task-types:read")
+def list_all() -> Response:
+    """GET /api/task-types: the types by name, `active_only`, `limit` (50, at most 100), `offset`.
+
+    Each with `open_tasks`, its unfinished ones, counted up to 10,000. 200.
+    """
+    query = QueryParameters("active_only", "limit", "offset")
+    rows = task_types.list_task_types(
+        active_only=query.flag("active_only"),
+        limit=query.integer("limit", 1, 100, 50) or 50,
+        offset=query.integer("offset", 0, 10_000, 0) or 0,
+        caller=g.caller,
+    )
+    return success({"task_types": [task_type_json(row) for row in rows], "count": len(rows)})
+
+
+@blueprint.get("/<name>")
+@requires("task-types:read")
+def get(name: str) -> Response:
+    """GET /api/task-types/{name}: one type with its `param_schema`; `version` for an older one.
+
+    200; 403 not a type of this key; 404 no such type or version.
+    """
+    query = QueryParameters("version")
+    g.caller.require_type(name)
+    return success(
+        task_type_json(task_types.get_task_type(name=name, version=query.text("version")))
+    )
+
+
+@blueprint.patch("/<name>")
+@requires("task-types:write")
+def change(name: str) -> Response:
+    """PATCH /api/task-types/{name}: `is_active`, `is_paused` and the defaults.
+
+    `is_active` false: no new tasks; `is_paused` true: nothing is handed out; a
+    default set to null is left to the settings again. 200; 400; 403; 404.
+    """
+    body = request_schemas.CHANGE_TASK_TYPE.read()
+    if not body:
+        raise InvalidRequest(
+            "Nothing to change: send one or more of "
+            f"{', '.join((*task_types.SWITCHES, *task_types.DEFAULTS))}."
+        )
+    row = task_types.change_task_type(name=name, changes=body, now=utc_now(), caller=g.caller)
+    return success(task_type_json(row), "Task type updated successfully")
+
+
+@blueprint.post("/<name>/validate")
+@requires("tasks:create")
+def validate(name: str) -> Response:
+    """POST /api/task-types/{name}/validate: would this be accepted? Nothing is stored.
+
+    With `params`: 200 with `valid`, `errors` and `warnings` (properties that
+    the schema does not name). With `param_schema`: 200 with how many unfinished
+    tasks it would reject. 400; 403; 404.
+    """
+    body = request_schemas.VALIDATE.read()
+    if len(body) != 1:
+        raise InvalidRequest("Send either params or param_schema.")
+    if "param_schema" in body:
+        return success(
+            task_types.open_tasks_rejected_by(
+                name=name, param_schema=body["param_schema"], caller=g.caller
+            )
+        )
+    g.caller.require_type(name)
+    schema_text = task_types.get_task_type(name=name)["param_schema"]
+    errors = validation.param_problems(schema_text, body["params"])
+    return success(
+        {
+            "valid": not errors,
+            "errors": errors,
+            "warnings": validation.param_warnings(schema_text, body["params"]),
+        },
+        "The params are valid" if not errors else "The params are not valid",
+    )

@@ -1,0 +1,91 @@
+"""/api/workers: signs of life, and who is there."""
+
+from flask import Blueprint, Response, current_app, g
+
+from taskmanager.api import request_schemas
+from taskmanager.api.auth import requires
+from taskmanager.api.requests import QueryParameters
+from taskmanager.api.responses import success
+from taskmanager.api.serializers import worker_json
+from taskmanager.clock import utc_now
+from taskmanager.exceptions import InvalidRequest
+from taskmanager.services import leases, workers
+
+blueprint = Blueprint("workers", __name__, url_prefix="/workers")
+
+
+def _heartbeat_seconds() -> int:
+    seconds: int = current_app.extensions["taskmanager"].heartbeat_seconds
+    return seconds
+
+
+@blueprint.post("/heartbeat")
+@requires("tasks:claim")
+def heartbeat() -> Response:
+    """POST /api/workers/heartbeat: `worker_id`, `metadata`, `tasks` (up to 1,000 {id, claim_token}).
+
+    Renews the leases of the tasks named, or of all that the worker holds where
+    `tasks` is left out. 200 with `next_heartbeat_in` and, of the tasks, which
+    were `renewed`, `lost` or `cancelled`; 400.
+    """
+    body = request_schemas.WORKER_HEARTBEAT.read()
+    now = utc_now()
+    claims = body.get("tasks")
+    workers.save_metadata(worker_id=body["worker_id"], metadata=body.get("metadata"), now=now)
+    outcomes = leases.renew_leases(
+        worker_id=body["worker_id"],
+        claims=None
+        if claims is None
+        else [(int(claim["id"]), claim.get("claim_token")) for claim in claims],
+        caller=g.caller,
+        now=now,
+    )
+    data: dict[str, object] = {"next_heartbeat_in": _heartbeat_seconds()}
+    for outcome in ("renewed", "lost", "cancelled"):
+        data[outcome] = [task_id for task_id, became in outcomes if became == outcome]
+    return success(data, "Heartbeat received")
+
+
+@blueprint.get("")
+@requires("workers:read")
+def list_all() -> Response:
+    """GET /api/workers: the workers, the one seen last first; `limit` (50, at most 100), `offset`."""
+    query = QueryParameters("limit", "offset")
+    rows = workers.list_workers(
+        limit=query.integer("limit", 1, 100, 50) or 50,
+        offset=query.integer("offset", 0, 10_000, 0) or 0,
+        heartbeat_seconds=_heartbeat_seconds(),
+        now=utc_now(),
+    )
+    return success({"workers": [worker_json(row) for row in rows], "count": len(rows)})
+
+
+@blueprint.get("/<path:worker_id>")
+@requires("workers:read")
+def get(worker_id: str) -> Response:
+    """GET /api/workers/{id}: one worker. 200; 404."""
+    QueryParameters()
+    row = workers.get_worker(
+        worker_id=_checked(worker_id), heartbeat_seconds=_heartbeat_seconds(), now=utc_now()
+    )
+    return success(worker_json(row))
+
+
+@blueprint.post("/<path:worker_id>/shutdown")
+@requires("tasks:claim")
+def shutdown(worker_id: str) -> Response:
+    """POST /api/workers/{id}/shutdown: gives back all that the worker holds; it is then inactive.
+
+    200 with the ids `released`; 400; 403.
+    """
+    request_schemas.NOTHING.read()
+    released = leases.shut_down_worker(
+        worker_id=_checked(worker_id), caller=g.caller, now=utc_now()
+    )
+    return success({"worker_id": worker_id, "status": "inactive", "released": released})
+
+
+def _checked(worker_id: str) -> str:
+    if not 1 <= len(worker_id) <= 255 or not worker_id.isprintable():
+        raise InvalidRequest("A worker id is 1 to 255 printable characters.")
+    return worker_id

@@ -1,0 +1,106 @@
+"""The application factory: a list of what is wired together."""
+
+import importlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+from flask import Flask
+
+from taskmanager import schema
+from taskmanager.api import register_api
+from taskmanager.clock import utc_now
+from taskmanager.config import Settings, load_settings
+from taskmanager.database import connect_database
+from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
+from taskmanager.services import keys
+
+log = logging.getLogger(__name__)
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """The WSGI application.
+
+    `config` maps names of Settings fields to values; what it leaves out comes
+    from the environment and `.env`. Raises ConfigurationError for settings
+    that cannot work. A database that cannot be reached does not keep the
+    application from starting: it answers 503 until the database is there.
+    """
+    settings = load_settings(config)
+    app = Flask(__name__, static_folder=None)
+    app.extensions["taskmanager"] = settings
+    app.url_map.strict_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    load_plugins(settings)
+    open_database(settings)
+    _prepare_database_before_first_request(app, settings)
+    register_api(app)
+    return app
+
+
+def load_plugins(settings: Settings) -> None:
+    """Imports the modules that register format checkers. Raises ConfigurationError."""
+    for module in settings.plugins:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"TASKMANAGER_PLUGINS names the module '{module}', which cannot be imported: "
+                f"{error}."
+            ) from error
+
+
+def open_database(settings: Settings) -> None:
+    """Points the models at the configured database and makes the instance folder."""
+    try:
+        settings.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The folder {settings.instance_path} cannot be made ({error.strerror}). Make it "
+            "writable, or set TASKMANAGER_INSTANCE_PATH to a folder that is."
+        ) from None
+    connect_database(
+        settings.effective_database_url, sqlite_synchronous=settings.sqlite_synchronous
+    )
+
+
+def prepare_database(settings: Settings) -> bool:
+    """Makes the tables and the bootstrap key where they are missing; returns whether it made tables.
+
+    Raises DatabaseUnavailable, ConfigurationError.
+    """
+    made = schema.create_schema()
+    if settings.bootstrap_admin_key:
+        _make_bootstrap_key(settings.bootstrap_admin_key)
+    return made
+
+
+def _make_bootstrap_key(key: str) -> None:
+    try:
+        keys.create_key(
+            name="bootstrap",
+            scopes=keys.ROLES["admin"],
+            key=key,
+            now=utc_now(),
+            caller=keys.OPERATOR,
+        )
+    except peewee.IntegrityError:
+        log.debug("the bootstrap key exists")
+
+
+def _prepare_database_before_first_request(app: Flask, settings: Settings) -> None:
+    """Tried at the start, and again before each request until it has worked."""
+    prepared = False
+
+    def prepare() -> None:
+        nonlocal prepared
+        if not prepared:
+            prepare_database(settings)
+            prepared = True
+
+    try:
+        prepare()
+    except DatabaseUnavailable as error:
+        log.warning("starting without the database: %s", error.message)
+    app.before_request(prepare)

@@ -1,0 +1,179 @@
+"""Settings as data: name, default, parser and help of each, read once and checked at the start.
+
+Sources, the first that has a name wins: what `create_app()` was given, the
+environment, `.env` beside `passenger_wsgi.py`. An unknown `TASKMANAGER_*` name
+or a bad value stops the start with a sentence that says what to write.
+"""
+
+import difflib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from taskmanager.exceptions import ConfigurationError
+
+PREFIX = "TASKMANAGER_"
+APP_ROOT = Path(__file__).resolve().parent.parent
+
+# Read by the test suite, not by the application.
+FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _path(value: str) -> Path:
+    path = Path(value).expanduser()
+    return path if path.is_absolute() else APP_ROOT / path
+
+
+def _whole_number(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.upper() not in choices:
+            raise ValueError(" or ".join(choices))
+        return value.upper()
+
+    return parse
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _database_url(value: str) -> str:
+    if value and not value.startswith(("sqlite:///", "mysql://")):
+        raise ValueError(
+            "sqlite:///path/to/file.db or mysql://user:password@host:3306/name "
+            "(special characters in the password URL-quoted: @ is %40)"
+        )
+    return value
+
+
+def _setting(default: str, parse: Callable[[str], Any], help_text: str) -> Any:
+    """A field of Settings. `default` is the text one would write in `.env`."""
+    return field(metadata={"default": default, "parse": parse, "help": help_text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting. The field `lease_seconds` is the variable `TASKMANAGER_LEASE_SECONDS`."""
+
+    instance_path: Path = _setting(
+        "instance", _path, "Folder of the SQLite file and the generated secret; made 0700"
+    )
+    database_url: str = _setting(
+        "",
+        _database_url,
+        "Empty: taskmanager.db in the instance path. "
+        "Or mysql://user:password@host:3306/name (URL-quoted), ?unix_socket=, ?ssl_ca=",
+    )
+    sqlite_synchronous: str = _setting(
+        "FULL",
+        _one_of("FULL", "NORMAL"),
+        "NORMAL is faster; a power cut may then take the last moments with it",
+    )
+    lease_seconds: int = _setting(
+        "300", _whole_number(1, 86_400), "How long a claim holds a task without a sign of life"
+    )
+    heartbeat_seconds: int = _setting(
+        "30", _whole_number(1, 3_600), "How often a worker is asked to send a heartbeat"
+    )
+    max_attempts: int = _setting(
+        "3", _whole_number(1, 100), "Claims that a task gets before it is failed for good"
+    )
+    max_body_bytes: int = _setting(
+        "1048576", _whole_number(1_024, 8_388_608), "Largest request body, in bytes"
+    )
+    retention_days: int = _setting(
+        "30",
+        _whole_number(0, 36_500),
+        "Days that finished tasks and their history are kept by prune; 0 keeps all",
+    )
+    bootstrap_admin_key: str = _setting(
+        "", _text, "The first admin key, for hosts without a shell: at least 32 characters"
+    )
+    plugins: tuple[str, ...] = _setting(
+        "", _names, "Comma-separated modules that register format checkers"
+    )
+
+    @property
+    def effective_database_url(self) -> str:
+        """`database_url`, or the SQLite file in the instance path where it is empty."""
+        return self.database_url or f"sqlite:///{self.instance_path / 'taskmanager.db'}"
+
+
+def setting_names() -> dict[str, str]:
+    """Environment name of each setting → name of its field in Settings."""
+    return {PREFIX + item.name.upper(): item.name for item in fields(Settings)}
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Reads and checks every setting.
+
+    `overrides` maps field names (`lease_seconds`) to text or to values ready
+    for use. Raises ConfigurationError for an unknown name or a bad value.
+    """
+    texts = _read_dotenv(APP_ROOT / ".env")
+    texts.update(os.environ if environ is None else environ)
+    known = setting_names()
+    for name in texts:
+        if name.startswith(PREFIX) and name not in known and name not in FOREIGN_NAMES:
+            raise ConfigurationError(_unknown_setting(name, known))
+
+    values: dict[str, Any] = {}
+    overrides = overrides or {}
+    for item in fields(Settings):
+        name = PREFIX + item.name.upper()
+        value = overrides.get(item.name, texts.get(name, item.metadata["default"]))
+        if isinstance(value, str):
+            try:
+                value = item.metadata["parse"](value.strip())
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"{name} is {value!r}, but it must be {error}. Change it in the environment "
+                    f"or in {APP_ROOT / '.env'}."
+                ) from None
+        values[item.name] = value
+    unknown = set(overrides) - set(values)
+    if unknown:
+        raise ConfigurationError(f"No such setting: {', '.join(sorted(unknown))}.")
+    settings = Settings(**values)
+    if settings.bootstrap_admin_key and len(settings.bootstrap_admin_key) < 32:
+        raise ConfigurationError(
+            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY is too short to be safe: use at least 32 random "
+            f"characters, for example {secrets.token_urlsafe(32)}"
+        )
+    return settings
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    from dotenv import dotenv_values  # only a host with a .env file pays for the import
+
+    return {name: value or "" for name, value in dotenv_values(path).items()}
+
+
+def _unknown_setting(name: str, known: Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else f" Known settings: {', '.join(known)}."
+    return f"{name} is not a setting of TaskManager.{hint}"

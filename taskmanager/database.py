@@ -1,0 +1,417 @@
+"""Owns the connection, the transaction and what differs between SQLite and MySQL.
+
+Refuses to know any table. SQL is written once, with `?`
+for values; the dialect turns it into what the engine wants.
+
+The rules held here: a write transaction is always outermost, on SQLite it
+takes the write lock at once, and when the server throws one away (deadlock,
+lock wait, lost connection) the whole of it is run again, never a part.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import peewee
+
+from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+SQLITE_BUSY_TIMEOUT_SECONDS = 10
+MYSQL_CONNECT_TIMEOUT_SECONDS = 5
+MYSQL_READ_TIMEOUT_SECONDS = 60
+MAX_TRANSACTION_RUNS = 10
+MAX_BACKOFF_SECONDS = 0.25
+
+# Server error numbers: mariadb.com/kb/en/mariadb-error-codes, dev.mysql.com "Server Error Message
+# Reference". The first group says that the server has rolled back and the same may be tried again.
+MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
+MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
+MYSQL_NO_SUCH_TABLE = 1146
+MYSQL_DUPLICATE_ENTRY = 1062
+
+Row = dict[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What differs between the engines, as words to put into a statement."""
+
+    name: str
+    placeholder: str
+    lock_rows: str  # closes a SELECT of rows that this transaction will change
+    lock_free_rows: str  # the same, leaving out rows that another transaction has locked
+    use_index: str  # follows the table's name; `{}` is the index
+    union_member: str  # a SELECT with its own ORDER BY and LIMIT inside a UNION ALL
+
+    def sql(self, statement: str) -> str:
+        return _with_placeholder(statement, self.placeholder)
+
+
+@functools.lru_cache(maxsize=512)
+def _with_placeholder(statement: str, placeholder: str) -> str:
+    return statement.replace("?", placeholder)
+
+
+SQLITE = Dialect(
+    name="sqlite",
+    placeholder="?",
+    lock_rows="",
+    lock_free_rows="",
+    use_index="INDEXED BY {}",
+    union_member="SELECT * FROM ({})",
+)
+MYSQL = Dialect(
+    name="mysql",
+    placeholder="%s",
+    lock_rows="FOR UPDATE",
+    lock_free_rows="FOR UPDATE SKIP LOCKED",
+    use_index="FORCE INDEX ({})",
+    union_member="({})",
+)
+
+database = peewee.DatabaseProxy()
+
+
+class _Recovering:
+    """Outside a transaction: opens a connection that was closed meanwhile again, once.
+
+    Every statement passes here, those of the models too. Raises
+    DatabaseUnavailable where the database cannot do it now. Inside a
+    transaction errors pass as they are, for write_transaction() to judge.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # What services remember of this very database; another one starts empty.
+        self.cache: dict[str, Any] = {}
+
+    def execute_sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
+        run = super().execute_sql  # type: ignore[misc]
+        if self.in_transaction():  # type: ignore[attr-defined]
+            return run(sql, params)
+        try:
+            return run(sql, params)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            if not _connection_lost(error):
+                raise _translated(error) from error
+        close_connection()
+        try:
+            return run(sql, params)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            raise _translated(error) from error
+
+
+class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
+    dialect = SQLITE
+
+
+class _MySQLDatabase(_Recovering, peewee.MySQLDatabase):
+    dialect = MYSQL
+
+    def _initialize_connection(self, conn: Any) -> None:
+        with conn.cursor() as cursor:
+            # Hosts often run without strict mode, which cuts what does not fit without a word.
+            cursor.execute(
+                "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
+                "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'"
+            )
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def connect_database(url: str, *, sqlite_synchronous: str = "FULL") -> None:
+    """Points the proxy at `url`; no connection is opened before the first statement.
+
+    Raises ConfigurationError where the URL cannot be understood.
+    """
+    engine = _sqlite(url, sqlite_synchronous) if url.startswith("sqlite:///") else _mysql(url)
+    if database.obj is not None:
+        close_connection()
+    database.initialize(engine)
+
+
+def _sqlite(url: str, synchronous: str) -> _SqliteDatabase:
+    path = url.removeprefix("sqlite:///")
+    if not path:
+        raise ConfigurationError(
+            "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db"
+        )
+    return _SqliteDatabase(
+        path,
+        lock_type="IMMEDIATE",
+        timeout=SQLITE_BUSY_TIMEOUT_SECONDS,
+        pragmas={
+            "foreign_keys": 1,
+            "synchronous": synchronous,
+            "temp_store": "memory",
+            "cache_size": -8000,
+        },
+    )
+
+
+def _mysql(url: str) -> _MySQLDatabase:
+    from pymysql.constants import CLIENT
+
+    parts = urlsplit(url)
+    name = unquote(parts.path.lstrip("/"))
+    if not name or not parts.username:
+        raise ConfigurationError(
+            "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name"
+        )
+    options = dict(parse_qsl(parts.query))
+    unknown = set(options) - {"unix_socket", "ssl_ca"}
+    if unknown:
+        raise ConfigurationError(
+            f"TASKMANAGER_DATABASE_URL has an option that is not known: {', '.join(unknown)}. "
+            "Known: unix_socket, ssl_ca."
+        )
+    connect: dict[str, Any] = {
+        "user": unquote(parts.username),
+        "password": unquote(parts.password or ""),
+        "host": parts.hostname or "localhost",
+        "port": parts.port or 3306,
+        "charset": "utf8mb4",
+        # Guarded updates count the rows that matched, not those whose values differ.
+        "client_flag": CLIENT.FOUND_ROWS,
+        "connect_timeout": MYSQL_CONNECT_TIMEOUT_SECONDS,
+        "read_timeout": MYSQL_READ_TIMEOUT_SECONDS,
+        "write_timeout": MYSQL_READ_TIMEOUT_SECONDS,
+    }
+    if "unix_socket" in options:
+        connect["unix_socket"] = options["unix_socket"]
+    if "ssl_ca" in options:
+        connect["ssl"] = {"ca": options["ssl_ca"]}
+    elif "unix_socket" in options or parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        # PyMySQL otherwise spends 30 ms of CPU on an SSL context for every connection.
+        connect["ssl_disabled"] = True
+    return _MySQLDatabase(name, **connect)
+
+
+def dialect() -> Dialect:
+    """The dialect of the database that is connected."""
+    found: Dialect = database.obj.dialect
+    return found
+
+
+def close_connection() -> None:
+    """Closes this thread's connection, whatever state it is in; the next statement opens another."""
+    with contextlib.suppress(Exception):  # a dead connection may fail to say goodbye
+        database.close()
+
+
+def forget_connections_of_parent() -> None:
+    """A forked child must not talk over, nor close, a connection that its parent still uses."""
+    if database.obj is not None:
+        database.dispose()
+
+
+os.register_at_fork(after_in_child=forget_connections_of_parent)
+
+
+def execute(statement: str, values: Sequence[Any] = ()) -> Any:
+    """Runs one statement with `?` for values; returns the cursor (`rowcount`: rows that matched).
+
+    Raises peewee.IntegrityError where a constraint forbids it.
+    """
+    return database.execute_sql(dialect().sql(statement), values)
+
+
+def fetch_all(statement: str, values: Sequence[Any] = ()) -> list[Row]:
+    """Every row of a SELECT as a dict by column name."""
+    cursor = execute(statement, values)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def fetch_one(statement: str, values: Sequence[Any] = ()) -> Row | None:
+    """The first row of a SELECT as a dict by column name, or None."""
+    cursor = execute(statement, values)
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+
+
+def placeholders(values: Sequence[Any]) -> str:
+    """`?, ?, ?` for an IN list."""
+    return ", ".join("?" * len(values))
+
+
+def insert(table: str, row: Row) -> int:
+    """Inserts one row given as a dict by column name; returns its id."""
+    cursor = execute(
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({placeholders(list(row))})",  # noqa: S608
+        list(row.values()),
+    )
+    return int(cursor.lastrowid)
+
+
+def is_duplicate(error: peewee.IntegrityError) -> bool:
+    """True where a unique index refused a row; False for any other constraint."""
+    original = _original(error)
+    if isinstance(original, sqlite3.Error):
+        return original.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    return mysql_code(error) == MYSQL_DUPLICATE_ENTRY
+
+
+def insert_many(table: str, rows: Sequence[Row]) -> None:
+    """Inserts rows that all have the same columns with one statement per 500."""
+    for start in range(0, len(rows), 500):
+        some = rows[start : start + 500]
+        one = f"({placeholders(list(some[0]))})"
+        execute(
+            f"INSERT INTO {table} ({', '.join(some[0])}) "  # noqa: S608
+            f"VALUES {', '.join([one] * len(some))}",
+            [value for row in some for value in row.values()],
+        )
+
+
+def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
+    """Runs the whole function as one transaction: all of it is committed, or nothing.
+
+    The function may run several times: whatever it does besides SQL must be
+    repeatable. It is run again when the server has rolled it back (deadlock,
+    lock wait, Galera certification) or the connection was lost before COMMIT.
+    A connection lost during COMMIT is not repeated, since nobody can know
+    whether it was done: the caller gets DatabaseUnavailable and asks again.
+
+    Raises DatabaseUnavailable, and RuntimeError when called inside another
+    transaction (peewee would turn it into a savepoint and drop the lock).
+    """
+
+    @functools.wraps(operation)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if database.in_transaction():
+            raise RuntimeError(f"{operation.__name__} must be the outermost transaction")
+        for attempt in range(1, MAX_TRANSACTION_RUNS + 1):
+            try:
+                return _run_once(operation, args, kwargs)
+            except (_RolledBack, _ConnectionLost) as failure:
+                if isinstance(failure, _ConnectionLost):
+                    close_connection()
+                if failure.ambiguous or attempt == MAX_TRANSACTION_RUNS:
+                    raise _translated(failure.error) from failure.error
+                log.info("transaction %s again: %s", operation.__name__, failure.error)
+            time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, 0.005 * 2**attempt)))  # noqa: S311
+        raise AssertionError("unreachable: the last run returns or raises")
+
+    return run
+
+
+class _RolledBack(Exception):
+    """The server has undone the transaction; the same may be tried again."""
+
+    def __init__(self, error: Exception, *, ambiguous: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.ambiguous = ambiguous
+
+
+class _ConnectionLost(_RolledBack):
+    """The connection is gone; with it the transaction, unless it was lost during COMMIT."""
+
+
+def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
+    with database.manual_commit():
+        try:
+            database.begin()
+            result = operation(*args, **kwargs)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            _roll_back()
+            if isinstance(error, peewee.IntegrityError):
+                raise
+            raise _failure(error) from error
+        except BaseException:
+            _roll_back()
+            raise
+        try:
+            database.commit()
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            _roll_back()
+            raise _failure(error, during_commit=True) from error
+        return result
+
+
+def _roll_back() -> None:
+    # A lost connection cannot roll back and need not: the server does when it notices.
+    with contextlib.suppress(peewee.PeeweeException):
+        database.rollback()
+
+
+def _failure(error: Exception, *, during_commit: bool = False) -> Exception:
+    if _connection_lost(error):
+        return _ConnectionLost(error, ambiguous=during_commit)
+    if mysql_code(error) in MYSQL_ROLLED_BACK:
+        return _RolledBack(error)
+    return _translated(error)
+
+
+def _original(error: BaseException) -> BaseException:
+    """The driver's own exception, which peewee keeps as `orig`, once or twice."""
+    while isinstance(error, peewee.PeeweeException) and hasattr(error, "orig"):
+        error = error.orig
+    return error
+
+
+def mysql_code(error: BaseException) -> int | None:
+    """The server's error number, or None where the error has none."""
+    original = _original(error)
+    if isinstance(original, sqlite3.Error) or not original.args:
+        return None
+    code = original.args[0]
+    return code if isinstance(code, int) else None
+
+
+def _connection_lost(error: BaseException) -> bool:
+    original = _original(error)
+    if isinstance(original, sqlite3.Error):
+        return False
+    return isinstance(error, peewee.InterfaceError) or mysql_code(error) in MYSQL_CONNECTION_LOST
+
+
+def _translated(error: BaseException) -> BaseException:
+    """DatabaseUnavailable where waiting or the host can mend it, else the error itself (a bug)."""
+    original = _original(error)
+    if isinstance(original, sqlite3.OperationalError):
+        sentence = _SQLITE_SENTENCES.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
+        if sentence is None and "no such table" not in str(original):
+            return error
+    elif isinstance(original, sqlite3.DatabaseError):
+        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+        if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return error
+        sentence = "The database file is damaged or is not a database"
+    elif isinstance(error, (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)):
+        sentence = "The database server does not answer or refuses work"
+    elif mysql_code(error) == MYSQL_NO_SUCH_TABLE:
+        sentence = None
+    else:
+        return error
+    log.error("database: %s", original)
+    return DatabaseUnavailable(
+        f"{sentence or 'The database has no tables yet (run: taskmanager init-db)'}. "
+        "Nothing was changed; try again shortly."
+    )
+
+
+_SQLITE_SENTENCES = {
+    sqlite3.SQLITE_BUSY: "The database stayed locked by another process",
+    sqlite3.SQLITE_LOCKED: "The database stayed locked by another process",
+    sqlite3.SQLITE_NOMEM: "The database ran out of memory",
+    sqlite3.SQLITE_READONLY: "The database file cannot be written",
+    sqlite3.SQLITE_IOERR: "The disk failed to read or write the database",
+    sqlite3.SQLITE_FULL: "The disk is full",
+    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened",
+    sqlite3.SQLITE_PROTOCOL: "The database stayed locked by another process",
+}

@@ -1,0 +1,102 @@
+"""Every error that a caller can be told about, each with its stable `code`.
+
+Knows nothing of HTTP: `api/errors.py` gives each class its status. The message
+is written for the person who reads it in a terminal: what was wrong, what was
+expected, what to do.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Details = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+class TaskManagerError(Exception):
+    """The root. `code` is what programs branch on; `details` is JSON-ready or None."""
+
+    code = "error"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, details: Details | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(TaskManagerError):
+    """A field is missing, unknown or of the wrong kind."""
+
+    code = "invalid_request"
+
+
+class ValidationFailed(InvalidRequest):
+    """Values that break a schema; `details` lists every problem as {path, message, keyword}."""
+
+    code = "validation_failed"
+
+
+class NotAuthenticated(TaskManagerError):
+    """No key, or none that is valid."""
+
+    code = "not_authenticated"
+
+
+class NotAllowed(TaskManagerError):
+    """The key is valid but may not do this."""
+
+    code = "not_allowed"
+
+
+class NotFound(TaskManagerError):
+    """No such thing."""
+
+    code = "not_found"
+
+
+class NoTaskAvailable(NotFound):
+    """A claim that found nothing to hand out; `details.poll_after_seconds` says when to ask again."""
+
+    code = "no_task_available"
+
+
+class Conflict(TaskManagerError):
+    """The state forbids it."""
+
+    code = "conflict"
+
+
+class TaskNotClaimed(Conflict):
+    """Nobody holds the task, so there is nothing to report on."""
+
+    code = "task_not_claimed"
+
+
+class ClaimLost(Conflict):
+    """The lease ran out and another attempt has begun."""
+
+    code = "claim_lost"
+
+
+class TaskFinished(Conflict):
+    """The task is completed, failed or cancelled and stays so."""
+
+    code = "task_finished"
+
+
+class DatabaseUnavailable(TaskManagerError):
+    """The database cannot be reached or stayed locked; nothing was done by halves."""
+
+    code = "database_unavailable"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 2) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigurationError(TaskManagerError):
+    """The settings or the installation stop the start; the message says what to write."""
+
+    code = "configuration_error"

@@ -1,0 +1,244 @@
+"""Handing out tasks: each to one worker, the most urgent and oldest first.
+
+The claim reads an index in its own order and stops at the first rows, so its
+cost does not depend on how many tasks there are. For several types it looks at
+the head of each type's index and takes the best of the heads.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from taskmanager.database import (
+    Row,
+    dialect,
+    execute,
+    fetch_all,
+    fetch_one,
+    placeholders,
+    write_transaction,
+)
+from taskmanager.exceptions import NoTaskAvailable
+from taskmanager.services import history, maintenance, task_types, workers
+from taskmanager.services.claim_orders import ClaimOrder
+from taskmanager.services.keys import Caller
+
+MAX_ROUNDS = 5
+TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
+POLL_SECONDS_EMPTY = 5
+POLL_SECONDS_PAUSED = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimRequest:
+    """What a worker asks for. Several filters: all must hold. None: not by this."""
+
+    worker_id: str
+    order: ClaimOrder
+    type_ids: Sequence[int] | None = None
+    type_names: Sequence[str] | None = None
+    type_pattern: str | None = None
+    limit: int = 1
+    lease_seconds: int | None = None
+    request_id: str | None = None
+
+
+def claim_tasks(
+    request: ClaimRequest, *, default_lease_seconds: int, caller: Caller, now: int
+) -> list[Row]:
+    """Claims up to `request.limit` tasks; each row has its `claim_token`.
+
+    Transition: pending → claimed.
+    Commits together: the claim, the counted attempt and the history row.
+    Raises NoTaskAvailable, with a hint when to ask again, having written nothing.
+    Dying after the commit leaves tasks claimed until their lease runs out, or
+    until the worker sends the same request_id and gets them again.
+    """
+    types = [
+        row
+        for row in task_types.find_task_types(
+            ids=request.type_ids,
+            names=request.type_names,
+            pattern=request.type_pattern,
+            caller=caller,
+        )
+        if not row["is_paused"]
+    ]
+    if request.request_id is not None:
+        repeated = _claimed_before(request, now)
+        if repeated:
+            return _with_type_names(repeated)
+    maintenance.run_slice_if_due(now=now)
+    leases = {
+        row["id"]: request.lease_seconds or row["lease_seconds"] or default_lease_seconds
+        for row in types
+    }
+    for _ in range(MAX_ROUNDS):
+        if not _any_pending(list(leases), request.order) and not maintenance.run_slice(now=now):
+            break
+        tasks = _claim(request, leases, caller.key_id, now)
+        if tasks:
+            return _with_type_names(tasks)
+    raise _nothing_available(request, types, now)
+
+
+def _with_type_names(rows: list[Row]) -> list[Row]:
+    return [{**row, "type": task_types.name_of(row["task_type_id"])} for row in rows]
+
+
+@write_transaction
+def _claim(
+    request: ClaimRequest, leases: dict[int, int], key_id: int | None, now: int
+) -> list[Row]:
+    if request.request_id is not None:
+        # Writing the worker's row first makes two calls of one worker take turns here, so the
+        # second of them finds what the first was given. On Galera certification does the same.
+        workers.record_sign_of_life(request.worker_id, now=now, always=True)
+        repeated = _claimed_before(request, now)
+        if repeated:
+            return repeated
+    tasks: list[Row] = []
+    for type_id, count in _shares(list(leases), request).items():
+        tasks += _claim_of_type(request, type_id, count, leases[type_id], now)
+    if not tasks:
+        return []
+    if len(leases) > 1:
+        tasks.sort(
+            key=lambda task: (task[request.order.column], task["id"]),
+            reverse=request.order.backwards,
+        )
+    history.record(
+        [
+            history.event_row(
+                task_id=task["id"],
+                event="claimed",
+                status="claimed",
+                attempt=task["attempts"],
+                worker_id=request.worker_id,
+                api_key_id=key_id,
+                claim_token=task["claim_token"],
+                now=now,
+            )
+            for task in tasks
+        ]
+    )
+    workers.record_sign_of_life(request.worker_id, now=now)
+    return tasks
+
+
+def _claim_of_type(
+    request: ClaimRequest, type_id: int, count: int, lease_seconds: int, now: int
+) -> list[Row]:
+    """Locks the first `count` pending rows of one type and makes them the worker's."""
+    rows = fetch_all(select_pending(request.order), (type_id, count))
+    if not rows:
+        return []
+    ids = [row["id"] for row in rows]
+    nonce = secrets.token_urlsafe(16)
+    held: Row = {
+        "status": "claimed",
+        "worker_id": request.worker_id,
+        "claim_request_id": request.request_id,
+        "lease_seconds": lease_seconds,
+        "claimed_at": now,
+        "lease_expires_at": now + lease_seconds * 1000,
+        "progress": None,
+        "progress_message": None,
+        "updated_at": now,
+    }
+    assignments = ", ".join(f"{column} = ?" for column in held)
+    changed = execute(
+        f"UPDATE tasks SET {assignments}, attempts = attempts + 1, "  # noqa: S608
+        f"claim_token = ? || id WHERE status = 'pending' AND id IN ({placeholders(ids)})",
+        (*held.values(), f"{nonce}.", *ids),
+    ).rowcount
+    if changed != len(rows):
+        raise AssertionError(f"{changed} of {len(rows)} locked tasks were still pending")
+    return [
+        {
+            **row,
+            **held,
+            "attempts": row["attempts"] + 1,
+            "claim_token": f"{nonce}.{row['id']}",
+        }
+        for row in rows
+    ]
+
+
+def select_pending(order: ClaimOrder) -> str:
+    """The SELECT that locks the next tasks of one type; values: type id, number of rows."""
+    return (
+        f"SELECT * FROM tasks {dialect().use_index.format(order.index)} "  # noqa: S608
+        "WHERE task_type_id = ? AND status = 'pending' "
+        f"ORDER BY {order.order_by} LIMIT ? {dialect().lock_free_rows}"
+    )
+
+
+def select_heads(types: int, order: ClaimOrder) -> str:
+    """The SELECT of each type's next tasks, without locks; values per type as for one type."""
+    one = (
+        f"SELECT id, task_type_id, {order.column} AS rank_value "  # noqa: S608
+        f"FROM tasks {dialect().use_index.format(order.index)} "
+        f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT ?"
+    )
+    return one if types == 1 else " UNION ALL ".join([dialect().union_member.format(one)] * types)
+
+
+def _heads(type_ids: Sequence[int], order: ClaimOrder, count: int) -> list[Row]:
+    heads: list[Row] = []
+    for start in range(0, len(type_ids), TYPES_PER_STATEMENT):
+        some = type_ids[start : start + TYPES_PER_STATEMENT]
+        values = [value for type_id in some for value in (type_id, count)]
+        heads += fetch_all(select_heads(len(some), order), values)
+    return heads
+
+
+def _any_pending(type_ids: Sequence[int], order: ClaimOrder) -> bool:
+    return bool(type_ids) and bool(_heads(type_ids, order, 1))
+
+
+def _shares(type_ids: Sequence[int], request: ClaimRequest) -> dict[int, int]:
+    """How many tasks to take of each type so that together they are the best there are.
+
+    Another worker may take some of them first (MySQL); then the next of the
+    same type are taken in their place.
+    """
+    if len(type_ids) == 1:
+        return {type_ids[0]: request.limit}
+    heads = _heads(type_ids, request.order, request.limit)
+    heads.sort(key=lambda head: (head["rank_value"], head["id"]), reverse=request.order.backwards)
+    return dict(Counter(head["task_type_id"] for head in heads[: request.limit]))
+
+
+def _claimed_before(request: ClaimRequest, now: int) -> list[Row]:
+    """What the same request was given and still holds."""
+    return fetch_all(
+        "SELECT * FROM tasks WHERE worker_id = ? AND status = 'claimed' "
+        "AND claim_request_id = ? AND lease_expires_at > ? ORDER BY claim_rank, id",
+        (request.worker_id, request.request_id, now),
+    )
+
+
+def _nothing_available(request: ClaimRequest, types: list[Row], now: int) -> NoTaskAvailable:
+    names = request.type_names or ([request.type_pattern] if request.type_pattern else [])
+    what = f" of type {', '.join(names)}" if names else ""
+    if not types:
+        return NoTaskAvailable(
+            f"No available tasks{what}: no task type that this claim may take from is "
+            "registered and running.",
+            details={"poll_after_seconds": POLL_SECONDS_PAUSED},
+        )
+    return NoTaskAvailable(
+        f"No available tasks{what}.",
+        details={"poll_after_seconds": _poll_after_seconds([row["id"] for row in types], now)},
+    )
+
+
+def _poll_after_seconds(type_ids: Sequence[int], now: int) -> int:
+    """When to ask again: at the time of the next scheduled task, else after a few seconds."""
+    soonest = fetch_one("SELECT MIN(available_at) AS due_at FROM tasks WHERE status = 'scheduled'")
+    if soonest is None or soonest["due_at"] is None:
+        return POLL_SECONDS_EMPTY
+    seconds = -((now - soonest["due_at"]) // 1000)
+    return max(1, min(POLL_SECONDS_EMPTY, seconds))

@@ -1,0 +1,220 @@
+"""Ending an attempt: a worker reports success or failure, once or, after a lost answer, again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskmanager.database import Row, fetch_all, fetch_one, placeholders, write_transaction
+from taskmanager.exceptions import InvalidRequest, TaskManagerError
+from taskmanager.services import deduplication, history, retries, workers
+from taskmanager.services.keys import Caller
+from taskmanager.services.leases import NOT_CLAIMED, Holder, lock_tasks, require_holder, update_held
+
+MAX_ERROR_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What a worker reports of one attempt. `result` is any JSON value."""
+
+    task_id: int
+    claim_token: str | None = None
+    success: bool
+    result: Any = None
+    error_message: str | None = None
+    error_code: str | None = None
+    is_retryable: bool = True
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOutcome:
+    """What became of one report: `task` with `will_retry` and `replayed`, or `error`."""
+
+    task: Row | None = None
+    will_retry: bool = False
+    replayed: bool = False
+    error: TaskManagerError | None = None
+
+
+def complete_task(
+    completion: Completion, *, worker_id: str, caller: Caller, now: int
+) -> CompletionOutcome:
+    """Reports on one attempt.
+
+    Transition: claimed → completed, or on failure → pending or scheduled while
+    attempts remain, else → failed.
+    Commits together: status, result or error, the retry decision, the history
+    row and the worker's figures.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    Dying before the commit leaves the task claimed; the same report sent again
+    after it is recognised and answered the same.
+    """
+    outcome = complete_tasks([completion], worker_id=worker_id, caller=caller, now=now)[0]
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+@write_transaction
+def complete_tasks(
+    completions: Sequence[Completion], *, worker_id: str, caller: Caller, now: int
+) -> list[CompletionOutcome]:
+    """Reports on many attempts of one worker in one transaction; an outcome per report, in order.
+
+    A report that is refused changes nothing and does not keep the others from counting.
+    """
+    tasks = lock_tasks([completion.task_id for completion in completions], caller)
+    policies = _retry_policies(list(tasks.values()))
+    outcomes: list[CompletionOutcome] = []
+    events: list[Row] = []
+    for completion in completions:
+        holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
+        task = tasks.get(completion.task_id)
+        try:
+            held = require_holder(task, completion.task_id, holder, caller)
+            changes, event = _decide(held, completion, policies, now)
+            done = update_held(held, changes)
+        except TaskManagerError as error:
+            outcomes.append(_replay(task, completion, holder, caller) or _refused(error))
+            continue
+        tasks[completion.task_id] = done
+        events.append(
+            history.event_row(
+                task_id=done["id"],
+                event=event,
+                status=done["status"],
+                attempt=done["attempts"],
+                worker_id=worker_id,
+                api_key_id=caller.key_id,
+                claim_token=held["claim_token"],
+                message=None if completion.success else done["error_message"],
+                metadata=_failure_metadata(completion, done),
+                now=now,
+            )
+        )
+        outcomes.append(CompletionOutcome(task=done, will_retry=event == "retry_scheduled"))
+    if events:
+        history.record(events)
+        succeeded = sum(event["event"] == "completed" for event in events)
+        workers.record_sign_of_life(
+            worker_id, now=now, completed=succeeded, failed=len(events) - succeeded
+        )
+    return outcomes
+
+
+def _refused(error: TaskManagerError) -> CompletionOutcome:
+    return CompletionOutcome(error=error)
+
+
+def _retry_policies(tasks: Sequence[Row]) -> dict[int, Any]:
+    type_ids = sorted({task["task_type_id"] for task in tasks})
+    if not type_ids:
+        return {}
+    rows = fetch_all(
+        f"SELECT id, retry FROM task_types WHERE id IN ({placeholders(type_ids)})",  # noqa: S608
+        type_ids,
+    )
+    return {row["id"]: json.loads(row["retry"]) if row["retry"] else None for row in rows}
+
+
+def _decide(
+    task: Row, completion: Completion, policies: dict[int, Any], now: int
+) -> tuple[Row, str]:
+    """The columns that change, and the event for the history."""
+    if completion.success:
+        if completion.error_message or completion.error_code:
+            raise InvalidRequest("A successful completion carries no error.")
+        changes = {
+            "status": "completed",
+            "result": _result_text(completion),
+            "error_message": None,
+            "error_code": None,
+            "progress": 100,
+        }
+        return {**changes, **_finished(now)}, "completed"
+    error = {
+        "error_message": (completion.error_message or "")[:MAX_ERROR_CHARACTERS] or None,
+        "error_code": completion.error_code,
+    }
+    decision = retries.decide_retry(
+        policy=policies[task["task_type_id"]],
+        attempts=task["attempts"],
+        max_attempts=task["max_attempts"],
+        is_retryable=completion.is_retryable,
+        retry_after_seconds=completion.retry_after_seconds,
+    )
+    if decision.delay_seconds is None:
+        return {**error, "status": "failed", **_finished(now)}, "failed"
+    available_at = now + round(decision.delay_seconds * 1000)
+    return {
+        **error,
+        **NOT_CLAIMED,
+        "status": "scheduled" if available_at > now else "pending",
+        "available_at": available_at,
+        "updated_at": now,
+    }, "retry_scheduled"
+
+
+def _finished(now: int) -> Row:
+    return {
+        **NOT_CLAIMED,
+        **deduplication.KEYS_WHEN_FINISHED,
+        "completed_at": now,
+        "updated_at": now,
+    }
+
+
+def _result_text(completion: Completion) -> str | None:
+    if completion.result is None:
+        return None
+    return json.dumps(completion.result, ensure_ascii=False, separators=(",", ":"))
+
+
+def _failure_metadata(completion: Completion, task: Row) -> dict[str, Any] | None:
+    if completion.success:
+        return None
+    return {
+        "error_code": completion.error_code,
+        "is_retryable": completion.is_retryable,
+        "available_at": task["available_at"] if task["completed_at"] is None else None,
+    }
+
+
+def _replay(
+    task: Row | None, completion: Completion, holder: Holder, caller: Caller
+) -> CompletionOutcome | None:
+    """The first answer again, where this very report was accepted before; else None.
+
+    The history knows it: with a token by the attempt that the token names,
+    without one by the worker's report on the latest attempt.
+    """
+    if task is None or not caller.may_touch(task["type"]):
+        return None
+    of_attempt = "claim_token = ?" if holder.claim_token else "worker_id = ? AND attempt = ?"
+    values = [holder.claim_token] if holder.claim_token else [holder.worker_id, task["attempts"]]
+    event = fetch_one(
+        "SELECT event, message, metadata, worker_id FROM task_logs WHERE task_id = ? "  # noqa: S608
+        f"AND event IN ('completed', 'failed', 'retry_scheduled') AND {of_attempt} "
+        "ORDER BY id DESC LIMIT 1",
+        (task["id"], *values),
+    )
+    if event is None or event["worker_id"] != holder.worker_id:
+        return None
+    if not _is_same_report(task, completion, event):
+        return None
+    return CompletionOutcome(
+        task=task, will_retry=event["event"] == "retry_scheduled", replayed=True
+    )
+
+
+def _is_same_report(task: Row, completion: Completion, event: Row) -> bool:
+    if completion.success:
+        return event["event"] == "completed" and task["result"] == _result_text(completion)
+    if event["event"] == "completed":
+        return False
+    metadata = json.loads(event["metadata"])
+    return (completion.error_message or "")[:MAX_ERROR_CHARACTERS] == (
+        event["message"] or ""
+    ) and completion.error_code == metadata["error_code"]

@@ -1,0 +1,69 @@
+"""One row for every transition of a task and every action of an operator.
+
+Always written in the transaction of what it records, so the two cannot disagree.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taskmanager.database import Row, fetch_all, insert, insert_many
+
+# Events that end an attempt with a worker's own report.
+COMPLETION_EVENTS = ("completed", "failed", "retry_scheduled")
+
+
+def event_row(
+    *,
+    task_id: int | None,
+    event: str,
+    status: str | None,
+    now: int,
+    attempt: int | None = None,
+    worker_id: str | None = None,
+    api_key_id: int | None = None,
+    claim_token: str | None = None,
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Row:
+    """A row for `record`; `status` is the task's after the event."""
+    return {
+        "task_id": task_id,
+        "event": event,
+        "status": status,
+        "attempt": attempt,
+        "worker_id": worker_id,
+        "api_key_id": api_key_id,
+        "claim_token": claim_token,
+        "message": message,
+        "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else None,
+        "created_at": now,
+    }
+
+
+def record(rows: Sequence[Row]) -> None:
+    """Stores rows made by `event_row`, in order."""
+    if rows:
+        insert_many("task_logs", rows)
+
+
+def record_operator_action(
+    *, event: str, caller_key_id: int | None, message: str, now: int
+) -> None:
+    """Stores what was done to the installation rather than to one task."""
+    insert(
+        "task_logs",
+        event_row(
+            task_id=None,
+            event=event,
+            status=None,
+            api_key_id=caller_key_id,
+            message=message,
+            now=now,
+        ),
+    )
+
+
+def list_logs(*, task_id: int) -> list[Row]:
+    """A task's history, oldest first."""
+    return fetch_all("SELECT * FROM task_logs WHERE task_id = ? ORDER BY id", (task_id,))

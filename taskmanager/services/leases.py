@@ -1,0 +1,325 @@
+"""The hold that a worker has on an attempt: who may report, renewing it, giving it back.
+
+A claim token names one attempt of one task. With a token only that attempt can
+be touched; without one the worker's name must match, which cannot tell two
+processes of the same name apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskmanager.clock import format_time
+from taskmanager.database import (
+    Row,
+    dialect,
+    execute,
+    fetch_all,
+    fetch_one,
+    placeholders,
+    write_transaction,
+)
+from taskmanager.exceptions import (
+    ClaimLost,
+    NotAllowed,
+    TaskFinished,
+    TaskManagerError,
+    TaskNotClaimed,
+)
+from taskmanager.services import history, task_types, workers
+from taskmanager.services.keys import Caller
+from taskmanager.services.task_queries import FINISHED_STATUSES, task_not_found
+
+# What a task loses when its attempt is over.
+NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who says that it holds a task: a worker's name and, better, a claim token."""
+
+    worker_id: str
+    claim_token: str | None = None
+
+
+def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
+    """Rows by id, locked for this transaction, with type names.
+
+    Raises nothing for an id that is not there. Rows of types that the caller
+    may not touch are included; `require_holder` refuses them.
+    """
+    # One order for everybody: two transactions that want the same rows cannot deadlock.
+    ids = sorted(set(task_ids))
+    rows = fetch_all(
+        f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)}) "  # noqa: S608
+        f"ORDER BY id {dialect().lock_rows}",
+        ids,
+    )
+    return {row["id"]: {**row, "type": task_types.name_of(row["task_type_id"])} for row in rows}
+
+
+def require_holder(task: Row | None, task_id: int, holder: Holder, caller: Caller) -> Row:
+    """The task, where `holder` may still report on it.
+
+    That is while it is claimed with this token, also past the lease's end, and
+    after it was taken back for lack of signs of life, until another attempt begins.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    """
+    if task is None:
+        raise task_not_found(task_id)
+    caller.require_type(task["type"])
+    status = task["status"]
+    if status in FINISHED_STATUSES:
+        raise TaskFinished(
+            f"Task {task_id} is already {status} (since {format_time(task['completed_at'])}) "
+            "and stays so; nothing was changed.",
+            code="task_cancelled" if status == "cancelled" else None,
+            details={"status": status},
+        )
+    if holder.claim_token is not None and task["claim_token"] == holder.claim_token:
+        if task["worker_id"] != holder.worker_id:
+            raise NotAllowed(
+                f"Task {task_id} is held by another worker than '{holder.worker_id}'.",
+                code="claimed_by_other",
+            )
+        return task
+    if holder.claim_token is not None:
+        raise _token_refused(task, holder.claim_token)
+    if task["claim_token"] is None:
+        raise TaskNotClaimed(
+            f"Task {task_id} is {status}: nobody holds it. Claim it first.",
+            details={"status": status},
+        )
+    if task["worker_id"] != holder.worker_id:
+        raise NotAllowed(
+            f"Task {task_id} is held by another worker than '{holder.worker_id}'.",
+            code="claimed_by_other",
+        )
+    return task
+
+
+def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
+    """Says what became of the attempt that the token named."""
+    claimed = fetch_one(
+        "SELECT attempt FROM task_logs WHERE task_id = ? AND event = 'claimed' "
+        "AND claim_token = ? ORDER BY id DESC LIMIT 1",
+        (task["id"], claim_token),
+    )
+    if claimed is None:
+        return ClaimLost(
+            f"The claim token was never given out for task {task['id']}.",
+            details={"status": task["status"]},
+        )
+    if task["status"] == "claimed" or task["attempts"] > claimed["attempt"]:
+        return ClaimLost(
+            f"Attempt {claimed['attempt']} of task {task['id']} has lost its lease and another "
+            "attempt has begun; nothing was changed. Stop working on it.",
+            details={"status": task["status"], "attempts": task["attempts"]},
+        )
+    return TaskNotClaimed(
+        f"Task {task['id']} is {task['status']}: this claim was given back or reported on "
+        "before. Nobody holds it now.",
+        details={"status": task["status"]},
+    )
+
+
+def update_held(task: Row, changes: Mapping[str, Any]) -> Row:
+    """Writes `changes` to a task whose attempt has not changed since it was read; returns it.
+
+    Raises ClaimLost where it has, which the row lock rules out on a healthy server.
+    """
+    assignments = ", ".join(f"{column} = ?" for column in changes)
+    changed = execute(
+        f"UPDATE tasks SET {assignments} "  # noqa: S608
+        "WHERE id = ? AND status = ? AND claim_token = ?",
+        (*changes.values(), task["id"], task["status"], task["claim_token"]),
+    ).rowcount
+    if changed != 1:
+        raise ClaimLost(f"Task {task['id']} has changed hands meanwhile; nothing was changed.")
+    return {**task, **changes}
+
+
+def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
+    """The columns of a renewed lease; a task taken back but not yet given away is claimed again."""
+    seconds = lease_seconds or task["lease_seconds"]
+    return {
+        "status": "claimed",
+        "lease_seconds": seconds,
+        "lease_expires_at": now + seconds * 1000,
+        "updated_at": now,
+    }
+
+
+def _renew(task: Row, changes: Row, caller: Caller, now: int) -> Row:
+    renewed = update_held(task, changes)
+    if task["status"] != "claimed":
+        history.record(
+            [
+                history.event_row(
+                    task_id=task["id"],
+                    event="lease_restored",
+                    status="claimed",
+                    attempt=task["attempts"],
+                    worker_id=task["worker_id"],
+                    api_key_id=caller.key_id,
+                    claim_token=task["claim_token"],
+                    now=now,
+                )
+            ]
+        )
+    return renewed
+
+
+@write_transaction
+def send_heartbeat(
+    *, task_id: int, holder: Holder, lease_seconds: int | None, caller: Caller, now: int
+) -> tuple[Row, bool]:
+    """Renews the lease of one task; returns it and whether it has been cancelled meanwhile.
+
+    Transition: none, or pending → claimed where the lease had run out unnoticed by others.
+    Commits together: the lease and the worker's sign of life.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    Dying in the middle leaves the old lease.
+    """
+    found = lock_tasks([task_id], caller).get(task_id)
+    if found is not None and found["status"] == "cancelled":
+        caller.require_type(found["type"])
+        return found, True
+    task = require_holder(found, task_id, holder, caller)
+    task = _renew(task, _renewed(task, lease_seconds, now), caller, now)
+    workers.record_sign_of_life(holder.worker_id, now=now)
+    return task, False
+
+
+@write_transaction
+def report_progress(
+    *,
+    task_id: int,
+    holder: Holder,
+    progress: int,
+    message: str | None,
+    caller: Caller,
+    now: int,
+) -> tuple[Row, bool]:
+    """Stores how far a task is, 0 to 100, and renews its lease; otherwise as `send_heartbeat`."""
+    found = lock_tasks([task_id], caller).get(task_id)
+    if found is not None and found["status"] == "cancelled":
+        caller.require_type(found["type"])
+        return found, True
+    task = require_holder(found, task_id, holder, caller)
+    changes = {
+        **_renewed(task, None, now),
+        "progress": progress,
+        "progress_message": message,
+    }
+    task = _renew(task, changes, caller, now)
+    workers.record_sign_of_life(holder.worker_id, now=now)
+    return task, False
+
+
+@write_transaction
+def release_task(
+    *, task_id: int, holder: Holder, delay_seconds: float, caller: Caller, now: int
+) -> Row:
+    """Hands a task back unprocessed; the attempt is not counted.
+
+    Transition: claimed → pending, or → scheduled with a delay.
+    Commits together: the transition and its history row.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    Dying in the middle leaves it claimed.
+    """
+    task = require_holder(lock_tasks([task_id], caller).get(task_id), task_id, holder, caller)
+    workers.record_sign_of_life(holder.worker_id, now=now)
+    return _release(task, delay_seconds, caller, now)
+
+
+def _release(task: Row, delay_seconds: float, caller: Caller, now: int) -> Row:
+    available_at = now + round(delay_seconds * 1000)
+    released = update_held(
+        task,
+        {
+            **NOT_CLAIMED,
+            "status": "scheduled" if available_at > now else "pending",
+            "attempts": max(0, task["attempts"] - 1),
+            "available_at": available_at,
+            "progress": None,
+            "progress_message": None,
+            "updated_at": now,
+        },
+    )
+    history.record(
+        [
+            history.event_row(
+                task_id=task["id"],
+                event="released",
+                status=released["status"],
+                attempt=task["attempts"],
+                worker_id=task["worker_id"],
+                api_key_id=caller.key_id,
+                claim_token=task["claim_token"],
+                now=now,
+            )
+        ]
+    )
+    return released
+
+
+def _held_ids(worker_id: str) -> list[int]:
+    rows = fetch_all(
+        "SELECT id FROM tasks WHERE worker_id = ? AND status = 'claimed' ORDER BY id", (worker_id,)
+    )
+    return [row["id"] for row in rows]
+
+
+@write_transaction
+def renew_leases(
+    *,
+    worker_id: str,
+    claims: Sequence[tuple[int, str | None]] | None,
+    caller: Caller,
+    now: int,
+) -> list[tuple[int, str]]:
+    """Renews the leases of the named claims, or of all that the worker holds where none are named.
+
+    Returns per task `renewed`, `cancelled` or `lost`. Raises nothing for a
+    single claim that is gone.
+    """
+    named = claims if claims is not None else [(task_id, None) for task_id in _held_ids(worker_id)]
+    tasks = lock_tasks([task_id for task_id, _ in named], caller) if named else {}
+    outcomes = []
+    for task_id, claim_token in named:
+        task = tasks.get(task_id)
+        if task is not None and task["status"] == "cancelled":
+            outcomes.append((task_id, "cancelled"))
+            continue
+        try:
+            held = require_holder(
+                task, task_id, Holder(worker_id=worker_id, claim_token=claim_token), caller
+            )
+            tasks[task_id] = _renew(held, _renewed(held, None, now), caller, now)
+            outcomes.append((task_id, "renewed"))
+        except TaskManagerError:
+            outcomes.append((task_id, "lost"))
+    workers.record_sign_of_life(worker_id, now=now)
+    return outcomes
+
+
+@write_transaction
+def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> list[int]:
+    """Gives back everything that the worker holds and marks it inactive; returns the tasks' ids.
+
+    Transition: claimed → pending, the attempts not counted.
+    Commits together: all of it.
+    Raises DatabaseUnavailable.
+    Dying in the middle leaves the tasks claimed until their leases run out.
+    """
+    ids = _held_ids(worker_id)
+    released = []
+    if ids:
+        for task in lock_tasks(ids, caller).values():
+            if task["status"] == "claimed" and task["worker_id"] == worker_id:
+                caller.require_type(task["type"])
+                _release(task, 0, caller, now)
+                released.append(task["id"])
+    workers.mark_shut_down(worker_id, now=now)
+    return released

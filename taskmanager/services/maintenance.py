@@ -1,0 +1,166 @@
+"""What time does to tasks: leases run out, schedules fall due, finished tasks grow old.
+
+One implementation, reached by three roads: the cron command, the URL for hosts
+whose cron can only fetch one, and a small slice on ordinary claims. Everything
+is done in slices, each a short transaction of its own, so a run can be stopped
+anywhere, two runs at once do no harm, and no lock is held for long.
+"""
+
+import time
+from collections.abc import Callable
+
+from taskmanager.database import (
+    Row,
+    database,
+    dialect,
+    execute,
+    fetch_all,
+    fetch_one,
+    placeholders,
+    write_transaction,
+)
+from taskmanager.services import history
+
+SLICE_ROWS = 100
+CLAIM_SLICE_INTERVAL_MS = 1_000
+LEASE_EXPIRED = "lease_expired"
+
+
+def requeue_expired_claims(*, now: int, max_seconds: float = 55.0) -> int:
+    """Takes back every claim whose lease has run out; returns how many. See the slice below."""
+    return _until_done(lambda: _requeue_slice(now, SLICE_ROWS), max_seconds)
+
+
+def start_due_tasks(*, now: int, max_seconds: float = 55.0) -> int:
+    """Makes every scheduled task claimable whose time has come; returns how many."""
+    return _until_done(lambda: _start_slice(now, SLICE_ROWS), max_seconds)
+
+
+def run_slice_if_due(*, now: int) -> None:
+    """On the way of a claim: one slice, at most once a second and process."""
+    last: int = database.obj.cache.get("maintenance_slice_at", 0)
+    if abs(now - last) >= CLAIM_SLICE_INTERVAL_MS:
+        database.obj.cache["maintenance_slice_at"] = now
+        run_slice(now=now)
+
+
+def run_slice(*, now: int) -> int:
+    """Requeues and starts at most SLICE_ROWS tasks each; writes nothing where none is due."""
+    moved = 0
+    if fetch_one("SELECT id FROM tasks WHERE lease_expires_at <= ? LIMIT 1", (now,)):
+        moved += _requeue_slice(now, SLICE_ROWS)
+    if fetch_one(
+        "SELECT id FROM tasks WHERE status = 'scheduled' AND available_at <= ? LIMIT 1", (now,)
+    ):
+        moved += _start_slice(now, SLICE_ROWS)
+    return moved
+
+
+def _until_done(run: Callable[[], int], max_seconds: float) -> int:
+    deadline = time.monotonic() + max_seconds
+    total = 0
+    while True:
+        done = run()
+        total += done
+        if done < SLICE_ROWS or time.monotonic() > deadline:
+            return total
+
+
+@write_transaction
+def _requeue_slice(now: int, rows: int) -> int:
+    """Takes back up to `rows` expired claims.
+
+    Transition: claimed → pending, or → failed with `lease_expired` where no
+    attempt is left. The claim token stays on a pending task until another
+    worker takes it, so that work finished late is not lost.
+    Commits together: the slice's transitions and their history rows.
+    Raises DatabaseUnavailable.
+    Dying in the middle leaves the slice as it was.
+    """
+    expired = fetch_all(
+        "SELECT id, attempts, max_attempts, worker_id, claim_token FROM tasks "
+        f"WHERE lease_expires_at <= ? ORDER BY lease_expires_at LIMIT ? "
+        f"{dialect().lock_free_rows}",
+        (now, rows),
+    )
+    exhausted = [row for row in expired if row["attempts"] >= row["max_attempts"]]
+    again = [row for row in expired if row["attempts"] < row["max_attempts"]]
+    if again:
+        _move(
+            again,
+            "status = 'pending', lease_expires_at = NULL, available_at = ?, updated_at = ?",
+            (now, now),
+        )
+    if exhausted:
+        _move(
+            exhausted,
+            "status = 'failed', lease_expires_at = NULL, claim_token = NULL, "
+            "claim_request_id = NULL, holds_key_while_open = NULL, "
+            "error_code = ?, error_message = ?, completed_at = ?, updated_at = ?",
+            (
+                LEASE_EXPIRED,
+                "The worker sent no sign of life before its lease ran out, and no attempt is left.",
+                now,
+                now,
+            ),
+        )
+    history.record(
+        [_expiry_event(row, "pending", now) for row in again]
+        + [_expiry_event(row, "failed", now) for row in exhausted]
+    )
+    return len(expired)
+
+
+def _move(rows: list[Row], assignments: str, values: tuple[object, ...]) -> None:
+    ids = [row["id"] for row in rows]
+    changed = execute(
+        f"UPDATE tasks SET {assignments} "  # noqa: S608
+        f"WHERE status = 'claimed' AND id IN ({placeholders(ids)})",
+        (*values, *ids),
+    ).rowcount
+    if changed != len(rows):
+        raise AssertionError(f"{changed} of {len(rows)} locked tasks were still claimed")
+
+
+def _expiry_event(row: Row, status: str, now: int) -> Row:
+    return history.event_row(
+        task_id=row["id"],
+        event="lease_expired",
+        status=status,
+        attempt=row["attempts"],
+        worker_id=row["worker_id"],
+        claim_token=row["claim_token"],
+        now=now,
+    )
+
+
+@write_transaction
+def _start_slice(now: int, rows: int) -> int:
+    """Makes up to `rows` due tasks claimable.
+
+    Transition: scheduled → pending.
+    Commits together: the slice's transitions and their history rows.
+    Raises DatabaseUnavailable.
+    Dying in the middle leaves the slice as it was.
+    """
+    due = fetch_all(
+        f"SELECT id FROM tasks {dialect().use_index.format('tasks_by_available_at')} "  # noqa: S608
+        "WHERE status = 'scheduled' AND available_at <= ? "
+        f"ORDER BY available_at LIMIT ? {dialect().lock_free_rows}",
+        (now, rows),
+    )
+    if not due:
+        return 0
+    ids = [row["id"] for row in due]
+    execute(
+        "UPDATE tasks SET status = 'pending', updated_at = ? "
+        f"WHERE status = 'scheduled' AND id IN ({placeholders(ids)})",
+        (now, *ids),
+    )
+    history.record(
+        [
+            history.event_row(task_id=task_id, event="due", status="pending", now=now)
+            for task_id in ids
+        ]
+    )
+    return len(ids)

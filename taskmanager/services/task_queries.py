@@ -1,0 +1,221 @@
+"""Reading tasks: one whole, or a page of a list.
+
+A list is read as one or a few streams, each of them an index in its order, and
+merged: whatever the filters on type, status and worker, a page costs what its
+rows cost. Bounds on priority and creation time are checked row by row.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from taskmanager.database import Row, dialect, fetch_all, fetch_one, placeholders
+from taskmanager.exceptions import InvalidRequest, NotFound
+from taskmanager.services import task_types
+from taskmanager.services.keys import Caller
+
+STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
+FINISHED_STATUSES = ("completed", "failed", "cancelled")
+SORT_COLUMNS = ("created_at", "priority", "id")
+MAX_OFFSET = 10_000
+MAX_STREAMS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFilter:
+    """What a list is limited to; None: not by this. Times in milliseconds."""
+
+    status: str | None = None
+    type_pattern: str | None = None
+    worker_id: str | None = None
+    priority_min: int | None = None
+    priority_max: int | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One page of tasks; `next_cursor` None: there is no more. `total` only where asked for."""
+
+    tasks: list[Row]
+    next_cursor: str | None
+    total: int | None = None
+
+
+def get_task(*, task_id: int, caller: Caller) -> Row:
+    """One task with the name of its type. Raises NotFound, NotAllowed."""
+    row = fetch_one("SELECT * FROM tasks WHERE id = ?", (task_id,))
+    if row is None:
+        raise task_not_found(task_id)
+    row["type"] = task_types.name_of(row["task_type_id"])
+    caller.require_type(row["type"])
+    return row
+
+
+def task_not_found(task_id: int) -> NotFound:
+    """The error for an id that no task has."""
+    return NotFound(f"Task not found: there is no task {task_id}.", code="task_not_found")
+
+
+def list_tasks(
+    *,
+    task_filter: TaskFilter,
+    sort_by: str,
+    descending: bool,
+    limit: int,
+    offset: int,
+    cursor: str | None,
+    with_total: bool,
+    caller: Caller,
+) -> Page:
+    """A page of tasks. `created_at` and `id` are one order, see claim_orders.py.
+
+    Tasks of one priority come oldest first where high priorities come first.
+
+    Raises InvalidRequest for a cursor that this list did not give out.
+    """
+    # claim_rank is -priority, so high priorities first is claim_rank upwards.
+    column = "claim_rank" if sort_by == "priority" else "id"
+    descending = descending != (column == "claim_rank")
+    type_ids = _type_ids(task_filter, caller)
+    if type_ids == []:
+        return Page(tasks=[], next_cursor=None, total=0 if with_total else None)
+    streams = _streams(task_filter, type_ids, column)
+    conditions, values = _residual(task_filter)
+    if cursor is not None:
+        after, after_values = _after(cursor, column, descending)
+        conditions, values = [*conditions, after], [*values, *after_values]
+
+    wanted = offset + limit + 1
+    direction = "DESC" if descending else "ASC"
+    order = f"{column} {direction}" + ("" if column == "id" else f", id {direction}")
+    members, all_values = [], []
+    for index, stream_conditions, stream_values in streams:
+        where = " AND ".join([*stream_conditions, *conditions]) or "1 = 1"
+        hint = dialect().use_index.format(index) if index else ""
+        members.append(
+            f"SELECT id, claim_rank FROM tasks {hint} WHERE {where} "  # noqa: S608
+            f"ORDER BY {order} LIMIT {wanted}"
+        )
+        all_values += [*stream_values, *values]
+    if len(members) > 1:
+        members = [dialect().union_member.format(member) for member in members]
+    found = fetch_all(" UNION ALL ".join(members), all_values)
+    found.sort(key=lambda row: (row[column], row["id"]), reverse=descending)
+    chosen = found[offset : offset + limit]
+    more = len(found) > offset + limit
+    return Page(
+        tasks=_whole([row["id"] for row in chosen]),
+        next_cursor=_cursor(chosen[-1], column) if more and chosen else None,
+        total=_count(streams, conditions, values) if with_total else None,
+    )
+
+
+def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
+    """None: every type. An empty list: nothing can be found."""
+    if task_filter.type_pattern is None and caller.task_types is None:
+        return None
+    found = task_types.find_task_types(
+        ids=None, names=None, pattern=task_filter.type_pattern, caller=caller
+    )
+    return [row["id"] for row in found]
+
+
+_Stream = tuple[str | None, list[str], list[Any]]
+
+
+def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -> list[_Stream]:
+    """Index, conditions and values of each stream that is already in order."""
+    status, worker_id = task_filter.status, task_filter.worker_id
+    statuses = [status] if status else list(STATUSES)
+    if worker_id is not None:
+        types = [] if type_ids is None else [f"task_type_id IN ({placeholders(type_ids)})"]
+        index = "tasks_by_worker" if column == "id" else None
+        return [
+            (index, ["worker_id = ?", "status = ?", *types], [worker_id, one, *(type_ids or [])])
+            for one in statuses
+        ]
+    if type_ids is not None and len(type_ids) * len(statuses) <= MAX_STREAMS:
+        index = "tasks_claim_by_id" if column == "id" else "tasks_claim_by_priority"
+        return [
+            (index, ["task_type_id = ?", "status = ?"], [type_id, one])
+            for type_id, one in product(type_ids, statuses)
+        ]
+    conditions: list[str] = []
+    values: list[Any] = []
+    if type_ids is not None:
+        conditions.append(f"task_type_id IN ({placeholders(type_ids)})")
+        values += type_ids
+    if status:
+        conditions.append("status = ?")
+        values.append(status)
+    if column == "claim_rank":
+        return [("tasks_by_priority", conditions, values)]
+    return [("tasks_by_status" if status else None, conditions, values)]
+
+
+def _residual(task_filter: TaskFilter) -> tuple[list[str], list[Any]]:
+    bounds = {
+        "priority >= ?": task_filter.priority_min,
+        "priority <= ?": task_filter.priority_max,
+        "created_at > ?": task_filter.created_after,
+        "created_at < ?": task_filter.created_before,
+    }
+    given = {condition: value for condition, value in bounds.items() if value is not None}
+    return list(given), list(given.values())
+
+
+def _whole(ids: Sequence[int]) -> list[Row]:
+    if not ids:
+        return []
+    rows = fetch_all(f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)})", ids)  # noqa: S608
+    by_id = {row["id"]: row for row in rows}
+    # A task may have been pruned between the two reads.
+    tasks = [by_id[task_id] for task_id in ids if task_id in by_id]
+    for row in tasks:
+        row["type"] = task_types.name_of(row["task_type_id"])
+    return tasks
+
+
+def _count(streams: list[_Stream], conditions: list[str], values: list[Any]) -> int:
+    total = 0
+    for _, stream_conditions, stream_values in streams:
+        where = " AND ".join([*stream_conditions, *conditions]) or "1 = 1"
+        row = fetch_one(
+            f"SELECT COUNT(*) AS counted FROM tasks WHERE {where}",  # noqa: S608
+            [*stream_values, *values],
+        )
+        total += row["counted"] if row else 0
+    return total
+
+
+def _cursor(row: Row, column: str) -> str:
+    text = json.dumps([column, row[column], row["id"]])
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _after(cursor: str, column: str, descending: bool) -> tuple[str, list[int]]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        of_column, value, task_id = json.loads(text)
+        if of_column != column or not isinstance(value, int) or not isinstance(task_id, int):
+            raise ValueError("a cursor of another list")
+        if max(abs(value), abs(task_id)) >= 2**63:
+            raise ValueError("a cursor that was made up")
+    except (ValueError, TypeError, binascii.Error):
+        raise InvalidRequest(
+            "cursor is not one that this list gave out: send next_cursor unchanged, "
+            "with the same sort_by and sort_order."
+        ) from None
+    beyond = "<" if descending else ">"
+    if column == "id":
+        return f"id {beyond} ?", [task_id]
+    return (
+        f"claim_rank {beyond}= ? AND (claim_rank {beyond} ? OR id {beyond} ?)",
+        [value, value, task_id],
+    )

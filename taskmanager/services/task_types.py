@@ -1,0 +1,283 @@
+"""Task types: named, versioned JSON Schemas with defaults for their tasks.
+
+A type is found by its name and is never renamed or deleted. Every version
+registered is kept; the latest registered one is current.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import peewee
+
+from taskmanager.database import (
+    Row,
+    database,
+    dialect,
+    execute,
+    fetch_all,
+    fetch_one,
+    insert,
+    placeholders,
+    write_transaction,
+)
+from taskmanager.exceptions import InvalidRequest, NotFound
+from taskmanager.services import history, validation
+from taskmanager.services.keys import Caller
+from taskmanager.services.type_patterns import matches
+
+# What a type may set for its tasks; None leaves it to the settings.
+DEFAULTS = ("priority", "max_attempts", "lease_seconds", "retry", "dedupe")
+SWITCHES = ("is_active", "is_paused")
+OPEN_STATUSES = ("scheduled", "pending", "claimed")
+
+MAX_SCHEMA_BYTES = 65_536
+OPEN_TASKS_COUNTED = 10_000  # a list must not count millions of rows
+OPEN_TASKS_VALIDATED = 10_000
+REJECTED_TASKS_SHOWN = 5
+
+_SELECT = (
+    "SELECT task_types.*, task_type_versions.param_schema FROM task_types "
+    "JOIN task_type_versions ON task_type_versions.task_type_id = task_types.id "
+    "AND task_type_versions.version = task_types.version "
+)
+SELECT_BY_NAME = _SELECT + "WHERE task_types.name = ?"
+
+
+def register_task_type(
+    *,
+    name: str,
+    version: str,
+    param_schema: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    now: int,
+    caller: Caller,
+) -> tuple[Row, str]:
+    """Makes the type, or brings it up to date; returns its row and what happened.
+
+    What happened is `created`, `updated` or `unchanged`. `defaults` holds those
+    of DEFAULTS that were sent; one that was not keeps its value.
+
+    Raises ValidationFailed for a schema that cannot be used.
+    """
+    caller.require_type(name)
+    schema_text = json.dumps(param_schema, ensure_ascii=False, separators=(",", ":"))
+    if len(schema_text.encode()) > MAX_SCHEMA_BYTES:
+        raise InvalidRequest(
+            f"param_schema is {len(schema_text.encode())} bytes as JSON; the limit is "
+            f"{MAX_SCHEMA_BYTES}."
+        )
+    validation.check_schema(param_schema)
+    found = fetch_one(SELECT_BY_NAME, (name,))
+    columns = _columns(defaults)
+    if found and _is_same(found, {"version": version, "param_schema": schema_text, **columns}):
+        return found, "unchanged"
+    outcome = _store(name, version, schema_text, columns, now)
+    return get_task_type(name=name), outcome
+
+
+@write_transaction
+def _store(name: str, version: str, schema_text: str, columns: Row, now: int) -> str:
+    try:
+        type_id = insert(
+            "task_types",
+            {"name": name, "version": version, "created_at": now, "updated_at": now, **columns},
+        )
+        outcome = "created"
+    except peewee.IntegrityError:
+        row = fetch_one(
+            f"SELECT id FROM task_types WHERE name = ? {dialect().lock_rows}",  # noqa: S608
+            (name,),
+        )
+        if row is None:  # never deleted, so only a different constraint gets here
+            raise
+        type_id = row["id"]
+        _update(type_id, {"version": version, **columns}, now)
+        outcome = "updated"
+    changed = execute(
+        "UPDATE task_type_versions SET param_schema = ?, updated_at = ? "
+        "WHERE task_type_id = ? AND version = ?",
+        (schema_text, now, type_id, version),
+    ).rowcount
+    if not changed:
+        insert(
+            "task_type_versions",
+            {
+                "task_type_id": type_id,
+                "version": version,
+                "param_schema": schema_text,
+                "created_at": now,
+                "updated_at": now,
+            },
+        )
+    return outcome
+
+
+def _update(type_id: int, columns: Row, now: int) -> None:
+    changes = {**columns, "updated_at": now}
+    assignments = ", ".join(f"{column} = ?" for column in changes)
+    execute(
+        f"UPDATE task_types SET {assignments} WHERE id = ?",  # noqa: S608
+        (*changes.values(), type_id),
+    )
+
+
+def _columns(fields: Mapping[str, Any]) -> Row:
+    columns = dict(fields)
+    if columns.get("retry") is not None:
+        columns["retry"] = json.dumps(columns["retry"])
+    for switch in SWITCHES:
+        if switch in columns:
+            columns[switch] = int(columns[switch])
+    return columns
+
+
+def _is_same(row: Row, columns: Row) -> bool:
+    return all(row[column] == value for column, value in columns.items())
+
+
+def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller: Caller) -> Row:
+    """Changes switches and defaults of a type; returns its row. Raises NotFound."""
+    caller.require_type(name)
+    row = get_task_type(name=name)
+    columns = _columns(changes)
+    if not _is_same(row, columns):
+        _change(row, columns, now, caller)
+    return get_task_type(name=name)
+
+
+@write_transaction
+def _change(row: Row, columns: Row, now: int, caller: Caller) -> None:
+    _update(row["id"], columns, now)
+    changed = {column: value for column, value in columns.items() if row[column] != value}
+    history.record_operator_action(
+        event="task_type_changed",
+        caller_key_id=caller.key_id,
+        message=f"{row['name']}: " + ", ".join(f"{key} = {val}" for key, val in changed.items()),
+        now=now,
+    )
+
+
+def get_task_type(*, name: str, version: str | None = None) -> Row:
+    """A type's row with its `param_schema` text: the current version's, or an older one's.
+
+    Raises NotFound with the nearest name as a hint.
+    """
+    row = fetch_one(SELECT_BY_NAME, (name,))
+    if row is None:
+        raise not_registered(name)
+    if version is None or version == row["version"]:
+        return row
+    older = fetch_one(
+        "SELECT version, param_schema FROM task_type_versions "
+        "WHERE task_type_id = ? AND version = ?",
+        (row["id"], version),
+    )
+    if older is None:
+        raise NotFound(
+            f"Task type '{name}' has no version '{version}'; the current one is "
+            f"'{row['version']}'.",
+            code="task_type_version_not_found",
+        )
+    return {**row, **older}
+
+
+def not_registered(name: str) -> NotFound:
+    """The error for a name that no type has."""
+    return NotFound(
+        f"Task type '{name}' is not registered. "
+        "Register it first with POST /api/task-types/register.",
+        code="task_type_not_found",
+    )
+
+
+def list_task_types(*, active_only: bool, limit: int, offset: int, caller: Caller) -> list[Row]:
+    """Types that the caller may touch, by name, each with `open_tasks`, counted up to a bound."""
+    rows = [
+        row
+        for row in fetch_all("SELECT * FROM task_types ORDER BY name")
+        if caller.may_touch(row["name"]) and (row["is_active"] or not active_only)
+    ][offset : offset + limit]
+    for row in rows:
+        row["open_tasks"] = _count_open_tasks(row["id"])
+    return rows
+
+
+def _count_open_tasks(type_id: int) -> int:
+    count = 0
+    for status in OPEN_STATUSES:
+        row = fetch_one(
+            "SELECT COUNT(*) AS counted FROM "
+            "(SELECT id FROM tasks WHERE task_type_id = ? AND status = ? LIMIT ?) AS some",
+            (type_id, status, OPEN_TASKS_COUNTED - count),
+        )
+        count += row["counted"] if row else 0
+    return count
+
+
+def name_of(type_id: int) -> str:
+    """The name of a type that exists. Names never change, so they are remembered."""
+    names: dict[int, str] = database.obj.cache.setdefault("task_type_names", {})
+    if type_id not in names:
+        row = fetch_one("SELECT name FROM task_types WHERE id = ?", (type_id,))
+        if row is None:
+            raise NotFound(f"There is no task type with id {type_id}.", code="task_type_not_found")
+        names[type_id] = row["name"]
+    return names[type_id]
+
+
+def find_task_types(
+    *,
+    ids: Sequence[int] | None,
+    names: Sequence[str] | None,
+    pattern: str | None,
+    caller: Caller,
+) -> list[Row]:
+    """Types that fit every filter given and that the caller may touch; without filters, all."""
+    conditions, values = ["1 = 1"], []
+    if ids is not None:
+        conditions.append(f"id IN ({placeholders(ids)})")
+        values += ids
+    if names is not None:
+        conditions.append(f"name IN ({placeholders(names)})")
+        values += names
+    rows = fetch_all(
+        f"SELECT * FROM task_types WHERE {' AND '.join(conditions)} ORDER BY id",  # noqa: S608
+        values,
+    )
+    return [
+        row
+        for row in rows
+        if (pattern is None or matches(pattern, row["name"])) and caller.may_touch(row["name"])
+    ]
+
+
+def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller: Caller) -> Row:
+    """How a new schema would meet the unfinished tasks, before it is registered.
+
+    Returns `{checked, rejected, examples}`: at most OPEN_TASKS_VALIDATED are
+    looked at, and a few of the rejected are named with their problems.
+    """
+    caller.require_type(name)
+    row = get_task_type(name=name)
+    validation.check_schema(param_schema)
+    schema_text = json.dumps(param_schema)
+    checked, rejected, examples = 0, 0, []
+    for status in OPEN_STATUSES:
+        last_id = 0
+        while checked < OPEN_TASKS_VALIDATED:
+            tasks = fetch_all(
+                "SELECT id, params FROM tasks WHERE task_type_id = ? AND status = ? AND id > ? "
+                "ORDER BY id LIMIT 500",
+                (row["id"], status, last_id),
+            )
+            for task in tasks:
+                problems = validation.param_problems(schema_text, json.loads(task["params"]))
+                if problems and len(examples) < REJECTED_TASKS_SHOWN:
+                    examples.append({"id": task["id"], "errors": problems})
+                rejected += bool(problems)
+            checked += len(tasks)
+            if len(tasks) < 500:
+                break
+            last_id = tasks[-1]["id"]
+    return {"checked": checked, "rejected": rejected, "examples": examples}

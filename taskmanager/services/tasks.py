@@ -1,0 +1,299 @@
+"""Making tasks: one or a thousand, each recognised by its dedupe key where it has one."""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import peewee
+
+from taskmanager.database import (
+    SQLITE,
+    Row,
+    dialect,
+    execute,
+    fetch_all,
+    fetch_one,
+    is_duplicate,
+    placeholders,
+    write_transaction,
+)
+from taskmanager.exceptions import Conflict, InvalidRequest, TaskManagerError
+from taskmanager.services import deduplication, history, task_types, validation
+from taskmanager.services.keys import Caller
+
+# SQLite before 3.32 takes 999 values a statement, every later one 32,766.
+ROWS_PER_INSERT = 30 if sqlite3.sqlite_version_info < (3, 32) else 500
+MAX_DUPLICATE_ROUNDS = 10
+MAX_DELAY_SECONDS = 10 * 366 * 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDefaults:
+    """What the settings give a task where neither request nor type does."""
+
+    max_attempts: int
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one requested task: `task` or `error` is set."""
+
+    task: Row | None = None
+    deduplicated: bool = False
+    error: TaskManagerError | None = None
+
+
+def create_task(
+    request: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
+) -> Outcome:
+    """Makes one task, or finds the one that holds its key.
+
+    `request` has `type`, `params` and, optionally, the other fields of
+    `POST /api/tasks`; `available_at` in milliseconds.
+
+    Transition: nothing → pending, or scheduled where its time is to come.
+    Commits together: the task and its first history row.
+    Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed.
+    Dying in the middle leaves nothing; sent again it is made, or found.
+    """
+    outcome = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)[0]
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+def create_tasks(
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    atomic: bool,
+    defaults: TaskDefaults,
+    caller: Caller,
+    now: int,
+) -> list[Outcome]:
+    """Makes many tasks in one transaction; an Outcome per request, in order.
+
+    With `atomic` one bad request keeps all of them from being made. Otherwise
+    see `create_task`.
+    """
+    outcomes = [Outcome() for _ in requests]
+    rows: list[Row | None] = []
+    types: dict[str, Row | TaskManagerError] = {}
+    missing_parents = _missing_parents(requests)
+    for request, outcome in zip(requests, outcomes, strict=True):
+        try:
+            if request.get("parent_task_id") in missing_parents:
+                raise InvalidRequest(
+                    f"There is no task {request['parent_task_id']} to be the parent.",
+                    code="parent_task_not_found",
+                )
+            task_type = _type_for(request["type"], types, caller)
+            rows.append(_new_row(request, task_type, defaults, now))
+        except TaskManagerError as error:
+            outcome.error = error
+            rows.append(None)
+    if atomic and any(outcome.error for outcome in outcomes):
+        return outcomes
+    wanted = [row for row in rows if row is not None]
+    if not wanted:
+        return outcomes
+    made = iter(_store(wanted, caller.key_id))
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if row is not None:
+            task, outcome.deduplicated = next(made)
+            outcome.task = {**task, "type": task_types.name_of(task["task_type_id"])}
+    return outcomes
+
+
+def _missing_parents(requests: Sequence[Mapping[str, Any]]) -> set[int]:
+    wanted = {request["parent_task_id"] for request in requests if request.get("parent_task_id")}
+    if not wanted:
+        return set()
+    ids = list(wanted)
+    found = fetch_all(f"SELECT id FROM tasks WHERE id IN ({placeholders(ids)})", ids)  # noqa: S608
+    return wanted - {row["id"] for row in found}
+
+
+def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Caller) -> Row:
+    """The type's row, looked up once a batch. Raises what makes it unusable."""
+    if name not in known:
+        caller.require_type(name)
+        try:
+            known[name] = task_types.get_task_type(name=name)
+        except TaskManagerError as error:
+            known[name] = error
+    found = known[name]
+    if isinstance(found, TaskManagerError):
+        raise found
+    if not found["is_active"]:
+        raise InvalidRequest(
+            f"Task type '{name}' is not active and takes no new tasks.",
+            code="task_type_inactive",
+        )
+    return found
+
+
+def _new_row(request: Mapping[str, Any], task_type: Row, defaults: TaskDefaults, now: int) -> Row:
+    name, params = task_type["name"], request["params"]
+    validation.check_params(task_type["param_schema"], params, type_name=name)
+    policy = request.get("dedupe") or task_type["dedupe"] or deduplication.DEFAULT_POLICY
+    priority = _first_given(request.get("priority"), task_type["priority"], 0)
+    available_at = max(now, _available_at(request, now))
+    return {
+        "task_type_id": task_type["id"],
+        "type_version": task_type["version"],
+        "status": "scheduled" if available_at > now else "pending",
+        "params": json.dumps(params, ensure_ascii=False, separators=(",", ":")),
+        "priority": priority,
+        "claim_rank": -priority,
+        "attempts": 0,
+        "max_attempts": _first_given(
+            request.get("max_attempts"), task_type["max_attempts"], defaults.max_attempts
+        ),
+        "dedupe": policy,
+        "dedupe_key": deduplication.dedupe_key(
+            type_name=name, params=params, requested_key=request.get("dedupe_key")
+        ),
+        **deduplication.held_keys(policy),
+        "parent_task_id": request.get("parent_task_id"),
+        "available_at": available_at,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+def _first_given(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
+
+
+def _available_at(request: Mapping[str, Any], now: int) -> int:
+    delay, moment = request.get("delay_seconds"), request.get("available_at")
+    if delay is not None and moment is not None:
+        raise InvalidRequest("Send delay_seconds or available_at, not both.")
+    if moment is not None and moment > now + MAX_DELAY_SECONDS * 1000:
+        raise InvalidRequest("available_at is more than ten years away.")
+    return round(now + delay * 1000) if delay is not None else (moment or now)
+
+
+# Columns that a new row does not set.
+_UNSET: Row = dict.fromkeys(
+    (
+        "result",
+        "error_message",
+        "error_code",
+        "progress",
+        "progress_message",
+        "worker_id",
+        "claimed_at",
+        "lease_expires_at",
+        "completed_at",
+    )
+)
+
+
+@write_transaction
+def _store(rows: list[Row], key_id: int | None) -> list[tuple[Row, bool]]:
+    """For each row the task that stands for it now, and whether it was there before."""
+    first_of_key: dict[str, int] = {}
+    new: list[int] = []
+    same_as: dict[int, int] = {}
+    for index, row in enumerate(rows):
+        holds_key = row["holds_key_while_open"]
+        first = first_of_key.setdefault(row["dedupe_key"], index) if holds_key else index
+        if first == index:
+            new.append(index)
+        else:
+            same_as[index] = first
+
+    tasks: dict[int, tuple[Row, bool]] = {}
+    for start in range(0, len(new), ROWS_PER_INSERT):
+        _insert_or_find(rows, new[start : start + ROWS_PER_INSERT], tasks)
+    history.record(
+        [
+            history.event_row(
+                task_id=task["id"],
+                event="created",
+                status=task["status"],
+                api_key_id=key_id,
+                now=task["created_at"],
+            )
+            for task, existed in tasks.values()
+            if not existed
+        ]
+    )
+    for index, first in same_as.items():
+        tasks[index] = (tasks[first][0], True)
+    return [tasks[index] for index in range(len(rows))]
+
+
+def _insert_or_find(
+    rows: list[Row], indexes: list[int], tasks: dict[int, tuple[Row, bool]]
+) -> None:
+    """Inserts the rows at `indexes`; where the unique index refuses, finds who holds the keys.
+
+    The index decides, never a look before the insert: only after a refusal are
+    the holders read and left out. A holder may let go of its key between the
+    refusal and the read, hence the rounds.
+    """
+    remaining = indexes
+    for _ in range(MAX_DUPLICATE_ROUNDS):
+        try:
+            ids = _insert_tasks([rows[index] for index in remaining])
+        except peewee.IntegrityError as error:
+            if not is_duplicate(error):
+                raise Conflict("The parent task has just been removed; try again.") from None
+        else:
+            for index, task_id in zip(remaining, ids, strict=True):
+                tasks[index] = ({"id": task_id, **rows[index], **_UNSET}, False)
+            return
+        holders = _find_holders([rows[index] for index in remaining])
+        for index in list(remaining):
+            holder = holders.get(rows[index]["dedupe_key"])
+            if holder and rows[index]["holds_key_while_open"]:
+                tasks[index] = (holder, True)
+        remaining = [index for index in remaining if index not in tasks]
+        if not remaining:
+            return
+    raise Conflict("Tasks with the same key come and go too fast; try again.")
+
+
+def _insert_tasks(rows: list[Row]) -> list[int]:
+    """Inserts rows with one statement; returns their ids in order.
+
+    The ids of one multi-row INSERT are consecutive: on SQLite because there is
+    one writer, on InnoDB in every innodb_autoinc_lock_mode, because the number
+    of rows is known beforehand ("simple inserts" in MySQL's manual, chapter
+    AUTO_INCREMENT Handling in InnoDB). Galera's step between ids is asked for.
+    """
+    one = f"({placeholders(list(rows[0]))})"
+    cursor = execute(
+        f"INSERT INTO tasks ({', '.join(rows[0])}) "  # noqa: S608
+        f"VALUES {', '.join([one] * len(rows))}",
+        [value for row in rows for value in row.values()],
+    )
+    if dialect() is SQLITE:
+        last = cursor.lastrowid
+        return list(range(last - len(rows) + 1, last + 1))
+    step = 1
+    if len(rows) > 1:
+        row = fetch_one("SELECT @@auto_increment_increment AS step")
+        step = row["step"] if row else 1
+    first = cursor.lastrowid
+    return list(range(first, first + step * len(rows), step))
+
+
+def _find_holders(rows: list[Row]) -> dict[str, Row]:
+    """The task that holds each key now; an unfinished one before a finished one."""
+    keys = [row["dedupe_key"] for row in rows]
+    forever = {row["dedupe_key"] for row in rows if row["holds_key_forever"]}
+    holders: dict[str, Row] = {}
+    for column in ("holds_key_forever", "holds_key_while_open"):
+        for holder in fetch_all(
+            f"SELECT * FROM tasks WHERE {column} = 1 "  # noqa: S608
+            f"AND dedupe_key IN ({placeholders(keys)})",
+            keys,
+        ):
+            if column == "holds_key_while_open" or holder["dedupe_key"] in forever:
+                holders[holder["dedupe_key"]] = holder
+    return holders

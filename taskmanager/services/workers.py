@@ -1,0 +1,119 @@
+"""The registry of workers: who has been seen when, and what became of their tasks.
+
+A worker needs no registration: its first sign of life makes its row.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+
+from taskmanager.database import (
+    Row,
+    database,
+    execute,
+    fetch_all,
+    fetch_one,
+    insert,
+    write_transaction,
+)
+from taskmanager.exceptions import NotFound
+
+# Between signs of life of a worker that claims without pause, its row is left alone this long.
+SEEN_RESOLUTION_MS = 10_000
+MARKS_KEPT = 10_000
+STALE_AFTER_HEARTBEATS = 3
+INACTIVE_AFTER_HEARTBEATS = 20
+
+
+def record_sign_of_life(
+    worker_id: str, *, now: int, completed: int = 0, failed: int = 0, always: bool = False
+) -> None:
+    """Part of the transaction of a claim, renewal or completion: the worker was seen.
+
+    Nothing is written where it was seen a moment ago and has no figures to add,
+    unless `always`, which is how two calls of one worker are made to take turns.
+    """
+    marks: dict[str, int] = database.obj.cache.setdefault("workers_seen", {})
+    recent = abs(now - marks.get(worker_id, 0)) < SEEN_RESOLUTION_MS
+    if recent and not completed and not failed and not always:
+        return
+    changed = execute(
+        "UPDATE workers SET last_seen_at = ?, shut_down_at = NULL, "
+        "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?",
+        (now, completed, failed, worker_id),
+    ).rowcount
+    if not changed:
+        try:
+            insert("workers", _new_worker(worker_id, now, completed, failed))
+        except peewee.IntegrityError:  # another process has just made it
+            record_sign_of_life(
+                worker_id, now=now, completed=completed, failed=failed, always=always
+            )
+    if len(marks) >= MARKS_KEPT:
+        marks.clear()
+    marks[worker_id] = now
+
+
+def _new_worker(worker_id: str, now: int, completed: int, failed: int) -> Row:
+    return {
+        "id": worker_id,
+        "tasks_completed": completed,
+        "tasks_failed": failed,
+        "first_seen_at": now,
+        "last_seen_at": now,
+    }
+
+
+@write_transaction
+def save_metadata(*, worker_id: str, metadata: Mapping[str, Any] | None, now: int) -> None:
+    """Notes a sign of life and, where given, what the worker says of itself."""
+    record_sign_of_life(worker_id, now=now, always=True)
+    if metadata is not None:
+        execute(
+            "UPDATE workers SET metadata = ? WHERE id = ?",
+            (json.dumps(metadata, ensure_ascii=False), worker_id),
+        )
+
+
+def mark_shut_down(worker_id: str, *, now: int) -> None:
+    """Part of the shutdown's transaction: the worker is inactive until it is seen again."""
+    record_sign_of_life(worker_id, now=now, always=True)
+    execute("UPDATE workers SET shut_down_at = ? WHERE id = ?", (now, worker_id))
+    database.obj.cache.get("workers_seen", {}).pop(worker_id, None)
+
+
+def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
+    """One worker with its `status` and `tasks_held`. Raises NotFound."""
+    row = fetch_one("SELECT * FROM workers WHERE id = ?", (worker_id,))
+    if row is None:
+        raise NotFound(
+            f"No worker '{worker_id}' has been seen. A worker is known from its first claim or "
+            "heartbeat.",
+            code="worker_not_found",
+        )
+    return _with_figures(row, heartbeat_seconds, now)
+
+
+def list_workers(*, limit: int, offset: int, heartbeat_seconds: int, now: int) -> list[Row]:
+    """Workers, the one seen last first."""
+    rows = fetch_all(
+        "SELECT * FROM workers ORDER BY last_seen_at DESC, id LIMIT ? OFFSET ?", (limit, offset)
+    )
+    return [_with_figures(row, heartbeat_seconds, now) for row in rows]
+
+
+def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
+    held = fetch_one(
+        "SELECT COUNT(*) AS held FROM tasks WHERE worker_id = ? AND status = 'claimed'",
+        (row["id"],),
+    )
+    silent_ms = now - row["last_seen_at"]
+    if row["shut_down_at"] or silent_ms > INACTIVE_AFTER_HEARTBEATS * heartbeat_seconds * 1000:
+        status = "inactive"
+    elif silent_ms > STALE_AFTER_HEARTBEATS * heartbeat_seconds * 1000:
+        status = "stale"
+    else:
+        status = "active"
+    return {**row, "status": status, "tasks_held": held["held"] if held else 0}
