@@ -1,0 +1,201 @@
+"""Fixtures: each test that uses `app`, `api` or `database_url` runs on SQLite and on MariaDB."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from taskmanager import clock as clock_module
+from taskmanager.app import create_app
+from taskmanager.clock import utc_now
+from taskmanager.database import close_connection
+from taskmanager.models import MODELS, SchemaVersion
+from taskmanager.services import keys
+from tests import mariadb
+from tests.server import Server
+
+ENGINES = ("sqlite", "mariadb")
+
+
+def require(what: str, present: bool) -> None:
+    """Skips where a real component is missing; fails instead where CI promised to have it."""
+    if not present:
+        message = f"{what} is not installed"
+        if os.environ.get("TASKMANAGER_TEST_REQUIRE") == "all":
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mariadb.MariaDB]:
+    """One server for the whole run; a test that kills its server starts its own."""
+    require("MariaDB (mariadbd)", mariadb.is_installed())
+    server = mariadb.MariaDB(tmp_path_factory.mktemp("mariadb"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _shared_mariadb_url(mariadb_server: mariadb.MariaDB) -> str:
+    return mariadb_server.create_database("shared")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """An empty database: a new SQLite file, or the shared MariaDB one, emptied by `app`."""
+    if engine == "sqlite":
+        return f"sqlite:///{tmp_path / 'queue.db'}"
+    return str(request.getfixturevalue("_shared_mariadb_url"))
+
+
+@pytest.fixture
+def fresh_database_url(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A database without tables, for tests that run servers or look at the schema."""
+    if engine == "sqlite":
+        return f"sqlite:///{tmp_path / 'queue.db'}"
+    server: mariadb.MariaDB = request.getfixturevalue("mariadb_server")
+    return server.create_database("fresh")
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """What a test module overrides to run the application with other settings."""
+    return {}
+
+
+@pytest.fixture
+def app(database_url: str, tmp_path: Path, settings: dict[str, Any]) -> Iterator[Flask]:
+    application = create_app(
+        {"instance_path": tmp_path / "instance", "database_url": database_url, **settings}
+    )
+    for model in reversed(MODELS):
+        if model is not SchemaVersion:
+            model.delete().execute()
+    yield application
+    close_connection()
+
+
+class Clock:
+    """The product's clock, standing still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = utc_now()
+
+    def advance(self, seconds: float) -> None:
+        self.now += round(seconds * 1000)
+
+    def time_ns(self) -> int:
+        return self.now * 1_000_000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(time_ns=moved.time_ns))
+    return moved
+
+
+class Api:
+    """The API called in process with one key; `call` returns the response, the verbs its data."""
+
+    def __init__(self, client: FlaskClient, key: str) -> None:
+        self.client = client
+        self.key = key
+
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        options.setdefault("headers", {"X-API-Key": self.key})
+        return self.client.open(path, method=method, json=body, **options)
+
+    def get(self, path: str, status: int = 200) -> Any:
+        return self._data(self.call("GET", path), status)
+
+    def post(self, path: str, body: Any = None, status: int = 200) -> Any:
+        return self._data(self.call("POST", path, body), status)
+
+    def patch(self, path: str, body: Any, status: int = 200) -> Any:
+        return self._data(self.call("PATCH", path, body), status)
+
+    def delete(self, path: str, status: int = 200) -> Any:
+        return self._data(self.call("DELETE", path), status)
+
+    def _data(self, response: Any, status: int) -> Any:
+        """The answer's `data`, or the whole envelope of an error that was expected."""
+        envelope = response.get_json()
+        assert response.status_code == status, envelope
+        assert envelope["success"] is (status < 400)
+        return envelope["data"] if status < 400 else envelope
+
+    def with_key(self, key: str) -> "Api":
+        return Api(self.client, key)
+
+    def register(self, name: str = "job", schema: Any = None, **fields: Any) -> Any:
+        """Registers a type whose params may be any object."""
+        body = {"name": name, "version": "1", "param_schema": schema or {"type": "object"}}
+        response = self.call("POST", "/api/task-types/register", {**body, **fields})
+        assert response.status_code in (200, 201), response.get_json()
+        return response.get_json()["data"]
+
+    def create(self, type_name: str = "job", params: Any = None, **fields: Any) -> Any:
+        """Creates a task that de-duplication leaves alone unless told otherwise."""
+        body = {"type": type_name, "params": params or {}, "dedupe": "none", **fields}
+        return self.post("/api/tasks", body, 201)
+
+    def claim(self, worker_id: str = "worker-1", status: int = 200, **fields: Any) -> Any:
+        return self.post("/api/tasks/claim", {"worker_id": worker_id, **fields}, status)
+
+    def complete(self, task: Any, status: int = 200, **fields: Any) -> Any:
+        """Completes a claimed task as its holder, with its token; successfully by default."""
+        body = {
+            "worker_id": task["worker_id"],
+            "claim_token": task["claim_token"],
+            "success": True,
+            **fields,
+        }
+        return self.post(f"/api/tasks/{task['id']}/complete", body, status)
+
+    def events(self, task_id: int) -> list[str]:
+        """The names of the events in a task's history, oldest first."""
+        return [log["event"] for log in self.get(f"/api/tasks/{task_id}/logs")["logs"]]
+
+
+def make_key(role: str, **options: Any) -> str:
+    """A key made the way the command line does it."""
+    _, key = keys.create_key(
+        name=role, scopes=keys.ROLES[role], now=utc_now(), caller=keys.OPERATOR, **options
+    )
+    return key
+
+
+@pytest.fixture
+def api(app: Flask) -> Api:
+    return Api(app.test_client(), make_key("admin"))
+
+
+@pytest.fixture
+def start_server(
+    tmp_path: Path, fresh_database_url: str
+) -> Iterator[Callable[..., Server]]:
+    """Starts real servers on the fresh database; all are stopped at the end."""
+    running: list[Server] = []
+
+    def start(**options: Any) -> Server:
+        folder = tmp_path / "instance"
+        folder.mkdir(exist_ok=True)
+        server = Server(folder, fresh_database_url, **options)
+        running.append(server)
+        return server.start()
+
+    yield start
+    for server in running:
+        server.stop()

@@ -1,0 +1,114 @@
+"""`taskmanager serve` as a process of its own, spoken to over HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.mariadb import free_port
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    headers: Any
+
+    @property
+    def data(self) -> Any:
+        return self.body["data"]
+
+
+class Server:
+    """One running service on an instance folder and, where given, another database than SQLite."""
+
+    def __init__(
+        self, folder: Path, database_url: str = "", *, workers: int = 2, threads: int = 4
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **os.environ,
+            "TASKMANAGER_INSTANCE_PATH": str(folder),
+            "TASKMANAGER_DATABASE_URL": database_url,
+        }
+        self._arguments = ["--port", str(self.port)]
+        self._arguments += ["--workers", str(workers), "--threads", str(threads)]
+        self.key = ""
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> "Server":
+        """Starts it and makes an admin key the way a person would."""
+        if not self.key:
+            self.key = self.command("keys", "create", "--name", "test", "--role", "admin").strip()
+        with (self.folder / "serve.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "taskmanager", "serve", *self._arguments],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if self.call("GET", "/api/health").status == 200:
+                    return self
+            except OSError:
+                pass
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise AssertionError((self.folder / "serve.log").read_text())
+            time.sleep(0.05)
+
+    def command(self, *arguments: str) -> str:
+        """Runs `taskmanager …` on the same queue; returns its stdout."""
+        done = subprocess.run(
+            [sys.executable, "-m", "taskmanager", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise AssertionError(f"exit {done.returncode}: {done.stderr}")
+        return done.stdout
+
+    def call(
+        self, method: str, path: str, body: Any = None, key: str | None = None, timeout: float = 60
+    ) -> Answer:
+        """One request; an answer of any status. Raises OSError where there is none."""
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Content-Type": "application/json",
+                "X-API-Key": self.key if key is None else key,
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                return Answer(response.status, json.load(response), response.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, json.load(error), error.headers)
+
+    def log(self) -> str:
+        return (self.folder / "serve.log").read_text()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(30)
+            self.process = None
