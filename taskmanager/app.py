@@ -66,7 +66,7 @@ def open_database(settings: Settings) -> None:
 
 
 def prepare_database(settings: Settings) -> bool:
-    """Makes the tables and the bootstrap key where they are missing; returns whether it made tables.
+    """Makes the tables and the bootstrap key where missing; returns whether it made tables.
 
     Raises DatabaseUnavailable, ConfigurationError.
     """

@@ -6,6 +6,8 @@ stdout, what a person reads to stderr.
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from taskmanager.clock import format_time, utc_now
 from taskmanager.config import Settings, load_settings
 from taskmanager.database import close_connection
 from taskmanager.exceptions import TaskManagerError
-from taskmanager.services import keys, statistics
+from taskmanager.file_locks import try_file_lock
+from taskmanager.services import keys, maintenance, statistics
 
 
 def say(message: str) -> None:
@@ -172,6 +175,60 @@ def stats(as_json: bool) -> None:
         click.echo(f"{name}: {shown}")
     for period, counts in figures["finished"].items():
         click.echo(f"last {period}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+
+
+def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:
+    """Runs maintenance unless another run is under way, and reports only what was done."""
+    with try_file_lock(settings.instance_path / "maintenance.lock") as locked:
+        done = work() if locked else {}
+    for what, count in done.items():
+        if count:
+            say(f"{what}: {count}")
+
+
+@main.command("requeue-stale")
+def requeue_stale() -> None:
+    """Take back tasks whose worker went silent, and start those whose time has come. For cron."""
+    settings = open_queue()
+    deadline = time.monotonic() + maintenance.MAX_RUN_SECONDS
+    now = utc_now()
+    _alone(
+        settings,
+        lambda: {
+            "requeued": maintenance.requeue_expired_claims(now=now, deadline=deadline),
+            "started": maintenance.start_due_tasks(now=now, deadline=deadline),
+        },
+    )
+
+
+@main.command()
+def prune() -> None:
+    """Remove tasks that were finished TASKMANAGER_RETENTION_DAYS ago. For cron."""
+    settings = open_queue()
+    deadline = time.monotonic() + maintenance.MAX_RUN_SECONDS
+    _alone(
+        settings,
+        lambda: {
+            "pruned": maintenance.prune_finished_tasks(
+                retention_days=settings.retention_days,
+                caller=keys.OPERATOR,
+                now=utc_now(),
+                deadline=deadline,
+            )
+        },
+    )
+
+
+@main.command()
+def maintain() -> None:
+    """Do all maintenance that is due. One cron line a minute is enough."""
+    settings = open_queue()
+    _alone(
+        settings,
+        lambda: maintenance.maintain(
+            retention_days=settings.retention_days, caller=keys.OPERATOR, now=utc_now()
+        ),
+    )
 
 
 @main.command()

@@ -10,7 +10,7 @@ def utc_now() -> int:
 
 
 def format_time(milliseconds: int | None) -> str | None:
-    """RFC 3339 in UTC with `Z` and milliseconds, e.g. `2026-01-31T12:00:00.000Z`; None stays None."""
+    """RFC 3339 in UTC with milliseconds, `2026-01-31T12:00:00.000Z`; None stays None."""
     if milliseconds is None:
         return None
     seconds, millis = divmod(milliseconds, 1000)

@@ -205,7 +205,7 @@ def dialect() -> Dialect:
 
 
 def close_connection() -> None:
-    """Closes this thread's connection, whatever state it is in; the next statement opens another."""
+    """Closes this thread's connection in whatever state; the next statement opens another."""
     with contextlib.suppress(Exception):  # a dead connection may fail to say goodbye
         database.close()
 
@@ -251,7 +251,7 @@ def placeholders(values: Sequence[Any]) -> str:
 def insert(table: str, row: Row) -> int:
     """Inserts one row given as a dict by column name; returns its id."""
     cursor = execute(
-        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({placeholders(list(row))})",  # noqa: S608
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({placeholders(list(row))})",
         list(row.values()),
     )
     return int(cursor.lastrowid)
@@ -271,8 +271,7 @@ def insert_many(table: str, rows: Sequence[Row]) -> None:
         some = rows[start : start + 500]
         one = f"({placeholders(list(some[0]))})"
         execute(
-            f"INSERT INTO {table} ({', '.join(some[0])}) "  # noqa: S608
-            f"VALUES {', '.join([one] * len(some))}",
+            f"INSERT INTO {table} ({', '.join(some[0])}) VALUES {', '.join([one] * len(some))}",
             [value for row in some for value in row.values()],
         )
 
@@ -380,7 +379,7 @@ def _connection_lost(error: BaseException) -> bool:
     return isinstance(error, peewee.InterfaceError) or mysql_code(error) in MYSQL_CONNECTION_LOST
 
 
-def _translated(error: BaseException) -> BaseException:
+def _translated(error: Exception) -> Exception:
     """DatabaseUnavailable where waiting or the host can mend it, else the error itself (a bug)."""
     original = _original(error)
     if isinstance(original, sqlite3.OperationalError):

@@ -57,7 +57,7 @@ class NotFound(TaskManagerError):
 
 
 class NoTaskAvailable(NotFound):
-    """A claim that found nothing to hand out; `details.poll_after_seconds` says when to ask again."""
+    """A claim found nothing to hand out; `details.poll_after_seconds` says when to ask again."""
 
     code = "no_task_available"
 

@@ -1,7 +1,6 @@
 """Makes the tables from schema.sql, once, however many processes start together."""
 
 import contextlib
-import fcntl
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import peewee
 from taskmanager.config import APP_ROOT
 from taskmanager.database import SQLITE, Dialect, database, dialect, execute, fetch_one, mysql_code
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
+from taskmanager.file_locks import file_lock
 
 SCHEMA_VERSION = 1
 
@@ -103,11 +103,3 @@ def _schema_lock() -> Iterator[None]:
             yield
         finally:
             execute("SELECT RELEASE_LOCK(?)", (name,))
-
-
-@contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Holds `path` for this process alone; waits for the one that has it."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

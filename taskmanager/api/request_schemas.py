@@ -63,7 +63,7 @@ RETRY: Schema = {
     "additionalProperties": False,
 }
 
-_TYPE_DEFAULTS = {
+_TYPE_DEFAULTS: dict[str, Any] = {
     "priority": _or_null(PRIORITY),
     "max_attempts": _or_null(ATTEMPTS),
     "lease_seconds": _or_null(LEASE_SECONDS),
@@ -113,7 +113,7 @@ CLAIM = RequestBody(
     lease_seconds=LEASE_SECONDS,
     request_id=NAME,
 )
-_COMPLETION = {
+_COMPLETION: dict[str, Any] = {
     "success": FLAG,
     "result": ANYTHING,
     "error": MESSAGE,

@@ -22,7 +22,7 @@ def _heartbeat_seconds() -> int:
 @blueprint.post("/heartbeat")
 @requires("tasks:claim")
 def heartbeat() -> Response:
-    """POST /api/workers/heartbeat: `worker_id`, `metadata`, `tasks` (up to 1,000 {id, claim_token}).
+    """POST /api/workers/heartbeat: `worker_id`, `metadata`, `tasks` (1,000 {id, claim_token}).
 
     Renews the leases of the tasks named, or of all that the worker holds where
     `tasks` is left out. 200 with `next_heartbeat_in` and, of the tasks, which
@@ -49,7 +49,7 @@ def heartbeat() -> Response:
 @blueprint.get("")
 @requires("workers:read")
 def list_all() -> Response:
-    """GET /api/workers: the workers, the one seen last first; `limit` (50, at most 100), `offset`."""
+    """GET /api/workers: the one seen last first; `limit` (50, at most 100), `offset`. 200."""
     query = QueryParameters("limit", "offset")
     rows = workers.list_workers(
         limit=query.integer("limit", 1, 100, 50) or 50,

@@ -5,6 +5,7 @@ cost does not depend on how many tasks there are. For several types it looks at
 the head of each type's index and takes the best of the heads.
 """
 
+import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -149,7 +150,7 @@ def _claim_of_type(
     }
     assignments = ", ".join(f"{column} = ?" for column in held)
     changed = execute(
-        f"UPDATE tasks SET {assignments}, attempts = attempts + 1, "  # noqa: S608
+        f"UPDATE tasks SET {assignments}, attempts = attempts + 1, "
         f"claim_token = ? || id WHERE status = 'pending' AND id IN ({placeholders(ids)})",
         (*held.values(), f"{nonce}.", *ids),
     ).rowcount
@@ -169,7 +170,7 @@ def _claim_of_type(
 def select_pending(order: ClaimOrder) -> str:
     """The SELECT that locks the next tasks of one type; values: type id, number of rows."""
     return (
-        f"SELECT * FROM tasks {dialect().use_index.format(order.index)} "  # noqa: S608
+        f"SELECT * FROM tasks {dialect().use_index.format(order.index)} "
         "WHERE task_type_id = ? AND status = 'pending' "
         f"ORDER BY {order.order_by} LIMIT ? {dialect().lock_free_rows}"
     )
@@ -178,7 +179,7 @@ def select_pending(order: ClaimOrder) -> str:
 def select_heads(types: int, order: ClaimOrder) -> str:
     """The SELECT of each type's next tasks, without locks; values per type as for one type."""
     one = (
-        f"SELECT id, task_type_id, {order.column} AS rank_value "  # noqa: S608
+        f"SELECT id, task_type_id, {order.column} AS rank_value "
         f"FROM tasks {dialect().use_index.format(order.index)} "
         f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT ?"
     )
@@ -231,14 +232,16 @@ def _nothing_available(request: ClaimRequest, types: list[Row], now: int) -> NoT
         )
     return NoTaskAvailable(
         f"No available tasks{what}.",
-        details={"poll_after_seconds": _poll_after_seconds([row["id"] for row in types], now)},
+        details={"poll_after_seconds": _poll_after_seconds(now)},
     )
 
 
-def _poll_after_seconds(type_ids: Sequence[int], now: int) -> int:
+def _poll_after_seconds(now: int) -> int:
     """When to ask again: at the time of the next scheduled task, else after a few seconds."""
-    soonest = fetch_one("SELECT MIN(available_at) AS due_at FROM tasks WHERE status = 'scheduled'")
-    if soonest is None or soonest["due_at"] is None:
+    soonest = fetch_one(
+        "SELECT available_at FROM tasks WHERE status = 'scheduled' ORDER BY available_at LIMIT 1"
+    )
+    if soonest is None:
         return POLL_SECONDS_EMPTY
-    seconds = -((now - soonest["due_at"]) // 1000)
+    seconds: int = math.ceil((soonest["available_at"] - now) / 1000)
     return max(1, min(POLL_SECONDS_EMPTY, seconds))

@@ -113,7 +113,7 @@ def _retry_policies(tasks: Sequence[Row]) -> dict[int, Any]:
     if not type_ids:
         return {}
     rows = fetch_all(
-        f"SELECT id, retry FROM task_types WHERE id IN ({placeholders(type_ids)})",  # noqa: S608
+        f"SELECT id, retry FROM task_types WHERE id IN ({placeholders(type_ids)})",
         type_ids,
     )
     return {row["id"]: json.loads(row["retry"]) if row["retry"] else None for row in rows}
@@ -195,7 +195,7 @@ def _replay(
     of_attempt = "claim_token = ?" if holder.claim_token else "worker_id = ? AND attempt = ?"
     values = [holder.claim_token] if holder.claim_token else [holder.worker_id, task["attempts"]]
     event = fetch_one(
-        "SELECT event, message, metadata, worker_id FROM task_logs WHERE task_id = ? "  # noqa: S608
+        "SELECT event, message, metadata, worker_id FROM task_logs WHERE task_id = ? "
         f"AND event IN ('completed', 'failed', 'retry_scheduled') AND {of_attempt} "
         "ORDER BY id DESC LIMIT 1",
         (task["id"], *values),
@@ -215,6 +215,7 @@ def _is_same_report(task: Row, completion: Completion, event: Row) -> bool:
     if event["event"] == "completed":
         return False
     metadata = json.loads(event["metadata"])
-    return (completion.error_message or "")[:MAX_ERROR_CHARACTERS] == (
-        event["message"] or ""
-    ) and completion.error_code == metadata["error_code"]
+    message = (completion.error_message or "")[:MAX_ERROR_CHARACTERS]
+    return bool(
+        message == (event["message"] or "") and completion.error_code == metadata["error_code"]
+    )

@@ -106,7 +106,7 @@ def _intervene(
 ) -> Row:
     assignments = ", ".join(f"{column} = ?" for column in changes)
     changed = execute(
-        f"UPDATE tasks SET {assignments} WHERE id = ? AND status = ?",  # noqa: S608
+        f"UPDATE tasks SET {assignments} WHERE id = ? AND status = ?",
         (*changes.values(), task["id"], task["status"]),
     ).rowcount
     if changed != 1:

@@ -51,8 +51,7 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     # One order for everybody: two transactions that want the same rows cannot deadlock.
     ids = sorted(set(task_ids))
     rows = fetch_all(
-        f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)}) "  # noqa: S608
-        f"ORDER BY id {dialect().lock_rows}",
+        f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)}) ORDER BY id {dialect().lock_rows}",
         ids,
     )
     return {row["id"]: {**row, "type": task_types.name_of(row["task_type_id"])} for row in rows}
@@ -130,8 +129,7 @@ def update_held(task: Row, changes: Mapping[str, Any]) -> Row:
     """
     assignments = ", ".join(f"{column} = ?" for column in changes)
     changed = execute(
-        f"UPDATE tasks SET {assignments} "  # noqa: S608
-        "WHERE id = ? AND status = ? AND claim_token = ?",
+        f"UPDATE tasks SET {assignments} WHERE id = ? AND status = ? AND claim_token = ?",
         (*changes.values(), task["id"], task["status"], task["claim_token"]),
     ).rowcount
     if changed != 1:

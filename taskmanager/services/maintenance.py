@@ -9,6 +9,7 @@ anywhere, two runs at once do no harm, and no lock is held for long.
 import time
 from collections.abc import Callable
 
+from taskmanager.clock import format_time
 from taskmanager.database import (
     Row,
     database,
@@ -20,20 +21,65 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.services import history
+from taskmanager.services.keys import Caller
 
 SLICE_ROWS = 100
 CLAIM_SLICE_INTERVAL_MS = 1_000
+MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
+DAY_MS = 86_400_000
 LEASE_EXPIRED = "lease_expired"
 
 
-def requeue_expired_claims(*, now: int, max_seconds: float = 55.0) -> int:
-    """Takes back every claim whose lease has run out; returns how many. See the slice below."""
-    return _until_done(lambda: _requeue_slice(now, SLICE_ROWS), max_seconds)
+def maintain(
+    *, retention_days: int, caller: Caller, now: int, max_seconds: float = MAX_RUN_SECONDS
+) -> dict[str, int]:
+    """Everything that is due, for `max_seconds` at the most; returns how many of each.
+
+    What is left over is done by the next run. The pruning is recorded as the
+    caller's action.
+    """
+    deadline = time.monotonic() + max_seconds
+    return {
+        "requeued": requeue_expired_claims(now=now, deadline=deadline),
+        "started": start_due_tasks(now=now, deadline=deadline),
+        "pruned": prune_finished_tasks(
+            retention_days=retention_days, caller=caller, now=now, deadline=deadline
+        ),
+    }
 
 
-def start_due_tasks(*, now: int, max_seconds: float = 55.0) -> int:
+def requeue_expired_claims(*, now: int, deadline: float) -> int:
+    """Takes back every claim whose lease has run out; returns how many.
+
+    Stops at `deadline`, in seconds of time.monotonic().
+    """
+    return _until_done(lambda: _requeue_slice(now, SLICE_ROWS), deadline)
+
+
+def start_due_tasks(*, now: int, deadline: float) -> int:
     """Makes every scheduled task claimable whose time has come; returns how many."""
-    return _until_done(lambda: _start_slice(now, SLICE_ROWS), max_seconds)
+    return _until_done(lambda: _start_slice(now, SLICE_ROWS), deadline)
+
+
+def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadline: float) -> int:
+    """Removes tasks that were finished `retention_days` ago, with their history; returns how many.
+
+    0 days keeps everything. Workers that nobody has seen for as long go too.
+    """
+    if retention_days == 0:
+        return 0
+    cutoff = now - retention_days * DAY_MS
+    pruned = _until_done(lambda: _prune_slice(cutoff, SLICE_ROWS), deadline)
+    execute("DELETE FROM workers WHERE last_seen_at < ?", (cutoff,))
+    if pruned:
+        history.record_operator_action(
+            event="pruned",
+            caller_key_id=caller.key_id,
+            message=f"{pruned} tasks finished before {format_time(cutoff)} removed "
+            f"by {caller.name}",
+            now=now,
+        )
+    return pruned
 
 
 def run_slice_if_due(*, now: int) -> None:
@@ -56,11 +102,10 @@ def run_slice(*, now: int) -> int:
     return moved
 
 
-def _until_done(run: Callable[[], int], max_seconds: float) -> int:
-    deadline = time.monotonic() + max_seconds
+def _until_done(run_slice: Callable[[], int], deadline: float) -> int:
     total = 0
     while True:
-        done = run()
+        done = run_slice()
         total += done
         if done < SLICE_ROWS or time.monotonic() > deadline:
             return total
@@ -114,8 +159,7 @@ def _requeue_slice(now: int, rows: int) -> int:
 def _move(rows: list[Row], assignments: str, values: tuple[object, ...]) -> None:
     ids = [row["id"] for row in rows]
     changed = execute(
-        f"UPDATE tasks SET {assignments} "  # noqa: S608
-        f"WHERE status = 'claimed' AND id IN ({placeholders(ids)})",
+        f"UPDATE tasks SET {assignments} WHERE status = 'claimed' AND id IN ({placeholders(ids)})",
         (*values, *ids),
     ).rowcount
     if changed != len(rows):
@@ -144,7 +188,7 @@ def _start_slice(now: int, rows: int) -> int:
     Dying in the middle leaves the slice as it was.
     """
     due = fetch_all(
-        f"SELECT id FROM tasks {dialect().use_index.format('tasks_by_available_at')} "  # noqa: S608
+        f"SELECT id FROM tasks {dialect().use_index.format('tasks_by_available_at')} "
         "WHERE status = 'scheduled' AND available_at <= ? "
         f"ORDER BY available_at LIMIT ? {dialect().lock_free_rows}",
         (now, rows),
@@ -163,4 +207,26 @@ def _start_slice(now: int, rows: int) -> int:
             for task_id in ids
         ]
     )
+    return len(ids)
+
+
+@write_transaction
+def _prune_slice(cutoff: int, rows: int) -> int:
+    """Removes up to `rows` tasks that were finished before `cutoff`.
+
+    Transition: completed, failed or cancelled → gone.
+    Commits together: the tasks and their history.
+    Raises DatabaseUnavailable.
+    Dying in the middle leaves the slice as it was.
+    """
+    old = fetch_all(
+        f"SELECT id FROM tasks WHERE completed_at < ? ORDER BY completed_at LIMIT ? "
+        f"{dialect().lock_free_rows}",
+        (cutoff, rows),
+    )
+    if not old:
+        return 0
+    ids = [row["id"] for row in old]
+    execute(f"DELETE FROM task_logs WHERE task_id IN ({placeholders(ids)})", ids)
+    execute(f"DELETE FROM tasks WHERE id IN ({placeholders(ids)})", ids)
     return len(ids)

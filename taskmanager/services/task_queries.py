@@ -99,8 +99,7 @@ def list_tasks(
         where = " AND ".join([*stream_conditions, *conditions]) or "1 = 1"
         hint = dialect().use_index.format(index) if index else ""
         members.append(
-            f"SELECT id, claim_rank FROM tasks {hint} WHERE {where} "  # noqa: S608
-            f"ORDER BY {order} LIMIT {wanted}"
+            f"SELECT id, claim_rank FROM tasks {hint} WHERE {where} ORDER BY {order} LIMIT {wanted}"
         )
         all_values += [*stream_values, *values]
     if len(members) > 1:
@@ -173,7 +172,7 @@ def _residual(task_filter: TaskFilter) -> tuple[list[str], list[Any]]:
 def _whole(ids: Sequence[int]) -> list[Row]:
     if not ids:
         return []
-    rows = fetch_all(f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)})", ids)  # noqa: S608
+    rows = fetch_all(f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)})", ids)
     by_id = {row["id"]: row for row in rows}
     # A task may have been pruned between the two reads.
     tasks = [by_id[task_id] for task_id in ids if task_id in by_id]
@@ -187,7 +186,7 @@ def _count(streams: list[_Stream], conditions: list[str], values: list[Any]) -> 
     for _, stream_conditions, stream_values in streams:
         where = " AND ".join([*stream_conditions, *conditions]) or "1 = 1"
         row = fetch_one(
-            f"SELECT COUNT(*) AS counted FROM tasks WHERE {where}",  # noqa: S608
+            f"SELECT COUNT(*) AS counted FROM tasks WHERE {where}",
             [*stream_values, *values],
         )
         total += row["counted"] if row else 0

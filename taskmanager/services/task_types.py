@@ -86,7 +86,7 @@ def _store(name: str, version: str, schema_text: str, columns: Row, now: int) ->
         outcome = "created"
     except peewee.IntegrityError:
         row = fetch_one(
-            f"SELECT id FROM task_types WHERE name = ? {dialect().lock_rows}",  # noqa: S608
+            f"SELECT id FROM task_types WHERE name = ? {dialect().lock_rows}",
             (name,),
         )
         if row is None:  # never deleted, so only a different constraint gets here
@@ -117,7 +117,7 @@ def _update(type_id: int, columns: Row, now: int) -> None:
     changes = {**columns, "updated_at": now}
     assignments = ", ".join(f"{column} = ?" for column in changes)
     execute(
-        f"UPDATE task_types SET {assignments} WHERE id = ?",  # noqa: S608
+        f"UPDATE task_types SET {assignments} WHERE id = ?",
         (*changes.values(), type_id),
     )
 
@@ -234,7 +234,8 @@ def find_task_types(
     caller: Caller,
 ) -> list[Row]:
     """Types that fit every filter given and that the caller may touch; without filters, all."""
-    conditions, values = ["1 = 1"], []
+    conditions: list[str] = ["1 = 1"]
+    values: list[Any] = []
     if ids is not None:
         conditions.append(f"id IN ({placeholders(ids)})")
         values += ids
@@ -242,7 +243,7 @@ def find_task_types(
         conditions.append(f"name IN ({placeholders(names)})")
         values += names
     rows = fetch_all(
-        f"SELECT * FROM task_types WHERE {' AND '.join(conditions)} ORDER BY id",  # noqa: S608
+        f"SELECT * FROM task_types WHERE {' AND '.join(conditions)} ORDER BY id",
         values,
     )
     return [
@@ -262,7 +263,8 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     row = get_task_type(name=name)
     validation.check_schema(param_schema)
     schema_text = json.dumps(param_schema)
-    checked, rejected, examples = 0, 0, []
+    checked, rejected = 0, 0
+    examples: list[Row] = []
     for status in OPEN_STATUSES:
         last_id = 0
         while checked < OPEN_TASKS_VALIDATED:

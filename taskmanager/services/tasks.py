@@ -111,7 +111,7 @@ def _missing_parents(requests: Sequence[Mapping[str, Any]]) -> set[int]:
     if not wanted:
         return set()
     ids = list(wanted)
-    found = fetch_all(f"SELECT id FROM tasks WHERE id IN ({placeholders(ids)})", ids)  # noqa: S608
+    found = fetch_all(f"SELECT id FROM tasks WHERE id IN ({placeholders(ids)})", ids)
     return wanted - {row["id"] for row in found}
 
 
@@ -268,8 +268,7 @@ def _insert_tasks(rows: list[Row]) -> list[int]:
     """
     one = f"({placeholders(list(rows[0]))})"
     cursor = execute(
-        f"INSERT INTO tasks ({', '.join(rows[0])}) "  # noqa: S608
-        f"VALUES {', '.join([one] * len(rows))}",
+        f"INSERT INTO tasks ({', '.join(rows[0])}) VALUES {', '.join([one] * len(rows))}",
         [value for row in rows for value in row.values()],
     )
     if dialect() is SQLITE:
@@ -290,8 +289,7 @@ def _find_holders(rows: list[Row]) -> dict[str, Row]:
     holders: dict[str, Row] = {}
     for column in ("holds_key_forever", "holds_key_while_open"):
         for holder in fetch_all(
-            f"SELECT * FROM tasks WHERE {column} = 1 "  # noqa: S608
-            f"AND dedupe_key IN ({placeholders(keys)})",
+            f"SELECT * FROM tasks WHERE {column} = 1 AND dedupe_key IN ({placeholders(keys)})",
             keys,
         ):
             if column == "holds_key_while_open" or holder["dedupe_key"] in forever:

@@ -3,40 +3,58 @@
 from taskmanager.clock import format_time
 from taskmanager.database import Row, fetch_one
 
-EXPLAINED_STATUSES = ("scheduled", "pending")
+Reason = dict[str, str]
 
 
-def explain(task: Row, *, now: int) -> dict[str, str] | None:
-    """`{code, message}` for a task that waits to be claimed; None for any other."""
-    if task["status"] not in EXPLAINED_STATUSES:
+def explain(task: Row, *, now: int) -> Reason | None:
+    """`{code, message}` for a task that waits, or that waits no more because its attempts are used.
+
+    Codes: `type_paused`, `delayed`, `queued` (workers are busy with its type),
+    `no_worker`, `attempts_used`. None for any other task.
+    """
+    if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
+        return _reason(
+            "attempts_used",
+            f"All {task['max_attempts']} attempts are used. "
+            f"POST /api/tasks/{task['id']}/retry gives it new ones.",
+        )
+    if task["status"] not in ("scheduled", "pending"):
         return None
     task_type = fetch_one("SELECT is_paused FROM task_types WHERE id = ?", (task["task_type_id"],))
     if task_type is not None and task_type["is_paused"]:
-        return {
-            "code": "type_paused",
-            "message": f"Task type '{task['type']}' is paused: nothing of it is handed out.",
-        }
+        return _reason(
+            "type_paused", f"Task type '{task['type']}' is paused: nothing of it is handed out."
+        )
     if task["available_at"] > now:
         why = "its last attempt failed" if task["attempts"] else "it was asked to wait"
-        return {
-            "code": "delayed",
-            "message": f"Not before {format_time(task['available_at'])}, because {why}.",
-        }
-    seen = fetch_one("SELECT MAX(last_seen_at) AS seen_at FROM workers")
-    taken = fetch_one(
-        "SELECT MAX(claimed_at) AS taken_at FROM tasks "
-        "WHERE task_type_id = ? AND status = 'claimed'",
-        (task["task_type_id"],),
+        return _reason("delayed", f"Not before {format_time(task['available_at'])}: {why}.")
+    return _waits_for_worker(task)
+
+
+def _waits_for_worker(task: Row) -> Reason:
+    held = _last_taken(task["task_type_id"], "claimed")
+    if held is not None:
+        return _reason(
+            "queued", "Workers are busy with other tasks of this type; it waits for its turn."
+        )
+    # The newest finished tasks tell about when workers last took any of this type.
+    taken = max(
+        _last_taken(task["task_type_id"], status) or 0 for status in ("completed", "failed")
     )
-    if taken is not None and taken["taken_at"] is not None:
-        return {
-            "code": "queued",
-            "message": "Workers are busy with other tasks of this type; it waits for its turn.",
-        }
-    if seen is None or seen["seen_at"] is None:
-        return {"code": "no_worker", "message": "No worker has ever claimed a task here."}
-    return {
-        "code": "no_worker",
-        "message": f"No worker holds a task of type '{task['type']}'. The last sign of life of "
-        f"any worker was at {format_time(seen['seen_at'])}.",
-    }
+    since = f"since {format_time(taken)}" if taken else "so far"
+    return _reason(
+        "no_worker", f"No worker has taken a task of type '{task['type']}' {since}. Is one running?"
+    )
+
+
+def _last_taken(task_type_id: int, status: str) -> int | None:
+    row = fetch_one(
+        "SELECT claimed_at FROM tasks WHERE task_type_id = ? AND status = ? "
+        "ORDER BY id DESC LIMIT 1",
+        (task_type_id, status),
+    )
+    return row["claimed_at"] if row else None
+
+
+def _reason(code: str, message: str) -> Reason:
+    return {"code": code, "message": message}

@@ -1,0 +1,32 @@
+"""/api/maintenance: what cron does, for hosts whose cron can only fetch a URL."""
+
+from flask import Blueprint, Response, current_app, g
+
+from taskmanager.api import request_schemas
+from taskmanager.api.auth import requires
+from taskmanager.api.responses import success
+from taskmanager.clock import utc_now
+from taskmanager.services import maintenance
+
+blueprint = Blueprint("maintenance", __name__, url_prefix="/maintenance")
+
+# Web servers give up on a request after 30 seconds or so; what is left is for the next run.
+MAX_REQUEST_SECONDS = 20.0
+
+
+@blueprint.post("/run")
+@requires("admin")
+def run() -> Response:
+    """POST /api/maintenance/run: all that is due, for 20 seconds at the most.
+
+    200 with how many tasks were `requeued` (their lease had run out), `started`
+    (their time had come) and `pruned` (finished long ago).
+    """
+    request_schemas.NOTHING.read()
+    done = maintenance.maintain(
+        retention_days=current_app.extensions["taskmanager"].retention_days,
+        caller=g.caller,
+        now=utc_now(),
+        max_seconds=MAX_REQUEST_SECONDS,
+    )
+    return success(done, "Maintenance done")
