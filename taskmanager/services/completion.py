@@ -211,7 +211,7 @@ def _replay(
 
 def _is_same_report(task: Row, completion: Completion, event: Row) -> bool:
     if completion.success:
-        return event["event"] == "completed" and task["result"] == _result_text(completion)
+        return bool(event["event"] == "completed" and task["result"] == _result_text(completion))
     if event["event"] == "completed":
         return False
     metadata = json.loads(event["metadata"])
