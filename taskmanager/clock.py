@@ -1,7 +1,9 @@
 """The only clock. Everything that asks what time it is asks here, so tests can move it."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def utc_now() -> int:
@@ -22,9 +24,10 @@ def parse_time(text: str) -> int:
     """Milliseconds since the epoch from an RFC 3339 time.
 
     Raises ValueError where `text` is not a time or names no offset from UTC: a
-    time without one means something else on every machine.
+    time without one means something else on every machine. Raises OverflowError
+    where the offset moves it out of the years 1 to 9999, which nothing could show.
     """
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(text.upper())  # RFC 3339 allows a small t and z
     if moment.tzinfo is None:
         raise ValueError("no offset from UTC")
-    return round(moment.timestamp() * 1000)
+    return (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)

@@ -206,7 +206,7 @@ def _after(cursor: str, column: str, descending: bool) -> tuple[str, list[int]]:
             raise ValueError("a cursor of another list")
         if max(abs(value), abs(task_id)) >= 2**63:
             raise ValueError("a cursor that was made up")
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, RecursionError, binascii.Error):
         raise InvalidRequest(
             "cursor is not one that this list gave out: send next_cursor unchanged, "
             "with the same sort_by and sort_order."

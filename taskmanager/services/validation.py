@@ -146,8 +146,12 @@ def _problems(validator: "Validator", value: Any, root: str) -> list[Problem]:
 
 def _first(groups: Iterator[list[Problem]]) -> Iterator[list[Problem]]:
     found = 0
+    last: list[Problem] = []
     for group in groups:
+        if group == last:  # jsonschema reports several missing properties once for each of them
+            continue
         yield group
+        last = group
         found += len(group)
         if found >= MAX_PROBLEMS:
             return
@@ -187,7 +191,7 @@ def describe(error: "ValidationError", root: str) -> list[Problem]:
             _problem(f"{path}.{name}".lstrip("."), "is required", keyword)
             for name in rule
             if name not in value
-        ][: 1 if root and not path else None]
+        ]
     if keyword in ("additionalProperties", "unevaluatedProperties") and isinstance(value, dict):
         schema = error.schema if isinstance(error.schema, dict) else {}
         known = schema.get("properties", {})
