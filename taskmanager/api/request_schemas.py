@@ -158,6 +158,7 @@ RELEASE_TASK = RequestBody(
 )
 CANCEL_TASK = RequestBody(reason=_or_null(MESSAGE))
 NOTHING = RequestBody()
+WORKER_ID = RequestBody(worker_id=NAME)  # where it is part of the address
 WORKER_HEARTBEAT = RequestBody(
     required=("worker_id",),
     worker_id=NAME,

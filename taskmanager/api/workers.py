@@ -8,7 +8,6 @@ from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import worker_json
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import InvalidRequest
 from taskmanager.services import leases, workers
 
 blueprint = Blueprint("workers", __name__, url_prefix="/workers")
@@ -86,6 +85,6 @@ def shutdown(worker_id: str) -> Response:
 
 
 def _checked(worker_id: str) -> str:
-    if not 1 <= len(worker_id) <= 255 or not worker_id.isprintable():
-        raise InvalidRequest("A worker id is 1 to 255 printable characters.")
+    """The id, where a claim would take it too. Raises ValidationFailed."""
+    request_schemas.WORKER_ID.check({"worker_id": worker_id})
     return worker_id
