@@ -122,6 +122,32 @@ CREATE TABLE workers (
 
 CREATE INDEX workers_by_last_seen_at ON workers (last_seen_at);
 
+CREATE TABLE schedules (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name            VARCHAR(255) NOT NULL,
+    task_type_id    BIGINT NOT NULL,
+    params          MEDIUMTEXT NOT NULL,         -- JSON, of every task it makes
+    priority        INTEGER,                     -- NULL: the type decides
+    max_attempts    INTEGER,
+    overlap         VARCHAR(10) NOT NULL,        -- 'allow' or 'skip' a run while the last is unfinished
+    cron            VARCHAR(100),                -- either this, read in its time zone,
+    timezone        VARCHAR(64) NOT NULL DEFAULT 'UTC',
+    interval_seconds INTEGER,                    -- or this
+    is_active       SMALLINT NOT NULL DEFAULT 1,
+    next_run_at     BIGINT,                      -- the next due time; NULL while inactive
+    last_run_at     BIGINT,                      -- the due time that was last acted upon
+    last_outcome    VARCHAR(10),                 -- what became of it: 'created', 'skipped', 'failed'
+    last_task_id    BIGINT,                      -- the latest task made; it may be pruned meanwhile
+    last_error      TEXT,                        -- why the last run made no task
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,             -- when a caller last changed it; a run does not count
+    CONSTRAINT schedules_name UNIQUE (name),
+    CONSTRAINT schedules_timing CHECK ((cron IS NULL) <> (interval_seconds IS NULL)),
+    CONSTRAINT schedules_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX schedules_by_next_run_at ON schedules (next_run_at);
+
 CREATE TABLE api_keys (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     name            VARCHAR(255) NOT NULL,

@@ -111,6 +111,30 @@ class Worker(_Model):
         table_name = "workers"
 
 
+class Schedule(_Model):
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255)
+    task_type_id = peewee.BigIntegerField()
+    params = peewee.TextField()
+    priority = peewee.IntegerField(null=True)
+    max_attempts = peewee.IntegerField(null=True)
+    overlap = peewee.CharField(10)
+    cron = peewee.CharField(100, null=True)
+    timezone = peewee.CharField(64)
+    interval_seconds = peewee.IntegerField(null=True)
+    is_active = peewee.SmallIntegerField()
+    next_run_at = peewee.BigIntegerField(null=True)
+    last_run_at = peewee.BigIntegerField(null=True)
+    last_outcome = peewee.CharField(10, null=True)
+    last_task_id = peewee.BigIntegerField(null=True)
+    last_error = peewee.TextField(null=True)
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "schedules"
+
+
 class ApiKey(_Model):
     id = peewee.BigAutoField()
     name = peewee.CharField(255)
@@ -137,4 +161,4 @@ class SchemaVersion(_Model):
         table_name = "schema_versions"
 
 
-MODELS = (SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, ApiKey)
+MODELS = (SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey)
