@@ -106,6 +106,13 @@ def create_tasks(
     return outcomes
 
 
+def prepare_task(
+    request: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
+) -> Row:
+    """The row that `request` makes, for `store_tasks`; raises what `create_task` raises."""
+    return _new_row(request, _type_for(request["type"], {}, caller), defaults, now)
+
+
 def _missing_parents(requests: Sequence[Mapping[str, Any]]) -> set[int]:
     wanted = {request["parent_task_id"] for request in requests if request.get("parent_task_id")}
     if not wanted:
@@ -194,7 +201,21 @@ _UNSET: Row = dict.fromkeys(
 
 @write_transaction
 def _store(rows: list[Row], key_id: int | None) -> list[tuple[Row, bool]]:
-    """For each row the task that stands for it now, and whether it was there before."""
+    return store_tasks(rows, key_id=key_id)
+
+
+def store_tasks(
+    rows: list[Row],
+    *,
+    key_id: int | None,
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> list[tuple[Row, bool]]:
+    """For each row the task that stands for it now, and whether it was there before.
+
+    Part of the caller's transaction. `message` and `metadata` say in the
+    history of the tasks made where they come from.
+    """
     first_of_key: dict[str, int] = {}
     new: list[int] = []
     same_as: dict[int, int] = {}
@@ -216,6 +237,8 @@ def _store(rows: list[Row], key_id: int | None) -> list[tuple[Row, bool]]:
                 event="created",
                 status=task["status"],
                 api_key_id=key_id,
+                message=message,
+                metadata=metadata,
                 now=task["created_at"],
             )
             for task, existed in tasks.values()
