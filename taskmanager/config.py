@@ -174,6 +174,8 @@ def _read_dotenv(path: Path) -> dict[str, str]:
 
 
 def _unknown_setting(name: str, known: Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else f" Known settings: {', '.join(known)}."
+    # Without the prefix, which would make any two names alike.
+    short_names = [one.removeprefix(PREFIX) for one in known]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), short_names, n=1)
+    hint = f" Did you mean {PREFIX}{near[0]}?" if near else f" Known settings: {', '.join(known)}."
     return f"{name} is not a setting of TaskManager.{hint}"

@@ -203,7 +203,11 @@ def describe(error: "ValidationError", root: str) -> list[Problem]:
             for name in value
             if name not in known and not patterned
         ] or [_problem(path, "has a property that is not allowed", keyword)]
-    return [_problem(path, _sentence(keyword, rule, value), keyword)]
+    sentence = _sentence(keyword, rule, value)
+    steps = list(error.absolute_schema_path)[-3:-1]
+    if steps[-1:] == ["propertyNames"] and steps != ["properties", "propertyNames"]:
+        sentence = f"has the property name {_shown(value)}, which {sentence}"
+    return [_problem(path, sentence, keyword)]
 
 
 def _sentence(keyword: str, rule: Any, value: Any) -> str:
@@ -235,7 +239,6 @@ _SENTENCES = {
     "contains": lambda rule, value: "must hold an item that fits the schema's `contains`",
     "minProperties": lambda rule, value: f"must have at least {rule} properties, not {len(value)}",
     "maxProperties": lambda rule, value: f"must have at most {rule} properties, not {len(value)}",
-    "propertyNames": lambda rule, value: "has a property whose name is not allowed",
     "dependentRequired": lambda rule, value: "lacks a property that goes with another one",
     "anyOf": lambda rule, value: "fits none of the forms that the schema allows",
     "oneOf": lambda rule, value: "must fit exactly one of the forms that the schema allows",
