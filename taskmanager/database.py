@@ -322,6 +322,11 @@ class _ConnectionLost(_RolledBack):
 
 
 def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
+    try:
+        # Peewee forgets that it is in a transaction when it connects within one.
+        database.connection()
+    except (peewee.DatabaseError, peewee.InterfaceError) as error:
+        raise _failure(error) from error
     with database.manual_commit():
         try:
             database.begin()
