@@ -213,10 +213,11 @@ def _shares(type_ids: Sequence[int], request: ClaimRequest) -> dict[int, int]:
 
 
 def _claimed_before(request: ClaimRequest, now: int) -> list[Row]:
-    """What the same request was given and still holds."""
+    """What the same request was given and still holds, in the order in which it was given."""
     return fetch_all(
         "SELECT * FROM tasks WHERE worker_id = ? AND status = 'claimed' "
-        "AND claim_request_id = ? AND lease_expires_at > ? ORDER BY claim_rank, id",
+        "AND claim_request_id = ? AND lease_expires_at > ? "
+        f"ORDER BY {request.order.order_by}",
         (request.worker_id, request.request_id, now),
     )
 
