@@ -1,0 +1,186 @@
+"""The figures of one demo: do they add up, and the summary that a person reads."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LARGEST_SHOWN = 10
+FAILURES_SHOWN = 5
+
+
+@dataclass
+class Enqueued:
+    """What the service answered to one pass over the files.
+
+    `uncertain`: found to exist by a call that was repeated after a lost answer;
+    either the lost call made them or they were there before.
+    """
+
+    created: int = 0
+    deduplicated: int = 0
+    uncertain: int = 0
+    refused: list[str] = field(default_factory=list)
+    create_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def made(self) -> int:
+        """The tasks of a pass before which there was none."""
+        return self.created + self.uncertain
+
+    @property
+    def found(self) -> int:
+        """The tasks of a pass before which all were there."""
+        return self.deduplicated + self.uncertain
+
+
+@dataclass
+class ReadBack:
+    """What the API lists when all is done."""
+
+    paths: set[str] = field(default_factory=set)
+    completed: int = 0
+    failed: int = 0
+    largest: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Figures:
+    """Everything that was counted, each by the one who saw it. `reports`: None, it was killed."""
+
+    paths: set[str]
+    first_pass: Enqueued
+    second_pass: Enqueued
+    reports: dict[str, dict[str, Any] | None]
+    read_back: ReadBack
+    statistics: dict[str, int]
+    enqueue_seconds: float
+    work_seconds: float
+
+    def reported(self, what: str) -> int:
+        return sum(report[what] for report in self.reports.values() if report)
+
+    def seconds(self, what: str) -> list[float]:
+        return [one for report in self.reports.values() if report for one in report[what]]
+
+
+def problems(figures: Figures) -> list[str]:
+    """A sentence for each figure that does not add up; none where all of them do."""
+    files = len(figures.paths)
+    first, second, listed = figures.first_pass, figures.second_pass, figures.read_back
+    claims = [
+        ("created", first.made, "files", files),
+        ("de-duplicated in the first pass", first.deduplicated, "expected", 0),
+        (
+            "de-duplicated in the second pass",
+            second.found,
+            "files",
+            files,
+        ),
+        ("created in the second pass", second.created, "expected", 0),
+        (
+            "completed and failed together",
+            listed.completed + listed.failed,
+            "created",
+            first.made,
+        ),
+        ("different files as listed", len(listed.paths & figures.paths), "files", files),
+        ("listed files that were never enqueued", len(listed.paths - figures.paths), "expected", 0),
+        (
+            "completed as listed",
+            listed.completed,
+            "completed by the statistics",
+            figures.statistics["completed"],
+        ),
+        (
+            "failed as listed",
+            listed.failed,
+            "failed by the statistics",
+            figures.statistics["failed"],
+        ),
+        ("tasks by the statistics", sum(figures.statistics.values()), "created", first.made),
+    ]
+    if None not in figures.reports.values():
+        # A completion whose answer was lost with its worker is known to the service alone.
+        claims += [
+            (
+                f"{what} as listed",
+                getattr(listed, what),
+                f"{what} by the workers",
+                figures.reported(what),
+            )
+            for what in ("completed", "failed")
+        ]
+    found = [
+        f"{what}: {number:,}, but {other}: {expected:,}."
+        for what, number, other, expected in claims
+        if number != expected
+    ]
+    refused = first.refused + second.refused
+    if refused:
+        found.append(f"refused by the service: {len(refused):,} tasks, the first: {refused[0]}")
+    return found
+
+
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """The smallest value that at least `percent` of all values do not exceed (nearest rank)."""
+    if not values:
+        return None
+    rank = -(-len(values) * percent // 100)  # rounded up
+    return sorted(values)[max(rank, 1) - 1]
+
+
+def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[str]:
+    """The lines of the summary."""
+    first, listed = figures.first_pass, figures.read_back
+    per_second = len(figures.paths) / max(figures.work_seconds, 0.001)
+    yield f"created        {first.made:>9,}  one task per file, {figures.enqueue_seconds:.1f} s"
+    yield (
+        f"de-duplicated  {figures.second_pass.found:>9,}  of the same files, enqueued a second time"
+    )
+    yield (
+        f"completed      {listed.completed:>9,}  by {len(figures.reports)} worker processes, "
+        f"{figures.work_seconds:.1f} s, {per_second:,.0f} tasks/s"
+    )
+    retried = figures.reported("retried")
+    yield f"failed         {listed.failed:>9,}  for good; {retried:,} failed attempts were repeated"
+    for task in listed.failures[:FAILURES_SHOWN]:
+        yield (
+            f"    {printable(task['params']['path'])}: {task['error_message']} "
+            f"({task['attempts']} of {task['max_attempts']} attempts)"
+        )
+    if listed.failed > FAILURES_SHOWN:
+        yield f"    and {listed.failed - FAILURES_SHOWN:,} more"
+    yield ""
+    yield "as the callers saw it       p50         p95    calls"
+    yield _timings("create", first.create_seconds, f"one task a call; the others {batch:,} a call")
+    yield _timings(
+        "claim", figures.seconds("claim_seconds"), f"up to {tasks_per_claim} tasks a call"
+    )
+    yield _timings("complete", figures.seconds("complete_seconds"), "one task a call")
+    if listed.largest:
+        yield ""
+        yield "the largest files, read back from the API"
+        yield f"{'bytes':>15}  {'lines':>10}  {'sha256':<12}  path"
+    for task in listed.largest:
+        result = task["result"]
+        yield (
+            f"{result['size_bytes']:>15,}  {result['lines']:>10,}  {result['sha256'][:12]}  "
+            f"{printable(task['params']['path'])}"
+        )
+
+
+def _timings(call: str, seconds: Sequence[float], note: str) -> str:
+    shown = "".join(
+        f"{'-':>12}" if value is None else f"{value * 1000:>9.1f} ms"
+        for value in (percentile(seconds, 50), percentile(seconds, 95))
+    )
+    return f"  {call:<16}{shown} {len(seconds):>8,}  {note}"
+
+
+def printable(text: str) -> str:
+    """A path may hold control characters, which a terminal would obey."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

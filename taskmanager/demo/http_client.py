@@ -1,0 +1,106 @@
+"""One kept-alive connection to the API, patient with a server that is busy or restarting."""
+
+import http.client
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
+IDLE_SECONDS = 1.0  # the server closes a connection that was idle for two
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 2.0
+WORTH_REPEATING = frozenset({429, 502, 503, 504})
+
+
+class ServiceError(Exception):
+    """The service refused a call that should have worked, or gave no answer at all."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`seconds` is how long the caller waited; `repeated`: an earlier try may have counted."""
+
+    status: int
+    body: dict[str, Any]
+    seconds: float
+    repeated: bool
+    retry_after_seconds: float | None
+
+    @property
+    def data(self) -> Any:
+        return self.body["data"]
+
+
+class HttpClient:
+    """Calls the API with one key. Every call that the demo makes is safe to repeat."""
+
+    def __init__(
+        self, url: str, key: str, *, keep_trying: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._address = urlsplit(url).netloc
+        self._headers = {"X-API-Key": key, "Content-Type": "application/json"}
+        self._keep_trying = keep_trying
+        self._connection: http.client.HTTPConnection | None = None
+        self._last_used = 0.0
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, expected: Sequence[int] = (200, 201)
+    ) -> Answer:
+        """The answer, whose status is one of `expected`.
+
+        Lost connections and a server that is overloaded or restarting are tried
+        again for 30 seconds. Raises ServiceError.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        wait = FIRST_WAIT_SECONDS
+        tries = 0
+        while True:
+            answer = None
+            try:
+                answer = self._exchange(method, path, content, repeated=tries > 0)
+                why = f"{answer.status} {answer.body.get('message', '')}"
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.close()
+                why = f"no answer ({error or type(error).__name__})"
+            if answer is not None and answer.status not in WORTH_REPEATING:
+                if answer.status in expected:
+                    return answer
+                raise ServiceError(f"{method} {path} was refused: {why}")
+            if time.monotonic() > give_up_at or not self._keep_trying():
+                raise ServiceError(f"{method} {path} failed: {why}")
+            tries += 1
+            asked = answer.retry_after_seconds if answer is not None else None
+            time.sleep(wait if asked is None else min(asked, LONGEST_WAIT_SECONDS))
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+    def _exchange(self, method: str, path: str, content: bytes | None, *, repeated: bool) -> Answer:
+        if time.monotonic() - self._last_used > IDLE_SECONDS:
+            self.close()
+        started = time.perf_counter()
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT_SECONDS)
+        self._connection.request(method, path, content, self._headers)
+        response = self._connection.getresponse()
+        text = response.read()
+        seconds = time.perf_counter() - started
+        self._last_used = time.monotonic()
+        body = json.loads(text)
+        if not isinstance(body, dict):
+            raise ValueError("the answer is not a JSON object")
+        wait = response.headers.get("Retry-After", "")
+        return Answer(
+            status=response.status,
+            body=body,
+            seconds=seconds,
+            repeated=repeated,
+            retry_after_seconds=float(wait) if wait.isdigit() else None,
+        )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

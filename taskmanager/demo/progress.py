@@ -1,0 +1,52 @@
+"""What the person at the terminal sees while it runs; all of it on stderr."""
+
+import shutil
+import sys
+import time
+
+BAR_SECONDS = 0.1
+LINE_SECONDS = 5.0
+ERASE_LINE = "\r\033[K"
+
+
+def say(message: str) -> None:
+    """A line of its own, in the place of a bar that may be there."""
+    print(f"{ERASE_LINE if sys.stderr.isatty() else ''}{message}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A bar that fills up on a terminal; a plain line now and then anywhere else."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._total = total
+        self._bar = sys.stderr.isatty()
+        self._started = self._shown_at = time.monotonic()
+
+    def show(self, done: int) -> None:
+        """Shows how far it is, unless that was shown a moment ago."""
+        now = time.monotonic()
+        if now - self._shown_at < (BAR_SECONDS if self._bar else LINE_SECONDS):
+            return
+        self._shown_at = now
+        self._draw(done)
+
+    def finish(self, done: int) -> float:
+        """Shows the end and returns how many seconds it took."""
+        seconds = time.monotonic() - self._started
+        self._draw(done)
+        if self._bar:
+            sys.stderr.write("\n")
+        return seconds
+
+    def _draw(self, done: int) -> None:
+        seconds = max(time.monotonic() - self._started, 0.001)
+        text = f"{done:,} of {self._total:,}, {done / seconds:,.0f} tasks/s"
+        if not self._bar:
+            say(f"{self._label}: {text}")
+            return
+        room = max(10, min(40, shutil.get_terminal_size().columns - len(text) - 22))
+        filled = room * done // self._total if self._total else room
+        bar = "#" * filled + "." * (room - filled)
+        sys.stderr.write(f"{ERASE_LINE}{self._label:<16} [{bar}] {text}")
+        sys.stderr.flush()

@@ -1,0 +1,192 @@
+"""The demo from beginning to end: server, keys, type, tasks, workers, second pass, figures."""
+
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from taskmanager.demo import figures, files, producer
+from taskmanager.demo.http_client import HttpClient, ServiceError
+from taskmanager.demo.processes import ProcessFailed, Server, WorkerProcess
+from taskmanager.demo.progress import Progress, say
+from taskmanager.demo.worker import TASKS_PER_CLAIM
+
+WORKERS = 2
+POLL_SECONDS = 0.2
+STOPPED = 130  # what a shell reports of a command that Ctrl-C has ended
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_demo(folder: Path | None, *, keep: bool) -> int:
+    """Runs it all and returns the exit status: 0 only where every figure adds up."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that this terminal cannot show must not be the end of it.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with _one_signal_ends_it():
+        try:
+            return _run(folder, keep=keep)
+        except KeyboardInterrupt:
+            say("Stopped. The server and the workers have ended; nothing is left behind.")
+            return STOPPED
+        except (ProcessFailed, ServiceError) as error:
+            say(f"taskmanager demo: {error}")
+            return 1
+
+
+def _run(folder: Path | None, *, keep: bool) -> int:
+    paths = _find(folder)
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmanager-demo-")))
+        server = Server(place)
+        stack.callback(server.stop)
+        server.start()
+        say(f"The server answers on {server.url}, with SQLite in a temporary folder.")
+        counted = _count_everything(server, place, paths, stack)
+        status = _tell(counted)
+        if keep:
+            _keep(server)
+        return status
+
+
+def _find(folder: Path | None) -> list[str]:
+    found = (
+        files.find_files(files.standard_library(), leave_out=files.NOT_STANDARD_LIBRARY)
+        if folder is None
+        else files.find_files(folder.absolute())
+    )
+    where = figures.printable(str(folder.absolute() if folder else files.standard_library()))
+    say(f"{len(found.paths):,} files under {where}")
+    for reason, number in found.skipped.items():
+        say(f"    left out: {number:,} ({reason})")
+    return found.paths
+
+
+def _count_everything(
+    server: Server, place: Path, paths: list[str], stack: contextlib.ExitStack
+) -> figures.Figures:
+    keys = _make_keys(server)
+    enqueuer = _client(server, keys["producer"])
+    viewer = _client(server, keys["viewer"])
+    enqueuer.call("POST", "/api/task-types/register", producer.TASK_TYPE)
+
+    progress = Progress("enqueue", len(paths))
+    first = producer.enqueue(enqueuer, paths, progress, singles=producer.SINGLE_CREATES)
+    enqueue_seconds = progress.finish(len(paths))
+
+    workers = [
+        WorkerProcess(
+            f"worker-{number}",
+            place,
+            url=server.url,
+            key=keys["worker"],
+            task_type=producer.TASK_TYPE["name"],
+        )
+        for number in range(1, WORKERS + 1)
+    ]
+    progress = Progress("work", len(paths))
+    for worker in workers:
+        stack.callback(worker.stop)
+        worker.start()
+    _wait_until_done(server, viewer, workers, progress)
+    work_seconds = progress.finish(len(paths))
+    for worker in workers:
+        worker.stop()
+
+    progress = Progress("enqueue again", len(paths))
+    second = producer.enqueue(enqueuer, paths, progress, singles=0)
+    progress.finish(len(paths))
+    return figures.Figures(
+        paths=set(paths),
+        first_pass=first,
+        second_pass=second,
+        reports={worker.name: worker.report() for worker in workers},
+        read_back=producer.read_back(viewer),
+        statistics=viewer.call("GET", "/api/stats").data["by_status"],
+        enqueue_seconds=enqueue_seconds,
+        work_seconds=work_seconds,
+    )
+
+
+def _client(server: Server, key: str) -> HttpClient:
+    return HttpClient(server.url, key, keep_trying=server.is_running)
+
+
+def _make_keys(server: Server) -> dict[str, str]:
+    """One key per role, each with the least that its holder needs; none is rate-limited."""
+    admin = _client(server, server.admin_key)
+    return {
+        role: admin.call(
+            "POST", "/api/admin/keys", {"name": f"demo {role}", "role": role, "rate_limit": "0"}
+        ).data["key"]
+        for role in ("producer", "worker", "viewer")
+    }
+
+
+def _wait_until_done(
+    server: Server, viewer: HttpClient, workers: Sequence[WorkerProcess], progress: Progress
+) -> None:
+    """Watches the statistics until no task is left. Raises ProcessFailed."""
+    running = list(workers)
+    while True:
+        answer = viewer.call("GET", "/api/stats")
+        counts = answer.data["by_status"]
+        progress.show(counts["completed"] + counts["failed"])
+        if not counts["pending"] + counts["scheduled"] + counts["claimed"]:
+            return
+        for worker in [worker for worker in running if not worker.is_running()]:
+            running.remove(worker)
+            say(worker.how_it_ended())
+            if running:
+                say("The other one takes over what it held as soon as its leases run out.")
+        if not running:
+            raise ProcessFailed("No worker is left, so the rest of the tasks will not be done.")
+        if not server.is_running():
+            raise ProcessFailed(server.how_it_ended())
+        # Counting takes longer the more there is; it must not keep the server from working.
+        time.sleep(max(POLL_SECONDS, 10 * answer.seconds))
+
+
+def _tell(counted: figures.Figures) -> int:
+    """Prints the summary and returns the exit status."""
+    lines = figures.summary(counted, batch=producer.BATCH_TASKS, tasks_per_claim=TASKS_PER_CLAIM)
+    print("", *lines, "", sep="\n")
+    wrong = figures.problems(counted)
+    for problem in wrong:
+        print(f"DOES NOT ADD UP: {problem}")
+    if not wrong:
+        print("Every figure adds up.")
+    sys.stdout.flush()
+    return 1 if wrong else 0
+
+
+def _keep(server: Server) -> None:
+    """Waits for Ctrl-C, which is the way to end it and no failure."""
+    print(
+        f"\nThe server stays up until Ctrl-C. Its address, and a key that may do everything:\n"
+        f"export URL={server.url}\nexport KEY={server.admin_key}",
+        flush=True,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        while server.is_running():
+            time.sleep(POLL_SECONDS)
+        raise ProcessFailed(server.how_it_ended())
+
+
+@contextlib.contextmanager
+def _one_signal_ends_it() -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt; others must not cut the cleaning up short."""
+
+    def end(*_: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

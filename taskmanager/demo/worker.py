@@ -1,0 +1,141 @@
+"""One worker process: polls, claims, fingerprints, reports. It knows the API and nothing else.
+
+`python -m taskmanager.demo.worker` reads its orders from stdin, one JSON object
+(`url`, `key`, `worker_id`, `task_type`), works until SIGTERM and then prints a
+JSON report on stdout.
+"""
+
+import errno
+import json
+import signal
+import sys
+import time
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+from taskmanager.demo.files import NotAFile, fingerprint
+from taskmanager.demo.http_client import HttpClient, ServiceError
+
+TASKS_PER_CLAIM = 10
+# Short, so that the other worker soon takes over from one that was killed.
+LEASE_SECONDS = 30
+HEARTBEAT_SECONDS = 10
+CLAIM_LOST_STATUSES = (403, 409)
+
+
+class Worker:
+    """Its work, and the report of it: what the service answered and how long that took."""
+
+    def __init__(self, orders: dict[str, str]) -> None:
+        self.worker_id = orders["worker_id"]
+        self.task_type = orders["task_type"]
+        self._told_to_stop = False
+        self.http = HttpClient(
+            orders["url"], orders["key"], keep_trying=lambda: not self.is_stopping()
+        )
+        self.last_sign_of_life = time.monotonic()
+        self.report: dict[str, Any] = {
+            "completed": 0,
+            "failed": 0,
+            "retried": 0,
+            "lost": 0,
+            "claim_seconds": [],
+            "complete_seconds": [],
+        }
+
+    def run(self) -> None:
+        """Works until told to stop, then gives back what it still holds."""
+        while not self.is_stopping():
+            for task in self.claim():
+                if self.is_stopping():
+                    break
+                self.finish(task, self.attempt(task))
+        self.http.call("POST", f"/api/workers/{quote(self.worker_id)}/shutdown", {})
+
+    def claim(self) -> list[dict[str, Any]]:
+        """The next tasks; none after the pause that the service asked for."""
+        answer = self.http.call(
+            "POST",
+            "/api/tasks/claim",
+            {
+                "worker_id": self.worker_id,
+                "type": self.task_type,
+                "limit": TASKS_PER_CLAIM,
+                "lease_seconds": LEASE_SECONDS,
+                # Repeated after a lost answer, the same request gets the same tasks again.
+                "request_id": uuid.uuid4().hex,
+            },
+            expected=(200, 404),
+        )
+        self.last_sign_of_life = time.monotonic()
+        if answer.status == 404:
+            self.pause(answer.body["details"]["poll_after_seconds"])
+            return []
+        self.report["claim_seconds"].append(answer.seconds)
+        tasks: list[dict[str, Any]] = answer.data["tasks"]
+        return tasks
+
+    def attempt(self, task: dict[str, Any]) -> dict[str, Any]:
+        """What to report: the fingerprint, or why there is none."""
+        try:
+            result = fingerprint(task["params"]["path"], while_reading=self.keep_leases)
+        except OSError as error:
+            return {
+                "success": False,
+                "error": f"The file cannot be read: {error.strerror}",
+                "error_code": errno.errorcode.get(error.errno or 0, "EIO"),
+            }
+        except NotAFile as error:
+            return {
+                "success": False,
+                "error": f"The file cannot be read: {error}",
+                "error_code": "not_a_file",
+                "is_retryable": False,
+            }
+        return {"success": True, "result": result}
+
+    def finish(self, task: dict[str, Any], outcome: dict[str, Any]) -> None:
+        answer = self.http.call(
+            "POST",
+            f"/api/tasks/{task['id']}/complete",
+            {"worker_id": self.worker_id, "claim_token": task["claim_token"], **outcome},
+            expected=(200, *CLAIM_LOST_STATUSES),
+        )
+        if answer.status in CLAIM_LOST_STATUSES:
+            self.report["lost"] += 1  # another attempt has begun; it will report
+            return
+        self.report["complete_seconds"].append(answer.seconds)
+        self.report["retried" if answer.data["will_retry"] else answer.data["status"]] += 1
+
+    def keep_leases(self) -> None:
+        """A file of many gigabytes takes longer than a lease: a heartbeat renews all of them."""
+        if time.monotonic() - self.last_sign_of_life > HEARTBEAT_SECONDS:
+            self.http.call("POST", "/api/workers/heartbeat", {"worker_id": self.worker_id})
+            self.last_sign_of_life = time.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.is_stopping() and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def stop(self, *_: object) -> None:
+        self._told_to_stop = True
+
+    def is_stopping(self) -> bool:
+        return self._told_to_stop
+
+
+def main() -> None:
+    worker = Worker(json.loads(sys.stdin.readline()))
+    signal.signal(signal.SIGTERM, worker.stop)
+    try:
+        worker.run()
+    except ServiceError as error:
+        print(f"{worker.worker_id}: {error}", file=sys.stderr)
+        sys.exit(1)
+    json.dump(worker.report, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
