@@ -3,7 +3,7 @@
 from typing import Any
 
 from taskmanager.api.requests import MAX_INTEGER, RequestBody
-from taskmanager.services import claim_orders, deduplication, keys, retries
+from taskmanager.services import claim_orders, deduplication, keys, retries, schedules
 from taskmanager.services.tasks import MAX_DELAY_SECONDS
 
 Schema = dict[str, Any]
@@ -174,6 +174,23 @@ WORKER_HEARTBEAT = RequestBody(
         },
     },
 )
+_SCHEDULE: dict[str, Any] = {
+    "name": NAME,
+    "params": OBJECT,
+    "cron": {"type": "string", "maxLength": 100},
+    "timezone": {"type": "string", "maxLength": 64},
+    "interval_seconds": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": schedules.MAX_INTERVAL_SECONDS,
+    },
+    "priority": _or_null(PRIORITY),
+    "max_attempts": _or_null(ATTEMPTS),
+    "overlap": {"type": "string", "enum": list(schedules.OVERLAPS)},
+    "is_active": FLAG,
+}
+CREATE_SCHEDULE = RequestBody(required=("name", "type", "params"), type=TYPE_NAME, **_SCHEDULE)
+CHANGE_SCHEDULE = RequestBody(**_SCHEDULE)
 CREATE_KEY = RequestBody(
     required=("name",),
     name=NAME,

@@ -106,6 +106,34 @@ def worker_json(row: Row) -> dict[str, Any]:
     }
 
 
+def schedule_json(row: Row) -> dict[str, Any]:
+    """A schedule; with `next_runs` where the row has them."""
+    schedule: dict[str, Any] = {
+        "id": row["id"],
+        "name": row["name"],
+        "type": row["type"],
+        "task_type_id": row["task_type_id"],
+        "params": json.loads(row["params"]),
+        "priority": row["priority"],
+        "max_attempts": row["max_attempts"],
+        "overlap": row["overlap"],
+        "cron": row["cron"],
+        "timezone": row["timezone"],
+        "interval_seconds": row["interval_seconds"],
+        "is_active": bool(row["is_active"]),
+        "next_run_at": format_time(row["next_run_at"]),
+        "last_run_at": format_time(row["last_run_at"]),
+        "last_outcome": row["last_outcome"],
+        "last_task_id": row["last_task_id"],
+        "last_error": row["last_error"],
+        "created_at": format_time(row["created_at"]),
+        "updated_at": format_time(row["updated_at"]),
+    }
+    if "next_runs" in row:
+        schedule["next_runs"] = [format_time(due_at) for due_at in row["next_runs"]]
+    return schedule
+
+
 def key_json(row: Row) -> dict[str, Any]:
     """A key as it may be shown: never the key, never its hash."""
     return {

@@ -151,7 +151,7 @@ def _new_row(request: Mapping[str, Any], task_type: Row, defaults: TaskDefaults,
         "task_type_id": task_type["id"],
         "type_version": task_type["version"],
         "status": "scheduled" if available_at > now else "pending",
-        "params": json.dumps(params, ensure_ascii=False, separators=(",", ":")),
+        "params": params_text(params),
         "priority": priority,
         "claim_rank": -priority,
         "attempts": 0,
@@ -168,6 +168,11 @@ def _new_row(request: Mapping[str, Any], task_type: Row, defaults: TaskDefaults,
         "created_at": now,
         "updated_at": now,
     }
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Params as they are stored: key order kept, no needless spaces."""
+    return json.dumps(params, ensure_ascii=False, separators=(",", ":"))
 
 
 def _first_given(*values: int | None) -> int:

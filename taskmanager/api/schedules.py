@@ -1,0 +1,111 @@
+"""/api/schedules: recurring tasks."""
+
+from flask import Blueprint, Response, current_app, g
+
+from taskmanager.api import request_schemas
+from taskmanager.api.auth import requires
+from taskmanager.api.requests import MAX_INTEGER, QueryParameters
+from taskmanager.api.responses import success
+from taskmanager.api.serializers import schedule_json, task_json
+from taskmanager.clock import utc_now
+from taskmanager.exceptions import InvalidRequest
+from taskmanager.services import schedules
+from taskmanager.services.tasks import TaskDefaults
+
+blueprint = Blueprint("schedules", __name__, url_prefix="/schedules")
+
+SCHEDULE = f"/<int(max={MAX_INTEGER}):schedule_id>"
+
+
+def _defaults() -> TaskDefaults:
+    return TaskDefaults(max_attempts=current_app.extensions["taskmanager"].max_attempts)
+
+
+@blueprint.post("")
+@requires("task-types:write")
+def create() -> Response:
+    """POST /api/schedules: makes a schedule, whose tasks are made from its first due time on.
+
+    `name` (unique), `type`, `params`; either `cron` (five fields), read in
+    `timezone` (an IANA name, default UTC), or `interval_seconds` (1 to
+    31,622,400, counted from now); optionally `priority`, `max_attempts`,
+    `overlap` (`allow`, or `skip` a run while the last task is unfinished),
+    `is_active`.
+
+    201 with `next_runs`; 400 a field, the expression, the zone or the params
+    are wrong, or the type is not active; 403; 404 no such type; 409
+    `schedule_exists`.
+    """
+    row = schedules.create_schedule(
+        request_schemas.CREATE_SCHEDULE.read(),
+        defaults=_defaults(),
+        caller=g.caller,
+        now=utc_now(),
+    )
+    return success(schedule_json(row), "Schedule created successfully", 201)
+
+
+@blueprint.get("")
+@requires("task-types:read")
+def list_all() -> Response:
+    """GET /api/schedules: the schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
+    query = QueryParameters("limit", "offset")
+    rows = schedules.list_schedules(
+        limit=query.integer("limit", 1, 100, 50) or 50,
+        offset=query.integer("offset", 0, 10_000, 0) or 0,
+        caller=g.caller,
+    )
+    return success({"schedules": [schedule_json(row) for row in rows], "count": len(rows)})
+
+
+@blueprint.get(SCHEDULE)
+@requires("task-types:read")
+def get(schedule_id: int) -> Response:
+    """GET /api/schedules/{id}: one schedule with its `next_runs`. 200; 403; 404."""
+    QueryParameters()
+    return success(schedule_json(schedules.get_schedule(schedule_id=schedule_id, caller=g.caller)))
+
+
+@blueprint.patch(SCHEDULE)
+@requires("task-types:write")
+def change(schedule_id: int) -> Response:
+    """PATCH /api/schedules/{id}: the fields of POST /api/schedules but `type`.
+
+    `cron` takes the place of an interval and the other way round; `is_active`
+    false: no runs until it is true again, and none made up for. 200; 400; 403;
+    404; 409 `schedule_exists`.
+    """
+    body = request_schemas.CHANGE_SCHEDULE.read()
+    if not body:
+        known = ", ".join(request_schemas.CHANGE_SCHEDULE.schema["properties"])
+        raise InvalidRequest(f"Nothing to change: send one or more of {known}.")
+    row = schedules.change_schedule(
+        schedule_id=schedule_id, changes=body, caller=g.caller, now=utc_now()
+    )
+    return success(schedule_json(row), "Schedule updated successfully")
+
+
+@blueprint.delete(SCHEDULE)
+@requires("task-types:write")
+def delete(schedule_id: int) -> Response:
+    """DELETE /api/schedules/{id}: no more runs; the tasks that it made stay. 200; 403; 404."""
+    row = schedules.delete_schedule(schedule_id=schedule_id, caller=g.caller, now=utc_now())
+    return success(schedule_json(row), "Schedule deleted")
+
+
+@blueprint.post(f"{SCHEDULE}/run")
+@requires("tasks:create")
+def run(schedule_id: int) -> Response:
+    """POST /api/schedules/{id}/run: makes its task now; the due times stay as they are.
+
+    201 with the task; 200 `deduplicated` with the unfinished one where `overlap`
+    is `skip`; 400; 403; 404.
+    """
+    request_schemas.NOTHING.read()
+    outcome = schedules.run_schedule_now(
+        schedule_id=schedule_id, defaults=_defaults(), caller=g.caller, now=utc_now()
+    )
+    data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
+    if outcome.deduplicated:
+        return success(data, "The last task of this schedule is unfinished")
+    return success(data, "Task created successfully", 201)
