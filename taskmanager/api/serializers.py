@@ -5,14 +5,12 @@ from typing import Any
 
 from taskmanager.clock import format_time
 from taskmanager.database import Row
-
-# Statuses in which a task has a holder to name: the present one, or the one that finished it.
-_WITH_WORKER = frozenset({"claimed", "completed", "failed", "cancelled"})
+from taskmanager.services.task_queries import WITH_WORKER_STATUSES
 
 
 def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str, Any]:
     """The task object, with or without its two large fields."""
-    held = row["status"] in _WITH_WORKER
+    held = row["status"] in WITH_WORKER_STATUSES
     worker_id = row["worker_id"] if held else None
     task: dict[str, Any] = {
         "id": row["id"],

@@ -20,6 +20,8 @@ from taskmanager.services.keys import Caller
 
 STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
 FINISHED_STATUSES = ("completed", "failed", "cancelled")
+# In which a task has a worker to name: the present one, or the one that finished it.
+WITH_WORKER_STATUSES = ("claimed", *FINISHED_STATUSES)
 SORT_COLUMNS = ("created_at", "priority", "id")
 MAX_OFFSET = 10_000
 MAX_STREAMS = 60
@@ -83,7 +85,8 @@ def list_tasks(
     column = "claim_rank" if sort_by == "priority" else "id"
     descending = descending != (column == "claim_rank")
     type_ids = _type_ids(task_filter, caller)
-    if type_ids == []:
+    waits = task_filter.status is not None and task_filter.status not in WITH_WORKER_STATUSES
+    if type_ids == [] or (task_filter.worker_id is not None and waits):
         return Page(tasks=[], next_cursor=None, total=0 if with_total else None)
     streams = _streams(task_filter, type_ids, column)
     conditions, values = _residual(task_filter)
@@ -138,6 +141,7 @@ def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -
         return [
             (index, ["worker_id = ?", "status = ?", *types], [worker_id, one, *(type_ids or [])])
             for one in statuses
+            if one in WITH_WORKER_STATUSES
         ]
     if type_ids is not None and len(type_ids) * len(statuses) <= MAX_STREAMS:
         index = "tasks_claim_by_id" if column == "id" else "tasks_claim_by_priority"
