@@ -7,7 +7,8 @@ import pytest
 
 from taskmanager.clock import parse_time
 from taskmanager.database import execute
-from taskmanager.services import schedules
+from taskmanager.services import history, schedules, tasks
+from taskmanager.services.keys import OPERATOR
 from taskmanager.services.tasks import TaskDefaults
 from tests.conftest import Api, Clock, make_key
 
@@ -43,8 +44,8 @@ def run_due(clock: Clock) -> int:
 
 def made(api: Api) -> list[Any]:
     """The tasks there are, oldest first."""
-    tasks: list[Any] = api.get("/api/tasks?sort_by=id&sort_order=asc&include=params")["tasks"]
-    return tasks
+    found: list[Any] = api.get("/api/tasks?sort_by=id&sort_order=asc&include=params")["tasks"]
+    return found
 
 
 @pytest.mark.usefixtures("job")
@@ -356,6 +357,48 @@ def test_the_task_of_a_due_time_is_not_made_twice_where_the_schedule_is_set_back
     after = shown(api, schedule)
     assert (after["last_outcome"], after["last_task_id"]) == ("skipped", made(api)[0]["id"])
     assert len(made(api)) == 1
+
+
+@pytest.mark.usefixtures("job")
+def test_a_run_that_dies_in_the_middle_leaves_the_schedule_due(
+    api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    schedule = add(api)
+    clock.advance(3600)
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "record", die)  # the task's row is in, its history is not
+        with pytest.raises(KeyboardInterrupt):
+            run_due(clock)
+    assert shown(api, schedule) == schedule
+    assert made(api) == []
+    assert run_due(clock) == 1
+
+
+@pytest.mark.usefixtures("job")
+def test_a_run_leaves_alone_what_a_caller_has_changed_since_it_looked(
+    api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = add(api, params={"old": True})
+    clock.advance(3600)
+    now, prepare_task = clock.now, tasks.prepare_task
+
+    def change_meanwhile(*arguments: Any, **options: Any) -> Any:
+        schedules.change_schedule(
+            schedule_id=schedule["id"],
+            changes={"params": {"new": True}},
+            caller=OPERATOR,
+            now=now,
+        )
+        return prepare_task(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "prepare_task", change_meanwhile)
+        assert run_due(clock) == 0
+    assert run_due(clock) == 1
+    assert [task["params"] for task in made(api)] == [{"new": True}]
 
 
 @pytest.mark.usefixtures("job")
