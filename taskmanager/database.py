@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 import random
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import peewee
 
+from taskmanager.database_errors import is_connection_lost, is_rolled_back, translated
+from taskmanager.database_errors import is_duplicate as is_duplicate  # services look here for it
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,6 @@ MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
 MAX_TRANSACTION_RUNS = 10
 MAX_BACKOFF_SECONDS = 0.25
-
-# Server error numbers: mariadb.com/kb/en/mariadb-error-codes, dev.mysql.com "Server Error Message
-# Reference". The first group says that the server has rolled back and the same may be tried again.
-MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
-MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
-MYSQL_NO_SUCH_TABLE = 1146
-MYSQL_DUPLICATE_ENTRY = 1062
 
 Row = dict[str, Any]
 P = ParamSpec("P")
@@ -104,13 +98,13 @@ class _Recovering:
         try:
             return run(sql, params)
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
-            if not _connection_lost(error):
-                raise _translated(error) from error
+            if not is_connection_lost(error):
+                raise translated(error) from error
         close_connection()
         try:
             return run(sql, params)
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
 
 class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
@@ -227,6 +221,24 @@ def execute(statement: str, values: Sequence[Any] = ()) -> Any:
     return database.execute_sql(dialect().sql(statement), values)
 
 
+def execute_if_free(statement: str, values: Sequence[Any] = ()) -> None:
+    """Runs one statement that may as well be left out: outside a transaction, on one row.
+
+    Waits for no other writer on SQLite, and no failure of the database is raised.
+    """
+    try:
+        if dialect() is not SQLITE:
+            execute(statement, values)
+            return
+        execute("PRAGMA busy_timeout = 0")
+        try:
+            execute(statement, values)
+        finally:
+            execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
+    except DatabaseUnavailable as error:
+        log.info("left out: %s", error.message)
+
+
 def fetch_all(statement: str, values: Sequence[Any] = ()) -> list[Row]:
     """Every row of a SELECT as a dict by column name."""
     cursor = execute(statement, values)
@@ -255,14 +267,6 @@ def insert(table: str, row: Row) -> int:
         list(row.values()),
     )
     return int(cursor.lastrowid)
-
-
-def is_duplicate(error: peewee.IntegrityError) -> bool:
-    """True where a unique index refused a row; False for any other constraint."""
-    original = _original(error)
-    if isinstance(original, sqlite3.Error):
-        return original.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
-    return mysql_code(error) == MYSQL_DUPLICATE_ENTRY
 
 
 def insert_many(table: str, rows: Sequence[Row]) -> None:
@@ -300,7 +304,7 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
                 if isinstance(failure, _ConnectionLost):
                     close_connection()
                 if failure.ambiguous or attempt == MAX_TRANSACTION_RUNS:
-                    raise _translated(failure.error) from failure.error
+                    raise translated(failure.error) from failure.error
                 log.info("transaction %s again: %s", operation.__name__, failure.error)
             time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, 0.005 * 2**attempt)))  # noqa: S311
         raise AssertionError("unreachable: the last run returns or raises")
@@ -354,68 +358,8 @@ def _roll_back() -> None:
 
 
 def _failure(error: Exception, *, during_commit: bool = False) -> Exception:
-    if _connection_lost(error):
+    if is_connection_lost(error):
         return _ConnectionLost(error, ambiguous=during_commit)
-    if mysql_code(error) in MYSQL_ROLLED_BACK:
+    if is_rolled_back(error):
         return _RolledBack(error)
-    return _translated(error)
-
-
-def _original(error: BaseException) -> BaseException:
-    """The driver's own exception, which peewee keeps as `orig`, once or twice."""
-    while isinstance(error, peewee.PeeweeException) and hasattr(error, "orig"):
-        error = error.orig
-    return error
-
-
-def mysql_code(error: BaseException) -> int | None:
-    """The server's error number, or None where the error has none."""
-    original = _original(error)
-    if isinstance(original, sqlite3.Error) or not original.args:
-        return None
-    code = original.args[0]
-    return code if isinstance(code, int) else None
-
-
-def _connection_lost(error: BaseException) -> bool:
-    original = _original(error)
-    if isinstance(original, sqlite3.Error):
-        return False
-    return isinstance(error, peewee.InterfaceError) or mysql_code(error) in MYSQL_CONNECTION_LOST
-
-
-def _translated(error: Exception) -> Exception:
-    """DatabaseUnavailable where waiting or the host can mend it, else the error itself (a bug)."""
-    original = _original(error)
-    if isinstance(original, sqlite3.OperationalError):
-        sentence = _SQLITE_SENTENCES.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
-        if sentence is None and "no such table" not in str(original):
-            return error
-    elif isinstance(original, sqlite3.DatabaseError):
-        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
-        if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return error
-        sentence = "The database file is damaged or is not a database"
-    elif isinstance(error, (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)):
-        sentence = "The database server does not answer or refuses work"
-    elif mysql_code(error) == MYSQL_NO_SUCH_TABLE:
-        sentence = None
-    else:
-        return error
-    log.error("database: %s", original)
-    return DatabaseUnavailable(
-        f"{sentence or 'The database has no tables yet (run: taskmanager init-db)'}. "
-        "Nothing was changed; try again shortly."
-    )
-
-
-_SQLITE_SENTENCES = {
-    sqlite3.SQLITE_BUSY: "The database stayed locked by another process",
-    sqlite3.SQLITE_LOCKED: "The database stayed locked by another process",
-    sqlite3.SQLITE_NOMEM: "The database ran out of memory",
-    sqlite3.SQLITE_READONLY: "The database file cannot be written",
-    sqlite3.SQLITE_IOERR: "The disk failed to read or write the database",
-    sqlite3.SQLITE_FULL: "The disk is full",
-    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened",
-    sqlite3.SQLITE_PROTOCOL: "The database stayed locked by another process",
-}
+    return translated(error)

@@ -9,7 +9,8 @@ from pathlib import Path
 import peewee
 
 from taskmanager.config import APP_ROOT
-from taskmanager.database import SQLITE, Dialect, database, dialect, execute, fetch_one, mysql_code
+from taskmanager.database import SQLITE, Dialect, database, dialect, execute, fetch_one
+from taskmanager.database_errors import mysql_code
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 from taskmanager.file_locks import file_lock
 

@@ -17,6 +17,7 @@ from taskmanager.database import (
     Row,
     database,
     execute,
+    execute_if_free,
     fetch_all,
     fetch_one,
     insert,
@@ -227,12 +228,15 @@ def _cache() -> dict[str, tuple[float, Row, Caller]]:
 
 
 def mark_used(caller: Caller, *, now: int) -> None:
-    """Notes that a key is in use: one write a minute and process at the most."""
+    """Notes that a key is in use: one write a minute and process at the most.
+
+    What was asked for is done by now, so nothing that happens here may refuse it or hold it up.
+    """
     marks: dict[int | None, int] = database.obj.cache.setdefault("keys_marked", {})
     if caller.key_id is None or now - marks.get(caller.key_id, 0) < LAST_USED_RESOLUTION_MS:
         return
     marks[caller.key_id] = now
-    execute(
+    execute_if_free(
         "UPDATE api_keys SET last_used_at = ? WHERE id = ? "
         "AND (last_used_at IS NULL OR last_used_at < ?)",
         (now, caller.key_id, now - LAST_USED_RESOLUTION_MS),

@@ -23,7 +23,9 @@ from taskmanager.database import (
 from taskmanager.services import history
 from taskmanager.services.keys import Caller
 
-SLICE_ROWS = 100
+SLICE_ROWS = 25
+MAX_SLICE_ROWS = 200
+SLICE_SECONDS = 0.015  # what a slice should take, and so hold its locks
 CLAIM_SLICE_INTERVAL_MS = 1_000
 MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
 DAY_MS = 86_400_000
@@ -53,12 +55,12 @@ def requeue_expired_claims(*, now: int, deadline: float) -> int:
 
     Stops at `deadline`, in seconds of time.monotonic().
     """
-    return _until_done(lambda: _requeue_slice(now, SLICE_ROWS), deadline)
+    return _until_done(lambda rows: _requeue_slice(now, rows), deadline)
 
 
 def start_due_tasks(*, now: int, deadline: float) -> int:
     """Makes every scheduled task claimable whose time has come; returns how many."""
-    return _until_done(lambda: _start_slice(now, SLICE_ROWS), deadline)
+    return _until_done(lambda rows: _start_slice(now, rows), deadline)
 
 
 def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadline: float) -> int:
@@ -69,8 +71,8 @@ def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadl
     if retention_days == 0:
         return 0
     cutoff = now - retention_days * DAY_MS
-    pruned = _until_done(lambda: _prune_slice(cutoff, SLICE_ROWS), deadline)
-    execute("DELETE FROM workers WHERE last_seen_at < ?", (cutoff,))
+    pruned = _until_done(lambda rows: _prune_slice(cutoff, rows), deadline)
+    _forget_workers(cutoff)
     if pruned:
         history.record_operator_action(
             event="pruned",
@@ -80,6 +82,12 @@ def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadl
             now=now,
         )
     return pruned
+
+
+@write_transaction
+def _forget_workers(cutoff: int) -> None:
+    # In a transaction, to be run again: signs of life lock the same rows in another order.
+    execute("DELETE FROM workers WHERE last_seen_at < ?", (cutoff,))
 
 
 def run_slice_if_due(*, now: int) -> None:
@@ -102,13 +110,29 @@ def run_slice(*, now: int) -> int:
     return moved
 
 
-def _until_done(run_slice: Callable[[], int], deadline: float) -> int:
-    total = 0
+def _until_done(run_slice: Callable[[int], int], deadline: float) -> int:
+    """Runs slices until nothing is left, each sized by how long the one before took.
+
+    After each it rests as long as the slice took: SQLite's waiting writers look
+    only now and then whether the lock is free, and would otherwise starve.
+    """
+    total, rows = 0, SLICE_ROWS
     while True:
-        done = run_slice()
+        started = time.monotonic()
+        done = run_slice(rows)
+        now = time.monotonic()
         total += done
-        if done < SLICE_ROWS or time.monotonic() > deadline:
+        if done < rows or now > deadline:
             return total
+        time.sleep(min(now - started, 0.1))
+        rows = next_slice_rows(rows, now - started)
+
+
+def next_slice_rows(rows: int, seconds: float) -> int:
+    """How many rows the next slice takes, when one of `rows` took `seconds`."""
+    fitting = round(rows * SLICE_SECONDS / max(seconds, 0.001))
+    # Halved or doubled at the most, so that one slow moment does not decide.
+    return max(1, rows // 2, min(fitting, rows * 2, MAX_SLICE_ROWS))
 
 
 @write_transaction

@@ -15,6 +15,7 @@ from taskmanager.database import (
     connect_database,
     database,
     execute,
+    execute_if_free,
     fetch_all,
     fetch_one,
     insert,
@@ -39,7 +40,7 @@ def in_other_thread(work: Callable[[], Any]) -> list[Any]:
     def run() -> None:
         try:
             results.append(work())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the test looks at it
             results.append(error)
         finally:
             close_connection()
@@ -296,3 +297,21 @@ def test_updates_count_the_rows_that_matched_not_those_that_changed(mariadb: Mar
 def test_what_does_not_fit_is_refused_and_never_cut(mariadb: MariaDB) -> None:
     with pytest.raises(peewee.DataError):
         add_worker("a name that is longer than the column")
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_statement_that_may_be_left_out_waits_for_no_other_writer(app: Flask) -> None:
+    add_worker("a")
+
+    @write_transaction
+    def holder() -> None:
+        assert in_other_thread(touch_if_free) == [None]
+
+    holder()
+    assert [row["last_seen_at"] for row in fetch_all("SELECT * FROM workers")] == [0]
+    touch_if_free()
+    assert [row["last_seen_at"] for row in fetch_all("SELECT * FROM workers")] == [1]
+
+
+def touch_if_free() -> None:
+    execute_if_free("UPDATE workers SET last_seen_at = last_seen_at + 1")
