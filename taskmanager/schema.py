@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,9 +70,20 @@ def schema_statements(target: Dialect) -> list[str]:
 
 
 def _schema_file() -> Path:
-    """Beside the application, or where `pip install` puts the package's data."""
+    """Beside the application; else where pip puts it: share/ of a folder above the package's own.
+
+    Which folder that is depends on how it was installed (a virtual environment, --user, --target).
+    """
     beside = APP_ROOT / "schema.sql"
-    return beside if beside.exists() else Path(sys.prefix, "share", "taskmanager", "schema.sql")
+    if beside.exists():
+        return beside
+    for folder in (APP_ROOT, *APP_ROOT.parents):
+        installed = folder / "share" / "taskmanager" / "schema.sql"
+        if installed.exists():
+            return installed
+    raise ConfigurationError(
+        f"schema.sql is missing: upload it to {APP_ROOT}, or install the package again."
+    )
 
 
 def _execute_ddl(statement: str) -> None:
