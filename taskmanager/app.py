@@ -10,10 +10,13 @@ from flask import Flask
 
 from taskmanager import schema
 from taskmanager.api import register_api
+from taskmanager.api.auth import takes_no_key
+from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
 from taskmanager.database import connect_database
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
+from taskmanager.http_rules import register_http_rules
 from taskmanager.services import keys
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     open_database(settings)
     _prepare_database_before_first_request(app, settings)
     register_api(app)
+    register_rate_limits(app, settings, takes_no_key=takes_no_key)
+    register_http_rules(app, settings)
     return app
 
 

@@ -7,6 +7,7 @@ or a bad value stops the start with a sentence that says what to write.
 
 import difflib
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from taskmanager.exceptions import ConfigurationError
+from taskmanager.rates import SYNTAX, Rate, parse_rate
 
 PREFIX = "TASKMANAGER_"
 APP_ROOT = Path(__file__).resolve().parent.parent
 
 # Read by the test suite, not by the application.
 FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
+
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
 
 
 def _text(value: str) -> str:
@@ -55,6 +60,17 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    origins = _names(value)
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "comma-separated origins as browsers send them, https://app.example.org or "
+                "http://localhost:3000, without a path; or *"
+            )
+    return origins
 
 
 def _database_url(value: str) -> str:
@@ -97,6 +113,28 @@ class Settings:
     )
     max_attempts: int = _setting(
         "3", _whole_number(1, 100), "Claims that a task gets before it is failed for good"
+    )
+    rate_limit: Rate = _setting(
+        "1000/minute",
+        parse_rate,
+        f"Requests that a key may make unless it carries its own limit: {SYNTAX}",
+    )
+    rate_limit_storage_uri: str = _setting(
+        "",
+        _text,
+        "Empty: requests are counted in a file in the instance path that all processes of the "
+        "host share. Or redis://… and whatever else the library limits offers",
+    )
+    trusted_proxies: int = _setting(
+        "0",
+        _whole_number(0, 10),
+        "How many proxies stand in front, one behind the other, each adding to X-Forwarded-For, "
+        "-Proto and -Host; 0: these headers are not believed",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "",
+        _origins,
+        "Comma-separated origins whose pages may call the API from a browser; *: every origin",
     )
     max_body_bytes: int = _setting(
         "1048576", _whole_number(1_024, 8_388_608), "Largest request body, in bytes"

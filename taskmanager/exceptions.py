@@ -86,6 +86,16 @@ class TaskFinished(Conflict):
     code = "task_finished"
 
 
+class RateLimited(TaskManagerError):
+    """Too many requests, or too many failed attempts, in the present window."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message, details={"retry_after_seconds": retry_after_seconds})
+        self.retry_after_seconds = retry_after_seconds
+
+
 class DatabaseUnavailable(TaskManagerError):
     """The database cannot be reached or stayed locked; nothing was done by halves."""
 

@@ -5,9 +5,11 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Flask, current_app, g, request
 
+from taskmanager.api import rate_limits
 from taskmanager.clock import utc_now
 from taskmanager.exceptions import NotAllowed, NotAuthenticated
 from taskmanager.services import keys
+from taskmanager.services.keys import Caller
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -28,25 +30,46 @@ def requires(scope: str) -> Callable[[View], View]:
 
 def check_every_route_has_a_rule(app: Flask, blueprint: Blueprint) -> None:
     """Stops the start where a view of `blueprint` was not marked by `requires`."""
-    for endpoint, view in app.view_functions.items():
-        if endpoint.startswith(f"{blueprint.name}.") and not hasattr(view, "required_scope"):
+    for endpoint in app.view_functions:
+        if endpoint.startswith(f"{blueprint.name}.") and required_scope(app, endpoint) is None:
             raise AssertionError(f"the view {endpoint} says nothing about who may call it")
 
 
+def required_scope(app: Flask, endpoint: str | None) -> str | None:
+    """The scope that a route of the API takes, or PUBLIC; None for what is no such route."""
+    scope: str | None = getattr(app.view_functions.get(endpoint or ""), "required_scope", None)
+    return scope
+
+
+def takes_no_key() -> bool:
+    """True where the present request may be made by anybody: a public route, a preflight."""
+    scope = required_scope(current_app, request.endpoint)
+    return scope == PUBLIC or (scope is not None and request.method == "OPTIONS")
+
+
 def authenticate_request() -> None:
-    """Puts the caller on `g`. Raises NotAuthenticated, NotAllowed."""
-    if request.endpoint is None or request.method == "OPTIONS":
+    """Puts the caller on `g` and counts the request.
+
+    Raises NotAuthenticated, NotAllowed, RateLimited.
+    """
+    scope = required_scope(current_app, request.endpoint)
+    if scope is None or takes_no_key():
         return
-    scope = current_app.view_functions[request.endpoint].required_scope  # type: ignore[attr-defined]
-    if scope == PUBLIC:
-        return
-    caller = keys.authenticate(_presented_key(), now=utc_now())
-    g.caller = caller
+    g.caller = caller = _authenticate()
+    rate_limits.count_request(caller)
     if not caller.may(scope):
         raise NotAllowed(
             f"This key lacks the scope '{scope}'; it has: {', '.join(sorted(caller.scopes))}.",
             code="scope_missing",
         )
+
+
+def _authenticate() -> Caller:
+    try:
+        return keys.authenticate(_presented_key(), now=utc_now())
+    except NotAuthenticated:
+        rate_limits.count_failure("authentication")
+        raise
 
 
 def _presented_key() -> str:

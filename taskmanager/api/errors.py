@@ -21,6 +21,7 @@ STATUS_OF: dict[type[exceptions.TaskManagerError], int] = {
     exceptions.NotAllowed: 403,
     exceptions.NotFound: 404,
     exceptions.Conflict: 409,
+    exceptions.RateLimited: 429,
     exceptions.DatabaseUnavailable: 503,
     exceptions.TaskManagerError: 500,
 }
@@ -55,7 +56,7 @@ def _ours(error: exceptions.TaskManagerError) -> Response:
     if status == 500:
         return _unforeseen(error)
     response = failure(error.message, code=error.code, status=status, details=error.details)
-    if isinstance(error, exceptions.DatabaseUnavailable):
+    if isinstance(error, (exceptions.DatabaseUnavailable, exceptions.RateLimited)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="TaskManager"'

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, g
 
 from taskmanager import __version__, schema
 from taskmanager.api.auth import PUBLIC, requires
+from taskmanager.api.rate_limits import counts_are_shared
 from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import failure, success
 from taskmanager.clock import format_time, utc_now
@@ -19,11 +20,16 @@ _STARTED = time.monotonic()
 @blueprint.get("/health")
 @requires(PUBLIC)
 def health() -> Response:
-    """GET /api/health: whether the service can do its work. 200; 503 where the database cannot."""
+    """GET /api/health: whether the service can do its work. 200; 503 where the database cannot.
+
+    `rate_limits` is `shared`, or `per_process` while requests cannot be counted
+    for all processes together.
+    """
     connected = schema.is_ready()
     data = {
         "status": "healthy" if connected else "unhealthy",
         "database": "connected" if connected else "disconnected",
+        "rate_limits": "shared" if counts_are_shared() else "per_process",
         "version": __version__,
         "uptime_seconds": int(time.monotonic() - _STARTED),
         "timestamp": format_time(utc_now()),

@@ -1,0 +1,200 @@
+"""Who may ask how often: per key, per address where no key is needed, per address that fails.
+
+Fixed windows: the first request begins a window, and the count starts anew when
+the window is over. Flask-Limiter owns the storage and limits the routes that
+take no key. Its hook costs more than a count, so a request with a key is
+counted here, in the same storage, once it is known whose key it is.
+"""
+
+import ipaddress
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from flask import Flask, Response, current_app, g, request
+
+from taskmanager.clock import utc_now
+from taskmanager.config import Settings
+from taskmanager.exceptions import ConfigurationError, RateLimited
+from taskmanager.rates import Rate, parse_rate
+from taskmanager.services.keys import Caller
+
+if TYPE_CHECKING:  # imported by the server only: a command is spared their 50 ms
+    from flask_limiter import Limiter, RequestLimit
+
+    from taskmanager.api.rate_limit_storage import GuardedStorage
+
+WITHOUT_KEY = Rate(600, "minute")  # per address, all routes that take no key together
+FAILURES = Rate(30, "minute")  # per address and purpose
+
+_EXTENSION = "taskmanager.rate_limits"
+
+
+class Standing(NamedTuple):
+    """What is left of a limit after this request; `resets_at` in seconds since the epoch."""
+
+    policy: str
+    rate: Rate
+    remaining: int
+    resets_at: float
+
+    @property
+    def resets_in(self) -> int:
+        """Whole seconds until the window ends, at least 1."""
+        return max(1, math.ceil(self.resets_at - utc_now() / 1000))
+
+
+@dataclass(frozen=True)
+class RateLimits:
+    """The limits of one application."""
+
+    per_key: Rate
+    storage: "GuardedStorage"
+    limiter: "Limiter"
+
+
+def register_rate_limits(
+    app: Flask, settings: Settings, *, takes_no_key: Callable[[], bool]
+) -> None:
+    """Limits every route of the API. Raises ConfigurationError for a storage that cannot be.
+
+    `takes_no_key` says of the present request whether its route is one for
+    which an address is counted instead of a key.
+    """
+    import limits.errors
+    from flask_limiter import Limiter
+
+    from taskmanager.api.rate_limit_storage import GuardedStorage
+
+    limiter = Limiter(
+        client_address,
+        application_limits=[str(WITHOUT_KEY)],
+        request_identifier=lambda: (request.endpoint or "") if takes_no_key() else "",
+        storage_uri=_storage_uri(settings),
+        storage_options=_storage_options(settings.rate_limit_storage_uri),
+        strategy="fixed-window",
+        on_breach=_refuse,
+    )
+    try:
+        limiter.init_app(app)
+    except (limits.errors.ConfigurationError, ValueError) as error:
+        raise ConfigurationError(
+            f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: {error}. Leave it empty to count "
+            "in a file that all processes of the host share, or write redis://host:6379 and "
+            "install the package redis."
+        ) from None
+    if not isinstance(limiter.storage, GuardedStorage):
+        raise AssertionError("the storage of the rate limits is not guarded")
+    app.extensions[_EXTENSION] = RateLimits(settings.rate_limit, limiter.storage, limiter)
+    app.after_request(_tell_standing)
+
+
+def _storage_uri(settings: Settings) -> str:
+    from taskmanager.api.rate_limit_storage import GUARDED, SHARED_FILE
+
+    own = f"{SHARED_FILE}{settings.instance_path / 'rate_limits.counters'}"
+    return GUARDED + (settings.rate_limit_storage_uri or own)
+
+
+def _storage_options(uri: str) -> dict[str, str | int]:
+    """A server that does not answer must not hold a request up for minutes."""
+    if uri.startswith(("redis", "valkey")):
+        return {"socket_connect_timeout": 1, "socket_timeout": 1}
+    return {}
+
+
+def count_request(caller: Caller) -> None:
+    """Counts the present request against its key. Raises RateLimited."""
+    rate = _rate_of(caller)
+    if not rate.is_unlimited:
+        g.standing = standing = _hit("key", str(caller.key_id), rate)
+        if standing.remaining < 0:
+            raise _refusal(standing, "This key may make {} requests a {}")
+
+
+def count_failure(purpose: str) -> None:
+    """Counts a failed attempt (a wrong key, a wrong password) against the client's address.
+
+    Raises RateLimited once there have been more than FAILURES. A right key or
+    password is never refused for the failures of others behind the same
+    address: call this only when an attempt has failed.
+    """
+    standing = _hit(purpose, client_address(), FAILURES)
+    if standing.remaining < 0:
+        g.standing = standing
+        raise _refusal(standing, "More than {} attempts in a {} have failed from this address")
+
+
+def counts_are_shared() -> bool:
+    """False while each process counts for itself: by setting, or because the storage is broken."""
+    return _limits().storage.is_shared
+
+
+def client_address() -> str:
+    """What a client without a key is counted by; of IPv6 the /64 that one customer gets."""
+    text = request.remote_addr or "unknown"
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text[:64]
+    if isinstance(address, ipaddress.IPv4Address):
+        return text
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _limits() -> RateLimits:
+    found: RateLimits = current_app.extensions[_EXTENSION]
+    return found
+
+
+def _rate_of(caller: Caller) -> Rate:
+    if caller.rate_limit is not None:
+        try:
+            return parse_rate(caller.rate_limit)
+        except ValueError:
+            pass  # written into the table by hand: the setting holds
+    return _limits().per_key
+
+
+def _hit(policy: str, who: str, rate: Rate) -> Standing:
+    count, resets_at = _limits().storage.hit(f"{policy}/{who}/{rate}", rate.seconds)
+    return Standing(policy, rate, rate.amount - count, resets_at)
+
+
+def _refusal(standing: Standing, sentence: str) -> RateLimited:
+    reason = sentence.format(standing.rate.amount, standing.rate.unit)
+    return RateLimited(
+        f"{reason}; try again in {standing.resets_in} seconds.",
+        retry_after_seconds=standing.resets_in,
+    )
+
+
+def _refuse(limit: "RequestLimit") -> None:
+    """What Flask-Limiter calls for a route without a key. Raises RateLimited."""
+    raise _refusal(
+        _standing_without_key(limit), "Without a key, an address may make {} requests a {}"
+    )
+
+
+def _standing_without_key(limit: "RequestLimit") -> Standing:
+    return Standing("address", WITHOUT_KEY, limit.remaining, limit.window.reset_time)
+
+
+def _tell_standing(response: Response) -> Response:
+    standing: Standing | None = g.get("standing")
+    if standing is None:
+        limit = _limits().limiter.current_limit
+        if limit is None:
+            return response
+        standing = _standing_without_key(limit)
+    policy, rate, remaining = standing.policy, standing.rate, max(0, standing.remaining)
+    headers = response.headers
+    headers["RateLimit-Policy"] = f'"{policy}";q={rate.amount};w={rate.seconds}'
+    headers["RateLimit"] = f'"{policy}";r={remaining};t={standing.resets_in}'
+    headers["X-RateLimit-Limit"] = str(rate.amount)
+    headers["X-RateLimit-Remaining"] = str(remaining)
+    headers["X-RateLimit-Reset"] = str(math.ceil(standing.resets_at))
+    return response

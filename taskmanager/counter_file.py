@@ -1,0 +1,177 @@
+"""Counters that all processes of one host share, in one small file of fixed size.
+
+Knows nothing of rate limits. The file is opened, locked, read, written and
+closed for every count: five system calls, some 20 microseconds, and in return
+no process keeps anything that a fork, a deleted file or a killed neighbour
+could spoil. It is not mapped into memory, because touching a mapped page that
+somebody cut off, or that the disk has no room for, kills the process; here it
+is an OSError.
+
+Layout: a seed, then BUCKETS buckets of SLOTS counters, each bucket with its
+checksum. A counter's name decides its bucket. What does not fit its checksum,
+be it foreign bytes or half of a write, counts as empty.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import struct
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+BUCKETS = 1_024
+SLOTS = 8
+LOCK_SECONDS = 0.25
+MAX_COUNT = 2**32 - 1
+LONGEST_WINDOW_MS = 86_400_000
+
+_SLOT = struct.Struct("<16sqI")  # digest of the name, end of the window in ms, count
+_BUCKET_BYTES = 256  # the checksum, the slots, and room to spare: no bucket crosses a page
+_SLOTS_AT = 4
+_SLOTS_END = _SLOTS_AT + SLOTS * _SLOT.size
+_SEED_BYTES = 16
+_FILE_BYTES = _BUCKET_BYTES * (BUCKETS + 1)
+_NOTHING = (b"", 0, 0)
+
+Slot = tuple[bytes, int, int]
+
+
+class Window(NamedTuple):
+    """How often something happened in the window that ends at `ends_at` (ms since the epoch)."""
+
+    hits: int
+    ends_at: int
+
+
+class CounterFile:
+    """Counters by name. Every method raises OSError where the file system will not have it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, name: str, *, amount: int, seconds: int, now: int) -> Window:
+        """Adds to the counter; the first one begins a window of `seconds`.
+
+        Where a bucket is full of counters still running, the smallest gives
+        its place away, and its count with it: a counter may then read too
+        high, but a flood of names can never make one forget.
+        """
+        with self._locked() as handle:
+            digest, at = self._address(handle, name)
+            slots = _read(handle, at)
+            index = _place(slots, digest, now)
+            there, ends_at, count = slots[index]
+            longest_ms = seconds * 1000 if there == digest else LONGEST_WINDOW_MS
+            if not now < ends_at <= now + longest_ms:  # over, or the clock was set back
+                count = 0
+            if count == 0 or there != digest:
+                ends_at = now + seconds * 1000
+            count = min(count + amount, MAX_COUNT)
+            slots[index] = (digest, ends_at, count)
+            _write(handle, at, slots)
+        return Window(count, ends_at)
+
+    def read(self, name: str, *, now: int) -> Window:
+        """The counter as it stands; 0 and `now` where its window is over."""
+        with self._locked() as handle:
+            digest, at = self._address(handle, name)
+            slots = _read(handle, at)
+        for there, ends_at, count in slots:
+            if there == digest and now < ends_at:
+                return Window(count, ends_at)
+        return Window(0, now)
+
+    def clear(self, name: str) -> None:
+        """Forgets one counter."""
+        with self._locked() as handle:
+            digest, at = self._address(handle, name)
+            slots = _read(handle, at)
+            _write(handle, at, [_NOTHING if slot[0] == digest else slot for slot in slots])
+
+    def reset(self) -> None:
+        """Forgets every counter."""
+        self._path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        handle = self._open()
+        try:
+            _lock(handle)
+            yield handle
+        finally:
+            os.close(handle)  # and with it the lock
+
+    def _open(self) -> int:
+        """Opens the file; makes it where it is missing or was cut short."""
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
+            if os.fstat(handle).st_size == _FILE_BYTES:
+                return handle
+            os.close(handle)
+        self._make()
+        return os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
+
+    def _make(self) -> None:
+        """Puts a new file in place whole: with room on the disk for all that it will ever hold."""
+        handle, made = tempfile.mkstemp(prefix=self._path.name + ".", dir=self._path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(os.urandom(_SEED_BYTES).ljust(_FILE_BYTES, b"\0"))
+            os.replace(made, self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+            raise
+
+    def _address(self, handle: int, name: str) -> tuple[bytes, int]:
+        """A counter's digest and where its bucket begins.
+
+        The seed keeps it from being known outside which names share a bucket.
+        """
+        seed = os.pread(handle, _SEED_BYTES, 0)
+        digest = hashlib.blake2b(name.encode(), digest_size=16, key=seed).digest()
+        bucket = int.from_bytes(digest[:2], "little") % BUCKETS
+        return digest, _BUCKET_BYTES * (bucket + 1)
+
+
+def _lock(handle: int) -> None:
+    """Waits for the lock, but not for a process that was stopped while it had it."""
+    deadline = 0.0
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            deadline = deadline or time.monotonic() + LOCK_SECONDS
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.0002)
+
+
+def _read(handle: int, at: int) -> list[Slot]:
+    content = os.pread(handle, _SLOTS_END, at)
+    slots = content[_SLOTS_AT:]
+    if len(content) < _SLOTS_END or zlib.crc32(slots).to_bytes(4, "little") != content[:_SLOTS_AT]:
+        return [_NOTHING] * SLOTS
+    return list(_SLOT.iter_unpack(slots))
+
+
+def _write(handle: int, at: int, slots: list[Slot]) -> None:
+    content = b"".join([_SLOT.pack(*slot) for slot in slots])
+    os.pwrite(handle, zlib.crc32(content).to_bytes(4, "little") + content, at)
+
+
+def _place(slots: list[Slot], digest: bytes, now: int) -> int:
+    """Where a counter is, or may be put: in a free slot, else in that of the smallest count."""
+    for index, slot in enumerate(slots):
+        if slot[0] == digest:
+            return index
+    for index, (_, ends_at, _) in enumerate(slots):
+        if not now < ends_at <= now + LONGEST_WINDOW_MS:
+            return index
+    return min(range(SLOTS), key=lambda index: slots[index][2])

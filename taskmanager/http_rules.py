@@ -1,0 +1,61 @@
+"""What browsers and proxies in front are told and believed: on every answer, API or page.
+
+X-Forwarded-* headers count only from as many proxies as the setting names. Pages
+of other origins get in by setting only, and never with cookies.
+"""
+
+from flask import Flask, Response, request
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from taskmanager.config import Settings
+
+_ONE_YEAR = 31_536_000
+_PREFLIGHT_SECONDS = 600
+_NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
+_SENT_BY_BROWSERS = "Authorization, Content-Type, X-API-Key, X-Request-ID"
+_READ_BY_BROWSERS = (
+    "Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
+    "X-RateLimit-Reset, X-Request-ID"
+)
+
+
+def register_http_rules(app: Flask, settings: Settings) -> None:
+    """Trusts the configured proxies, answers preflights, and sets the security headers."""
+    if settings.trusted_proxies:
+        count = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=count, x_proto=count, x_host=count
+        )
+    app.after_request(_secure)
+    if settings.cors_origins:
+        origins = frozenset(settings.cors_origins)
+        app.after_request(lambda response: _allow_origin(response, origins))
+
+
+def _secure(response: Response) -> Response:
+    headers = response.headers
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    headers.setdefault("X-Frame-Options", "DENY")
+    headers.setdefault("Referrer-Policy", "no-referrer")
+    if response.mimetype != "text/html":  # a page says itself what it loads
+        headers.setdefault("Content-Security-Policy", _NO_PAGE)
+    if request.is_secure:
+        headers.setdefault("Strict-Transport-Security", f"max-age={_ONE_YEAR}")
+    return response
+
+
+def _allow_origin(response: Response, origins: frozenset[str]) -> Response:
+    if not request.path.startswith("/api/"):
+        return response
+    response.vary.add("Origin")
+    origin = request.headers.get("Origin", "")
+    if not origin or not origins & {origin, "*"}:
+        return response
+    headers = response.headers
+    headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+    headers["Access-Control-Expose-Headers"] = _READ_BY_BROWSERS
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        headers["Access-Control-Allow-Methods"] = headers.get("Allow", "")
+        headers["Access-Control-Allow-Headers"] = _SENT_BY_BROWSERS
+        headers["Access-Control-Max-Age"] = str(_PREFLIGHT_SECONDS)
+    return response
