@@ -21,6 +21,7 @@ from taskmanager.database import close_connection
 from taskmanager.exceptions import TaskManagerError
 from taskmanager.file_locks import try_file_lock
 from taskmanager.services import keys, maintenance, statistics
+from taskmanager.services.tasks import TaskDefaults
 
 
 def say(message: str) -> None:
@@ -226,7 +227,10 @@ def maintain() -> None:
     _alone(
         settings,
         lambda: maintenance.maintain(
-            retention_days=settings.retention_days, caller=keys.OPERATOR, now=utc_now()
+            retention_days=settings.retention_days,
+            defaults=TaskDefaults.of(settings),
+            caller=keys.OPERATOR,
+            now=utc_now(),
         ),
     )
 

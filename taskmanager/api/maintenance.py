@@ -7,6 +7,7 @@ from taskmanager.api.auth import requires
 from taskmanager.api.responses import success
 from taskmanager.clock import utc_now
 from taskmanager.services import maintenance
+from taskmanager.services.tasks import TaskDefaults
 
 blueprint = Blueprint("maintenance", __name__, url_prefix="/maintenance")
 
@@ -19,12 +20,15 @@ MAX_REQUEST_SECONDS = 20.0
 def run() -> Response:
     """POST /api/maintenance/run: all that is due, for 20 seconds at the most.
 
-    200 with how many tasks were `requeued` (their lease had run out), `started`
-    (their time had come) and `pruned` (finished long ago).
+    200 with how many tasks were `created` (by schedules), `requeued` (their
+    lease had run out), `started` (their time had come) and `pruned` (finished
+    long ago).
     """
     request_schemas.NOTHING.read()
+    settings = current_app.extensions["taskmanager"]
     done = maintenance.maintain(
-        retention_days=current_app.extensions["taskmanager"].retention_days,
+        retention_days=settings.retention_days,
+        defaults=TaskDefaults.of(settings),
         caller=g.caller,
         now=utc_now(),
         max_seconds=MAX_REQUEST_SECONDS,

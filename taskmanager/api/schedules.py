@@ -18,7 +18,7 @@ SCHEDULE = f"/<int(max={MAX_INTEGER}):schedule_id>"
 
 
 def _defaults() -> TaskDefaults:
-    return TaskDefaults(max_attempts=current_app.extensions["taskmanager"].max_attempts)
+    return TaskDefaults.of(current_app.extensions["taskmanager"])
 
 
 @blueprint.post("")

@@ -36,7 +36,7 @@ def _settings() -> Settings:
 
 
 def _defaults() -> tasks.TaskDefaults:
-    return tasks.TaskDefaults(max_attempts=_settings().max_attempts)
+    return tasks.TaskDefaults.of(_settings())
 
 
 def _with_time(body: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def claim() -> Response:
             lease_seconds=body.get("lease_seconds"),
             request_id=body.get("request_id"),
         ),
-        default_lease_seconds=_settings().lease_seconds,
+        defaults=_defaults(),
         caller=g.caller,
         now=utc_now(),
     )

@@ -24,6 +24,7 @@ from taskmanager.exceptions import NoTaskAvailable
 from taskmanager.services import history, maintenance, task_types, workers
 from taskmanager.services.claim_orders import ClaimOrder
 from taskmanager.services.keys import Caller
+from taskmanager.services.tasks import TaskDefaults
 
 MAX_ROUNDS = 5
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
@@ -46,7 +47,7 @@ class ClaimRequest:
 
 
 def claim_tasks(
-    request: ClaimRequest, *, default_lease_seconds: int, caller: Caller, now: int
+    request: ClaimRequest, *, defaults: TaskDefaults, caller: Caller, now: int
 ) -> list[Row]:
     """Claims up to `request.limit` tasks; each row has its `claim_token`.
 
@@ -70,13 +71,15 @@ def claim_tasks(
         repeated = _claimed_before(request, now)
         if repeated:
             return _with_type_names(repeated)
-    maintenance.run_slice_if_due(now=now)
+    maintenance.run_slice_if_due(defaults=defaults, now=now)
     leases = {
-        row["id"]: request.lease_seconds or row["lease_seconds"] or default_lease_seconds
+        row["id"]: request.lease_seconds or row["lease_seconds"] or defaults.lease_seconds
         for row in types
     }
     for _ in range(MAX_ROUNDS):
-        if not _any_pending(list(leases), request.order) and not maintenance.run_slice(now=now):
+        if not _any_pending(list(leases), request.order) and not maintenance.run_slice(
+            defaults=defaults, now=now
+        ):
             break
         tasks = _claim(request, leases, caller.key_id, now)
         if tasks:

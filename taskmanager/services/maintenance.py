@@ -20,8 +20,9 @@ from taskmanager.database import (
     placeholders,
     write_transaction,
 )
-from taskmanager.services import history
+from taskmanager.services import history, schedules
 from taskmanager.services.keys import Caller
+from taskmanager.services.tasks import TaskDefaults
 
 SLICE_ROWS = 25
 MAX_SLICE_ROWS = 200
@@ -33,7 +34,12 @@ LEASE_EXPIRED = "lease_expired"
 
 
 def maintain(
-    *, retention_days: int, caller: Caller, now: int, max_seconds: float = MAX_RUN_SECONDS
+    *,
+    retention_days: int,
+    defaults: TaskDefaults,
+    caller: Caller,
+    now: int,
+    max_seconds: float = MAX_RUN_SECONDS,
 ) -> dict[str, int]:
     """Everything that is due, for `max_seconds` at the most; returns how many of each.
 
@@ -42,6 +48,7 @@ def maintain(
     """
     deadline = time.monotonic() + max_seconds
     return {
+        "created": schedules.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
         "started": start_due_tasks(now=now, deadline=deadline),
         "pruned": prune_finished_tasks(
@@ -90,17 +97,24 @@ def _forget_workers(cutoff: int) -> None:
     execute("DELETE FROM workers WHERE last_seen_at < ?", (cutoff,))
 
 
-def run_slice_if_due(*, now: int) -> None:
+def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
     """On the way of a claim: one slice, at most once a second and process."""
     last: int = database.obj.cache.get("maintenance_slice_at", 0)
     if abs(now - last) >= CLAIM_SLICE_INTERVAL_MS:
         database.obj.cache["maintenance_slice_at"] = now
-        run_slice(now=now)
+        run_slice(defaults=defaults, now=now)
 
 
-def run_slice(*, now: int) -> int:
-    """Requeues and starts at most SLICE_ROWS tasks each; writes nothing where none is due."""
+def run_slice(*, defaults: TaskDefaults, now: int) -> int:
+    """Requeues and starts at most SLICE_ROWS tasks each and runs a schedule or more that is due.
+
+    Returns how many tasks that concerned; writes nothing where none is due.
+    """
     moved = 0
+    if schedules.any_due(now=now):
+        moved += schedules.run_due_schedules(
+            now=now, defaults=defaults, deadline=time.monotonic() + SLICE_SECONDS
+        )
     if fetch_one("SELECT id FROM tasks WHERE lease_expires_at <= ? LIMIT 1", (now,)):
         moved += _requeue_slice(now, SLICE_ROWS)
     if fetch_one(

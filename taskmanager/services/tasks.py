@@ -8,6 +8,7 @@ from typing import Any
 
 import peewee
 
+from taskmanager.config import Settings
 from taskmanager.database import (
     SQLITE,
     Row,
@@ -34,6 +35,11 @@ class TaskDefaults:
     """What the settings give a task where neither request nor type does."""
 
     max_attempts: int
+    lease_seconds: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "TaskDefaults":
+        return cls(max_attempts=settings.max_attempts, lease_seconds=settings.lease_seconds)
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from taskmanager.services.keys import OPERATOR
 from taskmanager.services.tasks import TaskDefaults
 from tests.conftest import Api, Clock, make_key
 
-DEFAULTS = TaskDefaults(max_attempts=3)
+DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=300)
 NOON = "2026-01-15T12:00:00.000Z"
 
 

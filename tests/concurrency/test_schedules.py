@@ -20,7 +20,7 @@ SCHEDULES = 10
 MOMENTS = 8
 HOUR_MS = 3_600_000
 START = 1_768_478_400_000  # 2026-01-15T12:00:00Z
-DEFAULTS = TaskDefaults(max_attempts=3)
+DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=300)
 CONTEXT = multiprocessing.get_context("spawn")
 
 together: Barrier

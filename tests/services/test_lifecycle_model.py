@@ -42,6 +42,7 @@ from taskmanager.services.keys import OPERATOR
 
 START = 1_800_000_000_000
 LEASE_SECONDS = 60
+DEFAULTS = tasks.TaskDefaults(max_attempts=3, lease_seconds=LEASE_SECONDS)
 RETENTION_DAYS = 1
 FINISHED = ("completed", "failed", "cancelled")
 
@@ -196,7 +197,7 @@ class Lifecycle(RuleBasedStateMachine):
         expected = self.model.holder_of(key, policy)
         outcome = tasks.create_task(
             request,
-            defaults=tasks.TaskDefaults(max_attempts=3),
+            defaults=DEFAULTS,
             caller=OPERATOR,
             now=self.model.now,
         )
@@ -228,9 +229,7 @@ class Lifecycle(RuleBasedStateMachine):
         )
 
         def run() -> list[dict[str, Any]]:
-            return claiming.claim_tasks(
-                request, default_lease_seconds=LEASE_SECONDS, caller=OPERATOR, now=model.now
-            )
+            return claiming.claim_tasks(request, defaults=DEFAULTS, caller=OPERATOR, now=model.now)
 
         if not expected:
             with pytest.raises(NoTaskAvailable):
@@ -418,7 +417,10 @@ class Lifecycle(RuleBasedStateMachine):
         if prune:
             self.model.now += 86_400_000
         done = maintenance.maintain(
-            retention_days=RETENTION_DAYS, caller=OPERATOR, now=self.model.now
+            retention_days=RETENTION_DAYS,
+            defaults=DEFAULTS,
+            caller=OPERATOR,
+            now=self.model.now,
         )
         self.model.run_slice()
         old = [

@@ -1,0 +1,109 @@
+"""Opens a queue for a benchmark and fills its tables without going through the services."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from taskmanager.app import open_database, prepare_database
+from taskmanager.clock import utc_now
+from taskmanager.config import load_settings
+from taskmanager.database import close_connection, database, insert_many
+from taskmanager.models import Task
+from taskmanager.services import task_types
+from taskmanager.services.keys import OPERATOR
+from tests import mariadb
+
+ENGINES = ("sqlite", "mariadb")
+TYPES = 10
+
+
+@contextlib.contextmanager
+def open_queue(engine: str, *, synchronous: str = "FULL") -> Iterator[str]:
+    """An empty queue with ten task types, `job.0` to `job.9`; yields its database URL."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        server = None
+        url = f"sqlite:///{folder / 'queue.db'}"
+        if engine == "mariadb":
+            server = mariadb.MariaDB(folder, durable=True)
+            server.start()
+            url = server.create_database("benchmark")
+        settings = load_settings(
+            {"instance_path": folder, "database_url": url, "sqlite_synchronous": synchronous}
+        )
+        open_database(settings)
+        prepare_database(settings)
+        for number in range(TYPES):
+            task_types.register_task_type(
+                name=f"job.{number}",
+                version="1",
+                param_schema={"type": "object"},
+                defaults={},
+                now=utc_now(),
+                caller=OPERATOR,
+            )
+        try:
+            yield url
+        finally:
+            close_connection()
+            if server is not None:
+                server.stop()
+
+
+def fill_tasks(count: int, *, seed: str, now: int, **columns: Any) -> None:
+    """Inserts `count` tasks, spread over the ten types; `columns` override what they have.
+
+    A column may be a function of the task's number. `seed` keeps the dedupe
+    keys of several fillings apart.
+    """
+    template: dict[str, Any] = {
+        "type_version": "1",
+        "status": "pending",
+        "params": '{"url":"https://example.com/","depth":3}',
+        "attempts": 0,
+        "max_attempts": 3,
+        "dedupe": "forever",
+        "available_at": now,
+        "created_at": now,
+        "updated_at": now,
+        **columns,
+    }
+    names = [name for name in Task._meta.columns if name in template or name in _COMPUTED]
+    for start in range(0, count, 10_000):
+        rows = []
+        for number in range(start, min(start + 10_000, count)):
+            row = {
+                name: value(number) if callable(value) else value
+                for name, value in template.items()
+            }
+            row["task_type_id"] = number % TYPES + 1
+            row["priority"] = row.get("priority", number % 5)
+            row["claim_rank"] = -row["priority"]
+            # Scattered like the hashes they stand for.
+            row["dedupe_key"] = f"{(number * 0x9E3779B97F4A7C15) % 2**64:016x}{seed:0>48}"
+            row["holds_key_forever"] = 1
+            rows.append({name: row[name] for name in names})
+        with database.atomic():
+            insert_many("tasks", rows)
+
+
+_COMPUTED = {"task_type_id", "priority", "claim_rank", "dedupe_key", "holds_key_forever"}
+
+
+def stopwatch() -> "Stopwatch":
+    return Stopwatch(time.perf_counter())
+
+
+class Stopwatch:
+    """Milliseconds since it was started or last read."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+
+    def read(self) -> float:
+        now = time.perf_counter()
+        elapsed, self._started = (now - self._started) * 1000, now
+        return elapsed
