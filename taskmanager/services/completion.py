@@ -69,6 +69,7 @@ def complete_tasks(
     policies = _retry_policies(list(tasks.values()))
     outcomes: list[CompletionOutcome] = []
     events: list[Row] = []
+    recorded = 0
     for completion in completions:
         holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
         task = tasks.get(completion.task_id)
@@ -77,6 +78,9 @@ def complete_tasks(
             changes, event = _decide(held, completion, policies, now)
             done = update_held(held, changes)
         except TaskManagerError as error:
+            # What it repeats may be a report of this very batch.
+            history.record(events[recorded:])
+            recorded = len(events)
             outcomes.append(_replay(task, completion, holder, caller) or _refused(error))
             continue
         tasks[completion.task_id] = done
@@ -95,8 +99,8 @@ def complete_tasks(
             )
         )
         outcomes.append(CompletionOutcome(task=done, will_retry=event == "retry_scheduled"))
+    history.record(events[recorded:])
     if events:
-        history.record(events)
         succeeded = sum(event["event"] == "completed" for event in events)
         workers.record_sign_of_life(
             worker_id, now=now, completed=succeeded, failed=len(events) - succeeded
@@ -172,6 +176,12 @@ def _result_text(completion: Completion) -> str | None:
     return json.dumps(completion.result, ensure_ascii=False, separators=(",", ":"))
 
 
+def _is_result(result: Any, stored_text: str | None) -> bool:
+    """Whether `result` is what is stored; the order of keys says nothing."""
+    stored = None if stored_text is None else json.loads(stored_text)
+    return deduplication.canonical_json(result) == deduplication.canonical_json(stored)
+
+
 def _failure_metadata(completion: Completion, task: Row) -> dict[str, Any] | None:
     if completion.success:
         return None
@@ -211,7 +221,7 @@ def _replay(
 
 def _is_same_report(task: Row, completion: Completion, event: Row) -> bool:
     if completion.success:
-        return bool(event["event"] == "completed" and task["result"] == _result_text(completion))
+        return event["event"] == "completed" and _is_result(completion.result, task["result"])
     if event["event"] == "completed":
         return False
     metadata = json.loads(event["metadata"])

@@ -236,6 +236,8 @@ def find_task_types(
     """Types that fit every filter given and that the caller may touch; without filters, all."""
     conditions: list[str] = ["1 = 1"]
     values: list[Any] = []
+    if ids == [] or names == []:  # MySQL does not take `IN ()`
+        return []
     if ids is not None:
         conditions.append(f"id IN ({placeholders(ids)})")
         values += ids
