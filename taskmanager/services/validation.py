@@ -1,30 +1,40 @@
 """JSON Schema: checking schemas, and values against them, with problems a stranger understands.
 
-jsonschema finds the problems; every sentence is ours, so no library's text
-reaches a caller. jsonschema is imported when the first schema is used, because
-a process that only answers a health check or an empty poll need not pay 55 ms.
+Schemas and values come from strangers, so all that is done for them is bounded:
+a schema by what may stand in it (`schema_limits`, `pattern_syntax`), one check
+of a value by the work it may cost (`work_meter`). Every sentence is ours, so no
+library's text reaches a caller.
 """
 
 import difflib
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 from taskmanager.exceptions import ValidationFailed
-from taskmanager.services.formats import FORMATS
-
-if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
-    from jsonschema.protocols import Validator
+from taskmanager.services import schema_limits
+from taskmanager.services.schema_compiler import SchemaRefused, SchemaValidator, compile_schema
+from taskmanager.services.schema_limits import Refusal, path_of, shortened
+from taskmanager.services.schema_run import IN_NAME, Failure, Run
+from taskmanager.services.work_meter import TooCostly, WorkMeter
 
 MAX_PROBLEMS = 20
 MAX_SHOWN_VALUE = 60
 VALIDATOR_CACHE_SIZE = 256
 
-# Keywords whose value is data, in which a "$ref" is no reference.
-_DATA_KEYWORDS = frozenset({"const", "enum", "default", "examples"})
-_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+# What one check of a value may cost: about 150 ms on a shared host. An object of ten fields
+# costs some hundred units; a megabyte of ordinary data stays within the limit.
+MAX_UNITS = 1_500_000
+# What all the checks of one request may cost together.
+MAX_UNITS_TOGETHER = 10 * MAX_UNITS
+
+# Names are compared for hints in quadratic time.
+MAX_HINTS = 5
+MAX_HINT_LENGTH = 40
+MAX_HINT_LENGTH_GAP = 4
+MAX_HINT_CHOICES = 50
 
 Problem = dict[str, str]
 
@@ -32,49 +42,61 @@ Problem = dict[str, str]
 def check_schema(schema: Any) -> None:
     """Raises ValidationFailed unless `schema` is a JSON Schema that can be applied here.
 
-    Refused besides what its draft forbids: a reference to anything but a part
-    of the schema itself, since nothing is ever fetched.
+    Refused besides what its draft forbids: what is too large, refers to
+    anything but a part of the schema itself (nothing is ever fetched) or
+    cannot be checked in bounded time.
     """
-    from jsonschema.validators import validator_for
-
     if not isinstance(schema, dict):
         raise ValidationFailed(
             "param_schema must be a JSON Schema, that is an object.",
             details=[_problem("param_schema", "must be an object", "type")],
         )
-    draft = schema.get("$schema")
-    unknown = object()
-    if draft is not None and validator_for(schema, default=unknown) is unknown:
+    draft = schema_limits.draft_of(schema)
+    if draft is None:
         raise ValidationFailed(
             "param_schema names a JSON Schema draft that is not known.",
-            details=[
-                _problem(
-                    "param_schema.$schema",
-                    "is not a known draft; leave it out for "
-                    "https://json-schema.org/draft/2020-12/schema",
-                    "$schema",
-                )
-            ],
+            details=[_problem("param_schema.$schema", _UNKNOWN_DRAFT, "$schema")],
         )
-    validator_class = _draft_of(schema)
-    meta = validator_class(validator_class.META_SCHEMA)
-    problems = list(_first(describe(error, "param_schema") for error in meta.iter_errors(schema)))
-    problems = [problem for group in problems for problem in group]
-    problems += [
-        _problem(path, "must point into this schema itself (#/...): nothing is fetched", keyword)
-        for path, keyword, target in _references(schema, "param_schema")
-        if not target.startswith("#")
-    ]
+    problems = _refused(schema_limits.size_refusals(schema), "param_schema")
+    problems = problems or _meta_problems(schema, draft)
+    if not problems:
+        try:
+            compile_schema(schema, draft)
+        except SchemaRefused as refused:
+            problems = _refused(refused.refusals, "param_schema")
     if problems:
         raise ValidationFailed(
-            f"param_schema is not a valid JSON Schema: {_headline(problems)}",
+            f"param_schema is not a JSON Schema that can be used: {_headline(problems)}",
             details=problems[:MAX_PROBLEMS],
         )
 
 
-def param_problems(schema_text: str, params: Any) -> list[Problem]:
-    """What keeps `params` from fitting the schema: at most MAX_PROBLEMS, none where it fits."""
-    return _problems(compiled_validator(schema_text), params, "params")
+_UNKNOWN_DRAFT = (
+    "is not a known draft; leave it out for https://json-schema.org/draft/2020-12/schema "
+    "(drafts 4, 6, 7 and 2019-09 are known too)"
+)
+
+
+def _meta_problems(schema: Mapping[str, Any], draft: int) -> list[Problem]:
+    from taskmanager.services.schema_drafts import meta_schema
+
+    return _problems(meta_schema(draft), schema, "param_schema", None)
+
+
+def param_problems(
+    schema_text: str, params: Any, *, allowance: WorkMeter | None = None
+) -> list[Problem]:
+    """What keeps `params` from fitting the schema: at most MAX_PROBLEMS, none where it fits.
+
+    Who checks many values for one request makes an `allowance` of
+    MAX_UNITS_TOGETHER and passes it each time.
+    """
+    try:
+        validator = compiled_validator(schema_text)
+    except SchemaRefused as refused:
+        path, message = _refused(refused.refusals, "param_schema")[0]["path"], "cannot be checked"
+        return [_problem("params", f"{message}: {path} {refused.refusals[0][2]}", "schema")]
+    return _problems(validator, params, "params", allowance)
 
 
 def param_warnings(schema_text: str, params: Any) -> list[Problem]:
@@ -82,16 +104,23 @@ def param_warnings(schema_text: str, params: Any) -> list[Problem]:
     known = json.loads(schema_text).get("properties")
     if not isinstance(known, dict) or not isinstance(params, dict):
         return []
+    hints = _Hints()
+    unknown = (name for name in params if name not in known)
     return [
-        _problem(f"params.{name}", "is not named by the schema" + _hint(name, known), "properties")
-        for name in params
-        if name not in known
+        _problem(
+            path_of("params", (name,)),
+            "is not named by the schema" + hints.nearest(name, known),
+            "properties",
+        )
+        for name in islice(unknown, MAX_PROBLEMS)
     ]
 
 
-def check_params(schema_text: str, params: Any, *, type_name: str) -> None:
+def check_params(
+    schema_text: str, params: Any, *, type_name: str, allowance: WorkMeter | None = None
+) -> None:
     """Raises ValidationFailed, naming every problem, unless `params` fits the schema."""
-    problems = param_problems(schema_text, params)
+    problems = param_problems(schema_text, params, allowance=allowance)
     if problems:
         raise ValidationFailed(
             f"params do not fit the schema of task type '{type_name}': {_headline(problems)}",
@@ -99,74 +128,60 @@ def check_params(schema_text: str, params: Any, *, type_name: str) -> None:
         )
 
 
-def body_problems(validator: "Validator", body: Any) -> list[Problem]:
+def body_problems(validator: SchemaValidator, body: Any) -> list[Problem]:
     """What is wrong with a request body; paths are the names of its fields."""
-    return _problems(validator, body, "")
+    return _problems(validator, body, "", None)
 
 
 @functools.lru_cache(maxsize=VALIDATOR_CACHE_SIZE)
-def compiled_validator(schema_text: str) -> "Validator":
-    """The validator of a schema, given as its JSON text; remembered per process."""
+def compiled_validator(schema_text: str) -> SchemaValidator:
+    """The validator of a schema, given as its JSON text; remembered per process.
+
+    Raises SchemaRefused, for a schema that was stored before a limit was set.
+    """
     return make_validator(json.loads(schema_text))
 
 
-def make_validator(schema: Mapping[str, Any]) -> "Validator":
-    """A validator that asserts formats and fetches nothing."""
-    from jsonschema import FormatChecker
-    from referencing import Registry
-
-    checker = FormatChecker(formats=())
-    for name, check in FORMATS.items():
-        checker.checks(name)(functools.partial(_check_string, check))
-    return _draft_of(schema)(schema, registry=Registry(), format_checker=checker)
+def make_validator(schema: Mapping[str, Any]) -> SchemaValidator:
+    """A validator that asserts formats and fetches nothing. Raises SchemaRefused."""
+    draft = schema_limits.draft_of(schema)
+    if draft is None:
+        raise SchemaRefused([((), "$schema", f"names a draft that {_UNKNOWN_DRAFT}")])
+    return compile_schema(schema, draft)
 
 
-def _check_string(check: Any, value: Any) -> bool:
-    return not isinstance(value, str) or bool(check(value))
-
-
-def _draft_of(schema: Mapping[str, Any]) -> Any:
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import validator_for
-
-    return validator_for(schema, default=Draft202012Validator)
-
-
-def _problems(validator: "Validator", value: Any, root: str) -> list[Problem]:
-    from referencing.exceptions import Unresolvable
-
+def _problems(
+    validator: SchemaValidator, value: Any, root: str, allowance: WorkMeter | None
+) -> list[Problem]:
+    units = MAX_UNITS if allowance is None else min(MAX_UNITS, allowance.left)
+    run = Run(units=units, most_failures=MAX_PROBLEMS)
+    unfinished = []
     try:
-        groups = list(_first(describe(error, root) for error in validator.iter_errors(value)))
-    except Unresolvable:
-        return [_problem(root, "cannot be checked: the schema refers to a part it lacks", "$ref")]
+        validator.check(value, run)
+    except TooCostly:
+        unfinished = [_problem(root, _TOO_COSTLY, "schema")]
     except RecursionError:
-        return [_problem(root, "cannot be checked: the schema refers to itself for ever", "$ref")]
-    return [problem for group in groups for problem in group][:MAX_PROBLEMS]
+        unfinished = [_problem(root, _TOO_DEEP, "schema")]
+    if allowance is not None:
+        allowance.left -= units - run.left
+    hints = _Hints()
+    return [_described(failure, root, hints) for failure in run.failures] + unfinished
 
 
-def _first(groups: Iterator[list[Problem]]) -> Iterator[list[Problem]]:
-    found = 0
-    last: list[Problem] = []
-    for group in groups:
-        if group == last:  # jsonschema reports several missing properties once for each of them
-            continue
-        yield group
-        last = group
-        found += len(group)
-        if found >= MAX_PROBLEMS:
-            return
+_TOO_COSTLY = (
+    "cannot be checked: the schema and this value together take more work than one check may; "
+    "send less at once, or give the schema fewer alternatives and maxItems or maxLength"
+)
+_TOO_DEEP = "cannot be checked: the schema and this value together are nested too deep"
 
 
-def _references(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if name in _REFERENCES and isinstance(value, str):
-                yield f"{path}.{name}", name, value
-            elif name not in _DATA_KEYWORDS:
-                yield from _references(value, f"{path}.{name}")
-    elif isinstance(node, list):
-        for index, item in enumerate(node):
-            yield from _references(item, f"{path}[{index}]")
+def _refused(refusals: Iterable[Refusal], root: str) -> list[Problem]:
+    return [
+        _problem(
+            path_of(root, (*steps, keyword) if keyword else steps), message, keyword or "schema"
+        )
+        for steps, keyword, message in islice(refusals, MAX_PROBLEMS)
+    ]
 
 
 def _problem(path: str, message: str, keyword: str) -> Problem:
@@ -179,35 +194,22 @@ def _headline(problems: Sequence[Problem]) -> str:
     return f"{first['path']} {first['message']}{more}."
 
 
-def describe(error: "ValidationError", root: str) -> list[Problem]:
-    """The problems behind one jsonschema error: one for most keywords, one per unknown property."""
-    path = root
-    for step in error.absolute_path:
-        path = f"{path}[{step}]" if isinstance(step, int) else f"{path}.{step}".lstrip(".")
-    keyword = str(error.validator)
-    value, rule = error.instance, error.validator_value
-    if keyword == "required":
-        return [
-            _problem(f"{path}.{name}".lstrip("."), "is required", keyword)
-            for name in rule
-            if name not in value
-        ]
-    if keyword in ("additionalProperties", "unevaluatedProperties") and isinstance(value, dict):
-        schema = error.schema if isinstance(error.schema, dict) else {}
-        known = schema.get("properties", {})
-        patterned = bool(schema.get("patternProperties"))
-        return [
-            _problem(
-                f"{path}.{name}".lstrip("."), "is not a known field" + _hint(name, known), keyword
-            )
-            for name in value
-            if name not in known and not patterned
-        ] or [_problem(path, "has a property that is not allowed", keyword)]
-    sentence = _sentence(keyword, rule, value)
-    steps = list(error.absolute_schema_path)[-3:-1]
-    if steps[-1:] == ["propertyNames"] and steps != ["properties", "propertyNames"]:
+def describe(failure: Failure, root: str) -> Problem:
+    """What a failure means to the person who sent the value."""
+    return _described(failure, root, _Hints())
+
+
+def _described(failure: Failure, root: str, hints: "_Hints") -> Problem:
+    steps = failure.steps
+    path = path_of(root, tuple(step for step in steps if step != IN_NAME))
+    keyword, rule, value = failure.keyword, failure.rule, failure.value
+    if keyword in ("additionalProperties", "unevaluatedProperties"):
+        sentence = "is not a known field" + hints.nearest(str(steps[-1]), rule)
+    else:
+        sentence = _sentence(keyword, rule, value)
+    if steps[-1:] == (IN_NAME,):
         sentence = f"has the property name {_shown(value)}, which {sentence}"
-    return [_problem(path, sentence, keyword)]
+    return _problem(path, sentence, keyword)
 
 
 def _sentence(keyword: str, rule: Any, value: Any) -> str:
@@ -222,8 +224,10 @@ def _sentence(keyword: str, rule: Any, value: Any) -> str:
     return make(rule, value) if make else f"breaks the schema's rule `{keyword}`"
 
 
-_SENTENCES = {
+_SENTENCES: dict[str, Callable[[Any, Any], str]] = {
     "const": lambda rule, value: f"must be {_shown(rule)}",
+    "required": lambda rule, value: "is required",
+    "false": lambda rule, value: "is not allowed",
     "minLength": lambda rule, value: f"must have at least {rule} characters, not {len(value)}",
     "maxLength": lambda rule, value: f"must have at most {rule} characters, not {len(value)}",
     "pattern": lambda rule, value: f"must match the pattern {_shown(rule)}, not {_shown(value)}",
@@ -237,9 +241,14 @@ _SENTENCES = {
     "maxItems": lambda rule, value: f"must have at most {rule} items, not {len(value)}",
     "uniqueItems": lambda rule, value: "must not hold the same item twice",
     "contains": lambda rule, value: "must hold an item that fits the schema's `contains`",
+    "minContains": lambda rule, value: f"must hold {rule} items that fit the schema's `contains`",
+    "maxContains": lambda rule, value: (
+        f"must hold at most {rule} items that fit the schema's `contains`"
+    ),
     "minProperties": lambda rule, value: f"must have at least {rule} properties, not {len(value)}",
     "maxProperties": lambda rule, value: f"must have at most {rule} properties, not {len(value)}",
     "dependentRequired": lambda rule, value: "lacks a property that goes with another one",
+    "dependencies": lambda rule, value: "lacks a property that goes with another one",
     "anyOf": lambda rule, value: "fits none of the forms that the schema allows",
     "oneOf": lambda rule, value: "must fit exactly one of the forms that the schema allows",
     "not": lambda rule, value: "has a form that the schema forbids",
@@ -252,10 +261,28 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= MAX_SHOWN_VALUE else text[: MAX_SHOWN_VALUE - 1] + "…"
+    """The beginning of a value as JSON, without writing out all of a large one."""
+    text = ""
+    beginning = value[:MAX_SHOWN_VALUE] if isinstance(value, str) else value
+    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(beginning):
+        text += piece[: MAX_SHOWN_VALUE + 1]
+        if len(text) > MAX_SHOWN_VALUE:
+            break
+    return shortened(text, MAX_SHOWN_VALUE)
 
 
-def _hint(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+class _Hints:
+    """The nearest known names, for the first few unknown ones of an answer."""
+
+    def __init__(self) -> None:
+        self.left = MAX_HINTS
+
+    def nearest(self, name: str, known: Iterable[str]) -> str:
+        if self.left == 0 or len(name) > MAX_HINT_LENGTH:
+            return ""
+        self.left -= 1
+        similar = (
+            choice for choice in known if abs(len(choice) - len(name)) <= MAX_HINT_LENGTH_GAP
+        )
+        near = difflib.get_close_matches(name, islice(similar, MAX_HINT_CHOICES), n=1)
+        return f"; did you mean '{near[0]}'?" if near else ""

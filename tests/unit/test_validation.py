@@ -81,9 +81,9 @@ def test_a_property_name_that_is_not_allowed_is_named() -> None:
     assert only_problem(namesake, {"propertyNames": "ab"})[1] == sentence
 
 
-def test_a_rule_without_a_sentence_is_named() -> None:
-    message = only_problem({"properties": {"a": False}}, {"a": 1})[1]
-    assert message.startswith("breaks the schema's rule")
+def test_a_property_whose_schema_is_false_is_not_allowed() -> None:
+    found = only_problem({"properties": {"a": False}}, {"a": 1})
+    assert found == ("params.a", "is not allowed", "false")
 
 
 def test_a_long_value_is_not_repeated_whole() -> None:
@@ -109,7 +109,7 @@ def test_every_unknown_property_is_named_with_the_nearest_known_one() -> None:
 
 def test_properties_outside_the_patterns_and_unevaluated_ones_are_refused() -> None:
     patterned = {"patternProperties": {"^x": {}}, "additionalProperties": False}
-    assert only_problem(patterned, {"y": 1})[:2] == ("params", "has a property that is not allowed")
+    assert only_problem(patterned, {"y": 1})[:2] == ("params.y", "is not a known field")
     unevaluated = {"properties": {"a": {}}, "unevaluatedProperties": False}
     assert only_problem(unevaluated, {"b": 1})[:2] == ("params.b", "is not a known field")
 

@@ -1,0 +1,247 @@
+"""What a schema may be made of, so that checking values against it stays bounded.
+
+Owns where the parts of a schema are, where its references lead and which of
+them are refused. Everything here takes time in proportion to the schema's size,
+so it comes before anything that looks closer.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+MAX_SCHEMA_BYTES = 65_536
+MAX_DEPTH = 64
+MAX_SUBSCHEMAS = 5_000
+MAX_CHAIN = 64  # subschemas applied to one and the same value, one inside the other
+MAX_PATTERN_STATES = 10_000  # of all patterns together
+
+Steps = tuple[str | int, ...]
+Subschemas = Mapping[Steps, Any]
+# Where it is, the keyword, and a message that begins with a verb.
+Refusal = tuple[Steps, str, str]
+
+# Drafts by the year or number that tells them apart, in the order of their age.
+DRAFTS = {
+    "http://json-schema.org/draft-04/schema": 4,
+    "http://json-schema.org/draft-06/schema": 6,
+    "http://json-schema.org/draft-07/schema": 7,
+    "https://json-schema.org/draft/2019-09/schema": 2019,
+    "https://json-schema.org/draft/2020-12/schema": 2020,
+}
+DEFAULT_DRAFT = 2020
+
+_HOLDS_ONE = (
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "contentSchema",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+_HOLDS_LIST = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
+_HOLDS_NAMED = (
+    "$defs",
+    "definitions",
+    "dependencies",
+    "dependentSchemas",
+    "patternProperties",
+    "properties",
+)
+# Those whose parts look at the very value that the schema around them looks at.
+_SAME_VALUE = frozenset(
+    {"allOf", "anyOf", "dependencies", "dependentSchemas", "else", "if", "not", "oneOf", "then"}
+)
+_IDENTIFIERS = ("$id", "id")
+
+
+def draft_of(schema: Any) -> int | None:
+    """The number of the draft that a schema names, DEFAULT_DRAFT for none, None for an unknown."""
+    named = schema.get("$schema") if isinstance(schema, Mapping) else None
+    if named is None:
+        return DEFAULT_DRAFT
+    return DRAFTS.get(named.removesuffix("#")) if isinstance(named, str) else None
+
+
+def size_refusals(schema: Any) -> list[Refusal]:
+    """What makes a schema too large to be looked at."""
+    try:
+        size = len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode())
+    except RecursionError:
+        return [((), "", _TOO_DEEP)]
+    if size > MAX_SCHEMA_BYTES:
+        return [((), "", f"is {size} bytes as JSON; the limit is {MAX_SCHEMA_BYTES}")]
+    level, depth = [schema], 0
+    while level := [part for whole in level for part in _parts(whole)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            return [((), "", _TOO_DEEP)]
+    return []
+
+
+_TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep; move parts of it to $defs"
+
+
+def _parts(whole: Any) -> Sequence[Any]:
+    if isinstance(whole, dict):
+        return list(whole.values())
+    return whole if isinstance(whole, list) else ()
+
+
+def find_subschemas(schema: Any) -> dict[Steps, Any]:
+    """Every schema inside a schema, itself included, by the steps that lead there."""
+    found: dict[Steps, Any] = {(): schema}
+    ahead: list[Steps] = [()]
+    while ahead:
+        steps = ahead.pop()
+        if isinstance(found[steps], Mapping):
+            for inner, subschema in _inside(found[steps]):
+                found[(*steps, *inner)] = subschema
+                ahead.append((*steps, *inner))
+    return found
+
+
+def _inside(schema: Mapping[str, Any]) -> Iterator[tuple[Steps, Any]]:
+    """The schemas directly inside; what has the wrong shape is left to the meta-schema."""
+    for keyword in _HOLDS_ONE:
+        if _is_schema(schema.get(keyword)):
+            yield (keyword,), schema[keyword]
+    for keyword in _HOLDS_LIST:
+        parts = schema.get(keyword)
+        if isinstance(parts, list):
+            for index, part in enumerate(parts):
+                if _is_schema(part):
+                    yield (keyword, index), part
+    for keyword in _HOLDS_NAMED:
+        named = schema.get(keyword)
+        if isinstance(named, Mapping):
+            for name, part in named.items():
+                if _is_schema(part):
+                    yield (keyword, name), part
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, Mapping | bool)
+
+
+def reference_refusals(schema: Any, subschemas: Subschemas) -> list[Refusal]:
+    """The references that cannot be followed, or could be followed for ever."""
+    refusals: list[Refusal] = []
+    for steps, subschema in subschemas.items():
+        if not isinstance(subschema, Mapping):
+            continue
+        if steps and "$schema" in subschema:
+            refusals.append((steps, "$schema", "may stand only at the top of param_schema"))
+        for keyword in ("$dynamicRef", "$recursiveRef"):
+            if keyword in subschema:
+                refusals.append((steps, keyword, "is not supported; use $ref with #/$defs/…"))
+        if "$ref" in subschema:
+            problem = _reference_problem(schema, subschemas, steps, subschema["$ref"])
+            if problem:
+                refusals.append((steps, "$ref", problem))
+    return refusals or _cycles_and_long_chains(schema, subschemas)
+
+
+def _reference_problem(
+    schema: Any, subschemas: Subschemas, steps: Steps, reference: Any
+) -> str | None:
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return "must point into this schema itself (#/...): nothing is fetched"
+    if not (reference == "#" or reference.startswith("#/")):
+        return "names an anchor, which is not supported; write the path, such as #/$defs/name"
+    for length in range(1, len(steps) + 1):
+        # A part that is no subschema, such as the object behind `properties`, has no identity.
+        above = subschemas.get(steps[:length])
+        if isinstance(above, Mapping) and _is_identified(above):
+            return (
+                "stands inside a part with an $id of its own, which changes what # means; "
+                "take that $id out"
+            )
+    target = target_of(schema, reference)
+    if target is None:
+        return "points at a part that this schema lacks"
+    return None if target in subschemas else "points at a part of this schema that is no schema"
+
+
+def _is_identified(schema: Mapping[str, Any]) -> bool:
+    return any(
+        isinstance(schema.get(name), str) and not schema[name].startswith("#")
+        for name in _IDENTIFIERS
+    )
+
+
+def target_of(schema: Any, reference: str) -> Steps | None:
+    """The steps that `#/a/b` stands for, None where they lead nowhere."""
+    steps: list[str | int] = []
+    part = schema
+    for token in unquote(reference[1:]).split("/")[1:]:
+        name = token.replace("~1", "/").replace("~0", "~")
+        if isinstance(part, Mapping) and name in part:
+            steps.append(name)
+            part = part[name]
+        elif isinstance(part, list) and (index := _index(name)) < len(part):
+            steps.append(index)
+            part = part[index]
+        else:
+            return None
+    return tuple(steps)
+
+
+def _index(token: str) -> int:
+    """The place in a list that a step names, past the end of any list where it names none."""
+    is_index = token.isascii() and token.isdigit() and len(token) < 7 and token == str(int(token))
+    return int(token) if is_index else MAX_SCHEMA_BYTES
+
+
+def _same_value_parts(schema: Any, subschemas: Subschemas, steps: Steps) -> list[Steps]:
+    """The subschemas that are applied to the same value as the one at `steps`."""
+    subschema = subschemas[steps]
+    if not isinstance(subschema, Mapping):
+        return []
+    parts = [(*steps, *inner) for inner, _ in _inside(subschema) if inner[0] in _SAME_VALUE]
+    if "$ref" in subschema:
+        target = target_of(schema, subschema["$ref"])
+        parts += [target] if target is not None else []
+    return parts
+
+
+def _cycles_and_long_chains(schema: Any, subschemas: Subschemas) -> list[Refusal]:
+    """Depth first, without recursion: a part met again while it is open closes a cycle."""
+    parts_of = {steps: _same_value_parts(schema, subschemas, steps) for steps in subschemas}
+    lengths: dict[Steps, int] = {}
+    for root in subschemas:
+        ahead = {} if root in lengths else {root: iter(parts_of[root])}
+        while ahead:
+            steps, parts = next(reversed(ahead.items()))
+            part = next(parts, None)
+            if part is None:
+                del ahead[steps]
+                lengths[steps] = 1 + max((lengths[part] for part in parts_of[steps]), default=0)
+                if lengths[steps] > MAX_CHAIN:
+                    message = f"is applied through more than {MAX_CHAIN} others; flatten it"
+                    return [(steps, "$ref", message)]
+            elif part in ahead:
+                message = "leads back to itself without going into the value, so it never ends"
+                return [(part, "$ref", message)]
+            elif part not in lengths:
+                ahead[part] = iter(parts_of[part])
+    return []
+
+
+def path_of(root: str, steps: Steps) -> str:
+    """The steps as people read them: `param_schema.properties.a.anyOf[0]`."""
+    path = root
+    for step in steps:
+        path += f"[{step}]" if isinstance(step, int) else f".{shortened(step)}"
+    return path.removeprefix(".")
+
+
+def shortened(text: str, longest: int = 100) -> str:
+    """`text`, cut where a stranger's name would fill the answer."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,90 @@
+"""One check of a value against a compiled schema: what it costs and what it finds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from taskmanager.services.work_meter import TooCostly, WorkMeter
+
+# The way to a value: the way to what holds it, and its name or index there.
+Path = tuple[Any, str | int] | None
+IN_NAME = -1  # the step from an object to one of its property names
+
+
+class EnoughFailures(Exception):
+    """As many failures are known as are reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """`rule` is the keyword's value; for a property that is not allowed, the known ones."""
+
+    path: Path
+    keyword: str
+    rule: Any
+    value: Any
+
+    @property
+    def steps(self) -> tuple[str | int, ...]:
+        steps, path = [], self.path
+        while path is not None:
+            path, step = path
+            steps.append(step)
+        return tuple(reversed(steps))
+
+
+class Run(WorkMeter):
+    """While quiet, only whether a value fits is of interest, and the first failure ends a check."""
+
+    __slots__ = ("failures", "is_quiet", "most_failures")
+
+    def __init__(self, *, units: int, most_failures: int) -> None:
+        super().__init__(units)
+        self.most_failures = most_failures
+        self.failures: list[Failure] = []
+        self.is_quiet = False
+
+    def fail(self, path: Path, keyword: str, rule: Any, value: Any) -> bool:
+        """Always False: the check's answer. Raises EnoughFailures."""
+        if not self.is_quiet:
+            self.failures.append(Failure(path, keyword, rule, value))
+            if len(self.failures) >= self.most_failures:
+                raise EnoughFailures
+        return False
+
+    def fits_quietly(self, node: "Node", value: Any) -> bool:
+        was_quiet, self.is_quiet = self.is_quiet, True
+        fits = node.fits(value, None, self)
+        self.is_quiet = was_quiet
+        return fits
+
+
+Check = Callable[[Any, Path, Run], bool]
+
+_COST_OF_SUBSCHEMA = 4
+_COST_OF_CHECK = 3
+
+
+class Node:
+    """A compiled subschema."""
+
+    __slots__ = ("checks", "cost")
+
+    def __init__(self) -> None:
+        self.set_checks([])
+
+    def set_checks(self, checks: list[Check]) -> None:
+        self.checks = checks
+        self.cost = _COST_OF_SUBSCHEMA + _COST_OF_CHECK * len(checks)
+
+    def fits(self, value: Any, path: Path, run: Run) -> bool:
+        run.left -= self.cost
+        if run.left < 0:
+            raise TooCostly
+        fits = True
+        for check in self.checks:
+            if not check(value, path, run):
+                if run.is_quiet:
+                    return False
+                fits = False
+        return fits
