@@ -1,5 +1,6 @@
 """The figures of one demo: do they add up, and the summary that a person reads."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,7 @@ class ReadBack:
 class Figures:
     """Everything that was counted, each by the one who saw it. `reports`: None, it was killed."""
 
+    folder: str
     paths: set[str]
     first_pass: Enqueued
     second_pass: Enqueued
@@ -146,7 +148,7 @@ def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[s
     yield f"failed         {listed.failed:>9,}  for good; {retried:,} failed attempts were repeated"
     for task in listed.failures[:FAILURES_SHOWN]:
         yield (
-            f"    {printable(task['params']['path'])}: {task['error_message']} "
+            f"    {_shown_path(figures, task)}: {task['error_message']} "
             f"({task['attempts']} of {task['max_attempts']} attempts)"
         )
     if listed.failed > FAILURES_SHOWN:
@@ -166,7 +168,7 @@ def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[s
         result = task["result"]
         yield (
             f"{result['size_bytes']:>15,}  {result['lines']:>10,}  {result['sha256'][:12]}  "
-            f"{printable(task['params']['path'])}"
+            f"{_shown_path(figures, task)}"
         )
 
 
@@ -176,6 +178,10 @@ def _timings(call: str, seconds: Sequence[float], note: str) -> str:
         for value in (percentile(seconds, 50), percentile(seconds, 95))
     )
     return f"  {call:<16}{shown} {len(seconds):>8,}  {note}"
+
+
+def _shown_path(figures: Figures, task: dict[str, Any]) -> str:
+    return printable(os.path.relpath(task["params"]["path"], figures.folder))
 
 
 def printable(text: str) -> str:

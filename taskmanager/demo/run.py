@@ -37,35 +37,32 @@ def run_demo(folder: Path | None, *, keep: bool) -> int:
 
 
 def _run(folder: Path | None, *, keep: bool) -> int:
-    paths = _find(folder)
+    # As it was typed, made absolute: the workers must find it, and a link may be meant.
+    where = (folder or files.standard_library()).absolute()
+    left_out = files.NOT_STANDARD_LIBRARY if folder is None else frozenset()
+    paths = _find(where, left_out)
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmanager-demo-")))
         server = Server(place)
         stack.callback(server.stop)
         server.start()
         say(f"The server answers on {server.url}, with SQLite in a temporary folder.")
-        counted = _count_everything(server, place, paths, stack)
-        status = _tell(counted)
+        status = _tell(_count_everything(server, place, where, paths, stack))
         if keep:
             _keep(server)
         return status
 
 
-def _find(folder: Path | None) -> list[str]:
-    found = (
-        files.find_files(files.standard_library(), leave_out=files.NOT_STANDARD_LIBRARY)
-        if folder is None
-        else files.find_files(folder.absolute())
-    )
-    where = figures.printable(str(folder.absolute() if folder else files.standard_library()))
-    say(f"{len(found.paths):,} files under {where}")
+def _find(folder: Path, left_out: frozenset[str]) -> list[str]:
+    found = files.find_files(folder, leave_out=left_out)
+    say(f"{len(found.paths):,} files under {figures.printable(str(folder))}")
     for reason, number in found.skipped.items():
         say(f"    left out: {number:,} ({reason})")
     return found.paths
 
 
 def _count_everything(
-    server: Server, place: Path, paths: list[str], stack: contextlib.ExitStack
+    server: Server, place: Path, folder: Path, paths: list[str], stack: contextlib.ExitStack
 ) -> figures.Figures:
     keys = _make_keys(server)
     enqueuer = _client(server, keys["producer"])
@@ -76,20 +73,8 @@ def _count_everything(
     first = producer.enqueue(enqueuer, paths, progress, singles=producer.SINGLE_CREATES)
     enqueue_seconds = progress.finish(len(paths))
 
-    workers = [
-        WorkerProcess(
-            f"worker-{number}",
-            place,
-            url=server.url,
-            key=keys["worker"],
-            task_type=producer.TASK_TYPE["name"],
-        )
-        for number in range(1, WORKERS + 1)
-    ]
     progress = Progress("work", len(paths))
-    for worker in workers:
-        stack.callback(worker.stop)
-        worker.start()
+    workers = _start_workers(server, place, keys["worker"], stack)
     _wait_until_done(server, viewer, workers, progress)
     work_seconds = progress.finish(len(paths))
     for worker in workers:
@@ -99,6 +84,7 @@ def _count_everything(
     second = producer.enqueue(enqueuer, paths, progress, singles=0)
     progress.finish(len(paths))
     return figures.Figures(
+        folder=str(folder),
         paths=set(paths),
         first_pass=first,
         second_pass=second,
@@ -108,6 +94,24 @@ def _count_everything(
         enqueue_seconds=enqueue_seconds,
         work_seconds=work_seconds,
     )
+
+
+def _start_workers(
+    server: Server, place: Path, key: str, stack: contextlib.ExitStack
+) -> list[WorkerProcess]:
+    workers = []
+    for number in range(1, WORKERS + 1):
+        worker = WorkerProcess(
+            f"worker-{number}",
+            place,
+            url=server.url,
+            key=key,
+            task_type=producer.TASK_TYPE["name"],
+        )
+        stack.callback(worker.stop)
+        worker.start()
+        workers.append(worker)
+    return workers
 
 
 def _client(server: Server, key: str) -> HttpClient:
