@@ -20,7 +20,8 @@ from taskmanager.config import Settings, load_settings
 from taskmanager.database import close_connection
 from taskmanager.exceptions import TaskManagerError
 from taskmanager.file_locks import try_file_lock
-from taskmanager.services import keys, maintenance, statistics
+from taskmanager.rates import parse_rate
+from taskmanager.services import key_changes, keys, maintenance, statistics
 from taskmanager.services.tasks import TaskDefaults
 
 
@@ -99,14 +100,28 @@ def init_db() -> None:
 
 @main.group("keys")
 def keys_group() -> None:
-    """Make, list and revoke API keys."""
+    """Make, list, rotate and revoke API keys."""
+
+
+def _rate_limit(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    if text is not None:
+        try:
+            parse_rate(text)
+        except ValueError as error:
+            raise click.BadParameter(f"write {error}") from None
+    return text
 
 
 @keys_group.command("create")
 @click.option("--name", required=True, help="What you will know it by.")
 @click.option("--role", required=True, type=click.Choice(list(keys.ROLES)))
 @click.option("--types", multiple=True, metavar="PATTERN", help="Task types it may touch: PrismQ.%")
-@click.option("--rate-limit", metavar="N", help="Requests a minute; 0: unlimited.")
+@click.option(
+    "--rate-limit",
+    metavar="N",
+    callback=_rate_limit,
+    help="Requests a minute, or N/second, N/hour, N/day; 0: unlimited.",
+)
 @click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Valid this long.")
 def create_key(
     name: str, role: str, types: tuple[str, ...], rate_limit: str | None, expires: int | None
@@ -151,12 +166,33 @@ def list_keys(as_json: bool) -> None:
         say("There is no key yet. Make one: taskmanager keys create --name me --role admin")
 
 
+@keys_group.command("rotate")
+@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.option(
+    "--overlap",
+    metavar="SECONDS",
+    default=key_changes.DEFAULT_OVERLAP_SECONDS,
+    show_default=True,
+    type=click.IntRange(0, key_changes.MAX_OVERLAP_SECONDS),
+    help="How long the old key stays valid.",
+)
+def rotate_key(key_id: int, overlap: int) -> None:
+    """Replace a key by a new one with the same rights and print it, alone, on stdout."""
+    open_queue()
+    row, key = key_changes.rotate_key(
+        key_id=key_id, overlap_seconds=overlap, caller=keys.OPERATOR, now=utc_now()
+    )
+    ends = format_time(keys.get_key(key_id=key_id)["expires_at"])
+    say(f"Key {row['id']} replaces key {key_id}, which is valid until {ends}. Shown this once:")
+    click.echo(key)
+
+
 @keys_group.command("revoke")
 @click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 def revoke_key(key_id: int) -> None:
     """Revoke a key for good."""
     open_queue()
-    row = keys.revoke_key(key_id=key_id, caller=keys.OPERATOR, now=utc_now())
+    row = key_changes.revoke_key(key_id=key_id, force=True, caller=keys.OPERATOR, now=utc_now())
     say(f"Key {key_id} ({row['name']}) is revoked; every process refuses it within 5 seconds.")
 
 

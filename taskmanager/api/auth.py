@@ -30,21 +30,21 @@ def requires(scope: str) -> Callable[[View], View]:
 
 def check_every_route_has_a_rule(app: Flask, blueprint: Blueprint) -> None:
     """Stops the start where a view of `blueprint` was not marked by `requires`."""
-    for endpoint in app.view_functions:
-        if endpoint.startswith(f"{blueprint.name}.") and required_scope(app, endpoint) is None:
+    for endpoint, view in app.view_functions.items():
+        if endpoint.startswith(f"{blueprint.name}.") and not hasattr(view, "required_scope"):
             raise AssertionError(f"the view {endpoint} says nothing about who may call it")
 
 
-def required_scope(app: Flask, endpoint: str | None) -> str | None:
-    """The scope that a route of the API takes, or PUBLIC; None for what is no such route."""
-    scope: str | None = getattr(app.view_functions.get(endpoint or ""), "required_scope", None)
+def required_scope() -> str:
+    """What the present request's route takes: a scope or PUBLIC."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    scope: str = getattr(view, "required_scope", "admin")
     return scope
 
 
 def takes_no_key() -> bool:
-    """True where the present request may be made by anybody: a public route, a preflight."""
-    scope = required_scope(current_app, request.endpoint)
-    return scope == PUBLIC or (scope is not None and request.method == "OPTIONS")
+    """True where anybody may make the present request: a public route, a preflight."""
+    return required_scope() == PUBLIC or request.method == "OPTIONS"
 
 
 def authenticate_request() -> None:
@@ -52,11 +52,11 @@ def authenticate_request() -> None:
 
     Raises NotAuthenticated, NotAllowed, RateLimited.
     """
-    scope = required_scope(current_app, request.endpoint)
-    if scope is None or takes_no_key():
+    if takes_no_key():
         return
     g.caller = caller = _authenticate()
     rate_limits.count_request(caller)
+    scope = required_scope()
     if not caller.may(scope):
         raise NotAllowed(
             f"This key lacks the scope '{scope}'; it has: {', '.join(sorted(caller.scopes))}.",

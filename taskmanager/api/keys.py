@@ -1,4 +1,6 @@
-"""/api/admin/keys: making, listing and revoking API keys."""
+"""/api/admin/keys: making, listing, changing, rotating and revoking API keys."""
+
+from typing import Any
 
 from flask import Blueprint, Response, g
 
@@ -8,12 +10,23 @@ from taskmanager.api.requests import MAX_INTEGER, QueryParameters, read_time
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import key_json
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import InvalidRequest
-from taskmanager.services import keys
+from taskmanager.exceptions import InvalidRequest, NotAllowed
+from taskmanager.services import key_changes, keys
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/keys")
 
 KEY = f"/<int(max={MAX_INTEGER}):key_id>"
+
+
+@blueprint.before_request
+def require_key_for_every_type() -> None:
+    """A key limited to some task types could otherwise make itself one for all."""
+    if "caller" in g and g.caller.task_types is not None:
+        raise NotAllowed(
+            "This key is limited to task types, so it may not manage keys; use an admin key "
+            "without that limit.",
+            code="task_type_not_allowed",
+        )
 
 
 @blueprint.post("")
@@ -21,22 +34,33 @@ KEY = f"/<int(max={MAX_INTEGER}):key_id>"
 def create() -> Response:
     """POST /api/admin/keys: `name`; `role` or `scopes`; `task_types`, `rate_limit`, `expires_at`.
 
-    201 with the `key`, which no other answer ever shows; 400.
+    `rate_limit` is `100/minute` (second, hour, day), 100 (a minute) or 0 (no
+    limit). 201 with the `key`, which no other answer ever shows; 400.
     """
     body = request_schemas.CREATE_KEY.read()
     if ("role" in body) == ("scopes" in body):
         raise InvalidRequest("Send either role or scopes.")
-    expires_at = body.get("expires_at")
+    fields = _fields(body)
     row, key = keys.create_key(
         name=body["name"],
         scopes=body.get("scopes") or keys.ROLES[body["role"]],
-        task_types=body.get("task_types"),
-        rate_limit=body.get("rate_limit"),
-        expires_at=None if expires_at is None else read_time("expires_at", expires_at),
+        task_types=fields.get("task_types"),
+        rate_limit=fields.get("rate_limit"),
+        expires_at=fields.get("expires_at"),
         now=utc_now(),
         caller=g.caller,
     )
     return success({**key_json(row), "key": key}, "Key created; it is not shown again", 201)
+
+
+def _fields(body: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a key as the service takes them."""
+    fields = dict(body)
+    if fields.get("rate_limit") is not None:
+        fields["rate_limit"] = str(fields["rate_limit"])
+    if fields.get("expires_at") is not None:
+        fields["expires_at"] = read_time("expires_at", fields["expires_at"])
+    return fields
 
 
 @blueprint.get("")
@@ -56,9 +80,60 @@ def get(key_id: int) -> Response:
     return success(key_json(keys.get_key(key_id=key_id)))
 
 
+@blueprint.patch(KEY)
+@requires("admin")
+def change(key_id: int) -> Response:
+    """PATCH /api/admin/keys/{id}: `name`, `scopes`, `task_types`, `rate_limit`, `expires_at`.
+
+    null takes the limit to task types, the own rate limit or the expiry away.
+    In force in every process within 5 seconds. 200; 400; 404; 409
+    `key_revoked`, or `last_admin_key`, which `?force=true` overrides.
+    """
+    force = QueryParameters("force").flag("force")
+    body = request_schemas.CHANGE_KEY.read()
+    if not body:
+        raise InvalidRequest(
+            "Send what to change: name, scopes, task_types, rate_limit or expires_at."
+        )
+    row = key_changes.change_key(
+        key_id=key_id, changes=_fields(body), force=force, caller=g.caller, now=utc_now()
+    )
+    return success(key_json(row), "Key changed")
+
+
+@blueprint.post(f"{KEY}/rotate")
+@requires("admin")
+def rotate(key_id: int) -> Response:
+    """POST /api/admin/keys/{id}/rotate: `overlap_seconds` (86,400; 0 to 2,592,000).
+
+    Makes a key with the same name and rights; the old one expires after the
+    overlap. A key that was made for a number of days is replaced by one for as
+    many. 201 with the new `key`, which no other answer ever shows, and
+    `replaces`, the old one; 404; 409 `key_revoked`, `key_expired`.
+    """
+    body = request_schemas.ROTATE_KEY.read()
+    row, key = key_changes.rotate_key(
+        key_id=key_id,
+        overlap_seconds=body.get("overlap_seconds", key_changes.DEFAULT_OVERLAP_SECONDS),
+        caller=g.caller,
+        now=utc_now(),
+    )
+    replaced = key_json(keys.get_key(key_id=key_id))
+    return success(
+        {**key_json(row), "key": key, "replaces": replaced},
+        "Key rotated; the new one is not shown again",
+        201,
+    )
+
+
 @blueprint.delete(KEY)
 @requires("admin")
 def revoke(key_id: int) -> Response:
-    """DELETE /api/admin/keys/{id}: revokes it; every process refuses it within 5 seconds. 200; 404."""
-    row = keys.revoke_key(key_id=key_id, caller=g.caller, now=utc_now())
+    """DELETE /api/admin/keys/{id}: revokes it; every process refuses it within 5 seconds.
+
+    200, also where it was revoked before; 404; 409 `last_admin_key`, which
+    `?force=true` overrides.
+    """
+    force = QueryParameters("force").flag("force")
+    row = key_changes.revoke_key(key_id=key_id, force=force, caller=g.caller, now=utc_now())
     return success(key_json(row), "Key revoked")

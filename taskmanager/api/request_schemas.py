@@ -4,6 +4,7 @@ from typing import Any
 
 from taskmanager.api.requests import MAX_INTEGER, RequestBody
 from taskmanager.services import claim_orders, deduplication, keys, retries, schedules
+from taskmanager.services.key_changes import MAX_OVERLAP_SECONDS
 from taskmanager.services.tasks import MAX_DELAY_SECONDS
 
 Schema = dict[str, Any]
@@ -11,7 +12,7 @@ Schema = dict[str, Any]
 
 def _or_null(schema: Schema) -> Schema:
     kind = schema["type"]
-    nullable = {**schema, "type": [kind, "null"]}
+    nullable = {**schema, "type": [*([kind] if isinstance(kind, str) else kind), "null"]}
     if "enum" in schema:
         nullable["enum"] = [*schema["enum"], None]
     return nullable
@@ -50,6 +51,9 @@ LEASE_SECONDS: Schema = {"type": "integer", "minimum": 1, "maximum": 86_400}
 DELAY_SECONDS: Schema = {"type": "number", "minimum": 0, "maximum": MAX_DELAY_SECONDS}
 TIME: Schema = {"type": "string", "format": "date-time"}
 DEDUPE: Schema = {"type": "string", "enum": list(deduplication.POLICIES)}
+# 100/minute; 100 is a minute's, 0 is no limit.
+RATE_LIMIT: Schema = {"type": ["string", "integer"], "minimum": 0, "maxLength": 50}
+SCOPES: Schema = _list_of({"type": "string", "enum": list(keys.SCOPES)}, len(keys.SCOPES))
 MESSAGE: Schema = {"type": "string", "maxLength": 10_000}
 RETRY: Schema = {
     "type": "object",
@@ -195,8 +199,18 @@ CREATE_KEY = RequestBody(
     required=("name",),
     name=NAME,
     role={"type": "string", "enum": list(keys.ROLES)},
-    scopes=_list_of({"type": "string", "enum": list(keys.SCOPES)}, len(keys.SCOPES)),
+    scopes=SCOPES,
     task_types=_list_of(TYPE_PATTERN, 100),
-    rate_limit={"type": "string", "maxLength": 50},
+    rate_limit=RATE_LIMIT,
     expires_at=TIME,
+)
+CHANGE_KEY = RequestBody(
+    name=NAME,
+    scopes=SCOPES,
+    task_types=_or_null(_list_of(TYPE_PATTERN, 100)),
+    rate_limit=_or_null(RATE_LIMIT),
+    expires_at=_or_null(TIME),
+)
+ROTATE_KEY = RequestBody(
+    overlap_seconds={"type": "integer", "minimum": 0, "maximum": MAX_OVERLAP_SECONDS},
 )

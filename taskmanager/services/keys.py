@@ -1,4 +1,4 @@
-"""API keys: making, finding and revoking them, and what a key allows.
+"""API keys: making and finding them, and what a key allows.
 
 Owns the list of scopes. Never stores a key: only its SHA-256, which is what
 it is looked up by.
@@ -7,16 +7,16 @@ it is looked up by.
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from taskmanager.database import (
     Row,
     database,
-    execute,
     execute_if_free,
     fetch_all,
     fetch_one,
@@ -24,6 +24,7 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.exceptions import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
+from taskmanager.rates import parse_rate
 from taskmanager.services import history
 from taskmanager.services.type_patterns import matches_any
 
@@ -57,6 +58,8 @@ SHOWN_CHARACTERS = 11
 CACHE_SECONDS = 3.0  # a revoked key is refused by every process after this long
 CACHE_SIZE = 1_000
 LAST_USED_RESOLUTION_MS = 60_000
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
 
 @dataclass(frozen=True)
@@ -108,32 +111,78 @@ def create_key(
     """Makes a key; returns its row and the key itself, which nobody can read again.
 
     `key` is given only for the bootstrap key, whose text its owner chose.
-    Raises InvalidRequest for a scope that does not exist.
+    Raises InvalidRequest for a name, a scope or a rate limit that cannot be.
     """
+    fields = {
+        "name": name,
+        "scopes": scopes,
+        "task_types": task_types,
+        "rate_limit": rate_limit,
+        "expires_at": expires_at,
+    }
+    key = key or new_key()
+    return _store_key(key_row(key, stored_columns(fields), now=now), caller=caller, now=now), key
+
+
+def new_key() -> str:
+    """A key that nobody can guess: 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def stored_columns(fields: Mapping[str, Any]) -> Row:
+    """Fields of a key as its table holds them. Raises InvalidRequest for one that cannot be.
+
+    `name`, `scopes`; `task_types`, `rate_limit` and `expires_at`, which may be None.
+    """
+    columns = dict(fields)
+    if "name" in fields and not _NAME.fullmatch(fields["name"]):
+        raise InvalidRequest("The name of a key is 1 to 255 printable characters.")
+    if "scopes" in fields:
+        columns["scopes"] = json.dumps(_checked_scopes(fields["scopes"]))
+    if "task_types" in fields:
+        patterns = fields["task_types"]
+        columns["task_types"] = json.dumps(list(patterns)) if patterns else None
+    if fields.get("rate_limit") is not None:
+        columns["rate_limit"] = _checked_rate(fields["rate_limit"])
+    return columns
+
+
+def _checked_scopes(scopes: Sequence[str]) -> list[str]:
     for scope in scopes:
         if scope not in SCOPES:
             raise InvalidRequest(f"No such scope: '{scope}'. Scopes: {', '.join(SCOPES)}.")
     if not scopes:
         raise InvalidRequest("A key needs at least one scope.")
-    key = key or KEY_PREFIX + secrets.token_urlsafe(32)
-    row: Row = {
-        "name": name,
+    return list(scopes)
+
+
+def _checked_rate(text: str) -> str:
+    try:
+        return str(parse_rate(text))
+    except ValueError as error:
+        raise InvalidRequest(f"rate_limit must be {error}; not '{text[:50]}'.") from None
+
+
+def key_row(key: str, columns: Row, *, now: int) -> Row:
+    """A whole row for a new key."""
+    return {
+        **columns,
         "key_hash": hash_key(key),
         "prefix": key[:SHOWN_CHARACTERS] if key.startswith(KEY_PREFIX) else "",
-        "scopes": json.dumps(list(scopes)),
-        "task_types": json.dumps(list(task_types)) if task_types else None,
-        "rate_limit": rate_limit,
-        "expires_at": expires_at,
         "revoked_at": None,
         "last_used_at": None,
         "created_at": now,
         "updated_at": now,
     }
-    return _store_key(row, caller=caller, now=now), key
 
 
 @write_transaction
 def _store_key(row: Row, *, caller: Caller, now: int) -> Row:
+    return insert_key(row, caller=caller, now=now)
+
+
+def insert_key(row: Row, *, caller: Caller, now: int) -> Row:
+    """Inserts a row made by `key_row`, inside the caller's transaction."""
     key_id = insert("api_keys", row)
     history.record_operator_action(
         event="key_created",
@@ -162,28 +211,10 @@ def any_key_exists() -> bool:
     return fetch_one("SELECT id FROM api_keys LIMIT 1") is not None
 
 
-def revoke_key(*, key_id: int, caller: Caller, now: int) -> Row:
-    """Revokes a key for good; revoking it again changes nothing. Raises NotFound."""
-    row = get_key(key_id=key_id)
-    if row["revoked_at"] is None:
-        _mark_revoked(key_id, row["name"], caller=caller, now=now)
-        _cache().clear()
-    return get_key(key_id=key_id)
-
-
-@write_transaction
-def _mark_revoked(key_id: int, name: str, *, caller: Caller, now: int) -> None:
-    changed = execute(
-        "UPDATE api_keys SET revoked_at = ?, updated_at = ? WHERE id = ? AND revoked_at IS NULL",
-        (now, now, key_id),
-    ).rowcount
-    if changed:
-        history.record_operator_action(
-            event="key_revoked",
-            caller_key_id=caller.key_id,
-            message=f"key {key_id} ({name}) revoked by {caller.name}",
-            now=now,
-        )
+def may_administer(row: Row, *, now: int) -> bool:
+    """True where the key is in force and has the scope admin, for every task type."""
+    in_force = row["revoked_at"] is None and (row["expires_at"] is None or row["expires_at"] > now)
+    return in_force and "admin" in json.loads(row["scopes"]) and row["task_types"] is None
 
 
 def authenticate(key: str, *, now: int) -> Caller:
@@ -225,6 +256,11 @@ def _cache() -> dict[str, tuple[float, Row, Caller]]:
     """Lives on the database object, so another database starts with an empty one."""
     cache: dict[str, Any] = database.obj.cache.setdefault("keys", {})
     return cache
+
+
+def forget_remembered() -> None:
+    """Makes this process look every key up anew."""
+    _cache().clear()
 
 
 def mark_used(caller: Caller, *, now: int) -> None:
