@@ -287,7 +287,7 @@ def renew_leases(
     outcomes = []
     for task_id, claim_token in named:
         task = tasks.get(task_id)
-        if task is not None and task["status"] == "cancelled":
+        if task and task["status"] == "cancelled" and caller.may_touch(task["type"]):
             outcomes.append((task_id, "cancelled"))
             continue
         try:

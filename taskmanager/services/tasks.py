@@ -86,7 +86,7 @@ def create_tasks(
     outcomes = [Outcome() for _ in requests]
     rows: list[Row | None] = []
     types: dict[str, Row | TaskManagerError] = {}
-    missing_parents = _missing_parents(requests)
+    missing_parents = _missing_parents(requests, caller)
     for request, outcome in zip(requests, outcomes, strict=True):
         try:
             if request.get("parent_task_id") in missing_parents:
@@ -119,13 +119,16 @@ def prepare_task(
     return _new_row(request, _type_for(request["type"], {}, caller), defaults, now)
 
 
-def _missing_parents(requests: Sequence[Mapping[str, Any]]) -> set[int]:
+def _missing_parents(requests: Sequence[Mapping[str, Any]], caller: Caller) -> set[int]:
+    """Parents asked for that are not there, or that the caller may not know to be there."""
     wanted = {request["parent_task_id"] for request in requests if request.get("parent_task_id")}
     if not wanted:
         return set()
     ids = list(wanted)
-    found = fetch_all(f"SELECT id FROM tasks WHERE id IN ({placeholders(ids)})", ids)
-    return wanted - {row["id"] for row in found}
+    found = fetch_all(f"SELECT id, task_type_id FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    return wanted - {
+        row["id"] for row in found if caller.may_touch(task_types.name_of(row["task_type_id"]))
+    }
 
 
 def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Caller) -> Row:
