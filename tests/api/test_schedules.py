@@ -438,6 +438,35 @@ def test_a_run_by_hand_counts_as_the_last_task_where_runs_may_not_overlap(
 
 
 @pytest.mark.usefixtures("job")
+def test_the_claim_that_notices_a_due_schedule_is_given_its_task(api: Api, clock: Clock) -> None:
+    schedule = add(api)
+    api.claim(status=404)
+    clock.advance(3600)
+    assert api.claim()["id"] == shown(api, schedule)["last_task_id"]
+    api.claim(status=404)
+
+
+@pytest.mark.usefixtures("job")
+def test_a_schedule_that_cannot_run_keeps_no_worker_from_its_tasks(api: Api, clock: Clock) -> None:
+    schedule = add(api)
+    api.register("other")
+    task = api.create("other")
+    api.patch("/api/task-types/job", {"is_active": False})
+    clock.advance(3600)
+    assert api.claim()["id"] == task["id"]
+    assert shown(api, schedule)["last_outcome"] == "failed"
+
+
+@pytest.mark.usefixtures("job")
+def test_maintenance_by_url_runs_what_is_due(api: Api, clock: Clock) -> None:
+    add(api)
+    clock.advance(3600)
+    assert api.post("/api/maintenance/run")["created"] == 1
+    assert api.post("/api/maintenance/run")["created"] == 0
+    assert len(made(api)) == 1
+
+
+@pytest.mark.usefixtures("job")
 def test_schedules_are_listed_by_name_page_by_page(api: Api) -> None:
     for name in ("c", "a", "B"):
         add(api, name=name)

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
-from taskmanager.database import close_connection, connect_database, fetch_all
+from taskmanager.clock import utc_now
+from taskmanager.database import close_connection, connect_database, execute, fetch_all
 from taskmanager.schema import create_schema
 from taskmanager.services import schedules, task_types
 from taskmanager.services.keys import OPERATOR
 from taskmanager.services.tasks import TaskDefaults
+from tests.concurrency.processes import Connection, Shared, run_processes
+from tests.concurrency.queues import register
+from tests.server import Server
 
 PROCESSES = 6
 SCHEDULES = 10
@@ -124,3 +128,31 @@ def test_runs_that_may_not_overlap_leave_one_unfinished_task(database: str) -> N
     assert len(fetch_all("SELECT id FROM tasks")) == SCHEDULES
     outcomes = {row["last_outcome"] for row in fetch_all("SELECT last_outcome FROM schedules")}
     assert outcomes == {"skipped"}
+
+
+def claim_until_nothing_is_left(
+    connection: Connection, shared: Shared, number: int, _: None
+) -> list[int]:
+    """One worker that begins together with the others; the tasks it was given."""
+    shared.barrier.wait()
+    given = []
+    while True:
+        answer = connection.post("/api/tasks/claim", {"worker_id": f"worker-{number}"})
+        if answer.status == 404:
+            return given
+        given.append(answer.data["id"])
+
+
+def test_workers_whose_claims_notice_a_due_time_are_given_its_task_once(queue: Server) -> None:
+    register(queue, "job")
+    for number in range(SCHEDULES):
+        body = {"name": f"schedule {number}", "type": "job", "params": {}, "cron": "0 0 1 1 *"}
+        assert queue.call("POST", "/api/schedules", body).status == 201
+    execute("UPDATE schedules SET next_run_at = ?", (utc_now(),))
+    given = run_processes(claim_until_nothing_is_left, PROCESSES, port=queue.port, key=queue.key)
+
+    ids = [task_id for some in given for task_id in some]
+    assert len(set(ids)) == len(ids) == SCHEDULES
+    assert len(fetch_all("SELECT id FROM tasks")) == SCHEDULES
+    outcomes = {row["last_outcome"] for row in fetch_all("SELECT last_outcome FROM schedules")}
+    assert outcomes == {"created"}
