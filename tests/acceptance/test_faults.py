@@ -1,0 +1,217 @@
+"""A bad night: workers, server processes and the database are killed while tasks are worked on."""
+
+import contextlib
+import http.client
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskmanager.database import close_connection, connect_database, fetch_all
+from tests import mariadb
+from tests.conftest import require
+from tests.server import Server
+
+WORKERS = 12
+TASKS = 3_000
+LEASE_SECONDS = 3
+SECONDS_OF_KILLING = 15
+DATABASE_KILLS_AT = (5, 10)
+PATIENCE_SECONDS = 200
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+class Worker:
+    """What runs on a worker's machine: claims, completes, and notes each answer it has seen."""
+
+    def __init__(self, port: int, key: str, worker_id: str, notes: Path) -> None:
+        self._port, self._key, self._worker_id = port, key, worker_id
+        self._notes = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def run(self) -> None:
+        while True:
+            claim = {"worker_id": self._worker_id, "lease_seconds": LEASE_SECONDS}
+            status, body = self._post("/api/tasks/claim", claim)
+            if status == 200:
+                self._work(body["data"])
+            else:
+                time.sleep(0.1)
+
+    def _work(self, task: dict[str, Any]) -> None:
+        time.sleep(random.uniform(0, 0.02))
+        report = {
+            "worker_id": self._worker_id,
+            "claim_token": task["claim_token"],
+            "success": True,
+            "result": {"token": task["claim_token"]},
+        }
+        while True:
+            status, _ = self._post(f"/api/tasks/{task['id']}/complete", report)
+            if status == 200:
+                # One write of one line: a kill leaves all of it or none.
+                os.write(self._notes, f"{task['id']} {task['claim_token']}\n".encode())
+            if status in (200, 404, 409):
+                return
+            time.sleep(0.1)
+
+    def _post(self, path: str, body: Any) -> tuple[int, Any]:
+        """Status 0 where there was no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        headers = {"Content-Type": "application/json", "X-API-Key": self._key}
+        try:
+            connection.request("POST", path, json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, None
+        finally:
+            connection.close()
+
+
+def run_worker(port: int, key: str, worker_id: str, notes: Path) -> None:
+    Worker(port, key, worker_id, notes).run()
+
+
+@pytest.fixture
+def database(engine: str, tmp_path: Path) -> Iterator[tuple[str, mariadb.MariaDB | None]]:
+    """A URL and, for MariaDB, a server of its own that keeps what it has acknowledged."""
+    if engine == "sqlite":
+        yield f"sqlite:///{tmp_path / 'queue.db'}", None
+        return
+    require("MariaDB (mariadbd)", mariadb.is_installed())
+    server = mariadb.MariaDB(tmp_path, durable=True)
+    server.start()
+    try:
+        yield server.create_database("faults"), server
+    finally:
+        server.stop()
+
+
+class Night:
+    """The server, its workers, and who gets killed."""
+
+    def __init__(self, folder: Path, database: tuple[str, mariadb.MariaDB | None]) -> None:
+        self.database_url, self.mariadb = database
+        instance = folder / "instance"
+        instance.mkdir()
+        self.notes = folder / "notes"
+        self.server = Server(instance, self.database_url, workers=4, threads=2)
+        self.workers: dict[str, Any] = {}
+
+    def start(self) -> None:
+        # The workers ask as often as they can: the rate limit has tests of its own.
+        self.server.environment["TASKMANAGER_RATE_LIMIT"] = "0"
+        self.server.start()
+        self._register()
+        for number in range(WORKERS):
+            self._start_worker(f"worker-{number}")
+
+    def _register(self) -> None:
+        job = {"name": "job", "version": "1", "param_schema": {"type": "object"}}
+        self.server.call("POST", "/api/task-types/register", {**job, "max_attempts": 10})
+        for start in range(0, TASKS, 1_000):
+            batch = [{"type": "job", "params": {"n": start + n}} for n in range(1_000)]
+            answer = self.server.call("POST", "/api/tasks/batch", {"tasks": batch})
+            assert answer.data["created"] == 1_000
+
+    def _start_worker(self, worker_id: str) -> None:
+        process = CONTEXT.Process(
+            target=run_worker,
+            args=(self.server.port, self.server.key, worker_id, self.notes),
+            daemon=True,
+        )
+        process.start()
+        self.workers[worker_id] = process
+
+    def kill_a_worker(self) -> None:
+        """It comes back under its old name, knowing nothing."""
+        worker_id = random.choice(list(self.workers))
+        self.workers[worker_id].kill()
+        self.workers[worker_id].join()
+        self._start_worker(worker_id)
+
+    def kill_a_server_process(self) -> None:
+        """gunicorn starts another in its place."""
+        assert self.server.process is not None
+        master = self.server.process.pid
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        if children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(random.choice(children)), signal.SIGKILL)
+
+    def kill_the_database(self) -> None:
+        if self.mariadb is not None:
+            self.mariadb.kill()
+            time.sleep(0.5)
+            self.mariadb.start()
+
+    def wait_until_all_is_finished(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            answer = self.server.call("GET", "/api/stats")
+            counts = answer.data["by_status"] if answer.status == 200 else {}
+            if counts.get("completed", 0) + counts.get("failed", 0) == TASKS:
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"not finished in time: {counts}")
+
+    def end(self) -> None:
+        for process in self.workers.values():
+            process.kill()
+            process.join()
+        self.server.stop()
+
+
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_when_everything_is_killed(
+    tmp_path: Path, database: tuple[str, mariadb.MariaDB | None]
+) -> None:
+    night = Night(tmp_path, database)
+    try:
+        night.start()
+        for second in range(SECONDS_OF_KILLING):
+            night.kill_a_worker()
+            night.kill_a_server_process()
+            if second in DATABASE_KILLS_AT:
+                night.kill_the_database()
+            time.sleep(1)
+        night.wait_until_all_is_finished()
+    finally:
+        night.end()
+    assert "Traceback" not in night.server.log()
+
+    connect_database(night.database_url)
+    tasks = {row["id"]: row for row in fetch_all("SELECT * FROM tasks")}
+    logs = fetch_all("SELECT * FROM task_logs WHERE task_id IS NOT NULL ORDER BY id")
+    close_connection()
+    assert len(tasks) == TASKS
+    for task in tasks.values():
+        honest = task["status"] == "failed" and task["error_code"] == "lease_expired"
+        assert task["status"] == "completed" or honest
+
+    acknowledged = [line.split() for line in night.notes.read_text().splitlines()]
+    assert acknowledged
+    for task_id, token in acknowledged:
+        task = tasks[int(task_id)]
+        assert task["status"] == "completed"
+        assert json.loads(task["result"]) == {"token": token}
+
+    latest_token: dict[int, str] = {}
+    completed: set[int] = set()
+    expired = 0
+    for log in logs:
+        assert log["task_id"] not in completed
+        if log["event"] == "claimed":
+            latest_token[log["task_id"]] = log["claim_token"]
+        elif log["event"] == "completed":
+            assert log["claim_token"] == latest_token[log["task_id"]]
+            completed.add(log["task_id"])
+        expired += log["event"] == "lease_expired"
+    assert expired, "the killing killed nobody at work"
