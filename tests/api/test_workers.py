@@ -1,0 +1,216 @@
+"""Workers: heartbeats with and without tasks, statuses by the clock, and shutdown."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from taskmanager.clock import format_time
+from tests.api.tables import dump_tables
+from tests.conftest import Api, Clock, make_key
+
+
+def beat(api: Api, worker_id: str = "w1", status: int = 200, **fields: Any) -> Any:
+    return api.post("/api/workers/heartbeat", {"worker_id": worker_id, **fields}, status)
+
+
+@pytest.fixture
+def held(api: Api, clock: Clock) -> Any:
+    """Three tasks in the hands of w1, for leases of sixty seconds."""
+    api.register()
+    for _ in range(3):
+        api.create()
+    return api.claim("w1", limit=3, lease_seconds=60)["tasks"]
+
+
+def named(*tasks: Any) -> list[dict[str, Any]]:
+    return [{"id": task["id"], "claim_token": task["claim_token"]} for task in tasks]
+
+
+def expiry(api: Api, task: Any) -> str:
+    return str(api.get(f"/api/tasks/{task['id']}")["lease_expires_at"])
+
+
+def test_a_worker_is_known_from_its_first_sign_of_life(api: Api, clock: Clock) -> None:
+    missing = api.get("/api/workers/w1", 404)
+    assert missing["code"] == "worker_not_found"
+    answer = beat(api, metadata={"host": "höst", "pid": 7})
+    assert answer == {"next_heartbeat_in": 30, "renewed": [], "lost": [], "cancelled": []}
+    worker = api.get("/api/workers/w1")
+    now = format_time(clock.now)
+    assert worker == {
+        "id": "w1",
+        "worker_id": "w1",
+        "status": "active",
+        "first_seen_at": now,
+        "last_seen_at": now,
+        "tasks_held": 0,
+        "tasks_completed": 0,
+        "tasks_failed": 0,
+        "metadata": {"host": "höst", "pid": 7},
+    }
+
+
+def test_metadata_stays_until_it_is_sent_again(api: Api) -> None:
+    beat(api, metadata={"a": 1})
+    beat(api)
+    assert api.get("/api/workers/w1")["metadata"] == {"a": 1}
+    beat(api, metadata={})
+    assert api.get("/api/workers/w1")["metadata"] == {}
+
+
+def test_a_worker_grows_stale_and_then_inactive(api: Api, clock: Clock) -> None:
+    beat(api)
+    steps = [(90, "active"), (0.001, "stale"), (509.999, "stale"), (0.001, "inactive")]
+    for seconds, status in steps:
+        clock.advance(seconds)
+        assert api.get("/api/workers/w1")["status"] == status
+    beat(api)
+    assert api.get("/api/workers/w1")["status"] == "active"
+
+
+@pytest.mark.parametrize("what", ["claim", "progress", "heartbeat", "complete", "release"])
+def test_everything_a_worker_says_is_a_sign_of_life(
+    api: Api, held: Any, clock: Clock, what: str
+) -> None:
+    clock.advance(50)
+    task = held[0]
+    if what == "claim":
+        api.create()
+        api.claim("w1")
+    elif what == "complete":
+        api.complete(task)
+    else:
+        body = {"worker_id": "w1", **({"progress": 1} if what == "progress" else {})}
+        api.post(f"/api/tasks/{task['id']}/{what}", body)
+    assert api.get("/api/workers/w1")["last_seen_at"] == format_time(clock.now)
+
+
+def test_a_heartbeat_without_tasks_renews_every_lease_of_the_worker(
+    api: Api, held: Any, clock: Clock
+) -> None:
+    api.create()
+    other = api.claim("w2", lease_seconds=60)
+    clock.advance(30)
+    answer = beat(api)
+    assert answer["renewed"] == [task["id"] for task in held]
+    assert {expiry(api, task) for task in held} == {format_time(clock.now + 60_000)}
+    assert expiry(api, other) == other["lease_expires_at"]
+
+
+def test_a_heartbeat_that_names_tasks_renews_only_those(api: Api, held: Any, clock: Clock) -> None:
+    clock.advance(30)
+    answer = beat(api, tasks=named(held[0], held[2]))
+    assert (answer["renewed"], answer["lost"]) == ([held[0]["id"], held[2]["id"]], [])
+    assert expiry(api, held[1]) == held[1]["lease_expires_at"]
+    assert expiry(api, held[0]) == format_time(clock.now + 60_000)
+
+
+def test_an_empty_list_of_tasks_renews_nothing(api: Api, held: Any, clock: Clock) -> None:
+    clock.advance(30)
+    assert beat(api, tasks=[])["renewed"] == []
+    assert expiry(api, held[0]) == held[0]["lease_expires_at"]
+
+
+def test_a_heartbeat_tells_which_tasks_are_lost_or_cancelled(
+    api: Api, held: Any, clock: Clock
+) -> None:
+    one, two, three = held
+    api.post(f"/api/tasks/{two['id']}/cancel", {})
+    api.complete(three)
+    made_up = {"id": one["id"], "claim_token": "made-up"}
+    answer = beat(api, tasks=[*named(one, two, three), made_up, {"id": 10**12}, {"id": one["id"]}])
+    assert answer["renewed"] == [one["id"], one["id"]]
+    assert answer["cancelled"] == [two["id"]]
+    assert answer["lost"] == [three["id"], one["id"], 10**12]
+
+
+def test_a_restarted_worker_does_not_keep_dead_tasks_alive(
+    api: Api, held: Any, clock: Clock
+) -> None:
+    clock.advance(61)
+    fresh = api.claim("w1", limit=1)["tasks"]
+    beat(api, tasks=named(*fresh))
+    assert api.get("/api/workers/w1")["tasks_held"] == 1
+    assert beat(api, tasks=named(*held))["lost"] == [fresh[0]["id"]]
+
+
+def test_shutting_down_gives_everything_back(api: Api, held: Any, clock: Clock) -> None:
+    api.complete(held[0])
+    answer = api.post("/api/workers/w1/shutdown")
+    assert answer == {
+        "worker_id": "w1",
+        "status": "inactive",
+        "released": [held[1]["id"], held[2]["id"]],
+    }
+    worker = api.get("/api/workers/w1")
+    assert (worker["status"], worker["tasks_held"], worker["tasks_completed"]) == ("inactive", 0, 1)
+    again = api.claim("w2", limit=5)["tasks"]
+    assert [(task["id"], task["attempts"]) for task in again] == [
+        (held[1]["id"], 1),
+        (held[2]["id"], 1),
+    ]
+    beat(api)
+    assert api.get("/api/workers/w1")["status"] == "active"
+
+
+def test_the_list_shows_the_worker_seen_last_first(api: Api, clock: Clock) -> None:
+    for worker_id in ("b", "a", "c"):
+        clock.advance(1)
+        beat(api, worker_id)
+    listed = api.get("/api/workers")
+    assert ([row["id"] for row in listed["workers"]], listed["count"]) == (["c", "a", "b"], 3)
+    page = api.get("/api/workers?limit=1&offset=1")
+    assert ([row["id"] for row in page["workers"]], page["count"]) == (["a"], 1)
+
+
+@pytest.mark.parametrize(
+    "worker_id",
+    ["host/1", "a b", "ü🦄", "a\u00a0b", "100%", "x/", "?a=b#c", "'; DROP TABLE workers"],
+)
+def test_a_worker_of_any_name_can_be_looked_up_and_shut_down(api: Api, worker_id: str) -> None:
+    beat(api, worker_id)
+    path = f"/api/workers/{quote(worker_id, safe='/')}"
+    assert api.get(path)["id"] == worker_id
+    assert api.post(f"{path}/shutdown")["worker_id"] == worker_id
+    assert api.get(path)["status"] == "inactive"
+
+
+@pytest.mark.parametrize("worker_id", ["x" * 256, "%00", "a%09b", "%20a"])
+def test_a_name_that_no_worker_can_have_is_refused(api: Api, worker_id: str) -> None:
+    before = dump_tables()
+    api.get(f"/api/workers/{worker_id}", 400)
+    api.post(f"/api/workers/{worker_id}/shutdown", status=400)
+    assert dump_tables() == before
+
+
+def test_a_limited_key_neither_renews_nor_releases_what_it_may_not_touch(
+    api: Api, held: Any, clock: Clock
+) -> None:
+    limited = api.with_key(make_key("worker", task_types=("other.%",)))
+    clock.advance(30)
+    answer = beat(limited)
+    assert (answer["renewed"], answer["lost"]) == ([], [task["id"] for task in held])
+    assert expiry(api, held[0]) == held[0]["lease_expires_at"]
+    refused = limited.post("/api/workers/w1/shutdown", status=403)
+    assert refused["code"] == "task_type_not_allowed"
+    assert api.get("/api/workers/w1")["tasks_held"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"tasks": [{"id": 1}] * 1_001}, "tasks"),
+        ({"tasks": [1]}, "tasks[0]"),
+        ({"tasks": [{"claim_token": "x"}]}, "tasks[0].id"),
+        ({"tasks": [{"id": 1, "token": "x"}]}, "tasks[0].token"),
+        ({"metadata": []}, "metadata"),
+        ({"worker_id": ""}, "worker_id"),
+    ],
+)
+def test_a_heartbeat_that_makes_no_sense_is_refused(
+    api: Api, fields: dict[str, Any], path: str
+) -> None:
+    before = dump_tables()
+    assert beat(api, status=400, **{"worker_id": "w1", **fields})["details"][0]["path"] == path
+    assert dump_tables() == before
