@@ -9,7 +9,7 @@ from taskmanager.api.responses import success
 from taskmanager.api.serializers import schedule_json, task_json
 from taskmanager.clock import utc_now
 from taskmanager.exceptions import InvalidRequest
-from taskmanager.services import schedules
+from taskmanager.services import schedule_runs, schedules
 from taskmanager.services.tasks import TaskDefaults
 
 blueprint = Blueprint("schedules", __name__, url_prefix="/schedules")
@@ -102,7 +102,7 @@ def run(schedule_id: int) -> Response:
     is `skip`; 400; 403; 404.
     """
     request_schemas.NOTHING.read()
-    outcome = schedules.run_schedule_now(
+    outcome = schedule_runs.run_schedule_now(
         schedule_id=schedule_id, defaults=_defaults(), caller=g.caller, now=utc_now()
     )
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}

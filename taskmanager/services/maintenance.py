@@ -20,7 +20,7 @@ from taskmanager.database import (
     placeholders,
     write_transaction,
 )
-from taskmanager.services import history, schedules
+from taskmanager.services import history, schedule_runs
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
 
@@ -48,7 +48,7 @@ def maintain(
     """
     deadline = time.monotonic() + max_seconds
     return {
-        "created": schedules.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
+        "created": schedule_runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
         "started": start_due_tasks(now=now, deadline=deadline),
         "pruned": prune_finished_tasks(
@@ -111,8 +111,8 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
     Returns how many tasks that concerned; writes nothing where none is due.
     """
     moved = 0
-    if schedules.any_due(now=now):
-        moved += schedules.run_due_schedules(
+    if schedule_runs.any_due(now=now):
+        moved += schedule_runs.run_due_schedules(
             now=now, defaults=defaults, deadline=time.monotonic() + SLICE_SECONDS
         )
     if fetch_one("SELECT id FROM tasks WHERE lease_expires_at <= ? LIMIT 1", (now,)):

@@ -1,18 +1,13 @@
-"""Recurring tasks: a schedule makes its task once per due time, whoever notices first.
+"""Schedules of recurring tasks: making, reading, changing and removing them.
 
-Owns the schedules: making, changing and removing them, and their due runs.
-When they fall due is counted in due_times.py. Nothing here waits or wakes up:
-maintenance asks on its three roads whether a schedule is due.
+When they fall due is counted in due_times.py, what happens then is in schedule_runs.py.
 """
 
-import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import peewee
 
-from taskmanager.clock import format_time
 from taskmanager.database import (
     Row,
     dialect,
@@ -27,13 +22,12 @@ from taskmanager.database import (
 from taskmanager.exceptions import Conflict, InvalidRequest, NotFound
 from taskmanager.services import due_times, history, task_types, tasks, validation
 from taskmanager.services.due_times import Timing
-from taskmanager.services.keys import OPERATOR, Caller
+from taskmanager.services.keys import Caller
 
 OVERLAPS = ("allow", "skip")
 DEFAULT_TIMEZONE = "UTC"
 MAX_INTERVAL_SECONDS = 366 * 86_400
 NEXT_RUNS_SHOWN = 5
-DUE_READ_AT_ONCE = 100
 
 _PLAIN_FIELDS = ("name", "priority", "max_attempts", "overlap")
 _TIMING_COLUMNS = ("cron", "timezone", "interval_seconds")
@@ -114,28 +108,30 @@ def list_schedules(*, limit: int, offset: int, caller: Caller) -> list[Row]:
         f"SELECT * FROM schedules {where} ORDER BY name LIMIT ? OFFSET ?",
         (*values, limit, offset),
     )
-    return [_with_type(row) for row in rows]
+    return [with_type(row) for row in rows]
 
 
 def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
     """One schedule with `next_runs`, its next due times. Raises NotFound, NotAllowed."""
-    row = _find(schedule_id, caller)
+    row = find_schedule(schedule_id, caller)
     return {**row, "next_runs": _next_runs(row)}
 
 
-def _find(schedule_id: int, caller: Caller, *, lock: bool = False) -> Row:
+def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Row:
+    """A schedule with the name of its type. Raises NotFound, NotAllowed."""
     row = fetch_one(
         f"SELECT * FROM schedules WHERE id = ? {dialect().lock_rows if lock else ''}",
         (schedule_id,),
     )
     if row is None:
         raise NotFound(f"There is no schedule {schedule_id}.", code="schedule_not_found")
-    row = _with_type(row)
+    row = with_type(row)
     caller.require_type(row["type"])
     return row
 
 
-def _with_type(row: Row) -> Row:
+def with_type(row: Row) -> Row:
+    """A row of the table with the name of its type."""
     return {**row, "type": task_types.name_of(row["task_type_id"])}
 
 
@@ -143,7 +139,7 @@ def _next_runs(row: Row) -> list[int]:
     if row["next_run_at"] is None:
         return []
     try:
-        return due_times.upcoming(_timing_of(row), row["next_run_at"], NEXT_RUNS_SHOWN)
+        return due_times.upcoming(timing_of(row), row["next_run_at"], NEXT_RUNS_SHOWN)
     except InvalidRequest:  # its zone is gone from this host; the run will say so
         return [row["next_run_at"]]
 
@@ -158,7 +154,7 @@ def change_schedule(
 
     Raises NotFound, NotAllowed, InvalidRequest, ValidationFailed, Conflict.
     """
-    row = _find(schedule_id, caller)
+    row = find_schedule(schedule_id, caller)
     if "params" in changes:
         schema_text = task_types.get_task_type(name=row["type"])["param_schema"]
         validation.check_params(schema_text, changes["params"], type_name=row["type"])
@@ -169,7 +165,7 @@ def change_schedule(
 
 @write_transaction
 def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: int) -> None:
-    row = _find(schedule_id, caller, lock=True)
+    row = find_schedule(schedule_id, caller, lock=True)
     changed = _changed_columns(row, changes, now)
     if not changed:
         return
@@ -235,13 +231,14 @@ def _timing_columns(timing: Timing) -> Row:
     return {column: getattr(timing, column) for column in _TIMING_COLUMNS}
 
 
-def _timing_of(row: Row) -> Timing:
+def timing_of(row: Row) -> Timing:
+    """When a schedule falls due."""
     return Timing(**{column: row[column] for column in _TIMING_COLUMNS})
 
 
 def delete_schedule(*, schedule_id: int, caller: Caller, now: int) -> Row:
     """Removes a schedule; the tasks that it made stay. Raises NotFound, NotAllowed."""
-    row = _find(schedule_id, caller)
+    row = find_schedule(schedule_id, caller)
     _delete(row, caller, now)
     return row
 
@@ -252,136 +249,3 @@ def _delete(row: Row, caller: Caller, now: int) -> None:
     if removed:
         what = f"removed by {caller.name}"
         _record("schedule_deleted", row["id"], row["name"], what, caller, now)
-
-
-def any_due(*, now: int) -> bool:
-    """Whether `run_due_schedules` would find something to do: one look at the head of an index."""
-    return fetch_one("SELECT id FROM schedules WHERE next_run_at <= ? LIMIT 1", (now,)) is not None
-
-
-def run_due_schedules(*, now: int, defaults: tasks.TaskDefaults, deadline: float) -> int:
-    """Runs every schedule that is due, the longest overdue first; returns how many tasks it made.
-
-    Each is a transaction of its own. Stops at `deadline`, in seconds of
-    time.monotonic(), after one at the least.
-    """
-    made = 0
-    while True:
-        due = fetch_all(
-            "SELECT * FROM schedules WHERE next_run_at <= ? ORDER BY next_run_at LIMIT ?",
-            (now, DUE_READ_AT_ONCE),
-        )
-        for row in due:
-            made += _run(_with_type(row), defaults, now)
-            if time.monotonic() > deadline:
-                return made
-        if len(due) < DUE_READ_AT_ONCE:
-            return made
-
-
-def _run(schedule: Row, defaults: tasks.TaskDefaults, now: int) -> bool:
-    """One run for the latest due time that has come, however many were missed before it.
-
-    A run that cannot make its task is noted as failed and the next one awaited.
-    A schedule whose next due time cannot be told any more becomes inactive.
-    """
-    due_at: int = schedule["next_run_at"]
-    next_run_at: int | None = None
-    task: Row | None = None
-    problem: str | None = None
-    try:
-        due_at, next_run_at = due_times.latest_and_next(_timing_of(schedule), due_at, now)
-        task = tasks.prepare_task(
-            _task_request(schedule, due_at), defaults=defaults, caller=OPERATOR, now=now
-        )
-    except InvalidRequest as error:
-        problem = error.message
-    return _store_run(schedule, task, due_at=due_at, next_run_at=next_run_at, problem=problem)
-
-
-def _task_request(schedule: Row, due_at: int | None) -> Row:
-    """What POST /api/tasks would be sent. Without a due time it is a run by hand.
-
-    The task's key is the second guard against making it twice. Where runs may
-    not overlap, the key is the schedule's own, held while a task is unfinished.
-    """
-    if schedule["overlap"] == "skip":
-        dedupe, key = "active", f"schedule:{schedule['id']}"
-    elif due_at is not None:
-        dedupe, key = "forever", f"schedule:{schedule['id']}:{format_time(due_at)}"
-    else:
-        dedupe, key = "none", f"schedule:{schedule['id']}"
-    return {
-        "type": schedule["type"],
-        "params": json.loads(schedule["params"]),
-        "priority": schedule["priority"],
-        "max_attempts": schedule["max_attempts"],
-        "dedupe": dedupe,
-        "dedupe_key": key,
-    }
-
-
-@write_transaction
-def _store_run(
-    schedule: Row, task: Row | None, *, due_at: int, next_run_at: int | None, problem: str | None
-) -> bool:
-    """Advances the schedule and makes its task; returns whether a task was made.
-
-    Transition: nothing → pending, for the task.
-    Commits together: the next due time, the task and its first history row.
-    Raises DatabaseUnavailable.
-    Dying in the middle leaves the schedule due. Where another process has
-    advanced it, or a caller has changed it since it was read, nothing is done.
-    """
-    advanced = execute(
-        "UPDATE schedules SET next_run_at = ?, is_active = ?, last_run_at = ?, "
-        "last_outcome = 'failed', last_error = ? "
-        "WHERE id = ? AND next_run_at = ? AND updated_at = ?",
-        (
-            next_run_at,
-            int(next_run_at is not None),
-            due_at,
-            problem,
-            *(schedule[column] for column in ("id", "next_run_at", "updated_at")),
-        ),
-    ).rowcount
-    if not advanced or task is None:
-        return False
-    message = f"schedule '{schedule['name']}' was due {format_time(due_at)}"
-    stored, existed = tasks.store_tasks(
-        [task],
-        key_id=None,
-        message=message,
-        metadata={"schedule_id": schedule["id"], "due_at": format_time(due_at)},
-    )[0]
-    execute(
-        "UPDATE schedules SET last_outcome = ?, last_task_id = ? WHERE id = ?",
-        ("skipped" if existed else "created", stored["id"], schedule["id"]),
-    )
-    return not existed
-
-
-def run_schedule_now(
-    *, schedule_id: int, defaults: tasks.TaskDefaults, caller: Caller, now: int
-) -> tasks.Outcome:
-    """Makes the schedule's task by hand, active or not; its due times stay as they are.
-
-    Where runs may not overlap and one is unfinished, that one is the answer.
-    Raises what `create_task` raises.
-    """
-    schedule = _find(schedule_id, caller)
-    task = tasks.prepare_task(
-        _task_request(schedule, None), defaults=defaults, caller=caller, now=now
-    )
-    stored, existed = _store_by_hand(schedule, task, caller)
-    return tasks.Outcome(task={**stored, "type": schedule["type"]}, deduplicated=existed)
-
-
-@write_transaction
-def _store_by_hand(schedule: Row, task: Row, caller: Caller) -> tuple[Row, bool]:
-    return tasks.store_tasks(
-        [task],
-        key_id=caller.key_id,
-        message=f"schedule '{schedule['name']}' was run by hand",
-        metadata={"schedule_id": schedule["id"]},
-    )[0]

@@ -7,7 +7,7 @@ import pytest
 
 from taskmanager.clock import parse_time
 from taskmanager.database import execute
-from taskmanager.services import history, schedules, tasks
+from taskmanager.services import history, schedule_runs, schedules, tasks
 from taskmanager.services.keys import OPERATOR
 from taskmanager.services.tasks import TaskDefaults
 from tests.conftest import Api, Clock, make_key
@@ -37,7 +37,7 @@ def shown(api: Api, schedule: Any) -> Any:
 
 def run_due(clock: Clock) -> int:
     """What maintenance does, whoever calls it."""
-    return schedules.run_due_schedules(
+    return schedule_runs.run_due_schedules(
         now=clock.now, defaults=DEFAULTS, deadline=time.monotonic() + 60
     )
 
@@ -81,14 +81,14 @@ def test_a_new_schedule_says_when_it_runs_next(api: Api) -> None:
 @pytest.mark.usefixtures("job")
 def test_a_due_schedule_makes_its_task_once(api: Api, clock: Clock) -> None:
     schedule = add(api, params={"b": 1, "a": 2}, priority=5, max_attempts=7)
-    assert not schedules.any_due(now=clock.now)
+    assert not schedule_runs.any_due(now=clock.now)
     assert run_due(clock) == 0
 
     clock.advance(3600)
-    assert schedules.any_due(now=clock.now)
+    assert schedule_runs.any_due(now=clock.now)
     assert run_due(clock) == 1
     assert run_due(clock) == 0
-    assert not schedules.any_due(now=clock.now)
+    assert not schedule_runs.any_due(now=clock.now)
 
     [task] = made(api)
     assert (task["type"], task["status"], task["params"]) == ("job", "pending", {"b": 1, "a": 2})
@@ -178,7 +178,7 @@ def test_a_run_stops_at_its_deadline_and_the_rest_is_left_for_the_next(
         add(api, name=f"report {number}")
     clock.advance(3600)
     past = time.monotonic() - 1
-    assert schedules.run_due_schedules(now=clock.now, defaults=DEFAULTS, deadline=past) == 1
+    assert schedule_runs.run_due_schedules(now=clock.now, defaults=DEFAULTS, deadline=past) == 1
     assert run_due(clock) == 2
 
 
@@ -270,7 +270,7 @@ def test_a_run_for_an_inactive_type_fails_and_the_next_one_is_awaited(
     api.patch("/api/task-types/job", {"is_active": False})
     clock.advance(3600)
     assert run_due(clock) == 0
-    assert not schedules.any_due(now=clock.now)
+    assert not schedule_runs.any_due(now=clock.now)
     after = shown(api, schedule)
     assert (after["last_outcome"], after["last_task_id"]) == ("failed", None)
     assert after["last_error"] == "Task type 'job' is not active and takes no new tasks."

@@ -12,7 +12,7 @@ import pytest
 from taskmanager.clock import utc_now
 from taskmanager.database import close_connection, connect_database, execute, fetch_all
 from taskmanager.schema import create_schema
-from taskmanager.services import schedules, task_types
+from taskmanager.services import schedule_runs, schedules, task_types
 from taskmanager.services.keys import OPERATOR
 from taskmanager.services.tasks import TaskDefaults
 from tests.concurrency.processes import Connection, Shared, run_processes
@@ -43,7 +43,9 @@ def notice_due_schedules(database_url: str, moments: list[int]) -> list[int]:
     for now in moments:
         together.wait(60)
         made.append(
-            schedules.run_due_schedules(now=now, defaults=DEFAULTS, deadline=time.monotonic() + 60)
+            schedule_runs.run_due_schedules(
+                now=now, defaults=DEFAULTS, deadline=time.monotonic() + 60
+            )
         )
     close_connection()
     return made
