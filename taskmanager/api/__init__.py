@@ -5,7 +5,16 @@ import uuid
 
 from flask import Blueprint, Flask, Response, g, request
 
-from taskmanager.api import keys, maintenance, schedules, service, task_types, tasks, workers
+from taskmanager.api import (
+    claims,
+    keys,
+    maintenance,
+    schedules,
+    service,
+    task_types,
+    tasks,
+    workers,
+)
 from taskmanager.api.auth import authenticate_request, check_every_route_has_a_rule
 from taskmanager.api.errors import register_error_handlers
 from taskmanager.clock import utc_now
@@ -19,7 +28,7 @@ def register_api(app: Flask) -> None:
     api = Blueprint("api", __name__, url_prefix="/api")
     api.before_request(authenticate_request)
     api.after_request(_mark_key_used)
-    for resource in (task_types, tasks, schedules, workers, service, keys, maintenance):
+    for resource in (task_types, tasks, claims, schedules, workers, service, keys, maintenance):
         api.register_blueprint(resource.blueprint)
     app.before_request(_name_request)
     app.after_request(_finish)

@@ -5,6 +5,7 @@ what nobody foresaw goes to the log with the request's id.
 """
 
 import logging
+from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -43,6 +44,14 @@ DRAINED_BYTES = 32 * 1024 * 1024
 def status_of(error: exceptions.TaskManagerError) -> int:
     """The HTTP status of one of our errors."""
     return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+
+
+def error_json(error: exceptions.TaskManagerError | None) -> dict[str, Any]:
+    """One refused item of a batch: `message`, `code`, `status`, and `details` where it has them."""
+    if error is None:
+        raise AssertionError("an outcome has a task or an error")
+    content = {"message": error.message, "code": error.code, "status": status_of(error)}
+    return content if error.details is None else {**content, "details": error.details}
 
 
 def register_error_handlers(app: Flask) -> None:

@@ -1,13 +1,13 @@
 """/api/maintenance: what cron does, for hosts whose cron can only fetch a URL."""
 
-from flask import Blueprint, Response, current_app, g
+from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
+from taskmanager.api.context import settings, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.clock import utc_now
 from taskmanager.services import maintenance
-from taskmanager.services.tasks import TaskDefaults
 
 blueprint = Blueprint("maintenance", __name__, url_prefix="/maintenance")
 
@@ -25,10 +25,9 @@ def run() -> Response:
     long ago).
     """
     request_schemas.NOTHING.read()
-    settings = current_app.extensions["taskmanager"]
     done = maintenance.maintain(
-        retention_days=settings.retention_days,
-        defaults=TaskDefaults.of(settings),
+        retention_days=settings().retention_days,
+        defaults=task_defaults(),
         caller=g.caller,
         now=utc_now(),
         max_seconds=MAX_REQUEST_SECONDS,

@@ -1,42 +1,21 @@
-"""/api/tasks: making tasks, reading them, and everything a worker says about one."""
+"""/api/tasks: making tasks, reading them, and what an operator does to one."""
 
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g
+from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.errors import status_of
-from taskmanager.api.requests import MAX_INTEGER, QueryParameters, read_time
+from taskmanager.api.context import TASK, task_defaults
+from taskmanager.api.errors import error_json
+from taskmanager.api.requests import QueryParameters, read_time
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import claimed_task_json, log_json, task_json
-from taskmanager.clock import format_time, utc_now
-from taskmanager.config import Settings
+from taskmanager.api.serializers import log_json, task_json
+from taskmanager.clock import utc_now
 from taskmanager.exceptions import InvalidRequest, TaskManagerError, ValidationFailed
-from taskmanager.services import (
-    claiming,
-    completion,
-    history,
-    interventions,
-    leases,
-    task_queries,
-    tasks,
-    waiting,
-)
-from taskmanager.services.claim_orders import claim_order
+from taskmanager.services import history, interventions, task_queries, tasks, waiting
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
-
-TASK = f"/<int(max={MAX_INTEGER}):task_id>"
-
-
-def _settings() -> Settings:
-    settings: Settings = current_app.extensions["taskmanager"]
-    return settings
-
-
-def _defaults() -> tasks.TaskDefaults:
-    return tasks.TaskDefaults.of(_settings())
 
 
 def _with_time(body: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +36,7 @@ def create() -> Response:
     type is not active; 403; 404 no such type.
     """
     body = _with_time(request_schemas.CREATE_TASK.read())
-    outcome = tasks.create_task(body, defaults=_defaults(), caller=g.caller, now=utc_now())
+    outcome = tasks.create_task(body, defaults=task_defaults(), caller=g.caller, now=utc_now())
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
     if outcome.deduplicated:
         return success(data, "Task already exists (deduplicated)")
@@ -85,7 +64,7 @@ def create_batch() -> Response:
     outcomes = []
     if len(good) == len(checked) or not atomic:
         outcomes = tasks.create_tasks(
-            good, atomic=atomic, defaults=_defaults(), caller=g.caller, now=utc_now()
+            good, atomic=atomic, defaults=task_defaults(), caller=g.caller, now=utc_now()
         )
     made = iter(outcomes)
     every = [
@@ -117,18 +96,11 @@ def create_batch() -> Response:
 
 def _batch_result(outcome: tasks.Outcome) -> dict[str, Any]:
     if outcome.error is not None or outcome.task is None:
-        return {"outcome": "error", "error": _error_json(outcome.error)}
+        return {"outcome": "error", "error": error_json(outcome.error)}
     return {
         "outcome": "deduplicated" if outcome.deduplicated else "created",
         "task": task_json(outcome.task, params=False, result=outcome.deduplicated),
     }
-
-
-def _error_json(error: TaskManagerError | None) -> dict[str, Any]:
-    if error is None:
-        raise AssertionError("an outcome has a task or an error")
-    content = {"message": error.message, "code": error.code, "status": status_of(error)}
-    return content if error.details is None else {**content, "details": error.details}
 
 
 @blueprint.get("")
@@ -204,198 +176,6 @@ def logs(task_id: int) -> Response:
     task_queries.get_task(task_id=task_id, caller=g.caller)
     rows = history.list_logs(task_id=task_id)
     return success({"logs": [log_json(row) for row in rows], "count": len(rows)})
-
-
-@blueprint.post("/claim")
-@requires("tasks:claim")
-def claim() -> Response:
-    """POST /api/tasks/claim: takes the next task, or with `limit` (1 to 100) several.
-
-    `worker_id`; filters `task_type_id`, `task_type_ids`, `type`, `task_types`,
-    `type_pattern`, of which all must hold; `sort_by`, `sort_order`;
-    `lease_seconds` (1 to 86,400); `request_id`, with which a call whose answer
-    was lost can be repeated.
-
-    200; 400; 404 `no_task_available` with `details.poll_after_seconds`.
-    """
-    body = request_schemas.CLAIM.read()
-    claimed = claiming.claim_tasks(
-        claiming.ClaimRequest(
-            worker_id=body["worker_id"],
-            order=claim_order(body.get("sort_by"), body.get("sort_order")),
-            type_ids=_both(body.get("task_type_id"), body.get("task_type_ids")),
-            type_names=_both(body.get("type"), body.get("task_types")),
-            type_pattern=body.get("type_pattern"),
-            limit=body.get("limit", 1),
-            lease_seconds=body.get("lease_seconds"),
-            request_id=body.get("request_id"),
-        ),
-        defaults=_defaults(),
-        caller=g.caller,
-        now=utc_now(),
-    )
-    if "limit" not in body:
-        return success(claimed_task_json(claimed[0]), "Task claimed successfully")
-    found = [claimed_task_json(row) for row in claimed]
-    return success({"tasks": found, "count": len(found)}, f"{len(found)} tasks claimed")
-
-
-def _both(one: Any, several: list[Any] | None) -> list[Any] | None:
-    """The values allowed by two filters that must both hold; None where neither is given."""
-    if one is None:
-        return several
-    return [one] if several is None or one in several else []
-
-
-@blueprint.post(f"{TASK}/complete")
-@requires("tasks:complete")
-def complete(task_id: int) -> Response:
-    """POST /api/tasks/{id}/complete: reports success or failure of the attempt.
-
-    `worker_id`, `success`; `result`, or `error`, `error_code`, `is_retryable`,
-    `retry_after_seconds`; `claim_token`.
-
-    200 with `will_retry` and `replayed`; 400; 403 `claimed_by_other`; 404; 409
-    `claim_lost`, `task_not_claimed`, `task_finished`, `task_cancelled`.
-    """
-    body = request_schemas.COMPLETE_TASK.read()
-    outcome = completion.complete_task(
-        _completion(task_id, body), worker_id=body["worker_id"], caller=g.caller, now=utc_now()
-    )
-    return success(_completed_json(outcome), _completion_message(outcome))
-
-
-@blueprint.post("/complete")
-@requires("tasks:complete")
-def complete_batch() -> Response:
-    """POST /api/tasks/complete: `worker_id` and 1 to 1,000 `completions`, each with its `id`.
-
-    200: `results` in order, each with its `outcome` (the task's status, or
-    `error`), as POST /api/tasks/{id}/complete would have answered; 400.
-    """
-    body = request_schemas.COMPLETE_TASKS.read()
-    outcomes = completion.complete_tasks(
-        [_completion(int(item["id"]), item) for item in body["completions"]],
-        worker_id=body["worker_id"],
-        caller=g.caller,
-        now=utc_now(),
-    )
-    results = []
-    for item, outcome in zip(body["completions"], outcomes, strict=True):
-        if outcome.error is not None:
-            results.append(
-                {"id": item["id"], "outcome": "error", "error": _error_json(outcome.error)}
-            )
-        else:
-            task = _completed_json(outcome)
-            results.append({"id": item["id"], "outcome": task["status"], "task": task})
-    failed = sum(result["outcome"] == "error" for result in results)
-    return success(
-        {"results": results, "count": len(results) - failed, "failed": failed},
-        f"{len(results) - failed} reported, {failed} refused",
-    )
-
-
-def _completion(task_id: int, body: dict[str, Any]) -> completion.Completion:
-    return completion.Completion(
-        task_id=task_id,
-        claim_token=body.get("claim_token"),
-        success=body["success"],
-        result=body.get("result"),
-        error_message=body.get("error") or body.get("error_message"),
-        error_code=body.get("error_code"),
-        is_retryable=body.get("is_retryable", True),
-        retry_after_seconds=body.get("retry_after_seconds"),
-    )
-
-
-def _completed_json(outcome: completion.CompletionOutcome) -> dict[str, Any]:
-    return {
-        **task_json(outcome.task or {}, params=False),
-        "will_retry": outcome.will_retry,
-        "replayed": outcome.replayed,
-    }
-
-
-def _completion_message(outcome: completion.CompletionOutcome) -> str:
-    status = (outcome.task or {})["status"]
-    if outcome.will_retry:
-        return "Task failed and will be tried again"
-    return {"completed": "Task completed successfully"}.get(status, "Task failed for good")
-
-
-@blueprint.post(f"{TASK}/progress")
-@requires("tasks:claim")
-def progress(task_id: int) -> Response:
-    """POST /api/tasks/{id}/progress: `worker_id`, `progress` 0 to 100, `message`, `claim_token`.
-
-    Renews the lease. 200 with `cancelled`; 400; 403; 404; 409.
-    """
-    body = request_schemas.REPORT_PROGRESS.read()
-    task, cancelled = leases.report_progress(
-        task_id=task_id,
-        holder=_holder(body),
-        progress=body["progress"],
-        message=body.get("message"),
-        caller=g.caller,
-        now=utc_now(),
-    )
-    return _lease_answer(task, cancelled, "Progress stored")
-
-
-@blueprint.post(f"{TASK}/heartbeat")
-@requires("tasks:claim")
-def heartbeat(task_id: int) -> Response:
-    """POST /api/tasks/{id}/heartbeat: `worker_id`, `claim_token`, `lease_seconds` (1 to 86,400).
-
-    Renews the lease. 200 with `lease_expires_at` and `cancelled`; 400; 403; 404; 409.
-    """
-    body = request_schemas.TASK_HEARTBEAT.read()
-    task, cancelled = leases.send_heartbeat(
-        task_id=task_id,
-        holder=_holder(body),
-        lease_seconds=body.get("lease_seconds"),
-        caller=g.caller,
-        now=utc_now(),
-    )
-    return _lease_answer(task, cancelled, "Lease renewed")
-
-
-def _holder(body: dict[str, Any]) -> leases.Holder:
-    return leases.Holder(worker_id=body["worker_id"], claim_token=body.get("claim_token"))
-
-
-def _lease_answer(task: dict[str, Any], cancelled: bool, message: str) -> Response:
-    return success(
-        {
-            "id": task["id"],
-            "status": task["status"],
-            "progress": task["progress"],
-            "progress_message": task["progress_message"],
-            "lease_expires_at": format_time(task["lease_expires_at"]),
-            "cancelled": cancelled,
-            "next_heartbeat_in": _settings().heartbeat_seconds,
-        },
-        "Task has been cancelled: stop working on it" if cancelled else message,
-    )
-
-
-@blueprint.post(f"{TASK}/release")
-@requires("tasks:claim")
-def release(task_id: int) -> Response:
-    """POST /api/tasks/{id}/release: `worker_id`, `claim_token`, `delay_seconds`.
-
-    Hands the task back unprocessed; the attempt is not counted. 200; 400; 403; 404; 409.
-    """
-    body = request_schemas.RELEASE_TASK.read()
-    task = leases.release_task(
-        task_id=task_id,
-        holder=_holder(body),
-        delay_seconds=body.get("delay_seconds", 0),
-        caller=g.caller,
-        now=utc_now(),
-    )
-    return success(task_json(task, params=False), "Task released")
 
 
 @blueprint.post(f"{TASK}/cancel")

@@ -1,9 +1,10 @@
 """/api/workers: signs of life, and who is there."""
 
-from flask import Blueprint, Response, current_app, g
+from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
+from taskmanager.api.context import settings
 from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import worker_json
@@ -11,11 +12,6 @@ from taskmanager.clock import utc_now
 from taskmanager.services import leases, workers
 
 blueprint = Blueprint("workers", __name__, url_prefix="/workers")
-
-
-def _heartbeat_seconds() -> int:
-    seconds: int = current_app.extensions["taskmanager"].heartbeat_seconds
-    return seconds
 
 
 @blueprint.post("/heartbeat")
@@ -39,7 +35,7 @@ def heartbeat() -> Response:
         caller=g.caller,
         now=now,
     )
-    data: dict[str, object] = {"next_heartbeat_in": _heartbeat_seconds()}
+    data: dict[str, object] = {"next_heartbeat_in": settings().heartbeat_seconds}
     for outcome in ("renewed", "lost", "cancelled"):
         data[outcome] = [task_id for task_id, became in outcomes if became == outcome]
     return success(data, "Heartbeat received")
@@ -53,7 +49,7 @@ def list_all() -> Response:
     rows = workers.list_workers(
         limit=query.integer("limit", 1, 100, 50) or 50,
         offset=query.integer("offset", 0, 10_000, 0) or 0,
-        heartbeat_seconds=_heartbeat_seconds(),
+        heartbeat_seconds=settings().heartbeat_seconds,
         now=utc_now(),
     )
     return success({"workers": [worker_json(row) for row in rows], "count": len(rows)})
@@ -65,7 +61,7 @@ def get(worker_id: str) -> Response:
     """GET /api/workers/{id}: one worker. 200; 404."""
     QueryParameters()
     row = workers.get_worker(
-        worker_id=_checked(worker_id), heartbeat_seconds=_heartbeat_seconds(), now=utc_now()
+        worker_id=_checked(worker_id), heartbeat_seconds=settings().heartbeat_seconds, now=utc_now()
     )
     return success(worker_json(row))
 
