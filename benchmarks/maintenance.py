@@ -3,9 +3,9 @@
     python -m benchmarks.maintenance [--rows 1000000] [--engine sqlite|mariadb] [--json]
 
 Fills a table with tasks of all states, then times requeueing expired leases,
-starting due tasks and pruning, each with 100,000 tasks to work off, and claims
-with a million tasks scheduled for tomorrow. A slice is one transaction: its
-time is how long its locks are held.
+starting due tasks and pruning, each with 100,000 tasks to work off, due runs of
+500 schedules, and claims while half of the rest is scheduled for tomorrow. A
+slice is one transaction: its time is how long its locks are held.
 """
 
 import argparse
@@ -15,15 +15,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.queues import ENGINES, fill_tasks, open_queue, stopwatch
+from benchmarks.queues import ENGINES, TYPES, fill_tasks, open_queue, stopwatch
 from taskmanager.clock import utc_now
 from taskmanager.database import dialect, execute
-from taskmanager.services import claiming, maintenance
+from taskmanager.services import claiming, maintenance, schedules
 from taskmanager.services.claim_orders import claim_order
 from taskmanager.services.keys import OPERATOR
 from taskmanager.services.tasks import TaskDefaults
 
 DUE = 100_000
+SCHEDULES = 500
 DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=300)
 DAY_MS = maintenance.DAY_MS
 
@@ -77,6 +78,7 @@ def measure(engine: str, rows: int) -> dict[str, Any]:
             "requeue": _slices(lambda size: maintenance._requeue_slice(now, size)),
             "start due": _slices(lambda size: maintenance._start_slice(now, size)),
             "prune": _slices(lambda size: maintenance._prune_slice(now - 30 * DAY_MS, size)),
+            "schedule": _schedules(now),
             "claim": _claims(now),
         }
 
@@ -91,6 +93,28 @@ def _slices(run: Callable[[int], int]) -> dict[str, float]:
         moved += done
         rows = maintenance.next_slice_rows(rows, times[-1] / 1000)
     return _figures(times, moved)
+
+
+def _schedules(now: int) -> dict[str, float]:
+    """SCHEDULES schedules whose time has come, each making one task."""
+    for number in range(SCHEDULES):
+        schedules.create_schedule(
+            {
+                "name": f"schedule-{number}",
+                "type": f"job.{number % TYPES}",
+                "params": {},
+                "interval_seconds": 60,
+            },
+            defaults=DEFAULTS,
+            caller=OPERATOR,
+            now=now - 120_000,
+        )
+    times = []
+    watch = stopwatch()
+    # A deadline in the past: one run a call.
+    while schedules.run_due_schedules(now=now, defaults=DEFAULTS, deadline=0):
+        times.append(watch.read())
+    return _figures(times, SCHEDULES)
 
 
 def _claims(now: int) -> dict[str, float]:
