@@ -24,10 +24,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "string": (str,),
 }
+TYPE_NAMES = tuple(_TYPES)
 _FIRST_DRAFT_WITH_WHOLE_FLOATS = 6  # 1.0 is an integer
 
 _COST_OF_IDENTITY = 8
-_COST_OF_FRACTION = 200
+_COST_OF_FRACTION = 100
+_COST_OF_FORMAT = 40
 _CHARACTERS_PER_UNIT = 8
 
 
@@ -210,7 +212,7 @@ def format_(rule: Any, place: "Place") -> Check | None:
     def check(value: Any, path: Path, run: Run) -> bool:
         if not isinstance(value, str):
             return True
-        run.spend(_COST_OF_IDENTITY + len(value) // _CHARACTERS_PER_UNIT)
+        run.spend(_COST_OF_FORMAT + len(value))
         return is_one(value) or run.fail(path, "format", rule, value)
 
     return check

@@ -31,28 +31,32 @@ DRAFTS = {
 }
 DEFAULT_DRAFT = 2020
 
-_HOLDS_ONE = (
-    "additionalItems",
-    "additionalProperties",
-    "contains",
-    "contentSchema",
-    "else",
-    "if",
-    "items",
-    "not",
-    "propertyNames",
-    "then",
-    "unevaluatedItems",
-    "unevaluatedProperties",
+_HOLDS_ONE = frozenset(
+    {
+        "additionalItems",
+        "additionalProperties",
+        "contains",
+        "contentSchema",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    }
 )
-_HOLDS_LIST = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
-_HOLDS_NAMED = (
-    "$defs",
-    "definitions",
-    "dependencies",
-    "dependentSchemas",
-    "patternProperties",
-    "properties",
+_HOLDS_LIST = frozenset({"allOf", "anyOf", "items", "oneOf", "prefixItems"})
+_HOLDS_NAMED = frozenset(
+    {
+        "$defs",
+        "definitions",
+        "dependencies",
+        "dependentSchemas",
+        "patternProperties",
+        "properties",
+    }
 )
 # Those whose parts look at the very value that the schema around them looks at.
 _SAME_VALUE = frozenset(
@@ -63,7 +67,7 @@ _IDENTIFIERS = ("$id", "id")
 
 def draft_of(schema: Any) -> int | None:
     """The number of the draft that a schema names, DEFAULT_DRAFT for none, None for an unknown."""
-    named = schema.get("$schema") if isinstance(schema, Mapping) else None
+    named = schema.get("$schema") if isinstance(schema, dict) else None
     if named is None:
         return DEFAULT_DRAFT
     return DRAFTS.get(named.removesuffix("#")) if isinstance(named, str) else None
@@ -100,7 +104,7 @@ def find_subschemas(schema: Any) -> dict[Steps, Any]:
     ahead: list[Steps] = [()]
     while ahead:
         steps = ahead.pop()
-        if isinstance(found[steps], Mapping):
+        if isinstance(found[steps], dict):
             for inner, subschema in _inside(found[steps]):
                 found[(*steps, *inner)] = subschema
                 ahead.append((*steps, *inner))
@@ -109,32 +113,28 @@ def find_subschemas(schema: Any) -> dict[Steps, Any]:
 
 def _inside(schema: Mapping[str, Any]) -> Iterator[tuple[Steps, Any]]:
     """The schemas directly inside; what has the wrong shape is left to the meta-schema."""
-    for keyword in _HOLDS_ONE:
-        if _is_schema(schema.get(keyword)):
-            yield (keyword,), schema[keyword]
-    for keyword in _HOLDS_LIST:
-        parts = schema.get(keyword)
-        if isinstance(parts, list):
-            for index, part in enumerate(parts):
+    for keyword, value in schema.items():
+        if keyword in _HOLDS_ONE and _is_schema(value):
+            yield (keyword,), value
+        elif keyword in _HOLDS_LIST and isinstance(value, list):
+            for index, part in enumerate(value):
                 if _is_schema(part):
                     yield (keyword, index), part
-    for keyword in _HOLDS_NAMED:
-        named = schema.get(keyword)
-        if isinstance(named, Mapping):
-            for name, part in named.items():
+        elif keyword in _HOLDS_NAMED and isinstance(value, dict):
+            for name, part in value.items():
                 if _is_schema(part):
                     yield (keyword, name), part
 
 
 def _is_schema(value: Any) -> bool:
-    return isinstance(value, Mapping | bool)
+    return isinstance(value, dict | bool)
 
 
 def reference_refusals(schema: Any, subschemas: Subschemas) -> list[Refusal]:
     """The references that cannot be followed, or could be followed for ever."""
     refusals: list[Refusal] = []
     for steps, subschema in subschemas.items():
-        if not isinstance(subschema, Mapping):
+        if not isinstance(subschema, dict):
             continue
         if steps and "$schema" in subschema:
             refusals.append((steps, "$schema", "may stand only at the top of param_schema"))
@@ -158,7 +158,7 @@ def _reference_problem(
     for length in range(1, len(steps) + 1):
         # A part that is no subschema, such as the object behind `properties`, has no identity.
         above = subschemas.get(steps[:length])
-        if isinstance(above, Mapping) and _is_identified(above):
+        if isinstance(above, dict) and _is_identified(above):
             return (
                 "stands inside a part with an $id of its own, which changes what # means; "
                 "take that $id out"
@@ -182,7 +182,7 @@ def target_of(schema: Any, reference: str) -> Steps | None:
     part = schema
     for token in unquote(reference[1:]).split("/")[1:]:
         name = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(part, Mapping) and name in part:
+        if isinstance(part, dict) and name in part:
             steps.append(name)
             part = part[name]
         elif isinstance(part, list) and (index := _index(name)) < len(part):
@@ -202,7 +202,7 @@ def _index(token: str) -> int:
 def _same_value_parts(schema: Any, subschemas: Subschemas, steps: Steps) -> list[Steps]:
     """The subschemas that are applied to the same value as the one at `steps`."""
     subschema = subschemas[steps]
-    if not isinstance(subschema, Mapping):
+    if not isinstance(subschema, dict):
         return []
     parts = [(*steps, *inner) for inner, _ in _inside(subschema) if inner[0] in _SAME_VALUE]
     if "$ref" in subschema:

@@ -15,9 +15,10 @@ from typing import Any
 
 from taskmanager.exceptions import ValidationFailed
 from taskmanager.services import schema_limits
+from taskmanager.services.schema_assertions import TYPE_NAMES
 from taskmanager.services.schema_compiler import SchemaRefused, SchemaValidator, compile_schema
 from taskmanager.services.schema_limits import Refusal, path_of, shortened
-from taskmanager.services.schema_run import IN_NAME, Failure, Run
+from taskmanager.services.schema_run import IN_NAME, Failure, Run, with_room
 from taskmanager.services.work_meter import TooCostly, WorkMeter
 
 MAX_PROBLEMS = 20
@@ -26,7 +27,9 @@ VALIDATOR_CACHE_SIZE = 256
 
 # What one check of a value may cost: about 150 ms on a shared host. An object of ten fields
 # costs some hundred units; a megabyte of ordinary data stays within the limit.
-MAX_UNITS = 1_500_000
+MAX_UNITS = 2_000_000
+# Most end far below; one that does not begins again, prepared for a long run.
+ORDINARY_UNITS = 20_000
 # What all the checks of one request may cost together.
 MAX_UNITS_TOGETHER = 10 * MAX_UNITS
 
@@ -80,7 +83,11 @@ _UNKNOWN_DRAFT = (
 def _meta_problems(schema: Mapping[str, Any], draft: int) -> list[Problem]:
     from taskmanager.services.schema_drafts import meta_schema
 
-    return _problems(meta_schema(draft), schema, "param_schema", None)
+    problems = _problems(meta_schema(draft), schema, "param_schema", None)
+    for problem in problems:
+        if problem["keyword"] == "anyOf" and problem["path"].endswith(".type"):
+            problem["message"] = f"must be one of {', '.join(TYPE_NAMES)}, or a list of them"
+    return problems
 
 
 def param_problems(
@@ -104,7 +111,7 @@ def param_warnings(schema_text: str, params: Any) -> list[Problem]:
     known = json.loads(schema_text).get("properties")
     if not isinstance(known, dict) or not isinstance(params, dict):
         return []
-    hints = _Hints()
+    hints = Hints()
     unknown = (name for name in params if name not in known)
     return [
         _problem(
@@ -154,18 +161,22 @@ def _problems(
     validator: SchemaValidator, value: Any, root: str, allowance: WorkMeter | None
 ) -> list[Problem]:
     units = MAX_UNITS if allowance is None else min(MAX_UNITS, allowance.left)
-    run = Run(units=units, most_failures=MAX_PROBLEMS)
+    run = Run(units=min(units, ORDINARY_UNITS), most_failures=MAX_PROBLEMS)
     unfinished = []
     try:
-        validator.check(value, run)
+        try:
+            validator.check(value, run)
+        except TooCostly:
+            run = Run(units=units, most_failures=MAX_PROBLEMS)
+            with_room(validator.check, value, run)
     except TooCostly:
         unfinished = [_problem(root, _TOO_COSTLY, "schema")]
     except RecursionError:
         unfinished = [_problem(root, _TOO_DEEP, "schema")]
     if allowance is not None:
-        allowance.left -= units - run.left
-    hints = _Hints()
-    return [_described(failure, root, hints) for failure in run.failures] + unfinished
+        allowance.left -= run.units - run.left
+    hints = Hints()
+    return [describe(failure, root, hints) for failure in run.failures] + unfinished
 
 
 _TOO_COSTLY = (
@@ -194,12 +205,8 @@ def _headline(problems: Sequence[Problem]) -> str:
     return f"{first['path']} {first['message']}{more}."
 
 
-def describe(failure: Failure, root: str) -> Problem:
-    """What a failure means to the person who sent the value."""
-    return _described(failure, root, _Hints())
-
-
-def _described(failure: Failure, root: str, hints: "_Hints") -> Problem:
+def describe(failure: Failure, root: str, hints: "Hints") -> Problem:
+    """What a failure means to the person who sent the value; `root` is the value's own name."""
     steps = failure.steps
     path = path_of(root, tuple(step for step in steps if step != IN_NAME))
     keyword, rule, value = failure.keyword, failure.rule, failure.value
@@ -271,7 +278,7 @@ def _shown(value: Any) -> str:
     return shortened(text, MAX_SHOWN_VALUE)
 
 
-class _Hints:
+class Hints:
     """The nearest known names, for the first few unknown ones of an answer."""
 
     def __init__(self) -> None:

@@ -12,10 +12,10 @@ class TooCostly(Exception):
 class WorkMeter:
     """Counts down. Whoever does work in a loop spends before, or as, it is done."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "units")
 
     def __init__(self, units: int) -> None:
-        self.left = units
+        self.units = self.left = units
 
     def spend(self, units: int) -> None:
         """Raises TooCostly when there is not so much left."""
