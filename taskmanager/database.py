@@ -47,6 +47,9 @@ class Dialect:
     lock_rows: str  # closes a SELECT of rows that this transaction will change
     lock_free_rows: str  # the same, leaving out rows that another transaction has locked
     use_index: str  # follows the table's name; `{}` is the index
+    # The same for rows looked up by id: MySQL would otherwise reach them through an index that the
+    # statement changes, and lock the neighbours that other transactions are at work on.
+    by_id: str
     union_member: str  # a SELECT with its own ORDER BY and LIMIT inside a UNION ALL
 
     def sql(self, statement: str) -> str:
@@ -64,6 +67,7 @@ SQLITE = Dialect(
     lock_rows="",
     lock_free_rows="",
     use_index="INDEXED BY {}",
+    by_id="NOT INDEXED",
     union_member="SELECT * FROM ({})",
 )
 MYSQL = Dialect(
@@ -72,6 +76,7 @@ MYSQL = Dialect(
     lock_rows="FOR UPDATE",
     lock_free_rows="FOR UPDATE SKIP LOCKED",
     use_index="FORCE INDEX ({})",
+    by_id="FORCE INDEX (PRIMARY)",
     union_member="({})",
 )
 

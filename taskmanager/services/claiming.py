@@ -153,7 +153,7 @@ def _claim_of_type(
     }
     assignments = ", ".join(f"{column} = ?" for column in held)
     changed = execute(
-        f"UPDATE tasks SET {assignments}, attempts = attempts + 1, "
+        f"UPDATE tasks {dialect().by_id} SET {assignments}, attempts = attempts + 1, "
         f"claim_token = ? || id WHERE status = 'pending' AND id IN ({placeholders(ids)})",
         (*held.values(), f"{nonce}.", *ids),
     ).rowcount

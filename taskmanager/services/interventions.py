@@ -2,7 +2,7 @@
 
 import peewee
 
-from taskmanager.database import Row, execute, is_duplicate, write_transaction
+from taskmanager.database import Row, dialect, execute, is_duplicate, write_transaction
 from taskmanager.exceptions import Conflict, TaskFinished
 from taskmanager.services import deduplication, history
 from taskmanager.services.keys import Caller
@@ -106,7 +106,7 @@ def _intervene(
 ) -> Row:
     assignments = ", ".join(f"{column} = ?" for column in changes)
     changed = execute(
-        f"UPDATE tasks SET {assignments} WHERE id = ? AND status = ?",
+        f"UPDATE tasks {dialect().by_id} SET {assignments} WHERE id = ? AND status = ?",
         (*changes.values(), task["id"], task["status"]),
     ).rowcount
     if changed != 1:

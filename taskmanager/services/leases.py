@@ -129,7 +129,8 @@ def update_held(task: Row, changes: Mapping[str, Any]) -> Row:
     """
     assignments = ", ".join(f"{column} = ?" for column in changes)
     changed = execute(
-        f"UPDATE tasks SET {assignments} WHERE id = ? AND status = ? AND claim_token = ?",
+        f"UPDATE tasks {dialect().by_id} SET {assignments} "
+        "WHERE id = ? AND status = ? AND claim_token = ?",
         (*changes.values(), task["id"], task["status"], task["claim_token"]),
     ).rowcount
     if changed != 1:

@@ -197,7 +197,8 @@ def _requeue_slice(now: int, rows: int) -> int:
 def _move(rows: list[Row], assignments: str, values: tuple[object, ...]) -> None:
     ids = [row["id"] for row in rows]
     changed = execute(
-        f"UPDATE tasks SET {assignments} WHERE status = 'claimed' AND id IN ({placeholders(ids)})",
+        f"UPDATE tasks {dialect().by_id} SET {assignments} "
+        f"WHERE status = 'claimed' AND id IN ({placeholders(ids)})",
         (*values, *ids),
     ).rowcount
     if changed != len(rows):
@@ -235,7 +236,7 @@ def _start_slice(now: int, rows: int) -> int:
         return 0
     ids = [row["id"] for row in due]
     execute(
-        "UPDATE tasks SET status = 'pending', updated_at = ? "
+        f"UPDATE tasks {dialect().by_id} SET status = 'pending', updated_at = ? "
         f"WHERE status = 'scheduled' AND id IN ({placeholders(ids)})",
         (now, *ids),
     )
