@@ -1,6 +1,6 @@
 """The processes that the demo starts, and how it is made sure that they end."""
 
-import ctypes
+import contextlib
 import json
 import os
 import secrets
@@ -18,6 +18,7 @@ from taskmanager.demo.http_client import HttpClient, ServiceError
 
 START_SECONDS = 60
 STOP_SECONDS = 15
+KILLED_SECONDS = 0.2
 LOG_LINES_SHOWN = 15
 
 EMPTY_REPORT: dict[str, Any] = {
@@ -42,6 +43,7 @@ class ChildProcess:
         self._arguments = [sys.executable, "-m", *arguments]
         self._output = folder / f"{name}.out"
         self._log = folder / f"{name}.log"
+        self._stopped = False
         self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self, *, environment: dict[str, str] | None = None, orders: Any = None) -> None:
@@ -53,7 +55,7 @@ class ChildProcess:
                 stderr=log,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_die_with_parent,
             )
         stdin: IO[bytes] = self.process.stdin  # type: ignore[assignment]
         with stdin:
@@ -64,15 +66,21 @@ class ChildProcess:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """Asks it to end, and ends it with all its children where it does not."""
-        if self.process is None or self.process.poll() is not None:
+        """Asks it to end, and ends it where it does not, with whatever it has started."""
+        if self.process is None or self._stopped:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        self._stopped = True
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+                if self.process.returncode == 0:
+                    return
+        # Its session is its own: only its children are left in the group.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            time.sleep(KILLED_SECONDS)  # nobody can wait for the children of another process
 
     def how_it_ended(self) -> str:
         """A sentence for the person at the terminal, with the process's last words."""
@@ -157,11 +165,21 @@ def _free_port() -> int:
         return port
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+def _prctl() -> Any:
+    """Linux's prctl(); None elsewhere, and where Python was built without ctypes."""
+    if sys.platform == "linux":
+        with contextlib.suppress(ImportError):
+            import ctypes
+
+            return ctypes.CDLL(None).prctl
+    return None
+
+
+_PRCTL = _prctl()  # found before the fork: little may be done after it
 _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
     """Runs in the child: even a demo that was killed outright leaves nothing running."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -47,7 +47,13 @@ def _run(folder: Path | None, *, keep: bool) -> int:
         stack.callback(server.stop)
         server.start()
         say(f"The server answers on {server.url}, with SQLite in a temporary folder.")
-        status = _tell(_count_everything(server, place, where, paths, stack))
+        try:
+            counted = _count_everything(server, place, where, paths, stack)
+        except ServiceError:
+            if server.is_running():
+                raise
+            raise ProcessFailed(server.how_it_ended()) from None
+        status = _tell(counted)
         if keep:
             _keep(server)
         return status
