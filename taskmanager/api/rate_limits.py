@@ -191,10 +191,13 @@ def _tell_standing(response: Response) -> Response:
             return response
         standing = _standing_without_key(limit)
     policy, rate, remaining = standing.policy, standing.rate, max(0, standing.remaining)
-    headers = response.headers
-    headers["RateLimit-Policy"] = f'"{policy}";q={rate.amount};w={rate.seconds}'
-    headers["RateLimit"] = f'"{policy}";r={remaining};t={standing.resets_in}'
-    headers["X-RateLimit-Limit"] = str(rate.amount)
-    headers["X-RateLimit-Remaining"] = str(remaining)
-    headers["X-RateLimit-Reset"] = str(math.ceil(standing.resets_at))
+    response.headers.extend(
+        [
+            ("RateLimit-Policy", f'"{policy}";q={rate.amount};w={rate.seconds}'),
+            ("RateLimit", f'"{policy}";r={remaining};t={standing.resets_in}'),
+            ("X-RateLimit-Limit", str(rate.amount)),
+            ("X-RateLimit-Remaining", str(remaining)),
+            ("X-RateLimit-Reset", str(math.ceil(standing.resets_at))),
+        ]
+    )
     return response
