@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import peewee
-from flask import Flask
+from flask import Flask, request
 
 from taskmanager import schema
 from taskmanager.api import register_api
@@ -20,6 +20,8 @@ from taskmanager.http_rules import register_http_rules
 from taskmanager.services import keys
 
 log = logging.getLogger(__name__)
+
+HEALTH_ENDPOINT = "api.service.health"
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
@@ -37,8 +39,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     load_plugins(settings)
     open_database(settings)
-    _prepare_database_before_first_request(app, settings)
     register_api(app)
+    _prepare_database_before_first_request(app, settings)
     register_rate_limits(app, settings, takes_no_key=takes_no_key)
     register_http_rules(app, settings)
     return app
@@ -95,7 +97,10 @@ def _make_bootstrap_key(key: str) -> None:
 
 
 def _prepare_database_before_first_request(app: Flask, settings: Settings) -> None:
-    """Tried at the start, and again before each request until it has worked."""
+    """Tried at the start, and again before each request until it has worked.
+
+    The health call is answered all the same: it says what is wrong.
+    """
     prepared = False
 
     def prepare() -> None:
@@ -108,4 +113,12 @@ def _prepare_database_before_first_request(app: Flask, settings: Settings) -> No
         prepare()
     except DatabaseUnavailable as error:
         log.warning("starting without the database: %s", error.message)
-    app.before_request(prepare)
+
+    def prepare_for_request() -> None:
+        try:
+            prepare()
+        except DatabaseUnavailable:
+            if request.endpoint != HEALTH_ENDPOINT:
+                raise
+
+    app.before_request(prepare_for_request)

@@ -162,7 +162,11 @@ def _sqlite(url: str, synchronous: str) -> _SqliteDatabase:
 def _mysql(url: str) -> _MySQLDatabase:
     from pymysql.constants import CLIENT
 
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 3306
+    except ValueError:  # the port is no number, or the host no address
+        parts, port = urlsplit(""), 0
     name = unquote(parts.path.lstrip("/"))
     if not name or not parts.username:
         raise ConfigurationError(
@@ -179,7 +183,7 @@ def _mysql(url: str) -> _MySQLDatabase:
         "user": unquote(parts.username),
         "password": unquote(parts.password or ""),
         "host": parts.hostname or "localhost",
-        "port": parts.port or 3306,
+        "port": port,
         "charset": "utf8mb4",
         # Guarded updates count the rows that matched, not those whose values differ.
         "client_flag": CLIENT.FOUND_ROWS,
