@@ -22,9 +22,10 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.exceptions import InvalidRequest, NotFound
-from taskmanager.services import history, validation
+from taskmanager.services import audit, validation
 from taskmanager.services.keys import Caller
 from taskmanager.services.type_patterns import matches
+from taskmanager.services.work_meter import WorkMeter
 
 # What a type may set for its tasks; None leaves it to the settings.
 DEFAULTS = ("priority", "max_attempts", "lease_seconds", "retry", "dedupe")
@@ -72,12 +73,14 @@ def register_task_type(
     columns = _columns(defaults)
     if found and _is_same(found, {"version": version, "param_schema": schema_text, **columns}):
         return found, "unchanged"
-    outcome = _store(name, version, schema_text, columns, now)
+    outcome = _store(name, version, schema_text, columns, now, caller)
     return get_task_type(name=name), outcome
 
 
 @write_transaction
-def _store(name: str, version: str, schema_text: str, columns: Row, now: int) -> str:
+def _store(
+    name: str, version: str, schema_text: str, columns: Row, now: int, caller: Caller
+) -> str:
     try:
         type_id = insert(
             "task_types",
@@ -110,6 +113,12 @@ def _store(name: str, version: str, schema_text: str, columns: Row, now: int) ->
                 "updated_at": now,
             },
         )
+    audit.record(
+        event=f"task_type_{outcome}",
+        message=f"{name}: version {version} registered by {caller.name}",
+        caller=caller,
+        now=now,
+    )
     return outcome
 
 
@@ -150,9 +159,9 @@ def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller:
 def _change(row: Row, columns: Row, now: int, caller: Caller) -> None:
     _update(row["id"], columns, now)
     changed = {column: value for column, value in columns.items() if row[column] != value}
-    history.record_operator_action(
+    audit.record(
         event="task_type_changed",
-        caller_key_id=caller.key_id,
+        caller=caller,
         message=f"{row['name']}: " + ", ".join(f"{key} = {val}" for key, val in changed.items()),
         now=now,
     )
@@ -259,12 +268,14 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     """How a new schema would meet the unfinished tasks, before it is registered.
 
     Returns `{checked, rejected, examples}`: at most OPEN_TASKS_VALIDATED are
-    looked at, and a few of the rejected are named with their problems.
+    looked at, fewer where the schema is costly to check, and a few of the
+    rejected are named with their problems.
     """
     caller.require_type(name)
     row = get_task_type(name=name)
     validation.check_schema(param_schema)
     schema_text = json.dumps(param_schema)
+    allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
     checked, rejected = 0, 0
     examples: list[Row] = []
     for status in OPEN_STATUSES:
@@ -276,11 +287,15 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
                 (row["id"], status, last_id),
             )
             for task in tasks:
-                problems = validation.param_problems(schema_text, json.loads(task["params"]))
+                if allowance.left < validation.MAX_UNITS:
+                    return {"checked": checked, "rejected": rejected, "examples": examples}
+                problems = validation.param_problems(
+                    schema_text, json.loads(task["params"]), allowance=allowance
+                )
+                checked += 1
                 if problems and len(examples) < REJECTED_TASKS_SHOWN:
                     examples.append({"id": task["id"], "errors": problems})
                 rejected += bool(problems)
-            checked += len(tasks)
             if len(tasks) < 500:
                 break
             last_id = tasks[-1]["id"]

@@ -23,6 +23,7 @@ from taskmanager.database import (
 from taskmanager.exceptions import Conflict, InvalidRequest, TaskManagerError
 from taskmanager.services import deduplication, history, task_types, validation
 from taskmanager.services.keys import Caller
+from taskmanager.services.work_meter import WorkMeter
 
 # SQLite before 3.32 takes 999 values a statement, every later one 32,766.
 ROWS_PER_INSERT = 30 if sqlite3.sqlite_version_info < (3, 32) else 500
@@ -87,6 +88,7 @@ def create_tasks(
     rows: list[Row | None] = []
     types: dict[str, Row | TaskManagerError] = {}
     missing_parents = _missing_parents(requests, caller)
+    allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
     for request, outcome in zip(requests, outcomes, strict=True):
         try:
             if request.get("parent_task_id") in missing_parents:
@@ -95,7 +97,7 @@ def create_tasks(
                     code="parent_task_not_found",
                 )
             task_type = _type_for(request["type"], types, caller)
-            rows.append(_new_row(request, task_type, defaults, now))
+            rows.append(_new_row(request, task_type, defaults, now, allowance))
         except TaskManagerError as error:
             outcome.error = error
             rows.append(None)
@@ -150,9 +152,15 @@ def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Calle
     return found
 
 
-def _new_row(request: Mapping[str, Any], task_type: Row, defaults: TaskDefaults, now: int) -> Row:
+def _new_row(
+    request: Mapping[str, Any],
+    task_type: Row,
+    defaults: TaskDefaults,
+    now: int,
+    allowance: WorkMeter | None = None,
+) -> Row:
     name, params = task_type["name"], request["params"]
-    validation.check_params(task_type["param_schema"], params, type_name=name)
+    validation.check_params(task_type["param_schema"], params, type_name=name, allowance=allowance)
     policy = request.get("dedupe") or task_type["dedupe"] or deduplication.DEFAULT_POLICY
     priority = _first_given(request.get("priority"), task_type["priority"], 0)
     available_at = max(now, _available_at(request, now))

@@ -31,7 +31,7 @@ MAX_UNITS = 2_000_000
 # Most end far below; one that does not begins again, prepared for a long run.
 ORDINARY_UNITS = 20_000
 # What all the checks of one request may cost together.
-MAX_UNITS_TOGETHER = 10 * MAX_UNITS
+MAX_UNITS_TOGETHER = 5 * MAX_UNITS
 
 # Names are compared for hints in quadratic time.
 MAX_HINTS = 5
