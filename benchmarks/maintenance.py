@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.queues import ENGINES, TYPES, fill_tasks, open_queue, stopwatch
 from taskmanager.clock import utc_now
 from taskmanager.database import dialect, execute
-from taskmanager.services import claiming, maintenance, schedules
+from taskmanager.services import claiming, maintenance, schedule_runs, schedules
 from taskmanager.services.claim_orders import claim_order
 from taskmanager.services.keys import OPERATOR
 from taskmanager.services.tasks import TaskDefaults
@@ -112,7 +112,7 @@ def _schedules(now: int) -> dict[str, float]:
     times = []
     watch = stopwatch()
     # A deadline in the past: one run a call.
-    while schedules.run_due_schedules(now=now, defaults=DEFAULTS, deadline=0):
+    while schedule_runs.run_due_schedules(now=now, defaults=DEFAULTS, deadline=0):
         times.append(watch.read())
     return _figures(times, SCHEDULES)
 
