@@ -14,7 +14,7 @@ from taskmanager.api.auth import takes_no_key
 from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
-from taskmanager.database import connect_database
+from taskmanager.database import connect_database, is_duplicate
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 from taskmanager.http_rules import register_http_rules
 from taskmanager.services import keys
@@ -92,8 +92,10 @@ def _make_bootstrap_key(key: str) -> None:
             now=utc_now(),
             caller=keys.OPERATOR,
         )
-    except peewee.IntegrityError:
-        log.debug("the bootstrap key exists")
+    except peewee.IntegrityError as error:
+        # Made before, by another process or an earlier start; one that was revoked stays revoked.
+        if not is_duplicate(error):
+            raise
 
 
 def _prepare_database_before_first_request(app: Flask, settings: Settings) -> None:
