@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -24,6 +25,7 @@ import peewee
 from taskmanager.database_errors import is_connection_lost, is_rolled_back, translated
 from taskmanager.database_errors import is_duplicate as is_duplicate  # services look here for it
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
+from taskmanager.file_locks import Turnstile
 
 log = logging.getLogger(__name__)
 
@@ -104,16 +106,65 @@ class _Recovering:
             return run(sql, params)
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
             if not is_connection_lost(error):
-                raise translated(error) from error
+                raise _given_up(error) from error
         close_connection()
         try:
             return run(sql, params)
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
-            raise translated(error) from error
+            raise _given_up(error) from error
+
+
+def _given_up(error: Exception) -> Exception:
+    """What to raise outside a transaction. Where the database failed, the next call connects anew:
+
+    a file may have been put back in another's place, which an open connection never sees.
+    """
+    given_up = translated(error)
+    if isinstance(given_up, DatabaseUnavailable):
+        close_connection()
+    return given_up
 
 
 class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
+    """Writers queue up at a turnstile before they ask SQLite for its lock.
+
+    SQLite's own waiting sleeps and looks again, which wastes time while the lock
+    is free and lets a newcomer overtake those who sleep.
+    """
+
     dialect = SQLITE
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._writers = Turnstile(Path(path + ".writers"))
+
+    def begin(self, lock_type: str | None = None) -> None:
+        waited = self._writers.enter()
+        try:
+            if waited > SQLITE_BUSY_TIMEOUT_SECONDS:
+                # Whoever was before has waited in vain too: no use to try that long again.
+                raise DatabaseUnavailable(
+                    "The database stayed locked by another process. Nothing was changed; "
+                    "try again shortly."
+                )
+            super().begin(lock_type)
+        except BaseException:
+            self._writers.leave()
+            raise
+
+    def commit(self) -> None:
+        super().commit()
+        self._writers.leave()
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._writers.leave()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._writers.forget_files_of_parent()
 
 
 class _MySQLDatabase(_Recovering, peewee.MySQLDatabase):
@@ -309,11 +360,14 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
         for attempt in range(1, MAX_TRANSACTION_RUNS + 1):
             try:
                 return _run_once(operation, args, kwargs)
+            except DatabaseUnavailable:
+                close_connection()
+                raise
             except (_RolledBack, _ConnectionLost) as failure:
                 if isinstance(failure, _ConnectionLost):
                     close_connection()
                 if failure.ambiguous or attempt == MAX_TRANSACTION_RUNS:
-                    raise translated(failure.error) from failure.error
+                    raise _given_up(failure.error) from failure.error
                 log.info("transaction %s again: %s", operation.__name__, failure.error)
             time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, 0.005 * 2**attempt)))  # noqa: S311
         raise AssertionError("unreachable: the last run returns or raises")
