@@ -95,7 +95,7 @@ CREATE INDEX tasks_by_completed_at ON tasks (completed_at);
 
 CREATE TABLE task_logs (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    task_id         BIGINT,                      -- NULL: something an operator did that is no task's
+    task_id         BIGINT NOT NULL,
     event           VARCHAR(32) NOT NULL,
     status          VARCHAR(10),                 -- the task's status after the event
     attempt         INTEGER,
@@ -163,5 +163,18 @@ CREATE TABLE api_keys (
     updated_at      BIGINT NOT NULL,
     CONSTRAINT api_keys_key_hash UNIQUE (key_hash)
 ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE TABLE audit_events (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    event           VARCHAR(32) NOT NULL,
+    api_key_id      BIGINT,                      -- NULL: the command line, or nobody who got in
+    address         VARCHAR(64),
+    request_id      VARCHAR(128),
+    message         TEXT NOT NULL,
+    created_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX audit_events_by_event ON audit_events (event, id);
+CREATE INDEX audit_events_by_created_at ON audit_events (created_at);
 
 INSERT INTO schema_versions (version, applied_at) VALUES (1, 0);

@@ -18,9 +18,10 @@ from taskmanager.app import load_plugins, open_database, prepare_database
 from taskmanager.clock import format_time, utc_now
 from taskmanager.config import Settings, load_settings
 from taskmanager.database import close_connection
-from taskmanager.exceptions import TaskManagerError
+from taskmanager.exceptions import DatabaseUnavailable, TaskManagerError
 from taskmanager.file_locks import try_file_lock
 from taskmanager.rates import parse_rate
+from taskmanager.services import audit as audit_trail
 from taskmanager.services import key_changes, keys, maintenance, statistics
 from taskmanager.services.tasks import TaskDefaults
 
@@ -69,24 +70,30 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     """Serve the API under gunicorn.
 
     Makes the database first; where no key exists yet, makes an admin key and
-    prints it once.
+    prints it once. A database that cannot be reached yet is waited for: until
+    it is there every call is answered with 503.
     """
-    open_queue()
-    if not keys.any_key_exists():
-        _, key = keys.create_key(
-            name="first admin key",
-            scopes=keys.ROLES["admin"],
-            now=utc_now(),
-            caller=keys.OPERATOR,
-        )
-        say("Your admin key. It is shown this once, so keep it:")
-        click.echo(key)
+    try:
+        open_queue()
+        _make_first_key()
+    except DatabaseUnavailable as error:
+        say(f"Starting without the database. {error.message}")
     close_connection()  # the processes that serve open their own
     say(f"TaskManager {__version__} listens on http://{host}:{port} (stop with Ctrl-C)")
     from taskmanager.serving import run_server
 
     sys.stdout.flush()
     run_server(host=host, port=port, workers=workers, threads=threads)
+
+
+def _make_first_key() -> None:
+    if keys.any_key_exists():
+        return
+    _, key = keys.create_key(
+        name="first admin key", scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
+    )
+    say("Your admin key. It is shown this once, so keep it:")
+    click.echo(key)
 
 
 @main.command("init-db")
@@ -212,6 +219,28 @@ def stats(as_json: bool) -> None:
         click.echo(f"{name}: {shown}")
     for period, counts in figures["finished"].items():
         click.echo(f"last {period}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--limit", metavar="N", default=50, show_default=True, type=click.IntRange(1, 100_000)
+)
+def audit(as_json: bool, limit: int) -> None:
+    """Show who did what and who failed to get in: the last N events, the newest last."""
+    open_queue()
+    rows = audit_trail.list_events(limit=limit)[::-1]
+    if as_json:
+        from taskmanager.api.serializers import audit_event_json
+
+        show_json([audit_event_json(row) for row in rows])
+        return
+    for row in rows:
+        key = "-" if row["api_key_id"] is None else f"key {row['api_key_id']}"
+        click.echo(
+            f"{format_time(row['created_at'])}  {row['event']:<22} {key:<8} "
+            f"{row['address'] or '-':<15} {row['request_id'] or '-'}  {row['message']}"
+        )
 
 
 def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:

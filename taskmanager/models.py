@@ -83,7 +83,7 @@ class Task(_Model):
 
 class TaskLog(_Model):
     id = peewee.BigAutoField()
-    task_id = peewee.BigIntegerField(null=True)
+    task_id = peewee.BigIntegerField()
     event = peewee.CharField(32)
     status = peewee.CharField(10, null=True)
     attempt = peewee.IntegerField(null=True)
@@ -153,6 +153,19 @@ class ApiKey(_Model):
         table_name = "api_keys"
 
 
+class AuditEvent(_Model):
+    id = peewee.BigAutoField()
+    event = peewee.CharField(32)
+    api_key_id = peewee.BigIntegerField(null=True)
+    address = peewee.CharField(64, null=True)
+    request_id = peewee.CharField(128, null=True)
+    message = peewee.TextField()
+    created_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "audit_events"
+
+
 class SchemaVersion(_Model):
     version = peewee.IntegerField(primary_key=True)
     applied_at = peewee.BigIntegerField()
@@ -161,4 +174,7 @@ class SchemaVersion(_Model):
         table_name = "schema_versions"
 
 
-MODELS = (SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey)
+MODELS = (
+    *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey),
+    AuditEvent,
+)

@@ -1,11 +1,13 @@
 """The HTTP API: one blueprint per resource. A view reads the request, calls a service, answers."""
 
+import dataclasses
 import re
 import uuid
 
 from flask import Blueprint, Flask, Response, g, request
 
 from taskmanager.api import (
+    audit,
     claims,
     keys,
     maintenance,
@@ -15,10 +17,18 @@ from taskmanager.api import (
     tasks,
     workers,
 )
-from taskmanager.api.auth import authenticate_request, check_every_route_has_a_rule
+from taskmanager.api.auth import (
+    authenticate_request,
+    check_every_route_has_a_rule,
+    takes_no_key,
+)
 from taskmanager.api.errors import register_error_handlers
+from taskmanager.api.rate_limits import client_address
 from taskmanager.clock import utc_now
+from taskmanager.services.audit import record_failed_authentication
 from taskmanager.services.keys import mark_used
+
+RESOURCES = (task_types, tasks, claims, schedules, workers, service, keys, audit, maintenance)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -27,8 +37,10 @@ def register_api(app: Flask) -> None:
     """Puts everything under /api and what all its answers have in common on `app`."""
     api = Blueprint("api", __name__, url_prefix="/api")
     api.before_request(authenticate_request)
+    api.before_request(_name_caller)
     api.after_request(_mark_key_used)
-    for resource in (task_types, tasks, claims, schedules, workers, service, keys, maintenance):
+    api.after_request(_note_failed_authentication)
+    for resource in RESOURCES:
         api.register_blueprint(resource.blueprint)
     app.before_request(_name_request)
     app.after_request(_finish)
@@ -42,10 +54,30 @@ def _name_request() -> None:
     g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+def _name_caller() -> None:
+    if "caller" in g:
+        g.caller = dataclasses.replace(
+            g.caller, address=request.remote_addr, request_id=g.request_id
+        )
+
+
 def _mark_key_used(response: Response) -> Response:
     # A refused request and an empty poll write nothing.
     if response.status_code < 400 and "caller" in g:
         mark_used(g.caller, now=utc_now())
+    return response
+
+
+def _note_failed_authentication(response: Response) -> Response:
+    # 429 without a caller: failures from that address are over their limit, or requests without
+    # a key are, which are no failures.
+    if response.status_code in (401, 429) and "caller" not in g and not takes_no_key():
+        record_failed_authentication(
+            address=client_address(),
+            request_id=g.request_id,
+            reason=response.get_json()["message"],
+            now=utc_now(),
+        )
     return response
 
 

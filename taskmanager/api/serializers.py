@@ -67,6 +67,10 @@ def log_json(row: Row) -> dict[str, Any]:
     }
 
 
+def audit_event_json(row: Row) -> dict[str, Any]:
+    return {**row, "created_at": format_time(row["created_at"])}
+
+
 def task_type_json(row: Row) -> dict[str, Any]:
     """A task type; with `param_schema` and `open_tasks` where the row has them."""
     task_type: dict[str, Any] = {

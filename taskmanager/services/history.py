@@ -1,4 +1,4 @@
-"""One row for every transition of a task and every action of an operator.
+"""One row for every transition of a task.
 
 Always written in the transaction of what it records, so the two cannot disagree.
 """
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taskmanager.database import Row, fetch_all, insert, insert_many
+from taskmanager.database import Row, fetch_all, insert_many
 
 # Events that end an attempt with a worker's own report.
 COMPLETION_EVENTS = ("completed", "failed", "retry_scheduled")
@@ -15,7 +15,7 @@ COMPLETION_EVENTS = ("completed", "failed", "retry_scheduled")
 
 def event_row(
     *,
-    task_id: int | None,
+    task_id: int,
     event: str,
     status: str | None,
     now: int,
@@ -45,23 +45,6 @@ def record(rows: Sequence[Row]) -> None:
     """Stores rows made by `event_row`, in order."""
     if rows:
         insert_many("task_logs", rows)
-
-
-def record_operator_action(
-    *, event: str, caller_key_id: int | None, message: str, now: int
-) -> None:
-    """Stores what was done to the installation rather than to one task."""
-    insert(
-        "task_logs",
-        event_row(
-            task_id=None,
-            event=event,
-            status=None,
-            api_key_id=caller_key_id,
-            message=message,
-            now=now,
-        ),
-    )
 
 
 def list_logs(*, task_id: int) -> list[Row]:

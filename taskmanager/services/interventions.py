@@ -4,7 +4,7 @@ import peewee
 
 from taskmanager.database import Row, dialect, execute, is_duplicate, write_transaction
 from taskmanager.exceptions import Conflict, TaskFinished
-from taskmanager.services import deduplication, history
+from taskmanager.services import audit, deduplication, history
 from taskmanager.services.keys import Caller
 from taskmanager.services.leases import NOT_CLAIMED, lock_tasks
 from taskmanager.services.task_queries import FINISHED_STATUSES, task_not_found
@@ -124,5 +124,11 @@ def _intervene(
                 now=now,
             )
         ]
+    )
+    audit.record(
+        event=f"task_{event}",
+        message=f"task {task['id']} ({task['type']}) {event} by {caller.name}",
+        caller=caller,
+        now=now,
     )
     return {**task, **changes}

@@ -9,7 +9,7 @@ from typing import Any
 from taskmanager.clock import format_time
 from taskmanager.database import Row, dialect, execute, fetch_all, write_transaction
 from taskmanager.exceptions import Conflict
-from taskmanager.services import history, keys
+from taskmanager.services import audit, keys
 from taskmanager.services.keys import Caller
 
 DEFAULT_OVERLAP_SECONDS = 86_400
@@ -125,9 +125,9 @@ def _require_admin_left(before: Row, *, now: int) -> None:
 
 
 def _record(event: str, row: Row, what: str, caller: Caller, now: int) -> None:
-    history.record_operator_action(
+    audit.record(
         event=event,
-        caller_key_id=caller.key_id,
+        caller=caller,
         message=f"key {row['id']} ({row['name']}) {what} by {caller.name}",
         now=now,
     )

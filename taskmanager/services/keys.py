@@ -25,7 +25,7 @@ from taskmanager.database import (
 )
 from taskmanager.exceptions import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
 from taskmanager.rates import parse_rate
-from taskmanager.services import history
+from taskmanager.services import audit
 from taskmanager.services.type_patterns import matches_any
 
 SCOPES = (
@@ -60,6 +60,7 @@ CACHE_SIZE = 1_000
 LAST_USED_RESOLUTION_MS = 60_000
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
+_TYPE_PATTERN = re.compile(r"[A-Za-z0-9._%-]{1,255}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Caller:
     scopes: frozenset[str]
     task_types: tuple[str, ...] | None = None
     rate_limit: str | None = None
+    address: str | None = None
+    request_id: str | None = None
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -141,6 +144,12 @@ def stored_columns(fields: Mapping[str, Any]) -> Row:
         columns["scopes"] = json.dumps(_checked_scopes(fields["scopes"]))
     if "task_types" in fields:
         patterns = fields["task_types"]
+        for pattern in patterns or ():
+            if not _TYPE_PATTERN.fullmatch(pattern):
+                raise InvalidRequest(
+                    f"'{pattern[:50]}' is no pattern of task types: write a name, in which % "
+                    "stands for any characters, such as PrismQ.%"
+                )
         columns["task_types"] = json.dumps(list(patterns)) if patterns else None
     if fields.get("rate_limit") is not None:
         columns["rate_limit"] = _checked_rate(fields["rate_limit"])
@@ -184,9 +193,9 @@ def _store_key(row: Row, *, caller: Caller, now: int) -> Row:
 def insert_key(row: Row, *, caller: Caller, now: int) -> Row:
     """Inserts a row made by `key_row`, inside the caller's transaction."""
     key_id = insert("api_keys", row)
-    history.record_operator_action(
+    audit.record(
         event="key_created",
-        caller_key_id=caller.key_id,
+        caller=caller,
         message=f"key {key_id} ({row['name']}) made by {caller.name}",
         now=now,
     )

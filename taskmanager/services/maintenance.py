@@ -20,7 +20,7 @@ from taskmanager.database import (
     placeholders,
     write_transaction,
 )
-from taskmanager.services import history, schedule_runs
+from taskmanager.services import audit, history, schedule_runs
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
 
@@ -73,22 +73,29 @@ def start_due_tasks(*, now: int, deadline: float) -> int:
 def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadline: float) -> int:
     """Removes tasks that were finished `retention_days` ago, with their history; returns how many.
 
-    0 days keeps everything. Workers that nobody has seen for as long go too.
+    0 days keeps everything. Workers that nobody has seen for as long and audit
+    events as old go too.
     """
     if retention_days == 0:
+        audit.prune(before=None)
         return 0
     cutoff = now - retention_days * DAY_MS
+    audit.prune(before=cutoff)
     pruned = _until_done(lambda rows: _prune_slice(cutoff, rows), deadline)
     _forget_workers(cutoff)
     if pruned:
-        history.record_operator_action(
-            event="pruned",
-            caller_key_id=caller.key_id,
-            message=f"{pruned} tasks finished before {format_time(cutoff)} removed "
-            f"by {caller.name}",
-            now=now,
-        )
+        _record_pruning(pruned, cutoff, caller, now)
     return pruned
+
+
+@write_transaction
+def _record_pruning(pruned: int, cutoff: int, caller: Caller, now: int) -> None:
+    audit.record(
+        event="pruned",
+        message=f"{pruned} tasks finished before {format_time(cutoff)} removed by {caller.name}",
+        caller=caller,
+        now=now,
+    )
 
 
 @write_transaction

@@ -20,7 +20,7 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.exceptions import Conflict, InvalidRequest, NotFound
-from taskmanager.services import due_times, history, task_types, tasks, validation
+from taskmanager.services import audit, due_times, task_types, tasks, validation
 from taskmanager.services.due_times import Timing
 from taskmanager.services.keys import Caller
 
@@ -87,9 +87,9 @@ def _name_taken(error: peewee.IntegrityError, name: str) -> Exception:
 
 
 def _record(event: str, schedule_id: int, name: str, what: str, caller: Caller, now: int) -> None:
-    history.record_operator_action(
+    audit.record(
         event=event,
-        caller_key_id=caller.key_id,
+        caller=caller,
         message=f"schedule {schedule_id} ({name}) {what}",
         now=now,
     )

@@ -276,7 +276,7 @@ def test_a_change_of_anything_else_is_refused(api: Api, body: dict[str, Any]) ->
 def test_a_pause_is_recorded_with_the_key_that_did_it(api: Api) -> None:
     register(api, 201)
     api.patch("/api/task-types/scrape", {"is_paused": True})
-    event = dump_tables()["task_logs"][-1]
+    event = dump_tables()["audit_events"][-1]
     assert (event["event"], event["message"]) == ("task_type_changed", "scrape: is_paused = 1")
     assert event["api_key_id"] is not None
 
