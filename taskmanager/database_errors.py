@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
 MYSQL_NO_SUCH_TABLE = 1146
+# A table or index is there already, a column or index is not, a CHECK forbids it (MySQL, MariaDB):
+# PyMySQL calls these operational, but no waiting will mend them.
+MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1061, 1091, 3819, 4025})
 MYSQL_DUPLICATE_ENTRY = 1062
 
 
@@ -69,6 +72,8 @@ def translated(error: Exception) -> Exception:
         if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return error
         sentence = "The database file is damaged or is not a database"
+    elif mysql_code(error) in MYSQL_STATEMENT_DOES_NOT_FIT:
+        return error
     elif isinstance(error, (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)):
         sentence = "The database server does not answer or refuses work"
     elif mysql_code(error) == MYSQL_NO_SUCH_TABLE:

@@ -90,8 +90,8 @@ def _execute_ddl(statement: str) -> None:
     """MySQL commits each DDL statement by itself, so a run that was cut short is taken up again."""
     try:
         database.execute_sql(statement)
-    except (DatabaseUnavailable, peewee.DatabaseError) as error:
-        if mysql_code(error.__cause__ or error) not in MYSQL_MADE_BEFORE:
+    except peewee.DatabaseError as error:
+        if mysql_code(error) not in MYSQL_MADE_BEFORE:
             raise
 
 
