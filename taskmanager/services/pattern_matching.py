@@ -154,15 +154,18 @@ class _Automaton:
         return state
 
     def _build_repeat(self, node: syntax.Repeat, following: int) -> int:
+        copies = node.least
         if node.most is None:
             loop = self._add(_FORK)
-            self._next[loop] = (self._build(node.body, loop), following)
-            following = loop
+            again = self._build(node.body, loop)
+            self._next[loop] = (again, following)
+            # The last copy that must be there is the one that may be repeated.
+            following, copies = (again, copies - 1) if copies else (loop, 0)
         else:
             after = following
             for _ in range(node.most - node.least):
                 following = self._add(_FORK, (self._build(node.body, following), after))
-        for _ in range(node.least):
+        for _ in range(copies):
             following = self._build(node.body, following)
         return following
 
@@ -309,6 +312,6 @@ def _size(node: syntax.Node) -> int:
     if isinstance(node, syntax.Choice):
         return 1 + sum(_size(option) for option in node.options)
     if isinstance(node, syntax.Repeat):
-        copies = node.least + 1 if node.most is None else node.most
+        copies = max(node.least, 1) if node.most is None else node.most
         return (1 + _size(node.body)) * copies
     return 1

@@ -25,9 +25,9 @@ MAX_PROBLEMS = 20
 MAX_SHOWN_VALUE = 60
 VALIDATOR_CACHE_SIZE = 256
 
-# What one check of a value may cost: about 150 ms on a shared host. An object of ten fields
+# What one check of a value may cost: about 150 ms on a slow host. An object of ten fields
 # costs some hundred units; a megabyte of ordinary data stays within the limit.
-MAX_UNITS = 2_000_000
+MAX_UNITS = 1_500_000
 # Most end far below; one that does not begins again, prepared for a long run.
 ORDINARY_UNITS = 20_000
 # What all the checks of one request may cost together.
