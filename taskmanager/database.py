@@ -162,6 +162,12 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
         finally:
             self._writers.leave()
 
+    def close(self) -> bool:
+        try:
+            return bool(super().close())
+        finally:
+            self._writers.close()
+
     def dispose(self) -> None:
         super().dispose()
         self._writers.forget_files_of_parent()

@@ -58,6 +58,12 @@ class Turnstile:
             with contextlib.suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_UN)
 
+    def close(self) -> None:
+        """Closes this thread's file; its next turn opens another."""
+        handle: IO[str] | None = self._own.__dict__.pop("handle", None)
+        if handle is not None:
+            handle.close()
+
     def forget_files_of_parent(self) -> None:
         """A forked child that kept its parent's open file would share its parent's turn."""
         self._own = threading.local()
