@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from limits.errors import ConfigurationError
 from limits.storage import MemoryStorage, Storage, storage_from_string
@@ -142,10 +142,9 @@ class GuardedStorage(Storage):
         return answer
 
     def _connect(self) -> Storage:
-        storage = storage_from_string(self._uri, **self._options)
-        if not isinstance(storage, Storage):
+        if self._uri.startswith("async+"):
             raise ConfigurationError("an asynchronous storage cannot be used here")
-        self._storage = storage
+        self._storage = storage = cast(Storage, storage_from_string(self._uri, **self._options))
         return storage
 
     def _note_failure(self, error: Exception) -> None:

@@ -79,8 +79,10 @@ def register_rate_limits(
     try:
         limiter.init_app(app)
     except (limits.errors.ConfigurationError, ValueError) as error:
+        uri = settings.rate_limit_storage_uri
+        reason = str(error).replace(uri, uri.partition(":")[0])  # it may hold a password
         raise ConfigurationError(
-            f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: {error}. Leave it empty to count "
+            f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: {reason}. Leave it empty to count "
             "in a file that all processes of the host share, or write redis://host:6379 and "
             "install the package redis."
         ) from None

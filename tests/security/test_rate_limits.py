@@ -3,6 +3,7 @@
 import fcntl
 import re
 import resource
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from taskmanager.api.rate_limit_storage import GUARDED, SHARED_FILE, GuardedStor
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.config import load_settings
-from taskmanager.counter_file import SLOTS, CounterFile
+from taskmanager.counter_file import BUCKETS, SLOTS, CounterFile
 from taskmanager.database import close_connection
 from taskmanager.exceptions import ConfigurationError
 from taskmanager.rates import Rate, parse_rate
@@ -67,10 +68,11 @@ def test_a_wrong_limit_in_the_settings_stops_the_start() -> None:
         load_settings({"rate_limit": "fast"}, environ={})
 
 
-@pytest.mark.parametrize("uri", ["carrier-pigeon://loft", "async+memory://"])
+@pytest.mark.parametrize("uri", ["pigeon://me:secret@loft", "async+memory://", "none"])
 def test_a_storage_that_cannot_be_used_stops_the_start(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="TASKMANAGER_RATE_LIMIT_STORAGE_URI"):
+    with pytest.raises(ConfigurationError, match="TASKMANAGER_RATE_LIMIT_STORAGE_URI") as refused:
         create_app({"instance_path": tmp_path, "rate_limit_storage_uri": uri})
+    assert "secret" not in refused.value.message
     close_connection()
 
 
@@ -288,9 +290,15 @@ def test_a_clock_that_was_set_back_does_not_stretch_a_window(counters: CounterFi
 def test_a_flood_of_names_makes_no_counter_forget(counters: CounterFile) -> None:
     for _ in range(50):
         add(counters, "busy")
-    for number in range(SLOTS * 1024 * 2):
-        add(counters, f"flood-{number}")
+    names = [f"flood-{number}" for number in range(2 * SLOTS * BUCKETS)]
+    for name in names:
+        add(counters, name)
     assert add(counters, "busy") >= 51
+    assert min(add(counters, name) for name in names) >= 2
+
+
+# Of counters that look as if they were running, but without the checksum.
+FULL_BUCKET = (b"\0" * 4 + struct.pack("<16sqI", b"", 30_000, 10**6) * SLOTS).ljust(256, b"\0")
 
 
 @pytest.mark.parametrize(
@@ -299,10 +307,11 @@ def test_a_flood_of_names_makes_no_counter_forget(counters: CounterFile) -> None
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:5_000]),
         lambda path: path.write_bytes(b"\xff" * path.stat().st_size),
+        lambda path: path.write_bytes(FULL_BUCKET * (BUCKETS + 1)),
         lambda path: path.write_bytes(b"not counters" * 100_000),
         lambda path: path.unlink(),
     ],
-    ids=["emptied", "cut short", "overwritten", "replaced", "deleted"],
+    ids=["emptied", "cut short", "overwritten", "with full buckets", "replaced", "deleted"],
 )
 def test_a_damaged_file_counts_from_one_again(
     counters: CounterFile, damage: Callable[[Path], None], tmp_path: Path
