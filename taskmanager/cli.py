@@ -243,6 +243,19 @@ def audit(as_json: bool, limit: int) -> None:
         )
 
 
+@main.command()
+def openapi() -> None:
+    """Print the API as an OpenAPI 3.1 document."""
+    from flask import Flask
+
+    from taskmanager.api import register_api
+    from taskmanager.api.documentation import document_text
+
+    app = Flask("taskmanager", static_folder=None)
+    register_api(app)
+    click.echo(document_text(app, indent=2))
+
+
 def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:
     """Runs maintenance unless another run is under way, and reports only what was done."""
     with try_file_lock(settings.instance_path / "maintenance.lock") as locked:

@@ -9,6 +9,7 @@ from flask import Blueprint, Flask, Response, g, request
 from taskmanager.api import (
     audit,
     claims,
+    documentation,
     keys,
     maintenance,
     schedules,
@@ -28,7 +29,10 @@ from taskmanager.clock import utc_now
 from taskmanager.services.audit import record_failed_authentication
 from taskmanager.services.keys import mark_used
 
-RESOURCES = (task_types, tasks, claims, schedules, workers, service, keys, audit, maintenance)
+RESOURCES = (
+    *(task_types, tasks, claims, schedules, workers, service, keys, audit, maintenance),
+    documentation,
+)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -1,0 +1,54 @@
+"""/api/openapi.json and /api/docs: the API described for programs, and a page to try it."""
+
+import html
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Flask, Response, current_app, request, url_for
+
+from taskmanager.api.auth import PUBLIC, requires
+
+blueprint = Blueprint("documentation", __name__)
+
+_EXTENSION = "taskmanager.openapi"
+
+
+def document_text(app: Flask, *, root: str = "", indent: int | None = None) -> str:
+    """The OpenAPI document of `app` as JSON; `root` is the path under which it is mounted."""
+    from taskmanager.api.openapi import build_document  # most processes are never asked for it
+
+    document: dict[str, Any] = app.extensions.get(_EXTENSION) or build_document(app)
+    app.extensions[_EXTENSION] = document
+    return json.dumps(
+        {**document, "servers": [{"url": root or "/"}]}, ensure_ascii=False, indent=indent
+    )
+
+
+@blueprint.get("/openapi.json")
+@requires(PUBLIC)
+def document() -> Response:
+    """GET /api/openapi.json: this API as an OpenAPI 3.1 document. 200."""
+    return Response(
+        document_text(current_app, root=request.script_root), mimetype="application/json"
+    )
+
+
+@blueprint.get("/docs")
+@requires(PUBLIC)
+def page() -> Response:
+    """GET /api/docs: a page that shows every call and sends it. 200.
+
+    It loads nothing but the document above and keeps the key in its memory only.
+    """
+    nonce = secrets.token_urlsafe(16)
+    text = Path(__file__).with_name("docs.html").read_text(encoding="utf-8")
+    text = text.replace("NONCE", nonce)
+    text = text.replace("DOCUMENT_URL", html.escape(url_for("api.documentation.document")))
+    response = Response(text, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return response
