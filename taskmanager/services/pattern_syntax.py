@@ -102,6 +102,7 @@ class Look:
 
 
 Node = CharSet | Sequence | Choice | Repeat | Edge | Neighbour | Boundary | Look
+_ASSERTIONS = (Edge, Neighbour, Boundary, Look)
 
 DIGITS = CharSet(((48, 57),))
 WORD = CharSet(((48, 57), (65, 90), (95, 95), (97, 122)))
@@ -173,7 +174,7 @@ class _Reader:
         counts = self.quantifier()
         if counts is None:
             return atom
-        if isinstance(atom, Edge | Neighbour | Boundary | Look):
+        if isinstance(atom, _ASSERTIONS):
             raise PatternRefused("repeats an assertion, which means nothing; leave the count out")
         self.take("?")
         if self.quantifier() or self.peek("+"):
@@ -250,7 +251,8 @@ class _Reader:
         body = self.choice(depth + 1)
         if not self.take(")"):
             raise PatternRefused("has a ( that is not closed; write \\( for the character")
-        return body
+        # An assertion may be repeated when it stands in a group.
+        return Sequence((body,)) if isinstance(body, _ASSERTIONS) else body
 
     def char_class(self) -> CharSet:
         is_inverted = self.take("^")
