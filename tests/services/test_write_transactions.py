@@ -1,5 +1,6 @@
 """write_transaction(): all or nothing, run again where the server has undone it, never nested."""
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,29 +138,40 @@ def test_nobody_else_sees_half_of_a_transaction(app: Flask) -> None:
     assert in_other_thread(workers) == [["a", "b"]]
 
 
-def test_on_sqlite_a_transaction_takes_the_write_lock_at_its_beginning(
+def test_on_sqlite_a_transaction_takes_the_write_lock_at_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    connect_database(f"sqlite:///{path}")
+    stranger = sqlite3.connect(path, timeout=0, isolation_level=None)
+
+    @write_transaction
+    def holder() -> None:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            stranger.execute("BEGIN IMMEDIATE")
+
+    holder()
+    stranger.execute("BEGIN IMMEDIATE")
+    stranger.close()
+    close_connection()
+
+
+def test_on_sqlite_a_lock_that_never_comes_is_reported_after_the_busy_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "SQLITE_BUSY_TIMEOUT_SECONDS", 0.05)
-    connect_database(f"sqlite:///{tmp_path / 'queue.db'}")
+    path = tmp_path / "queue.db"
+    connect_database(f"sqlite:///{path}")
     execute("CREATE TABLE workers (id TEXT, first_seen_at INTEGER, last_seen_at INTEGER)")
+    stranger = sqlite3.connect(path, isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
 
-    @write_transaction
-    def holder() -> list[Any]:
-        return in_other_thread(lambda: write_transaction(lambda: fetch_one("SELECT 1"))())
+    with pytest.raises(DatabaseUnavailable, match="locked"):
+        write_transaction(add_worker)("never")
 
-    @write_transaction
-    def later() -> None:
-        add_worker("later")
-
-    try:
-        refused = holder()
-        assert isinstance(refused[0], DatabaseUnavailable)
-        assert "locked" in refused[0].message
-        later()
-        assert workers() == ["later"]
-    finally:
-        close_connection()
+    stranger.execute("COMMIT")
+    stranger.close()
+    write_transaction(add_worker)("later")
+    assert workers() == ["later"]
+    close_connection()
 
 
 @pytest.fixture
