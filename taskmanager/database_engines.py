@@ -1,0 +1,233 @@
+"""What differs between SQLite and MySQL: connecting, locking, and words of their SQL.
+
+Refuses to know any table, and which of the two is in use: database.py holds that.
+"""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import peewee
+
+from taskmanager.database_errors import is_connection_lost, translated
+from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
+from taskmanager.file_locks import Turnstile
+
+SQLITE_BUSY_TIMEOUT_SECONDS = 10
+MYSQL_CONNECT_TIMEOUT_SECONDS = 5
+MYSQL_READ_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What differs between the engines, as words to put into a statement."""
+
+    name: str
+    placeholder: str
+    lock_rows: str  # closes a SELECT of rows that this transaction will change
+    lock_free_rows: str  # the same, leaving out rows that another transaction has locked
+    use_index: str  # follows the table's name; `{}` is the index
+    # The same for rows looked up by id: MySQL would otherwise reach them through an index that the
+    # statement changes, and lock the neighbours that other transactions are at work on.
+    by_id: str
+    union_member: str  # a SELECT with its own ORDER BY and LIMIT inside a UNION ALL
+
+    def sql(self, statement: str) -> str:
+        return _with_placeholder(statement, self.placeholder)
+
+
+@functools.lru_cache(maxsize=512)
+def _with_placeholder(statement: str, placeholder: str) -> str:
+    return statement.replace("?", placeholder)
+
+
+SQLITE = Dialect(
+    name="sqlite",
+    placeholder="?",
+    lock_rows="",
+    lock_free_rows="",
+    use_index="INDEXED BY {}",
+    by_id="NOT INDEXED",
+    union_member="SELECT * FROM ({})",
+)
+MYSQL = Dialect(
+    name="mysql",
+    placeholder="%s",
+    lock_rows="FOR UPDATE",
+    lock_free_rows="FOR UPDATE SKIP LOCKED",
+    use_index="FORCE INDEX ({})",
+    by_id="FORCE INDEX (PRIMARY)",
+    union_member="({})",
+)
+
+
+class _Recovering:
+    """Outside a transaction: opens a connection that was closed meanwhile again, once.
+
+    Every statement passes here, those of the models too. Raises
+    DatabaseUnavailable where the database cannot do it now. Inside a
+    transaction errors pass as they are, for write_transaction() to judge.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # What services remember of this very database; another one starts empty.
+        self.cache: dict[str, Any] = {}
+
+    def execute_sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
+        run = super().execute_sql  # type: ignore[misc]
+        if self.in_transaction():  # type: ignore[attr-defined]
+            return run(sql, params)
+        try:
+            return run(sql, params)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            if not is_connection_lost(error):
+                raise self.given_up(error) from error
+        self.close_quietly()
+        try:
+            return run(sql, params)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            raise self.given_up(error) from error
+
+    def given_up(self, error: Exception) -> Exception:
+        """What to raise where nothing is tried again. After a failure the next call connects anew:
+
+        a file may have been put back in another's place, which an open connection never sees.
+        """
+        raised = translated(error)
+        if isinstance(raised, DatabaseUnavailable):
+            self.close_quietly()
+        return raised
+
+    def close_quietly(self) -> None:
+        """Closes this thread's connection in whatever state; the next statement opens another."""
+        with contextlib.suppress(Exception):  # a dead connection may fail to say goodbye
+            self.close()  # type: ignore[attr-defined]
+
+
+class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
+    """Writers queue up at a turnstile before they ask SQLite for its lock.
+
+    SQLite's own waiting sleeps and looks again, which wastes time while the lock
+    is free and lets a newcomer overtake those who sleep.
+    """
+
+    dialect = SQLITE
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._writers = Turnstile(Path(path + ".writers"))
+
+    def begin(self, lock_type: str | None = None) -> None:
+        waited = self._writers.enter()
+        try:
+            if waited > SQLITE_BUSY_TIMEOUT_SECONDS:
+                # Whoever was before has waited in vain too: no use to try that long again.
+                raise DatabaseUnavailable(
+                    "The database stayed locked by another process. Nothing was changed; "
+                    "try again shortly."
+                )
+            super().begin(lock_type)
+        except BaseException:
+            self._writers.leave()
+            raise
+
+    def commit(self) -> None:
+        super().commit()
+        self._writers.leave()
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._writers.leave()
+
+    def close(self) -> bool:
+        try:
+            return bool(super().close())
+        finally:
+            self._writers.close()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._writers.forget_files_of_parent()
+
+
+class _MySQLDatabase(_Recovering, peewee.MySQLDatabase):
+    dialect = MYSQL
+
+    def _initialize_connection(self, conn: Any) -> None:
+        with conn.cursor() as cursor:
+            # Hosts often run without strict mode, which cuts what does not fit without a word.
+            cursor.execute(
+                "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
+                "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'"
+            )
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def sqlite_engine(url: str, synchronous: str) -> _SqliteDatabase:
+    """Raises ConfigurationError where `url` names no file."""
+    path = url.removeprefix("sqlite:///")
+    if not path:
+        raise ConfigurationError(
+            "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db"
+        )
+    return _SqliteDatabase(
+        path,
+        lock_type="IMMEDIATE",
+        timeout=SQLITE_BUSY_TIMEOUT_SECONDS,
+        pragmas={
+            "foreign_keys": 1,
+            "synchronous": synchronous,
+            "temp_store": "memory",
+            "cache_size": -8000,
+        },
+    )
+
+
+def mysql_engine(url: str) -> _MySQLDatabase:
+    """Raises ConfigurationError where `url` cannot be understood."""
+    from pymysql.constants import CLIENT
+
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 3306
+    except ValueError:  # the port is no number, or the host no address
+        parts, port = urlsplit(""), 0
+    name = unquote(parts.path.lstrip("/"))
+    if not name or not parts.username:
+        raise ConfigurationError(
+            "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name"
+        )
+    options = dict(parse_qsl(parts.query))
+    unknown = set(options) - {"unix_socket", "ssl_ca"}
+    if unknown:
+        raise ConfigurationError(
+            f"TASKMANAGER_DATABASE_URL has an option that is not known: {', '.join(unknown)}. "
+            "Known: unix_socket, ssl_ca."
+        )
+    connect: dict[str, Any] = {
+        "user": unquote(parts.username),
+        "password": unquote(parts.password or ""),
+        "host": parts.hostname or "localhost",
+        "port": port,
+        "charset": "utf8mb4",
+        # Guarded updates count the rows that matched, not those whose values differ.
+        "client_flag": CLIENT.FOUND_ROWS,
+        "connect_timeout": MYSQL_CONNECT_TIMEOUT_SECONDS,
+        "read_timeout": MYSQL_READ_TIMEOUT_SECONDS,
+        "write_timeout": MYSQL_READ_TIMEOUT_SECONDS,
+    }
+    if "unix_socket" in options:
+        connect["unix_socket"] = options["unix_socket"]
+    if "ssl_ca" in options:
+        connect["ssl"] = {"ca": options["ssl_ca"]}
+    elif "unix_socket" in options or parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        # PyMySQL otherwise spends 30 ms of CPU on an SSL context for every connection.
+        connect["ssl_disabled"] = True
+    return _MySQLDatabase(name, **connect)
