@@ -135,12 +135,19 @@ def _too_deep() -> InvalidRequest:
     )
 
 
-def _check_depth(value: Any, left: int) -> None:
-    if isinstance(value, (dict, list)):
-        if left == 0:
-            raise _too_deep()
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_depth(item, left - 1)
+def _check_depth(value: Any, most: int) -> None:
+    """Level by level, so that a long list costs no call for each of its items."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            item
+            for whole in level
+            for item in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return
+    raise _too_deep()
 
 
 def _check_strings(value: Any) -> None:
