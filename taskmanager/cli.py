@@ -73,6 +73,10 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     prints it once. A database that cannot be reached yet is waited for: until
     it is there every call is answered with 503.
     """
+    # Lazily: no other command needs gunicorn.
+    from taskmanager.serving import require_free_address, run_server
+
+    require_free_address(host, port)
     try:
         open_queue()
         _make_first_key()
@@ -80,8 +84,6 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
         say(f"Starting without the database. {error.message}")
     close_connection()  # the processes that serve open their own
     say(f"TaskManager {__version__} listens on http://{host}:{port} (stop with Ctrl-C)")
-    from taskmanager.serving import run_server
-
     sys.stdout.flush()
     run_server(host=host, port=port, workers=workers, threads=threads)
 

@@ -1,8 +1,11 @@
 """Runs the application under gunicorn, for a machine of one's own."""
 
+import socket
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+
+from taskmanager.exceptions import ConfigurationError
 
 
 class _Server(BaseApplication):
@@ -18,6 +21,20 @@ class _Server(BaseApplication):
         from taskmanager.app import create_app
 
         return create_app()
+
+
+def require_free_address(host: str, port: int) -> None:
+    """Raises ConfigurationError where the address cannot be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. "
+            "Choose another address or port with --host and --port."
+        ) from None
 
 
 def run_server(*, host: str, port: int, workers: int, threads: int) -> None:
