@@ -11,12 +11,12 @@ from flask import Flask, request
 from taskmanager import schema
 from taskmanager.api import register_api
 from taskmanager.api.auth import takes_no_key
+from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
 from taskmanager.database import connect_database, is_duplicate
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
-from taskmanager.http_rules import register_http_rules
 from taskmanager.services import keys
 
 log = logging.getLogger(__name__)

@@ -210,7 +210,7 @@ class TestEveryRoute:
         for line, rule in RULES.items():
             answer = call(limited, line, world, rule.body)
             assert answer.status_code == rule.others, (line, answer.get_json())
-            if answer.status_code == 200 and "results" not in answer.get_json()["data"]:
+            if answer.status_code == 200 and '"results":' not in answer.text:
                 assert HIDDEN not in answer.text, line
         assert api.get(f"/api/tasks/{world['task']}") == before
         assert api.get("/api/tasks")["count"] == 1
