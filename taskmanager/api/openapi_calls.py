@@ -66,6 +66,13 @@ NEW_SCHEDULE = {
 }
 TASKS = record(tasks=list_of(ref("ClaimedTask")), count=COUNT)
 
+# The call itself takes any objects and answers for each; this is what they should be.
+_BATCH = RequestBody(
+    required=("tasks",),
+    tasks={**bodies.CREATE_TASKS.schema["properties"]["tasks"], "items": bodies.CREATE_TASK.schema},
+    atomic=FLAG,
+)
+
 CALLS: dict[str, Call] = {
     "task_types.register": Call(
         answers={201: ref("RegisteredTaskType"), 200: ref("RegisteredTaskType")},
@@ -107,7 +114,7 @@ CALLS: dict[str, Call] = {
                 results=list_of(ref("TaskResult")), created=COUNT, deduplicated=COUNT, failed=COUNT
             ),
         ),
-        body=bodies.CREATE_TASKS,
+        body=_BATCH,
         example={"tasks": [NEW_TASK], "atomic": True},
     ),
     "tasks.list_all": Call(
