@@ -74,8 +74,12 @@ def test_the_figures_add_up(api: Api, clock: Clock) -> None:
     figures = api.get("/api/stats")
     assert figures["by_type"]["a"]["pending"] == figures["by_type"]["a"]["claimed"] == 1
     assert figures["by_status"] == {
-        **{"scheduled": 1, "pending": 1, "claimed": 1},
-        **{"completed": 2, "failed": 1, "cancelled": 1},
+        "scheduled": 1,
+        "pending": 1,
+        "claimed": 1,
+        "completed": 2,
+        "failed": 1,
+        "cancelled": 1,
     }
     assert figures["total"] == 7
     assert figures["oldest_pending_seconds"] == 5

@@ -9,12 +9,13 @@ from taskmanager.services.deduplication import dedupe_key
 from tests.api.tables import dump_tables, send, sent_json
 from tests.conftest import Api, Clock
 
-FIELDS = set(
-    "id type task_type_id type_id type_version status params result error_message error_code "
-    "priority progress progress_message attempts max_attempts dedupe dedupe_key parent_task_id "
-    "worker_id claimed_by claimed_at lease_expires_at available_at completed_at created_at "
-    "updated_at".split()
-)
+FIELDS = {
+    *("id", "type", "task_type_id", "type_id", "type_version", "status", "params", "result"),
+    *("error_message", "error_code", "priority", "progress", "progress_message", "attempts"),
+    *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "worker_id", "claimed_by"),
+    *("claimed_at", "lease_expires_at", "available_at", "completed_at", "created_at"),
+    "updated_at",
+}
 
 
 @pytest.fixture
