@@ -23,12 +23,13 @@ MAX_STATES = 2_000
 MAX_CONDITIONS = 8
 PATTERN_CACHE_SIZE = 256
 
-# What one pattern may remember: sets of states, by their sizes, and characters.
-REMEMBERED_STATES = 4_000
-REMEMBERED_CHARACTERS = 512
+# What all patterns of the process may remember, in steps, characters and states of positions
+# (about 100 bytes each); beyond it everything is forgotten and found again as it is needed.
+MAX_REMEMBERED = 200_000
+MAX_CHARACTERS = 512  # of one pattern
 
 # Units per text, per character, and per state that a new step looks at.
-_COST_OF_TEXT = 5
+_COST_OF_TEXT = 10
 _COST_OF_STEP = 20
 _COST_OF_STATE = 5
 
@@ -52,9 +53,10 @@ class Pattern:
 
     def found_in(self, text: str, meter: WorkMeter) -> bool:
         """Whether the pattern matches somewhere in `text`. Raises TooCostly."""
-        return all(
-            part.found_in(text, meter) is is_wanted for part, is_wanted in self._conditions
-        ) and self._main.found_in(text, meter)
+        for part, is_wanted in self._conditions:
+            if part.found_in(text, meter) is not is_wanted:
+                return False
+        return self._main.found_in(text, meter)
 
 
 @functools.lru_cache(maxsize=PATTERN_CACHE_SIZE)
@@ -91,6 +93,24 @@ _FOUND_IT = _Position((), None, True)
 _LOST_IT = _Position((), None, False)
 
 
+class _Memory:
+    """Who remembers something, and how much all of them do."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.holders: list[_Automaton] = []
+
+    def add(self, entries: int) -> None:
+        self.entries += entries
+        if self.entries > MAX_REMEMBERED:
+            holders, self.holders, self.entries = self.holders, [], 0
+            for holder in holders:
+                holder.forget()
+
+
+_MEMORY = _Memory()
+
+
 class _Automaton:
     """One tree as instructions, and the positions that texts have led to."""
 
@@ -112,7 +132,7 @@ class _Automaton:
         self._only_at_start = self._begins_only_at_start()
         self.states = len(self._kind)
         self._borders = self._find_borders()
-        self._forget()
+        self.forget()
 
     # Building
 
@@ -190,8 +210,8 @@ class _Automaton:
 
     # Running
 
-    def _forget(self) -> None:
-        self._remembered = 0
+    def forget(self) -> None:
+        self._is_holder = False
         self._positions: dict[tuple[tuple[int, ...], _Traits], _Position] = {}
         self._class_of: dict[str, int] = {}
         self._first = _Position((self._start,), None, None)
@@ -217,9 +237,16 @@ class _Automaton:
 
     def _classify(self, character: str) -> int:
         group = bisect.bisect_right(self._borders, ord(character)) - 1
-        if len(self._class_of) < REMEMBERED_CHARACTERS:
+        if len(self._class_of) < MAX_CHARACTERS:
             self._class_of[character] = group
+            self._remember(1)
         return group
+
+    def _remember(self, entries: int) -> None:
+        if not self._is_holder:
+            self._is_holder = True
+            _MEMORY.holders.append(self)
+        _MEMORY.add(entries)
 
     def _step(self, position: _Position, group: int, meter: WorkMeter) -> _Position:
         """The position after a character of this group, remembered for the next time."""
@@ -238,8 +265,8 @@ class _Automaton:
             if not self._only_at_start:
                 targets.add(self._start)
             following = self._position(tuple(sorted(targets)), traits)
-        self._remembered += 1
         position.steps[group] = following
+        self._remember(1)
         return following
 
     def _position(self, waiting: tuple[int, ...], before: _Traits) -> _Position:
@@ -247,11 +274,8 @@ class _Automaton:
             return _LOST_IT
         known = self._positions.get((waiting, before))
         if known is None:
-            if self._remembered > REMEMBERED_STATES:
-                self._forget()
-            known = _Position(waiting, before, None)
-            self._remembered += len(waiting)
-            self._positions[waiting, before] = known
+            known = self._positions[waiting, before] = _Position(waiting, before, None)
+            self._remember(len(waiting))
         return known
 
     def _closure(self, position: _Position, after: _Traits, meter: WorkMeter) -> list[int] | None:

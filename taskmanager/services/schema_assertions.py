@@ -27,7 +27,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 TYPE_NAMES = tuple(_TYPES)
 _FIRST_DRAFT_WITH_WHOLE_FLOATS = 6  # 1.0 is an integer
 
-_COST_OF_IDENTITY = 8
+_COST_OF_IDENTITY = 10
 _COST_OF_FRACTION = 100
 _COST_OF_FORMAT = 40
 _CHARACTERS_PER_UNIT = 8
@@ -57,16 +57,15 @@ def identity(value: Any, meter: WorkMeter) -> str:
     if isinstance(value, str):
         meter.spend(len(value) // _CHARACTERS_PER_UNIT)
         return f"{len(value)}:{value}"
-    if isinstance(value, bool) or value is None:
-        return str(value)
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, int):
-        return str(value)
     if isinstance(value, list):
-        return f"[{','.join(identity(item, meter) for item in value)}]"
-    names = sorted(value)
-    return f"{{{','.join(identity(name, meter) + identity(value[name], meter) for name in names)}}}"
+        return "[" + ",".join([identity(item, meter) for item in value]) + "]"
+    if isinstance(value, dict):
+        names = sorted(value)
+        pairs = [identity(name, meter) + identity(value[name], meter) for name in names]
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return repr(value)
 
 
 def enum(rule: Any, place: "Place") -> Check:

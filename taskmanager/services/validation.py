@@ -16,18 +16,25 @@ from typing import Any
 from taskmanager.exceptions import ValidationFailed
 from taskmanager.services import schema_limits
 from taskmanager.services.schema_assertions import TYPE_NAMES
-from taskmanager.services.schema_compiler import SchemaRefused, SchemaValidator, compile_schema
+from taskmanager.services.schema_compiler import (
+    SchemaRefused,
+    SchemaValidator,
+    compile_schema,
+)
 from taskmanager.services.schema_limits import Refusal, path_of, shortened
 from taskmanager.services.schema_run import IN_NAME, Failure, Run, with_room
 from taskmanager.services.work_meter import TooCostly, WorkMeter
 
 MAX_PROBLEMS = 20
 MAX_SHOWN_VALUE = 60
+# A compiled schema takes about a hundred times the bytes of its text.
 VALIDATOR_CACHE_SIZE = 256
+LARGE_SCHEMA_LENGTH = 4_096
+LARGE_VALIDATOR_CACHE_SIZE = 16
 
-# What one check of a value may cost: about 150 ms on a slow host. An object of ten fields
+# What one check of a value may cost: about 100 ms, twice that on a slow host. An object of ten fields
 # costs some hundred units; a megabyte of ordinary data stays within the limit.
-MAX_UNITS = 1_500_000
+MAX_UNITS = 1_200_000
 # Most end far below; one that does not begins again, prepared for a long run.
 ORDINARY_UNITS = 20_000
 # What all the checks of one request may cost together.
@@ -99,7 +106,8 @@ def param_problems(
     MAX_UNITS_TOGETHER and passes it each time.
     """
     try:
-        validator = compiled_validator(schema_text)
+        is_large = len(schema_text) > LARGE_SCHEMA_LENGTH
+        validator = (_compiled_large_validator if is_large else compiled_validator)(schema_text)
     except SchemaRefused as refused:
         path, message = _refused(refused.refusals, "param_schema")[0]["path"], "cannot be checked"
         return [_problem("params", f"{message}: {path} {refused.refusals[0][2]}", "schema")]
@@ -146,6 +154,11 @@ def compiled_validator(schema_text: str) -> SchemaValidator:
 
     Raises SchemaRefused, for a schema that was stored before a limit was set.
     """
+    return make_validator(json.loads(schema_text))
+
+
+@functools.lru_cache(maxsize=LARGE_VALIDATOR_CACHE_SIZE)
+def _compiled_large_validator(schema_text: str) -> SchemaValidator:
     return make_validator(json.loads(schema_text))
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskmanager.services import pattern_matching
 from taskmanager.services.pattern_matching import MAX_STATES, Pattern, compile_pattern
 from taskmanager.services.pattern_syntax import PatternRefused
 from taskmanager.services.work_meter import TooCostly, WorkMeter
@@ -124,12 +125,16 @@ def test_a_pattern_whose_positions_never_repeat_stops_when_its_units_are_spent()
         pattern.found_in(text, WorkMeter(1_500_000))
 
 
-def test_what_is_remembered_is_bounded_and_forgetting_changes_no_answer() -> None:
+def test_what_is_remembered_is_bounded_and_forgetting_changes_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pattern_matching, "MAX_REMEMBERED", 3_000)
     pattern = Pattern("(a|b)*a(a|b){12}c")
     texts = [f"{number:014b}".translate({48: "a", 49: "b"}) + "c" for number in range(0, 16_384, 7)]
     answers = [pattern.found_in(text, WorkMeter(PLENTY)) for text in texts]
     assert answers == [text[-14] == "a" for text in texts]
-    assert len(pattern._main._positions) < 4_100
+    assert pattern_matching._MEMORY.entries <= 3_000
+    assert len(pattern._main._positions) < 3_000
 
 
 # Patterns as pairs: for this module, and the same for `re`, where they are written differently.
