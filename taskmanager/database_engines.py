@@ -110,10 +110,10 @@ class _Recovering:
 
 
 class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
-    """Writers queue up at a turnstile before they ask SQLite for its lock.
+    """Writers pass a turnstile before they ask SQLite for its lock.
 
-    SQLite's own waiting sleeps and looks again, which wastes time while the lock
-    is free and lets a newcomer overtake those who sleep.
+    SQLite's own waiting sleeps up to 100 ms between two looks, while the lock is
+    free and newcomers overtake those who sleep.
     """
 
     dialect = SQLITE
@@ -123,14 +123,12 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
         self._writers = Turnstile(Path(path + ".writers"))
 
     def begin(self, lock_type: str | None = None) -> None:
-        waited = self._writers.enter()
+        if not self._writers.enter(SQLITE_BUSY_TIMEOUT_SECONDS):
+            raise DatabaseUnavailable(
+                "The database stayed locked by another process. Nothing was changed; "
+                "try again shortly."
+            )
         try:
-            if waited > SQLITE_BUSY_TIMEOUT_SECONDS:
-                # Whoever was before has waited in vain too: no use to try that long again.
-                raise DatabaseUnavailable(
-                    "The database stayed locked by another process. Nothing was changed; "
-                    "try again shortly."
-                )
             super().begin(lock_type)
         except BaseException:
             self._writers.leave()
