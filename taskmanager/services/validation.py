@@ -16,11 +16,7 @@ from typing import Any
 from taskmanager.exceptions import ValidationFailed
 from taskmanager.services import schema_limits
 from taskmanager.services.schema_assertions import TYPE_NAMES
-from taskmanager.services.schema_compiler import (
-    SchemaRefused,
-    SchemaValidator,
-    compile_schema,
-)
+from taskmanager.services.schema_compiler import SchemaRefused, SchemaValidator, compile_schema
 from taskmanager.services.schema_limits import Refusal, path_of, shortened
 from taskmanager.services.schema_run import IN_NAME, Failure, Run, with_room
 from taskmanager.services.work_meter import TooCostly, WorkMeter
@@ -32,8 +28,8 @@ VALIDATOR_CACHE_SIZE = 256
 LARGE_SCHEMA_LENGTH = 4_096
 LARGE_VALIDATOR_CACHE_SIZE = 16
 
-# What one check of a value may cost: about 100 ms, twice that on a slow host. An object of ten fields
-# costs some hundred units; a megabyte of ordinary data stays within the limit.
+# What one check of a value may cost: about 100 ms, twice that on a slow host. An object of ten
+# fields costs some hundred units; a megabyte of ordinary data stays within the limit.
 MAX_UNITS = 1_200_000
 # Most end far below; one that does not begins again, prepared for a long run.
 ORDINARY_UNITS = 20_000
