@@ -20,7 +20,13 @@ from taskmanager.database import (
     placeholders,
     write_transaction,
 )
-from taskmanager.exceptions import Conflict, InvalidRequest, TaskManagerError
+from taskmanager.exceptions import (
+    Conflict,
+    DatabaseUnavailable,
+    InvalidRequest,
+    NotFound,
+    TaskManagerError,
+)
 from taskmanager.services import deduplication, history, task_types, validation
 from taskmanager.services.keys import Caller
 from taskmanager.services.work_meter import WorkMeter
@@ -98,6 +104,8 @@ def create_tasks(
                 )
             task_type = _type_for(request["type"], types, caller)
             rows.append(_new_row(request, task_type, defaults, now, allowance))
+        except DatabaseUnavailable:  # no fault of this one request
+            raise
         except TaskManagerError as error:
             outcome.error = error
             rows.append(None)
@@ -139,7 +147,7 @@ def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Calle
         caller.require_type(name)
         try:
             known[name] = task_types.get_task_type(name=name)
-        except TaskManagerError as error:
+        except NotFound as error:
             known[name] = error
     found = known[name]
     if isinstance(found, TaskManagerError):
