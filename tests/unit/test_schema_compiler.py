@@ -1,6 +1,7 @@
 """The verdicts of compiled schemas are those of jsonschema, on each keyword and at random."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,6 +12,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 
 from taskmanager.exceptions import ValidationFailed
+from taskmanager.services.formats import FORMATS
 from taskmanager.services.schema_limits import DRAFTS
 from taskmanager.services.validation import check_schema, param_problems
 
@@ -208,3 +210,12 @@ def test_a_random_schema_gives_the_verdicts_of_jsonschema(schema: Any, values: l
     check_schema(whole)
     for value in [*values, {"deeper": values[0]}]:
         assert fits(whole, value) is fits_for_jsonschema(whole, value), (whole, value)
+
+
+def test_the_documented_schema_can_be_registered_and_every_format_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "schemas.md").read_text(encoding="utf-8")
+    example = json.loads(page[page.index("    {\n") : page.index("\n    }\n") + 6])
+    check_schema(example)
+    assert fits(example, {"video_id": "dQw4w9WgXcQ", "day": "2026-01-31", "quality": "low"})
+    assert not fits(example, {"video_id": "dQw4w9WgXcQ", "day": "2026-02-31"})
+    assert [name for name in FORMATS if f"`{name}`" not in page] == []
