@@ -43,8 +43,11 @@ class Server:
         self.key = ""
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> "Server":
-        """Starts it and makes an admin key without a rate limit the way a person would."""
+    def start(self, *, health: int = 200) -> "Server":
+        """Starts it and makes an admin key without a rate limit the way a person would.
+
+        Comes back when /api/health answers with `health`.
+        """
         if not self.key:
             arguments = ["--name", "test", "--role", "admin", "--rate-limit", "0"]
             self.key = self.command("keys", "create", *arguments).strip()
@@ -60,7 +63,7 @@ class Server:
         deadline = time.monotonic() + 60
         while True:
             try:
-                if self.call("GET", "/api/health").status == 200:
+                if self.call("GET", "/api/health").status == health:
                     return self
             except OSError:
                 pass
