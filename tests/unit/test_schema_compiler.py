@@ -1,6 +1,8 @@
 """The verdicts of compiled schemas are those of jsonschema, on each keyword and at random."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,15 @@ def test_the_documented_schema_can_be_registered_and_every_format_is_documented(
     assert fits(example, {"video_id": "dQw4w9WgXcQ", "day": "2026-01-31", "quality": "low"})
     assert not fits(example, {"video_id": "dQw4w9WgXcQ", "day": "2026-02-31"})
     assert [name for name in FORMATS if f"`{name}`" not in page] == []
+
+
+def test_checking_params_imports_neither_jsonschema_nor_its_meta_schemas() -> None:
+    program = (
+        "import sys; from taskmanager.services.validation import param_problems; "
+        """assert param_problems('{"required": ["a"]}', {}); """
+        "print([name for name in sys.modules if name.startswith(('jsonschema', 'referencing'))])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "[]\n"
