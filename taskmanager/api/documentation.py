@@ -4,7 +4,6 @@ import html
 import json
 import secrets
 from pathlib import Path
-from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, request, url_for
 
@@ -16,14 +15,19 @@ _EXTENSION = "taskmanager.openapi"
 
 
 def document_text(app: Flask, *, root: str = "", indent: int | None = None) -> str:
-    """The OpenAPI document of `app` as JSON; `root` is the path under which it is mounted."""
+    """The OpenAPI document of `app` as JSON; `root` is the path under which it is mounted.
+
+    Built at the first call; what was last asked for is kept.
+    """
+    kept: tuple[str, int | None, str] | None = app.extensions.get(_EXTENSION)
+    if kept is not None and kept[:2] == (root, indent):
+        return kept[2]
     from taskmanager.api.openapi import build_document  # most processes are never asked for it
 
-    document: dict[str, Any] = app.extensions.get(_EXTENSION) or build_document(app)
-    app.extensions[_EXTENSION] = document
-    return json.dumps(
-        {**document, "servers": [{"url": root or "/"}]}, ensure_ascii=False, indent=indent
-    )
+    document = {**build_document(app), "servers": [{"url": root or "/"}]}
+    text = json.dumps(document, ensure_ascii=False, indent=indent)
+    app.extensions[_EXTENSION] = (root, indent, text)
+    return text
 
 
 @blueprint.get("/openapi.json")
