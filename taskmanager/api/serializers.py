@@ -71,6 +71,20 @@ def audit_event_json(row: Row) -> dict[str, Any]:
     return {**row, "created_at": format_time(row["created_at"])}
 
 
+def attempt_error_json(log: Row) -> dict[str, Any]:
+    """How one attempt failed, from its row in the history."""
+    metadata = json.loads(log["metadata"]) if log["metadata"] else {}
+    return {
+        "attempt": log["attempt"],
+        "worker_id": log["worker_id"],
+        "error_message": log["message"],
+        "error_code": "lease_expired"
+        if log["event"] == "lease_expired"
+        else metadata.get("error_code"),
+        "failed_at": format_time(log["created_at"]),
+    }
+
+
 def task_type_json(row: Row) -> dict[str, Any]:
     """A task type; with `param_schema` and `open_tasks` where the row has them."""
     task_type: dict[str, Any] = {

@@ -10,7 +10,7 @@ from taskmanager.api.context import TASK, task_defaults
 from taskmanager.api.errors import error_json
 from taskmanager.api.requests import QueryParameters, read_time
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import log_json, task_json
+from taskmanager.api.serializers import attempt_error_json, log_json, task_json
 from taskmanager.clock import utc_now
 from taskmanager.exceptions import InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.services import history, interventions, task_queries, tasks, waiting
@@ -161,11 +161,22 @@ def list_all() -> Response:
 @blueprint.get(TASK)
 @requires("tasks:read")
 def get(task_id: int) -> Response:
-    """GET /api/tasks/{id}: the task, whole, and `waiting_because` while it waits. 200; 403; 404."""
+    """GET /api/tasks/{id}: the task, whole.
+
+    With `attempt_errors`, how each failed attempt ended, and `waiting_because`
+    while it waits. 200; 403; 404.
+    """
     QueryParameters()
     now = utc_now()
     task = task_queries.get_task(task_id=task_id, caller=g.caller)
-    return success({**task_json(task), "waiting_because": waiting.explain(task, now=now)})
+    errors = history.list_attempt_errors(task_id=task_id)
+    return success(
+        {
+            **task_json(task),
+            "attempt_errors": [attempt_error_json(error) for error in errors],
+            "waiting_because": waiting.explain(task, now=now),
+        }
+    )
 
 
 @blueprint.get(f"{TASK}/logs")

@@ -50,3 +50,12 @@ def record(rows: Sequence[Row]) -> None:
 def list_logs(*, task_id: int) -> list[Row]:
     """A task's history, oldest first."""
     return fetch_all("SELECT * FROM task_logs WHERE task_id = ? ORDER BY id", (task_id,))
+
+
+def list_attempt_errors(*, task_id: int) -> list[Row]:
+    """How each failed attempt of a task ended, oldest first: reported as failed, or gone silent."""
+    return fetch_all(
+        "SELECT * FROM task_logs WHERE task_id = ? "
+        "AND event IN ('retry_scheduled', 'failed', 'lease_expired') ORDER BY id",
+        (task_id,),
+    )

@@ -423,3 +423,24 @@ def test_a_batch_that_touches_nothing_writes_nothing(job: Api) -> None:
     )
     assert done["failed"] == 1
     assert dump_tables() == before
+
+
+def test_a_task_shows_how_each_of_its_attempts_failed(api: Api, clock: Clock) -> None:
+    api.register(max_attempts=3)
+    task = api.create()
+    api.complete(api.claim("worker-1"), success=False, error="no route", error_code="network")
+    api.claim("worker-2", lease_seconds=10)
+    clock.advance(11)
+    api.complete(api.claim("worker-3"), success=False, error="disk full")
+
+    shown = api.get(f"/api/tasks/{task['id']}")
+    errors = [
+        (one["attempt"], one["worker_id"], one["error_message"], one["error_code"])
+        for one in shown["attempt_errors"]
+    ]
+    assert errors == [
+        (1, "worker-1", "no route", "network"),
+        (2, "worker-2", None, "lease_expired"),
+        (3, "worker-3", "disk full", None),
+    ]
+    assert shown["waiting_because"]["code"] == "attempts_used"
