@@ -121,7 +121,8 @@ def test_no_generated_request_gets_an_answer_that_is_not_documented(app: Flask) 
     schema = schemathesis.openapi.from_wsgi("/api/openapi.json", app)
     operations = [result.ok() for result in schema.get_all_operations()]
     # All but the one that the document itself came from.
-    assert len(operations) == len(app.url_map._rules) - 1
+    routes = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/api/")]
+    assert len(operations) == len(routes) - 1
     each = REQUESTS // (2 * len(operations)) + 1
     statuses: Counter[int] = Counter()
     for operation in operations:
