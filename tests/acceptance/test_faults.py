@@ -112,6 +112,16 @@ class Night:
         self._register()
         for number in range(WORKERS):
             self._start_worker(f"worker-{number}")
+        self._wait_until_every_worker_works()
+
+    def _wait_until_every_worker_works(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            seen = self.server.call("GET", "/api/workers").data["workers"]
+            if len([worker for worker in seen if worker["tasks_completed"]]) == WORKERS:
+                return
+            time.sleep(0.1)
+        raise AssertionError("not every worker has begun")
 
     def _register(self) -> None:
         job = {"name": "job", "version": "1", "param_schema": {"type": "object"}}
@@ -131,10 +141,11 @@ class Night:
         self.workers[worker_id] = process
 
     def kill_a_worker(self) -> None:
-        """It comes back under its old name, knowing nothing."""
-        worker_id = random.choice(list(self.workers))
-        self.workers[worker_id].kill()
-        self.workers[worker_id].join()
+        """The one that has run longest; it comes back under its old name, knowing nothing."""
+        worker_id, process = next(iter(self.workers.items()))
+        del self.workers[worker_id]
+        process.kill()
+        process.join()
         self._start_worker(worker_id)
 
     def kill_a_server_process(self) -> None:
