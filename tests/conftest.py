@@ -183,9 +183,7 @@ def api(app: Flask) -> Api:
 
 
 @pytest.fixture
-def start_server(
-    tmp_path: Path, fresh_database_url: str
-) -> Iterator[Callable[..., Server]]:
+def start_server(tmp_path: Path, fresh_database_url: str) -> Iterator[Callable[..., Server]]:
     """Starts real servers on the fresh database; all are stopped at the end."""
     running: list[Server] = []
 

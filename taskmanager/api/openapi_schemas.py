@@ -187,7 +187,7 @@ COMPONENTS: dict[str, Schema] = {
         waiting_because={
             **record(code=like(TEXT, "queued"), message=TEXT),
             "type": ["object", "null"],
-        }
+        },
     ),
     "CreatedTask": task(deduplicated=like(FLAG, False)),
     "ClaimedTask": task(claim_token=like(TEXT, "fJ0f3m6v1pY2n8sX5wQ7Zg.1")),
