@@ -9,9 +9,6 @@ from typing import Any
 
 from taskmanager.database import Row, fetch_all, insert_many
 
-# Events that end an attempt with a worker's own report.
-COMPLETION_EVENTS = ("completed", "failed", "retry_scheduled")
-
 
 def event_row(
     *,
