@@ -20,7 +20,7 @@ import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,25 +108,27 @@ class CounterFile:
 
     def _open(self) -> int:
         """Opens the file; makes it where it is missing or was cut short."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             handle = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            self._make(put_in_place=_link)
+        else:
             if os.fstat(handle).st_size == _FILE_BYTES:
                 return handle
             os.close(handle)
-        self._make()
+            self._make(put_in_place=os.replace)
         return os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
 
-    def _make(self) -> None:
+    def _make(self, *, put_in_place: Callable[[str, Path], None]) -> None:
         """Puts a new file in place whole: with room on the disk for all that it will ever hold."""
         handle, made = tempfile.mkstemp(prefix=self._path.name + ".", dir=self._path.parent)
         try:
             with open(handle, "wb") as file:
                 file.write(os.urandom(_SEED_BYTES).ljust(_FILE_BYTES, b"\0"))
-            os.replace(made, self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
+            put_in_place(made, self._path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(made)
-            raise
 
     def _address(self, handle: int, name: str) -> tuple[bytes, int]:
         """A counter's digest and where its bucket begins.
@@ -137,6 +139,12 @@ class CounterFile:
         digest = hashlib.blake2b(name.encode(), digest_size=16, key=seed).digest()
         bucket = int.from_bytes(digest[:2], "little") % BUCKETS
         return digest, _BUCKET_BYTES * (bucket + 1)
+
+
+def _link(made: str, path: Path) -> None:
+    """Where another process was faster its file stays, for it may have been counted in already."""
+    with contextlib.suppress(FileExistsError):
+        os.link(made, path)
 
 
 def _lock(handle: int) -> None:
