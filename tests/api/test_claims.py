@@ -383,3 +383,19 @@ def test_workers_are_told_apart_by_case(api: Api) -> None:
     task = api.claim("Worker")
     refused = api.complete({**task, "worker_id": "worker"}, 403, claim_token=None)
     assert refused["code"] == "claimed_by_other"
+
+
+def test_many_tasks_due_at_once_start_with_the_next_claims_while_others_wait(
+    api: Api, clock: Clock
+) -> None:
+    api.register()
+    later = [
+        {"type": "job", "params": {"n": n}, "delay_seconds": 5, "priority": -1} for n in range(60)
+    ]
+    api.post("/api/tasks/batch", {"tasks": later}, 201)
+    for _ in range(4):
+        api.create()
+    clock.advance(6)
+    for _ in range(3):
+        api.claim()
+    assert api.get("/api/stats")["by_status"]["scheduled"] == 0
