@@ -1,0 +1,42 @@
+"""`taskmanager …`, also `python -m taskmanager …`: a list of the commands.
+
+Exit status: 0 done, 1 failed, 2 wrong usage.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from taskmanager import __version__
+from taskmanager.cli.database import init_db
+from taskmanager.cli.keys import keys_group
+from taskmanager.cli.maintenance import maintain, prune, requeue_stale
+from taskmanager.cli.reports import audit, openapi, stats
+from taskmanager.cli.server import demo, serve
+from taskmanager.cli.terminal import say
+from taskmanager.exceptions import TaskManagerError
+
+
+class _Group(click.Group):
+    """Reports our own errors as one sentence and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TaskManagerError as error:
+            say(f"taskmanager: {error.message}")
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="taskmanager")
+def main() -> None:
+    """A task queue behind an HTTP JSON API. Settings: TASKMANAGER_* or a .env file."""
+
+
+for command in (
+    *(serve, demo, init_db, keys_group, stats, audit, openapi),
+    *(maintain, requeue_stale, prune),
+):
+    main.add_command(command)

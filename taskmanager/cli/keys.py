@@ -1,0 +1,108 @@
+"""`taskmanager keys …`: make, list, rotate and revoke API keys."""
+
+import json
+
+import click
+
+from taskmanager.cli.terminal import open_queue, say, show_json
+from taskmanager.clock import format_time, utc_now
+from taskmanager.rates import parse_rate
+from taskmanager.services import key_changes, keys
+
+
+@click.group("keys")
+def keys_group() -> None:
+    """Make, list, rotate and revoke API keys."""
+
+
+def _rate_limit(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    if text is not None:
+        try:
+            parse_rate(text)
+        except ValueError as error:
+            raise click.BadParameter(f"write {error}") from None
+    return text
+
+
+@keys_group.command("create")
+@click.option("--name", required=True, help="What you will know it by.")
+@click.option("--role", required=True, type=click.Choice(list(keys.ROLES)))
+@click.option("--types", multiple=True, metavar="PATTERN", help="Task types it may touch: PrismQ.%")
+@click.option(
+    "--rate-limit",
+    metavar="N",
+    callback=_rate_limit,
+    help="Requests a minute, or N/second, N/hour, N/day; 0: unlimited.",
+)
+@click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Valid this long.")
+def create_key(
+    name: str, role: str, types: tuple[str, ...], rate_limit: str | None, expires: int | None
+) -> None:
+    """Make a key and print it, alone, on stdout. It cannot be shown again."""
+    open_queue()
+    now = utc_now()
+    row, key = keys.create_key(
+        name=name,
+        scopes=keys.ROLES[role],
+        task_types=types or None,
+        rate_limit=rate_limit,
+        expires_at=now + expires * 86_400_000 if expires else None,
+        now=now,
+        caller=keys.OPERATOR,
+    )
+    say(f"Key {row['id']} ({role}). It is shown this once:")
+    click.echo(key)
+
+
+@keys_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_keys(as_json: bool) -> None:
+    """List the keys: never the keys themselves."""
+    open_queue()
+    rows = keys.list_keys()
+    if as_json:
+        from taskmanager.api.serializers import key_json
+
+        show_json([key_json(row) for row in rows])
+        return
+    for row in rows:
+        state = "revoked" if row["revoked_at"] else "active"
+        if not row["revoked_at"] and row["expires_at"] and row["expires_at"] <= utc_now():
+            state = "expired"
+        used = format_time(row["last_used_at"]) or "never"
+        click.echo(
+            f"{row['id']:>4}  {state:<8} {row['prefix']:<12} {row['name']:<24} last used {used}  "
+            f"{' '.join(json.loads(row['scopes']))}"
+        )
+    if not rows:
+        say("There is no key yet. Make one: taskmanager keys create --name me --role admin")
+
+
+@keys_group.command("rotate")
+@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.option(
+    "--overlap",
+    metavar="SECONDS",
+    default=key_changes.DEFAULT_OVERLAP_SECONDS,
+    show_default=True,
+    type=click.IntRange(0, key_changes.MAX_OVERLAP_SECONDS),
+    help="How long the old key stays valid.",
+)
+def rotate_key(key_id: int, overlap: int) -> None:
+    """Replace a key by a new one with the same rights and print it, alone, on stdout."""
+    open_queue()
+    row, key = key_changes.rotate_key(
+        key_id=key_id, overlap_seconds=overlap, caller=keys.OPERATOR, now=utc_now()
+    )
+    ends = format_time(keys.get_key(key_id=key_id)["expires_at"])
+    say(f"Key {row['id']} replaces key {key_id}, which is valid until {ends}. Shown this once:")
+    click.echo(key)
+
+
+@keys_group.command("revoke")
+@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+def revoke_key(key_id: int) -> None:
+    """Revoke a key for good."""
+    open_queue()
+    row = key_changes.revoke_key(key_id=key_id, force=True, caller=keys.OPERATOR, now=utc_now())
+    say(f"Key {key_id} ({row['name']}) is revoked; every process refuses it within 5 seconds.")

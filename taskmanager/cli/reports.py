@@ -1,0 +1,61 @@
+"""`taskmanager stats`, `audit` and `openapi`: the commands that only show something."""
+
+import click
+
+from taskmanager.cli.terminal import open_queue, show_json
+from taskmanager.clock import format_time, utc_now
+from taskmanager.services import audit as audit_trail
+from taskmanager.services import keys, statistics
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def stats(as_json: bool) -> None:
+    """Show how many tasks there are, by status and type."""
+    open_queue()
+    figures = statistics.queue_statistics(caller=keys.OPERATOR, now=utc_now())
+    if as_json:
+        show_json(figures)
+        return
+    for status, count in figures["by_status"].items():
+        click.echo(f"{status:<12} {count:>10}")
+    for name, counts in sorted(figures["by_type"].items()):
+        shown = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        click.echo(f"{name}: {shown}")
+    for period, counts in figures["finished"].items():
+        click.echo(f"last {period}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--limit", metavar="N", default=50, show_default=True, type=click.IntRange(1, 100_000)
+)
+def audit(as_json: bool, limit: int) -> None:
+    """Show who did what and who failed to get in: the last N events, the newest last."""
+    open_queue()
+    rows = audit_trail.list_events(limit=limit)[::-1]
+    if as_json:
+        from taskmanager.api.serializers import audit_event_json
+
+        show_json([audit_event_json(row) for row in rows])
+        return
+    for row in rows:
+        key = "-" if row["api_key_id"] is None else f"key {row['api_key_id']}"
+        click.echo(
+            f"{format_time(row['created_at'])}  {row['event']:<22} {key:<8} "
+            f"{row['address'] or '-':<15} {row['request_id'] or '-'}  {row['message']}"
+        )
+
+
+@click.command()
+def openapi() -> None:
+    """Print the API as an OpenAPI 3.1 document."""
+    from flask import Flask
+
+    from taskmanager.api import register_api
+    from taskmanager.api.documentation import document_text
+
+    app = Flask("taskmanager", static_folder=None)
+    register_api(app)
+    click.echo(document_text(app, indent=2))
