@@ -7,10 +7,20 @@
 -- Times (`..._at`) are whole milliseconds since 1970-01-01 UTC, written by the
 -- application. JSON is stored as the text that was sent. Names, keys and ids
 -- compare byte by byte (binary collation), the same on every database.
+--
+-- A change here is also a migration: see taskmanager/migrations.py.
 
 CREATE TABLE schema_versions (
     version         INTEGER NOT NULL PRIMARY KEY,
     applied_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+-- Which steps of a migration have been done, and how far: see migrations.py.
+CREATE TABLE migration_steps (
+    name            VARCHAR(100) NOT NULL PRIMARY KEY,
+    version         INTEGER NOT NULL,
+    position        BIGINT NOT NULL DEFAULT 0,
+    finished_at     BIGINT
 ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE TABLE task_types (
@@ -177,4 +187,12 @@ CREATE TABLE audit_events (
 CREATE INDEX audit_events_by_event ON audit_events (event, id);
 CREATE INDEX audit_events_by_created_at ON audit_events (created_at);
 
-INSERT INTO schema_versions (version, applied_at) VALUES (1, 0);
+-- When maintenance last ran on each of its roads; 'claims': when it last had something to do.
+CREATE TABLE maintenance_runs (
+    road            VARCHAR(10) NOT NULL PRIMARY KEY, -- 'command', 'http' or 'claims'
+    last_run_at     BIGINT NOT NULL,
+    duration_ms     BIGINT NOT NULL,
+    tasks_moved     BIGINT NOT NULL
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+INSERT INTO schema_versions (version, applied_at) VALUES (2, 0);

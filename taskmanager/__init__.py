@@ -1,3 +1,3 @@
 """TaskManager: a task queue behind an HTTP JSON API, for shared hosting."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import peewee
@@ -72,15 +72,20 @@ def open_database(settings: Settings) -> None:
     )
 
 
-def prepare_database(settings: Settings) -> bool:
-    """Makes the tables and the bootstrap key where missing; returns whether it made tables.
+def prepare_database(
+    settings: Settings,
+    *,
+    patience_seconds: int = schema.START_PATIENCE_SECONDS,
+    report: Callable[[str], None] = log.info,
+) -> schema.Preparation:
+    """Makes or upgrades the tables, and makes the bootstrap key where missing; see `create_schema`.
 
     Raises DatabaseUnavailable, ConfigurationError.
     """
-    made = schema.create_schema()
+    done = schema.create_schema(patience_seconds=patience_seconds, report=report)
     if settings.bootstrap_admin_key:
         _make_bootstrap_key(settings.bootstrap_admin_key)
-    return made
+    return done
 
 
 def _make_bootstrap_key(key: str) -> None:
@@ -105,20 +110,20 @@ def _prepare_database_before_first_request(app: Flask, settings: Settings) -> No
     """
     prepared = False
 
-    def prepare() -> None:
+    def prepare(patience_seconds: int) -> None:
         nonlocal prepared
         if not prepared:
-            prepare_database(settings)
+            prepare_database(settings, patience_seconds=patience_seconds)
             prepared = True
 
     try:
-        prepare()
+        prepare(schema.START_PATIENCE_SECONDS)
     except DatabaseUnavailable as error:
         log.warning("starting without the database: %s", error.message)
 
     def prepare_for_request() -> None:
         try:
-            prepare()
+            prepare(schema.REQUEST_PATIENCE_SECONDS)
         except DatabaseUnavailable:
             if request.endpoint != HEALTH_ENDPOINT:
                 raise

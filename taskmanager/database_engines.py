@@ -5,7 +5,7 @@ Refuses to know any table, and which of the two is in use: database.py holds tha
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from taskmanager.file_locks import Turnstile
 SQLITE_BUSY_TIMEOUT_SECONDS = 10
 MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
+MYSQL_PATIENCE_SECONDS = 3_600
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,22 @@ class _MySQLDatabase(_Recovering, peewee.MySQLDatabase):
                 "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'"
             )
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """On a connection of its own, whose statements may take an hour: some rewrite a table."""
+        usual = self.connect_params
+        self.close_quietly()
+        self.connect_params = {
+            **usual,
+            "read_timeout": MYSQL_PATIENCE_SECONDS,
+            "write_timeout": MYSQL_PATIENCE_SECONDS,
+        }
+        try:
+            yield
+        finally:
+            self.close_quietly()
+            self.connect_params = usual
 
 
 def sqlite_engine(url: str, synchronous: str) -> _SqliteDatabase:

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
 MYSQL_NO_SUCH_TABLE = 1146
-# A table or index is there already, a column or index is not, a CHECK forbids it (MySQL, MariaDB):
-# PyMySQL calls these operational, but no waiting will mend them.
-MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1061, 1091, 3819, 4025})
+# A table, column or index is there already, or is not, a CHECK forbids it (MySQL, MariaDB): PyMySQL
+# calls these operational, but no waiting will mend them.
+MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1060, 1061, 1072, 1091, 3819, 4025})
 MYSQL_DUPLICATE_ENTRY = 1062
 
 

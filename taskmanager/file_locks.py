@@ -12,22 +12,25 @@ LOOK_AGAIN_SECONDS = 0.001
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Holds `path` for this process alone; waits for the one that has it."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def try_file_lock(path: Path, *, patience_seconds: float = 0.0) -> Iterator[bool]:
+    """Holds `path` for this process alone; yields False where another has it all the while.
 
-
-@contextlib.contextmanager
-def try_file_lock(path: Path) -> Iterator[bool]:
-    """Like `file_lock`, but yields False at once where another process has it."""
+    Where the file system knows no locks everybody passes.
+    """
+    deadline = time.monotonic() + patience_seconds
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(LOOK_AGAIN_SECONDS)
+            except OSError:
+                break
+            else:
+                break
         yield True
 
 

@@ -174,7 +174,27 @@ class SchemaVersion(_Model):
         table_name = "schema_versions"
 
 
+class MigrationStep(_Model):
+    name = peewee.CharField(100, primary_key=True)
+    version = peewee.IntegerField()
+    position = peewee.BigIntegerField()
+    finished_at = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "migration_steps"
+
+
+class MaintenanceRun(_Model):
+    road = peewee.CharField(10, primary_key=True)
+    last_run_at = peewee.BigIntegerField()
+    duration_ms = peewee.BigIntegerField()
+    tasks_moved = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "maintenance_runs"
+
+
 MODELS = (
     *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey),
-    AuditEvent,
+    *(AuditEvent, MigrationStep, MaintenanceRun),
 )

@@ -36,7 +36,7 @@ def empty(fresh_database_url: str) -> Iterator[None]:
 @pytest.fixture
 def made(empty: None) -> None:
     """The same after schema.sql has been run."""
-    assert schema.create_schema() is True
+    assert schema.create_schema() is schema.Preparation.MADE
 
 
 def tables() -> set[str]:
@@ -258,7 +258,7 @@ def test_making_the_schema_again_changes_nothing(made: None) -> None:
     insert_type()
     before = (tables(), indexes())
 
-    assert schema.create_schema() is False
+    assert schema.create_schema() is schema.Preparation.NOTHING
 
     assert (tables(), indexes()) == before
     assert len(fetch_all("SELECT id FROM task_types")) == 1
@@ -278,7 +278,7 @@ def test_a_run_cut_short_anywhere_is_completed_by_the_next(
         assert schema.schema_version() is None
     monkeypatch.undo()
 
-    assert schema.create_schema() is True
+    assert schema.create_schema() is schema.Preparation.MADE
 
     assert schema.is_ready()
     assert tables() == set(TABLES)
@@ -294,7 +294,7 @@ def test_tables_and_indexes_that_are_missing_are_made_where_no_version_was_noted
     execute("DROP TABLE api_keys")
     execute("DROP INDEX tasks_by_status ON tasks")
 
-    assert schema.create_schema() is True
+    assert schema.create_schema() is schema.Preparation.MADE
 
     assert tables() == set(TABLES)
     assert indexes() >= written_indexes()

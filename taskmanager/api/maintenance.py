@@ -1,5 +1,7 @@
 """/api/maintenance: what cron does, for hosts whose cron can only fetch a URL."""
 
+import time
+
 from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
@@ -8,6 +10,7 @@ from taskmanager.api.context import settings, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.clock import utc_now
 from taskmanager.services import maintenance
+from taskmanager.services.maintenance_runs import record_run
 
 blueprint = Blueprint("maintenance", __name__, url_prefix="/maintenance")
 
@@ -25,11 +28,13 @@ def run() -> Response:
     long ago).
     """
     request_schemas.NOTHING.read()
+    now, started = utc_now(), time.monotonic()
     done = maintenance.maintain(
         retention_days=settings().retention_days,
         defaults=task_defaults(),
         caller=g.caller,
-        now=utc_now(),
+        now=now,
         max_seconds=MAX_REQUEST_SECONDS,
     )
+    record_run("http", started_at=now, started=started, tasks_moved=sum(done.values()))
     return success(done, "Maintenance done")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from taskmanager import __version__
-from taskmanager.cli.database import init_db
+from taskmanager.cli.database import init_db, migrate
 from taskmanager.cli.keys import keys_group
 from taskmanager.cli.maintenance import maintain, prune, requeue_stale
 from taskmanager.cli.reports import audit, openapi, stats
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 for command in (
-    *(serve, demo, init_db, keys_group, stats, audit, openapi),
+    *(serve, demo, init_db, migrate, keys_group, stats, audit, openapi),
     *(maintain, requeue_stale, prune),
 ):
     main.add_command(command)

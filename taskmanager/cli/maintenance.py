@@ -9,14 +9,20 @@ from taskmanager.cli.terminal import open_queue, say
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
 from taskmanager.file_locks import try_file_lock
-from taskmanager.services import keys, maintenance
+from taskmanager.services import keys, maintenance, maintenance_runs
 from taskmanager.services.tasks import TaskDefaults
 
 
 def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:
     """Runs maintenance unless another run is under way, and reports only what was done."""
+    now, started = utc_now(), time.monotonic()
     with try_file_lock(settings.instance_path / "maintenance.lock") as locked:
-        done = work() if locked else {}
+        if not locked:
+            return
+        done = work()
+    maintenance_runs.record_run(
+        "command", started_at=now, started=started, tasks_moved=sum(done.values())
+    )
     for what, count in done.items():
         if count:
             say(f"{what}: {count}")

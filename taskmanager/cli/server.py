@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from taskmanager import __version__
+from taskmanager import __version__, schema
 from taskmanager.cli.terminal import open_queue, say
 from taskmanager.clock import utc_now
 from taskmanager.database import close_connection
@@ -30,7 +30,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
 
     require_free_address(host, port)
     try:
-        open_queue()
+        open_queue(patience_seconds=schema.COMMAND_PATIENCE_SECONDS)
         _make_first_key()
     except DatabaseUnavailable as error:
         say(f"Starting without the database. {error.message}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from taskmanager import schema
 from taskmanager.app import load_plugins, open_database, prepare_database
 from taskmanager.config import Settings, load_settings
 
@@ -21,10 +22,10 @@ def show_json(content: Any) -> None:
     click.echo(json.dumps(content, ensure_ascii=False, indent=2))
 
 
-def open_queue() -> Settings:
-    """Reads the settings, opens the database and makes its tables where they are missing."""
+def open_queue(*, patience_seconds: int = schema.START_PATIENCE_SECONDS) -> Settings:
+    """Reads the settings, opens the database and makes or upgrades its tables where needed."""
     settings = load_settings()
     load_plugins(settings)
     open_database(settings)
-    prepare_database(settings)
+    prepare_database(settings, patience_seconds=patience_seconds, report=say)
     return settings

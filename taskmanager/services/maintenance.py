@@ -20,7 +20,7 @@ from taskmanager.database import (
     placeholders,
     write_transaction,
 )
-from taskmanager.services import audit, history, schedule_runs
+from taskmanager.services import audit, history, maintenance_runs, schedule_runs
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
 
@@ -118,7 +118,7 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
 
     Returns how many tasks that concerned; writes nothing where none is due.
     """
-    moved = 0
+    started, moved = time.monotonic(), 0
     if schedule_runs.any_due(now=now):
         moved += schedule_runs.run_due_schedules(
             now=now, defaults=defaults, deadline=time.monotonic() + SLICE_SECONDS
@@ -129,6 +129,7 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
         "SELECT id FROM tasks WHERE status = 'scheduled' AND available_at <= ? LIMIT 1", (now,)
     ):
         moved += _start_slice(now, SLICE_ROWS)
+    maintenance_runs.record_slice_of_claim(started_at=now, started=started, tasks_moved=moved)
     return moved
 
 

@@ -8,7 +8,8 @@ from click.testing import CliRunner, Result
 
 from taskmanager import __version__
 from taskmanager.cli import main
-from taskmanager.file_locks import file_lock
+from taskmanager.file_locks import try_file_lock
+from taskmanager.services.maintenance_runs import last_runs
 from tests.conftest import Api, Clock
 
 
@@ -121,7 +122,7 @@ def test_init_db_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TASKMANAGER_INSTANCE_PATH", str(tmp_path / "new"))
     monkeypatch.setenv("TASKMANAGER_DATABASE_URL", "")
     assert "have been made" in Run()("init-db").stderr
-    assert "there already" in Run()("init-db").stderr
+    assert "up to date" in Run()("init-db").stderr
     assert (tmp_path / "new" / "taskmanager.db").exists()
 
 
@@ -151,7 +152,7 @@ def test_maintenance_by_command_says_only_what_it_did(
     api.claim(lease_seconds=10)
     api.create(delay_seconds=20)
     clock.advance(30)
-    with file_lock(tmp_path / "instance" / "maintenance.lock"):
+    with try_file_lock(tmp_path / "instance" / "maintenance.lock"):
         assert run("maintain").stderr == ""  # another run is under way
     assert run("requeue-stale").stderr == "requeued: 1\nstarted: 1\n"
     for _ in range(2):
@@ -160,6 +161,20 @@ def test_maintenance_by_command_says_only_what_it_did(
     assert run("prune").stderr == "pruned: 2\n"
     assert run("maintain").stderr == ""
     assert api.get("/api/tasks")["count"] == 0
+
+
+def test_every_run_by_command_is_noted_but_not_one_that_gave_way(
+    run: Run, clock: Clock, tmp_path: Path
+) -> None:
+    with try_file_lock(tmp_path / "instance" / "maintenance.lock"):
+        run("maintain")
+    assert last_runs() == {}
+    for command in ("maintain", "requeue-stale", "prune"):
+        clock.advance(60)
+        run(command)
+        assert {road: noted.last_run_at for road, noted in last_runs().items()} == {
+            "command": clock.now
+        }
 
 
 def test_the_maintenance_url_does_the_same(api: Api, clock: Clock) -> None:

@@ -1,0 +1,68 @@
+"""What each schema version changed: ordered steps from the version before. Forward only.
+
+schema.py runs them, under its lock and each once. A new version is a new entry in MIGRATIONS, the
+same change in schema.sql (a test compares what both make), and nothing else. Steps should only
+add: while an upload replaces the program, processes of the version before still write. So a new
+column has a default or may be NULL, and nothing is renamed or removed that they use.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ddl:
+    """One statement, as schema.sql would spell it; `mysql` where MySQL needs other words.
+
+    MySQL commits it by itself. A run may be cut short right after, and the
+    next one repeat it: that a table, column or index is there already (or gone)
+    is then no error.
+    """
+
+    name: str
+    sql: str
+    mysql: str | None = None
+
+
+@dataclass(frozen=True)
+class DataStep:
+    """Rows to be computed or moved.
+
+    `run` is given a position, 0 at first, and returns the next one, or None
+    where nothing is left. On MySQL each call is a transaction of its own, which
+    notes the position too: no slice is done twice, however often the run is cut
+    short. On SQLite the whole migration is one transaction.
+    """
+
+    name: str
+    run: Callable[[int], int | None]
+
+
+Step = Ddl | DataStep
+
+# Which steps have been done, and how far: what a run that was cut short is taken up by.
+STEPS_TABLE = """
+CREATE TABLE IF NOT EXISTS migration_steps (
+    name            VARCHAR(100) NOT NULL PRIMARY KEY,
+    version         INTEGER NOT NULL,
+    position        BIGINT NOT NULL DEFAULT 0,
+    finished_at     BIGINT
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+"""
+
+# Schema version → the steps that lead to it. Names of steps are unique, and never change.
+MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
+    2: (
+        Ddl(
+            "make maintenance_runs",
+            """
+            CREATE TABLE maintenance_runs (
+                road            VARCHAR(10) NOT NULL PRIMARY KEY,
+                last_run_at     BIGINT NOT NULL,
+                duration_ms     BIGINT NOT NULL,
+                tasks_moved     BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+    ),
+}

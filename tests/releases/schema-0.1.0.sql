@@ -1,0 +1,180 @@
+-- The whole schema of TaskManager, for MySQL 5.7+, MariaDB 10.3+ and SQLite.
+--
+-- MySQL and MariaDB run this file as it stands, also through phpMyAdmin's
+-- "Import". SQLite skips what is inside /*! ... */, and database.py replaces
+-- the one phrase that SQLite spells differently: the auto-increment key.
+--
+-- Times (`..._at`) are whole milliseconds since 1970-01-01 UTC, written by the
+-- application. JSON is stored as the text that was sent. Names, keys and ids
+-- compare byte by byte (binary collation), the same on every database.
+
+CREATE TABLE schema_versions (
+    version         INTEGER NOT NULL PRIMARY KEY,
+    applied_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE TABLE task_types (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name            VARCHAR(255) NOT NULL,
+    version         VARCHAR(50) NOT NULL,       -- the current one; its schema is in task_type_versions
+    is_active       SMALLINT NOT NULL DEFAULT 1, -- 0: no new tasks
+    is_paused       SMALLINT NOT NULL DEFAULT 0, -- 1: nothing is handed out
+    priority        INTEGER,                     -- defaults for new tasks; NULL: the setting decides
+    max_attempts    INTEGER,
+    lease_seconds   INTEGER,
+    retry           TEXT,                        -- JSON
+    dedupe          VARCHAR(10),
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    CONSTRAINT task_types_name UNIQUE (name)
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE TABLE task_type_versions (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    task_type_id    BIGINT NOT NULL,
+    version         VARCHAR(50) NOT NULL,
+    param_schema    MEDIUMTEXT NOT NULL,         -- JSON
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    CONSTRAINT task_type_versions_version UNIQUE (task_type_id, version),
+    CONSTRAINT task_type_versions_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE TABLE tasks (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    task_type_id    BIGINT NOT NULL,
+    type_version    VARCHAR(50) NOT NULL,
+    status          VARCHAR(10) NOT NULL,
+    params          MEDIUMTEXT NOT NULL,         -- JSON
+    result          MEDIUMTEXT,                  -- JSON
+    error_message   TEXT,
+    error_code      VARCHAR(100),
+    priority        INTEGER NOT NULL,
+    claim_rank      INTEGER NOT NULL,            -- -priority: the claim index runs one way on every server
+    progress        SMALLINT,
+    progress_message TEXT,
+    attempts        INTEGER NOT NULL DEFAULT 0,  -- claims counted, the present one included
+    max_attempts    INTEGER NOT NULL,
+    dedupe          VARCHAR(10) NOT NULL,
+    dedupe_key      CHAR(64) NOT NULL,           -- SHA-256, see services/deduplication.py
+    holds_key_forever SMALLINT,                  -- 1 or NULL: NULL never collides in a unique index
+    holds_key_while_open SMALLINT,               -- 1 until the task is finished, then NULL
+    parent_task_id  BIGINT,
+    worker_id       VARCHAR(255),                -- the latest holder
+    claim_token     VARCHAR(64),                 -- names the latest attempt while it may still report
+    claim_request_id VARCHAR(255),               -- of the claim that handed it out
+    lease_seconds   INTEGER,                     -- what a renewal adds
+    claimed_at      BIGINT,
+    lease_expires_at BIGINT,                     -- set while claimed, else NULL
+    available_at    BIGINT NOT NULL,             -- not handed out before
+    completed_at    BIGINT,                      -- when it became completed, failed or cancelled
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    CONSTRAINT tasks_status CHECK (status IN
+        ('scheduled', 'pending', 'claimed', 'completed', 'failed', 'cancelled')),
+    CONSTRAINT tasks_claim_rank CHECK (claim_rank = -priority),
+    CONSTRAINT tasks_key_forever UNIQUE (dedupe_key, holds_key_forever),
+    CONSTRAINT tasks_key_while_open UNIQUE (dedupe_key, holds_key_while_open),
+    CONSTRAINT tasks_type FOREIGN KEY (task_type_id) REFERENCES task_types (id),
+    CONSTRAINT tasks_parent FOREIGN KEY (parent_task_id) REFERENCES tasks (id) ON DELETE SET NULL
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+-- The claim: each sort order is an index read forwards or backwards. `id` closes them all.
+CREATE INDEX tasks_claim_by_priority ON tasks (task_type_id, status, claim_rank, id);
+CREATE INDEX tasks_claim_by_id ON tasks (task_type_id, status, id);
+CREATE INDEX tasks_claim_by_attempts ON tasks (task_type_id, status, attempts, id);
+-- Lists.
+CREATE INDEX tasks_by_status ON tasks (status, id);
+CREATE INDEX tasks_by_priority ON tasks (claim_rank, id);
+CREATE INDEX tasks_by_worker ON tasks (worker_id, status, id);
+CREATE INDEX tasks_by_parent ON tasks (parent_task_id);
+-- Maintenance: what falls due, expires, or is old enough to prune.
+CREATE INDEX tasks_by_available_at ON tasks (status, available_at);
+CREATE INDEX tasks_by_lease_expires_at ON tasks (lease_expires_at);
+CREATE INDEX tasks_by_completed_at ON tasks (completed_at);
+
+CREATE TABLE task_logs (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    task_id         BIGINT NOT NULL,
+    event           VARCHAR(32) NOT NULL,
+    status          VARCHAR(10),                 -- the task's status after the event
+    attempt         INTEGER,
+    worker_id       VARCHAR(255),
+    api_key_id      BIGINT,
+    claim_token     VARCHAR(64),
+    message         TEXT,
+    metadata        MEDIUMTEXT,                  -- JSON
+    created_at      BIGINT NOT NULL,
+    CONSTRAINT task_logs_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX task_logs_by_task ON task_logs (task_id, id);
+
+CREATE TABLE workers (
+    id              VARCHAR(255) NOT NULL PRIMARY KEY,
+    metadata        MEDIUMTEXT,                  -- JSON
+    tasks_completed BIGINT NOT NULL DEFAULT 0,
+    tasks_failed    BIGINT NOT NULL DEFAULT 0,
+    first_seen_at   BIGINT NOT NULL,
+    last_seen_at    BIGINT NOT NULL,
+    shut_down_at    BIGINT                       -- set by a graceful shutdown, until it is seen again
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX workers_by_last_seen_at ON workers (last_seen_at);
+
+CREATE TABLE schedules (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name            VARCHAR(255) NOT NULL,
+    task_type_id    BIGINT NOT NULL,
+    params          MEDIUMTEXT NOT NULL,         -- JSON, of every task it makes
+    priority        INTEGER,                     -- NULL: the type decides
+    max_attempts    INTEGER,
+    overlap         VARCHAR(10) NOT NULL,        -- 'allow' or 'skip' a run while the last is unfinished
+    cron            VARCHAR(100),                -- either this, read in its time zone,
+    timezone        VARCHAR(64) NOT NULL DEFAULT 'UTC',
+    interval_seconds INTEGER,                    -- or this
+    is_active       SMALLINT NOT NULL DEFAULT 1,
+    next_run_at     BIGINT,                      -- the next due time; NULL while inactive
+    last_run_at     BIGINT,                      -- the due time that was last acted upon
+    last_outcome    VARCHAR(10),                 -- what became of it: 'created', 'skipped', 'failed'
+    last_task_id    BIGINT,                      -- the latest task made; it may be pruned meanwhile
+    last_error      TEXT,                        -- why the last run made no task
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,             -- when a caller last changed it; a run does not count
+    CONSTRAINT schedules_name UNIQUE (name),
+    CONSTRAINT schedules_timing CHECK ((cron IS NULL) <> (interval_seconds IS NULL)),
+    CONSTRAINT schedules_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX schedules_by_next_run_at ON schedules (next_run_at);
+
+CREATE TABLE api_keys (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name            VARCHAR(255) NOT NULL,
+    key_hash        CHAR(64) NOT NULL,           -- SHA-256 of the key; the key itself is nowhere
+    prefix          VARCHAR(16) NOT NULL,        -- its first characters, to tell keys apart in a list
+    scopes          TEXT NOT NULL,               -- JSON list
+    task_types      TEXT,                        -- JSON list of patterns; NULL: every type
+    rate_limit      VARCHAR(50),                 -- NULL: the setting decides
+    expires_at      BIGINT,
+    revoked_at      BIGINT,
+    last_used_at    BIGINT,
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    CONSTRAINT api_keys_key_hash UNIQUE (key_hash)
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE TABLE audit_events (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    event           VARCHAR(32) NOT NULL,
+    api_key_id      BIGINT,                      -- NULL: the command line, or nobody who got in
+    address         VARCHAR(64),
+    request_id      VARCHAR(128),
+    message         TEXT NOT NULL,
+    created_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX audit_events_by_event ON audit_events (event, id);
+CREATE INDEX audit_events_by_created_at ON audit_events (created_at);
+
+INSERT INTO schema_versions (version, applied_at) VALUES (1, 0);
