@@ -43,8 +43,10 @@ local next = 0
 request = function()
     next = next + 1
     if next > #paths then
-        next = #paths
-        wrk.thread:stop()
+        next = 1
+        if not {repeatable} then
+            wrk.thread:stop()
+        end
     end
     return wrk.format("POST", paths[next], headers, bodies[next])
 end
@@ -56,11 +58,13 @@ end
 """
 
 
-def run_wrk(folder: Path, url: str, key: str, requests: list[str], seconds: int) -> dict[str, Any]:
-    """Sends `requests` (path, space, body), until they or `seconds` are used up."""
+def run_wrk(
+    folder: Path, url: str, key: str, requests: list[str], seconds: int, *, repeatable: bool
+) -> dict[str, Any]:
+    """Sends `requests` (path, space, body) for `seconds`; ends earlier with what is not repeatable."""
     listed, script = folder / "requests", folder / "wrk.lua"
     listed.write_text("\n".join(requests) + "\n")
-    script.write_text(SCRIPT.format(requests=listed, key=key))
+    script.write_text(SCRIPT.format(requests=listed, key=key, repeatable=str(repeatable).lower()))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT"))
@@ -111,7 +115,8 @@ class Target:
             "complete": self.complete_requests,
             "empty poll": self.empty_requests,
         }[operation](count)
-        return run_wrk(self.folder, self.url, self.key, requests, seconds)
+        repeatable = operation == "empty poll" or not isinstance(self, Product)
+        return run_wrk(self.folder, self.url, self.key, requests, seconds, repeatable=repeatable)
 
 
 class Product(Target):

@@ -16,8 +16,11 @@ import peewee
 from taskmanager.database_errors import is_connection_lost, translated
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 from taskmanager.file_locks import Turnstile
+from taskmanager.write_ahead_log import WriteAheadLog
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 10
+# A page that many commits have changed is copied from the log once; 16 MB of log, read in no time.
+SQLITE_CHECKPOINT_PAGES = 4_000
 MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
 MYSQL_PATIENCE_SECONDS = 3_600
@@ -119,9 +122,28 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
 
     dialect = SQLITE
 
-    def __init__(self, path: str, **options: Any) -> None:
-        super().__init__(path, **options)
+    def __init__(self, path: str, synchronous: str) -> None:
+        super().__init__(
+            path,
+            lock_type="IMMEDIATE",
+            timeout=SQLITE_BUSY_TIMEOUT_SECONDS,
+            pragmas={
+                "foreign_keys": 1,
+                "temp_store": "memory",
+                "cache_size": -8000,
+                "wal_autocheckpoint": SQLITE_CHECKPOINT_PAGES,
+            },
+        )
+        self._synchronous = synchronous
         self._writers = Turnstile(Path(path + ".writers"))
+        self._log = WriteAheadLog(path)
+        self._waits_for_disk = False
+
+    def _initialize_connection(self, conn: Any) -> None:
+        has_log = conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        self._waits_for_disk = has_log and self._synchronous == "FULL"
+        by_sqlite = "NORMAL" if self._waits_for_disk else self._synchronous
+        conn.execute(f"PRAGMA synchronous = {by_sqlite}")
 
     def begin(self, lock_type: str | None = None) -> None:
         if not self._writers.enter(SQLITE_BUSY_TIMEOUT_SECONDS):
@@ -138,6 +160,14 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
     def commit(self) -> None:
         super().commit()
         self._writers.leave()
+        if self._waits_for_disk:
+            try:
+                self._log.sync()
+            except OSError as error:
+                raise DatabaseUnavailable(
+                    f"The disk failed ({error.strerror}) and may not keep what was asked for. "
+                    "Look whether it was done, or send the same again."
+                ) from error
 
     def rollback(self) -> None:
         try:
@@ -149,11 +179,12 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
         try:
             return bool(super().close())
         finally:
-            self._writers.close()
+            self._writers.leave()
 
     def dispose(self) -> None:
         super().dispose()
-        self._writers.forget_files_of_parent()
+        self._writers.forget_turn_of_parent()
+        self._log.forget_file_of_parent()
 
 
 class _MySQLDatabase(_Recovering, peewee.MySQLDatabase):
@@ -192,17 +223,7 @@ def sqlite_engine(url: str, synchronous: str) -> _SqliteDatabase:
         raise ConfigurationError(
             "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db"
         )
-    return _SqliteDatabase(
-        path,
-        lock_type="IMMEDIATE",
-        timeout=SQLITE_BUSY_TIMEOUT_SECONDS,
-        pragmas={
-            "foreign_keys": 1,
-            "synchronous": synchronous,
-            "temp_store": "memory",
-            "cache_size": -8000,
-        },
-    )
+    return _SqliteDatabase(path, synchronous)
 
 
 def mysql_engine(url: str) -> _MySQLDatabase:

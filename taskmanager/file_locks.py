@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LOOK_AGAIN_SECONDS = 0.001
+SHORTEST_PAUSE_SECONDS = 0.00005
+LONGEST_PAUSE_SECONDS = 0.001
 
 
 @contextlib.contextmanager
@@ -37,57 +38,59 @@ def try_file_lock(path: Path, *, patience_seconds: float = 0.0) -> Iterator[bool
 class Turnstile:
     """Lets the threads and processes of one host through one after the other.
 
-    Where the file system knows no locks everybody passes.
+    The threads of a process queue up before its lock, so that only one of them
+    asks for the file's. Where the file system knows no locks every process passes.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._own = threading.local()
+        self._threads = threading.Lock()
+        self._file: OpenFile | None = None
 
     def enter(self, patience_seconds: float) -> bool:
         """Waits until nobody else is inside; returns False where that took too long.
 
-        Looks again every millisecond: flock() can wait by itself, but not only
-        for a while, and whoever is inside may have been stopped.
+        Looks again and again: flock() can wait by itself, but not only for a
+        while, and whoever is inside may have been stopped.
         """
         deadline = time.monotonic() + patience_seconds
+        if not self._threads.acquire(timeout=patience_seconds):
+            return False
+        self._own.is_inside = True
+        pause = SHORTEST_PAUSE_SECONDS
         while True:
             try:
-                fcntl.flock(self._file(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._file = self._file or OpenFile(self._path)
+                fcntl.flock(self._file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
+                    self.leave()
                     return False
-                time.sleep(LOOK_AGAIN_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             except OSError:
                 return True
             else:
                 return True
 
     def leave(self) -> None:
-        """Lets the next one in; does nothing where it is not inside."""
-        own: _OpenFile | None = getattr(self._own, "file", None)
-        if own is not None:
+        """Lets the next one in; does nothing where this thread is not inside."""
+        if not getattr(self._own, "is_inside", False):
+            return
+        self._own.is_inside = False
+        if self._file is not None:
             with contextlib.suppress(OSError):
-                fcntl.flock(own.descriptor, fcntl.LOCK_UN)
+                fcntl.flock(self._file.descriptor, fcntl.LOCK_UN)
+        self._threads.release()
 
-    def close(self) -> None:
-        """Closes this thread's file; its next turn opens another."""
-        self._own.__dict__.pop("file", None)
-
-    def forget_files_of_parent(self) -> None:
+    def forget_turn_of_parent(self) -> None:
         """A forked child that kept its parent's open file would share its parent's turn."""
-        self._own = threading.local()
-
-    def _file(self) -> int:
-        """The descriptor of this thread's own open file: that is what a lock belongs to."""
-        own: _OpenFile | None = getattr(self._own, "file", None)
-        if own is None:
-            own = self._own.file = _OpenFile(self._path)
-        return own.descriptor
+        self.__init__(self._path)  # type: ignore[misc]
 
 
-class _OpenFile:
-    """Open as long as somebody refers to it: a thread's ends with the thread."""
+class OpenFile:
+    """Open as long as somebody refers to it."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,8 +1,7 @@
 """The HTTP API: one blueprint per resource. A view reads the request, calls a service, answers."""
 
-import dataclasses
+import os
 import re
-import uuid
 
 from flask import Blueprint, Flask, Response, g, request
 
@@ -41,9 +40,7 @@ def register_api(app: Flask) -> None:
     """Puts everything under /api and what all its answers have in common on `app`."""
     api = Blueprint("api", __name__, url_prefix="/api")
     api.before_request(authenticate_request)
-    api.before_request(_name_caller)
-    api.after_request(_mark_key_used)
-    api.after_request(_note_failed_authentication)
+    api.after_request(_note_use_of_keys)
     for resource in RESOURCES:
         api.register_blueprint(resource.blueprint)
     app.before_request(_name_request)
@@ -55,27 +52,17 @@ def register_api(app: Flask) -> None:
 
 def _name_request() -> None:
     given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    g.request_id = given if given and _SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
-def _name_caller() -> None:
+def _note_use_of_keys(response: Response) -> Response:
     if "caller" in g:
-        g.caller = dataclasses.replace(
-            g.caller, address=request.remote_addr, request_id=g.request_id
-        )
-
-
-def _mark_key_used(response: Response) -> Response:
-    # A refused request and an empty poll write nothing.
-    if response.status_code < 400 and "caller" in g:
-        mark_used(g.caller, now=utc_now())
-    return response
-
-
-def _note_failed_authentication(response: Response) -> Response:
+        # A refused request and an empty poll write nothing.
+        if response.status_code < 400:
+            mark_used(g.caller, now=utc_now())
     # 429 without a caller: failures from that address are over their limit, or requests without
     # a key are, which are no failures.
-    if response.status_code in (401, 429) and "caller" not in g and not takes_no_key():
+    elif response.status_code in (401, 429) and not takes_no_key():
         record_failed_authentication(
             address=client_address(),
             request_id=g.request_id,
@@ -88,5 +75,4 @@ def _note_failed_authentication(response: Response) -> Response:
 def _finish(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Request-ID"] = g.get("request_id", "-")
-    response.headers["X-Content-Type-Options"] = "nosniff"
     return response

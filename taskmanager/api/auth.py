@@ -1,5 +1,6 @@
 """Every call of the API is made with a key, and each route says which scope it takes."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,15 +49,17 @@ def takes_no_key() -> bool:
 
 
 def authenticate_request() -> None:
-    """Puts the caller on `g` and counts the request.
+    """Puts the caller on `g`, with address and request id, and counts the request.
 
     Raises NotAuthenticated, NotAllowed, RateLimited.
     """
-    if takes_no_key():
-        return
-    g.caller = caller = _authenticate()
-    rate_limits.count_request(caller)
     scope = required_scope()
+    if scope == PUBLIC or request.method == "OPTIONS":
+        return
+    g.caller = caller = dataclasses.replace(
+        _authenticate(), address=request.remote_addr, request_id=g.request_id
+    )
+    rate_limits.count_request(caller)
     if not caller.may(scope):
         raise NotAllowed(
             f"This key lacks the scope '{scope}'; it has: {', '.join(sorted(caller.scopes))}.",

@@ -11,6 +11,11 @@ from taskmanager.config import Settings
 
 _ONE_YEAR = 31_536_000
 _PREFLIGHT_SECONDS = 600
+_ON_EVERY_ANSWER = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+]
 _NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 _SENT_BY_BROWSERS = "Authorization, Content-Type, X-API-Key, X-Request-ID"
 _READ_BY_BROWSERS = (
@@ -34,13 +39,11 @@ def register_http_rules(app: Flask, settings: Settings) -> None:
 
 def _secure(response: Response) -> Response:
     headers = response.headers
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    headers.setdefault("X-Frame-Options", "DENY")
-    headers.setdefault("Referrer-Policy", "no-referrer")
-    if response.mimetype != "text/html":  # a page says itself what it loads
-        headers.setdefault("Content-Security-Policy", _NO_PAGE)
+    headers.extend(_ON_EVERY_ANSWER)
+    if "Content-Security-Policy" not in headers:  # a page says itself what it loads
+        headers["Content-Security-Policy"] = _NO_PAGE
     if request.is_secure:
-        headers.setdefault("Strict-Transport-Security", f"max-age={_ONE_YEAR}")
+        headers["Strict-Transport-Security"] = f"max-age={_ONE_YEAR}"
     return response
 
 

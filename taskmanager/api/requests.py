@@ -85,9 +85,7 @@ def parse_json(raw: bytes) -> Any:
             f"The body is not UTF-8 (byte {error.start + 1}).", code="malformed_json"
         ) from None
     try:
-        value = json.loads(
-            text, parse_constant=_no_constant, parse_int=_integer, parse_float=_number
-        )
+        value = _decoder.decode(text)
     except json.JSONDecodeError as error:
         raise InvalidRequest(
             f"The body is not valid JSON: line {error.lineno}, column {error.colno}.",
@@ -127,6 +125,10 @@ def _number(text: str) -> float:
             code="number_out_of_range",
         )
     return number
+
+
+# Made once: json.loads() with options makes a decoder for every call.
+_decoder = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, parse_float=_number)
 
 
 def _too_deep() -> InvalidRequest:

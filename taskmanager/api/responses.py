@@ -8,6 +8,11 @@ from flask import Response
 
 from taskmanager.clock import utc_now
 
+JSON = "application/json"
+
+# Made once: json.dumps() with options makes an encoder for every call.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def success(data: Any, message: str = "OK", status: int = 200) -> Response:
     """`{"success": true, "message", "data", "timestamp"}`; timestamp in Unix seconds."""
@@ -26,5 +31,4 @@ def failure(message: str, *, code: str, status: int, details: Any = None) -> Res
 
 def json_response(content: Mapping[str, Any], status: int) -> Response:
     """`content` as UTF-8 JSON without needless spaces."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Response(text, status, mimetype="application/json")
+    return Response(_encode(content).encode(), status, content_type=JSON)
