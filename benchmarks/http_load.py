@@ -61,7 +61,7 @@ end
 def run_wrk(
     folder: Path, url: str, key: str, requests: list[str], seconds: int, *, repeatable: bool
 ) -> dict[str, Any]:
-    """Sends `requests` (path, space, body) for `seconds`; ends earlier with what is not repeatable."""
+    """Sends `requests` (path, space, body) for `seconds`, or once each."""
     listed, script = folder / "requests", folder / "wrk.lua"
     listed.write_text("\n".join(requests) + "\n")
     script.write_text(SCRIPT.format(requests=listed, key=key, repeatable=str(repeatable).lower()))

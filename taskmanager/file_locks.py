@@ -27,7 +27,7 @@ def try_file_lock(path: Path, *, patience_seconds: float = 0.0) -> Iterator[bool
                 if time.monotonic() >= deadline:
                     yield False
                     return
-                time.sleep(LOOK_AGAIN_SECONDS)
+                time.sleep(LONGEST_PAUSE_SECONDS)
             except OSError:
                 break
             else:

@@ -255,6 +255,7 @@ def _schema_lock(patience_seconds: int) -> Iterator[None]:
             database.execute_sql("PRAGMA journal_mode = WAL")
             with database.atomic():
                 yield
+            database.close_quietly()  # a connection learns the mode when it is opened
     else:
         name = f"taskmanager-schema-{database.database}"[:64]
         with database.patient():
