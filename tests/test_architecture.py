@@ -17,7 +17,7 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 # From the bottom up: a module may import those of its own layer and of the layers before it.
 LAYERS = [
     ("exceptions", "clock", "manifest"),
-    ("rates", "file_locks", "counter_file"),
+    ("rates", "file_locks", "counter_file", "write_ahead_log"),
     ("config",),
     ("database_errors",),
     ("database_engines",),

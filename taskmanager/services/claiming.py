@@ -16,7 +16,6 @@ from taskmanager.database import (
     dialect,
     execute,
     fetch_all,
-    fetch_one,
     placeholders,
     write_transaction,
 )
@@ -57,34 +56,38 @@ def claim_tasks(
     Dying after the commit leaves tasks claimed until their lease runs out, or
     until the worker sends the same request_id and gets them again.
     """
-    types = [
-        row
-        for row in task_types.find_task_types(
-            ids=request.type_ids,
-            names=request.type_names,
-            pattern=request.type_pattern,
-            caller=caller,
-        )
-        if not row["is_paused"]
-    ]
-    if request.request_id is not None:
-        repeated = _claimed_before(request, now)
-        if repeated:
-            return _with_type_names(repeated)
+    if repeated := _claimed_before(request, now):
+        return _with_type_names(repeated)
     maintenance.run_slice_if_due(defaults=defaults, now=now)
-    leases = {
-        row["id"]: request.lease_seconds or row["lease_seconds"] or defaults.lease_seconds
-        for row in types
-    }
     for _ in range(MAX_ROUNDS):
-        if not _any_pending(list(leases), request.order) and not maintenance.run_slice(
-            defaults=defaults, now=now
-        ):
+        types = _running_types(request, caller)
+        leases = {
+            row["id"]: request.lease_seconds or row["lease_seconds"] or defaults.lease_seconds
+            for row in types
+            if row["next_task_id"] is not None
+        }
+        if leases:
+            tasks = _claim(request, leases, caller.key_id, now)
+            if tasks:
+                return _with_type_names(tasks)
+        elif not maintenance.run_slice(defaults=defaults, now=now):
             break
-        tasks = _claim(request, leases, caller.key_id, now)
-        if tasks:
-            return _with_type_names(tasks)
+    # The same request, sent twice at once, may have been given the last of them meanwhile.
+    if repeated := _claimed_before(request, now):
+        return _with_type_names(repeated)
     raise _nothing_available(request, types, now)
+
+
+def _running_types(request: ClaimRequest, caller: Caller) -> list[Row]:
+    """The types that the claim may take from and, of each, the `next_task_id` or None."""
+    found = task_types.find_task_types(
+        ids=request.type_ids,
+        names=request.type_names,
+        pattern=request.type_pattern,
+        caller=caller,
+        also=f"({select_next_id(request.order)}) AS next_task_id",
+    )
+    return [row for row in found if not row["is_paused"]]
 
 
 def _with_type_names(rows: list[Row]) -> list[Row]:
@@ -99,8 +102,7 @@ def _claim(
         # Writing the worker's row first makes two calls of one worker take turns here, so the
         # second of them finds what the first was given. On Galera certification does the same.
         workers.record_sign_of_life(request.worker_id, now=now, always=True)
-        repeated = _claimed_before(request, now)
-        if repeated:
+        if repeated := _claimed_before(request, now):
             return repeated
     tasks: list[Row] = []
     for type_id, count in _shares(list(leases), request).items():
@@ -179,6 +181,15 @@ def select_pending(order: ClaimOrder) -> str:
     )
 
 
+def select_next_id(order: ClaimOrder) -> str:
+    """The SELECT of the next task of a row of task_types."""
+    return (
+        f"SELECT id FROM tasks {dialect().use_index.format(order.index)} "
+        "WHERE task_type_id = task_types.id AND status = 'pending' "
+        f"ORDER BY {order.order_by} LIMIT 1"
+    )
+
+
 def select_heads(types: int, order: ClaimOrder) -> str:
     """The SELECT of each type's next tasks, without locks; values per type as for one type."""
     one = (
@@ -198,10 +209,6 @@ def _heads(type_ids: Sequence[int], order: ClaimOrder, count: int) -> list[Row]:
     return heads
 
 
-def _any_pending(type_ids: Sequence[int], order: ClaimOrder) -> bool:
-    return bool(type_ids) and bool(_heads(type_ids, order, 1))
-
-
 def _shares(type_ids: Sequence[int], request: ClaimRequest) -> dict[int, int]:
     """How many tasks to take of each type so that together they are the best there are.
 
@@ -217,6 +224,8 @@ def _shares(type_ids: Sequence[int], request: ClaimRequest) -> dict[int, int]:
 
 def _claimed_before(request: ClaimRequest, now: int) -> list[Row]:
     """What the same request was given and still holds, in the order in which it was given."""
+    if request.request_id is None:
+        return []
     return fetch_all(
         "SELECT * FROM tasks WHERE worker_id = ? AND status = 'claimed' "
         "AND claim_request_id = ? AND lease_expires_at > ? "
@@ -242,10 +251,8 @@ def _nothing_available(request: ClaimRequest, types: list[Row], now: int) -> NoT
 
 def _poll_after_seconds(now: int) -> int:
     """When to ask again: at the time of the next scheduled task, else after a few seconds."""
-    soonest = fetch_one(
-        "SELECT available_at FROM tasks WHERE status = 'scheduled' ORDER BY available_at LIMIT 1"
-    )
+    soonest = maintenance.next_due(now=now).task_at
     if soonest is None:
         return POLL_SECONDS_EMPTY
-    seconds: int = math.ceil((soonest["available_at"] - now) / 1000)
+    seconds = math.ceil((soonest - now) / 1000)
     return max(1, min(POLL_SECONDS_EMPTY, seconds))

@@ -66,7 +66,8 @@ def complete_tasks(
     A report that is refused changes nothing and does not keep the others from counting.
     """
     tasks = lock_tasks([completion.task_id for completion in completions], caller)
-    policies = _retry_policies(list(tasks.values()))
+    failed = {completion.task_id for completion in completions if not completion.success}
+    policies = _retry_policies([task for task in tasks.values() if task["id"] in failed])
     outcomes: list[CompletionOutcome] = []
     events: list[Row] = []
     recorded = 0

@@ -8,17 +8,12 @@ import json
 import time
 
 from taskmanager.clock import format_time
-from taskmanager.database import Row, execute, fetch_all, fetch_one, write_transaction
+from taskmanager.database import Row, execute, fetch_all, write_transaction
 from taskmanager.exceptions import InvalidRequest
 from taskmanager.services import due_times, schedules, tasks
 from taskmanager.services.keys import OPERATOR, Caller
 
 DUE_READ_AT_ONCE = 100
-
-
-def any_due(*, now: int) -> bool:
-    """Whether `run_due_schedules` would find something to do: one look at the head of an index."""
-    return fetch_one("SELECT id FROM schedules WHERE next_run_at <= ? LIMIT 1", (now,)) is not None
 
 
 def run_due_schedules(*, now: int, defaults: tasks.TaskDefaults, deadline: float) -> int:

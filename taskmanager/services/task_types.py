@@ -241,8 +241,12 @@ def find_task_types(
     names: Sequence[str] | None,
     pattern: str | None,
     caller: Caller,
+    also: str = "",
 ) -> list[Row]:
-    """Types that fit every filter given and that the caller may touch; without filters, all."""
+    """Types that fit every filter given and that the caller may touch; without filters, all.
+
+    `also` is one more expression to select of each type, such as `1 AS one`.
+    """
     conditions: list[str] = ["1 = 1"]
     values: list[Any] = []
     if ids == [] or names == []:  # MySQL does not take `IN ()`
@@ -254,12 +258,13 @@ def find_task_types(
         conditions.append(f"name IN ({placeholders(names)})")
         values += names
     rows = fetch_all(
-        f"SELECT * FROM task_types WHERE {' AND '.join(conditions)} ORDER BY id",
+        f"SELECT task_types.*{', ' if also else ''}{also} FROM task_types "
+        f"WHERE {' AND '.join(conditions)}",
         values,
     )
     return [
         row
-        for row in rows
+        for row in sorted(rows, key=lambda row: int(row["id"]))
         if (pattern is None or matches(pattern, row["name"])) and caller.may_touch(row["name"])
     ]
 

@@ -291,6 +291,10 @@ def _let_tasks_grow_old() -> None:
     _change_some("completed_at = 1", "failed")
 
 
+def _forget_the_last_look() -> None:
+    database.obj.cache.pop("next_due", None)
+
+
 def _change_some(assignment: str, status: str) -> None:
     rows = fetch_all("SELECT id FROM tasks WHERE status = ? ORDER BY id LIMIT 3", (status,))
     for row in rows:
@@ -325,10 +329,14 @@ CALLS = {
     "claim by id": Call(claims(sort_by="id"), (BY_ID,)),
     "claim by attempts": Call(claims(sort_by="attempts"), ("tasks_claim_by_attempts",)),
     "claim that finds nothing": Call(
-        claims(type="plan.a", status=404, type_pattern="plan.b"), (DUE, EXPIRED)
+        claims(type="plan.a", status=404, type_pattern="plan.b"),
+        (BY_PRIORITY, DUE, EXPIRED),
+        _forget_the_last_look,
     ),
     "claim of a type without tasks": Call(
-        claims(type="empty", status=404), (BY_PRIORITY, DUE, EXPIRED)
+        claims(type="empty", status=404),
+        (BY_PRIORITY, DUE, EXPIRED),
+        _forget_the_last_look,
     ),
     "claim sent again": Call(
         claims(type="plan.a", request_id="again", limit=3),
