@@ -97,7 +97,7 @@ def prepare_database(
 def _make_bootstrap_key(key: str) -> None:
     try:
         keys.create_key(
-            name="bootstrap",
+            name=keys.BOOTSTRAP_KEY,
             scopes=keys.ROLES["admin"],
             key=key,
             now=utc_now(),

@@ -110,3 +110,9 @@ class ConfigurationError(TaskManagerError):
     """The settings or the installation stop the start; the message says what to write."""
 
     code = "configuration_error"
+
+
+class TransferFailed(TaskManagerError):
+    """A queue could not be written to a file, or what is in a file is not taken as a queue."""
+
+    code = "transfer_failed"

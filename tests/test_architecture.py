@@ -21,7 +21,7 @@ LAYERS = [
     ("config",),
     ("database_errors",),
     ("database_engines",),
-    ("database",),
+    ("database", "database_snapshot"),
     ("models", "schema", "migrations"),
     ("services",),
     ("api", "dashboard", "http_rules"),
@@ -97,7 +97,7 @@ def test_flask_stays_at_the_edge() -> None:
 
 
 def test_peewee_stays_below_the_api() -> None:
-    databases = {"database", "database_engines", "database_errors"}
+    databases = {"database", "database_engines", "database_errors", "database_snapshot"}
     assert importers_of("peewee") <= databases | {"schema", "models", "services", "app"}
 
 

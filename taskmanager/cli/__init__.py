@@ -15,6 +15,7 @@ from taskmanager.cli.maintenance import maintain, prune, requeue_stale
 from taskmanager.cli.reports import audit, openapi, stats
 from taskmanager.cli.server import demo, serve
 from taskmanager.cli.terminal import say
+from taskmanager.cli.transfer import export, import_
 from taskmanager.exceptions import TaskManagerError
 
 
@@ -37,6 +38,6 @@ def main() -> None:
 
 for command in (
     *(serve, demo, init_db, migrate, keys_group, stats, audit, openapi),
-    *(maintain, requeue_stale, prune),
+    *(export, import_, maintain, requeue_stale, prune),
 ):
     main.add_command(command)

@@ -44,7 +44,7 @@ def _make_first_key() -> None:
     if keys.any_key_exists():
         return
     _, key = keys.create_key(
-        name="first admin key", scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
+        name=keys.FIRST_KEY, scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
     )
     say("Your admin key. It is shown this once, so keep it:")
     click.echo(key)

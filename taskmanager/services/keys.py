@@ -53,6 +53,11 @@ ROLES = {
     "viewer": ("tasks:read", "task-types:read", "workers:read", "metrics:read"),
 }
 
+# The names of keys that a start makes by itself, where no key exists or by setting.
+FIRST_KEY = "first admin key"
+BOOTSTRAP_KEY = "bootstrap"
+MADE_AT_START = (FIRST_KEY, BOOTSTRAP_KEY)
+
 KEY_PREFIX = "tm_"
 SHOWN_CHARACTERS = 11
 CACHE_SECONDS = 3.0  # a revoked key is refused by every process after this long

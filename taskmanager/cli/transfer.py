@@ -1,0 +1,139 @@
+"""`taskmanager export` and `import`: the whole queue in a file, from one database to another."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import click
+
+from taskmanager.cli.terminal import open_queue, say, show_json
+from taskmanager.clock import utc_now
+from taskmanager.exceptions import TransferFailed
+from taskmanager.services import keys
+from taskmanager.services.exporting import export_queue
+from taskmanager.services.importing import import_queue
+from taskmanager.services.transfer_files import new_file, unpacked
+
+SHOWN_EVERY_SECONDS = 0.2
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def export(file: Path, as_json: bool) -> None:
+    """Write the whole queue to FILE, as it is at this moment; it may be in use.
+
+    FILE ending in .gz is compressed; - is the standard output. The file holds
+    everything that tasks carry: keep it as safe as the database.
+    """
+    to_stdout = str(file) == "-"
+    if to_stdout and as_json:
+        raise click.UsageError("With - the standard output is the queue: leave out --json.")
+    open_queue()
+    watch = _Watch()
+    with _stdout() if to_stdout else new_file(file) as stream:
+        rows = export_queue(stream, now=utc_now(), report=watch.show)
+    watch.close("Exported", "standard output" if to_stdout else str(file), rows, as_json=as_json)
+
+
+@click.command("import")
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+)
+@click.option("--replace-keys", is_flag=True, help="Keys made in this queue may go.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
+    """Fill this queue, which must be empty, from FILE: all of it or nothing.
+
+    FILE is what export has written, compressed or not; - is the standard input.
+    """
+    open_queue()
+    watch = _Watch()
+    imported = import_queue(
+        _stdin_once() if str(file) == "-" else lambda: _opened(file),
+        replace_keys=replace_keys,
+        caller=keys.OPERATOR,
+        now=utc_now(),
+        report=watch.show,
+    )
+    watch.close(
+        "Imported",
+        "standard input" if str(file) == "-" else str(file),
+        imported.rows,
+        as_json=as_json,
+    )
+    if imported.lost_keys:
+        say(
+            "The keys of the file are valid here now, and no longer: "
+            f"{', '.join(imported.lost_keys)}."
+        )
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator[BinaryIO]:
+    """Its own buffer: what could not be written must not be tried again at exit."""
+    try:
+        with open(sys.stdout.fileno(), "wb", closefd=False) as stream:
+            yield stream
+    except OSError as error:
+        raise TransferFailed(
+            f"The standard output does not take it: {error.strerror or error}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    try:
+        plain = file.open("rb")
+    except OSError as error:
+        raise TransferFailed(f"{file} could not be read: {error.strerror}.") from error
+    with plain, unpacked(plain) as stream:
+        yield stream
+
+
+def _stdin_once() -> Callable[[], contextlib.AbstractContextManager[BinaryIO]]:
+    taken = False
+
+    def source() -> contextlib.AbstractContextManager[BinaryIO]:
+        nonlocal taken
+        if taken:
+            raise TransferFailed(
+                "The database has undone the import, and the standard input cannot be read twice. "
+                "Nothing was imported; try again, best from a file."
+            )
+        taken = True
+        return unpacked(cast(BufferedReader, sys.stdin.buffer))
+
+    return source
+
+
+class _Watch:
+    """Counts the seconds, and shows on a terminal how far it is."""
+
+    def __init__(self) -> None:
+        self._started = self._shown = time.monotonic()
+        self._shows = sys.stderr.isatty()
+
+    def show(self, table: str, rows: int) -> None:
+        now = time.monotonic()
+        if self._shows and now - self._shown > SHOWN_EVERY_SECONDS:
+            self._shown = now
+            click.echo(f"\r{table}: {rows:,}\x1b[K", err=True, nl=False)
+
+    def close(self, done: str, where: str, rows: dict[str, int], *, as_json: bool) -> None:
+        seconds = round(time.monotonic() - self._started, 3)
+        if self._shows:
+            click.echo("\r\x1b[K", err=True, nl=False)
+        if as_json:
+            figures: dict[str, Any] = {"file": where, "rows": rows, "seconds": seconds}
+            show_json(figures)
+            return
+        preposition = "to" if done == "Exported" else "from"
+        say(
+            f"{done} {sum(rows.values()):,} rows, {rows.get('tasks', 0):,} of them tasks, "
+            f"{preposition} {where} in {seconds:.1f} seconds."
+        )

@@ -1,0 +1,72 @@
+"""Writes the whole queue to a stream, as it was at one moment."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+from taskmanager import __version__, schema
+from taskmanager.clock import format_time
+from taskmanager.database_snapshot import read_snapshot, streamed_rows
+from taskmanager.exceptions import TransferFailed
+from taskmanager.services.transfer_format import (
+    FORMAT,
+    FORMAT_VERSION,
+    Column,
+    LineWriter,
+    Table,
+    first_wrong,
+    queue_tables,
+)
+
+REPORTED_ROWS = 1000
+
+Report = Callable[[str, int], None]
+
+
+def export_queue(stream: BinaryIO, *, now: int, report: Report) -> dict[str, int]:
+    """Writes every row of every table of the queue; returns the number of rows by table.
+
+    Transition: none; nothing is changed, and no writer waits.
+    Commits together: what is written was all there at the same moment.
+    Raises: DatabaseUnavailable; TransferFailed where the database holds what no
+    import would take; OSError of the stream.
+    Dying in the middle: what is written lacks its last line, so no import takes it.
+    """
+    with read_snapshot():
+        writer = LineWriter(stream)
+        writer.write(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "program": f"TaskManager {__version__}",
+                "schema_version": schema.SCHEMA_VERSION,
+                "exported_at": format_time(now),
+            }
+        )
+        rows = {table.name: _export_table(writer, table, report) for table in queue_tables()}
+        writer.close(rows)
+    return rows
+
+
+def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
+    writer.write({"table": table.name, "columns": table.column_names})
+    statement = f"SELECT {', '.join(table.column_names)} FROM {table.name} ORDER BY {table.key}"
+    count = 0
+    with streamed_rows(statement) as rows:
+        for row in rows:
+            if (wrong := first_wrong(table.columns, row)) is not None:
+                raise TransferFailed(_damaged(table, row, wrong))
+            writer.write(row)
+            count += 1
+            if count % REPORTED_ROWS == 0:
+                report(table.name, count)
+    report(table.name, count)
+    return count
+
+
+def _damaged(table: Table, row: Sequence[Any], wrong: Column) -> str:
+    key = row[table.column_names.index(table.key)]
+    return (
+        f"The database holds what TaskManager never writes: in the table {table.name}, where "
+        f"{table.key} is {key!r}, {wrong.name} is not {wrong.expected}. Correct or remove that "
+        "row, then export again."
+    )
