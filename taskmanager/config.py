@@ -98,7 +98,8 @@ class Settings:
         "",
         _database_url,
         "Empty: taskmanager.db in the instance path. "
-        "Or mysql://user:password@host:3306/name (URL-quoted), ?unix_socket=, ?ssl_ca=",
+        "Or mysql://user:password@host:3306/name (URL-quoted), ?unix_socket=, ?ssl_ca=, "
+        "?skip_locked=off; sqlite:///path/to/file.db, ?journal=delete",
     )
     sqlite_synchronous: str = _setting(
         "FULL",

@@ -60,6 +60,15 @@ def dialect() -> Dialect:
     return found
 
 
+def skips_locked() -> bool:
+    """Whether `lock_free_rows` may be used; where not, rows must be taken by guarded updates.
+
+    Found out once per database. On SQLite nobody else holds a lock within a write transaction.
+    """
+    skips: bool = database.obj.skips_locked()
+    return skips
+
+
 def close_connection() -> None:
     """Closes this thread's connection in whatever state; the next statement opens another."""
     if database.obj is not None:

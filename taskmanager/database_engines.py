@@ -5,7 +5,7 @@ Refuses to know any table, and which of the two is in use: database.py holds tha
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import peewee
 
-from taskmanager.database_errors import is_connection_lost, translated
+from taskmanager.database_errors import is_connection_lost, mysql_code, translated
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 from taskmanager.file_locks import Turnstile
+from taskmanager.file_systems import file_system_of, is_network
 from taskmanager.write_ahead_log import WriteAheadLog
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 10
@@ -24,6 +25,7 @@ SQLITE_CHECKPOINT_PAGES = 4_000
 MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
 MYSQL_PATIENCE_SECONDS = 3_600
+MYSQL_SYNTAX_ERROR = 1064
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
 
     dialect = SQLITE
 
-    def __init__(self, path: str, synchronous: str) -> None:
+    def __init__(self, path: str, *, synchronous: str, journal: str | None) -> None:
         super().__init__(
             path,
             lock_type="IMMEDIATE",
@@ -135,9 +137,33 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
             },
         )
         self._synchronous = synchronous
+        self._journal = journal
         self._writers = Turnstile(Path(path + ".writers"))
         self._log = WriteAheadLog(path)
         self._waits_for_disk = False
+
+    def skips_locked(self) -> bool:
+        return True
+
+    def wanted_journal(self) -> str:
+        """`wal`, or `delete` where the URL says so or the file lies on a network file system."""
+        if self._journal is None:
+            file_system = file_system_of(Path(self.database).parent)
+            self._journal = "delete" if is_network(file_system) else "wal"
+        return self._journal
+
+    def journal(self) -> str:
+        """The mode in force. It is kept in the file, so all processes have the same."""
+        mode: str = self.execute_sql("PRAGMA journal_mode").fetchone()[0]
+        return mode
+
+    def switch_journal(self) -> None:
+        """Takes the wanted mode, unless somebody uses the database: then the next start may."""
+        if self.journal() != self.wanted_journal():
+            with contextlib.suppress(DatabaseUnavailable):
+                self.execute_sql("PRAGMA busy_timeout = 0")
+                self.execute_sql(f"PRAGMA journal_mode = {self.wanted_journal()}")
+            self.close_quietly()  # a connection learns the mode when it is opened
 
     def _initialize_connection(self, conn: Any) -> None:
         has_log = conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
@@ -190,6 +216,21 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
 class _MySQLDatabase(_Recovering, peewee.MySQLDatabase):
     dialect = MYSQL
 
+    def skips_locked(self) -> bool:
+        """Whether the server knows SKIP LOCKED: asked once, by trying it on no row at all."""
+        if "skips_locked" not in self.cache:
+            try:
+                self.execute_sql(
+                    "SELECT version FROM schema_versions LIMIT 0 FOR UPDATE SKIP LOCKED"
+                )
+                self.cache["skips_locked"] = True
+            except peewee.ProgrammingError as error:
+                if mysql_code(error) != MYSQL_SYNTAX_ERROR:
+                    raise
+                self.cache["skips_locked"] = False
+        found: bool = self.cache["skips_locked"]
+        return found
+
     def _initialize_connection(self, conn: Any) -> None:
         with conn.cursor() as cursor:
             # Hosts often run without strict mode, which cuts what does not fit without a word.
@@ -217,13 +258,32 @@ class _MySQLDatabase(_Recovering, peewee.MySQLDatabase):
 
 
 def sqlite_engine(url: str, synchronous: str) -> _SqliteDatabase:
-    """Raises ConfigurationError where `url` names no file."""
-    path = url.removeprefix("sqlite:///")
+    """Raises ConfigurationError where `url` names no file, or an option that is not known."""
+    path, _, query = url.removeprefix("sqlite:///").partition("?")
     if not path:
         raise ConfigurationError(
             "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db"
         )
-    return _SqliteDatabase(path, synchronous)
+    options = _options(query, {"journal": ("delete", "wal")})
+    return _SqliteDatabase(path, synchronous=synchronous, journal=options.get("journal"))
+
+
+def _options(query: str, known: Mapping[str, Collection[str] | None]) -> dict[str, str]:
+    """What follows the `?` of a URL; `known` has the values that an option may have."""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigurationError(
+                f"TASKMANAGER_DATABASE_URL has an option that is not known: {name}. "
+                f"Known: {', '.join(known)}."
+            )
+        values = known[name]
+        if values is not None and value not in values:
+            raise ConfigurationError(
+                f"TASKMANAGER_DATABASE_URL has {name}={value}, but it must be "
+                f"{' or '.join(f'{name}={one}' for one in values)}, or be left out."
+            )
+    return options
 
 
 def mysql_engine(url: str) -> _MySQLDatabase:
@@ -240,13 +300,7 @@ def mysql_engine(url: str) -> _MySQLDatabase:
         raise ConfigurationError(
             "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name"
         )
-    options = dict(parse_qsl(parts.query))
-    unknown = set(options) - {"unix_socket", "ssl_ca"}
-    if unknown:
-        raise ConfigurationError(
-            f"TASKMANAGER_DATABASE_URL has an option that is not known: {', '.join(unknown)}. "
-            "Known: unix_socket, ssl_ca."
-        )
+    options = _options(parts.query, {"unix_socket": None, "ssl_ca": None, "skip_locked": ("off",)})
     connect: dict[str, Any] = {
         "user": unquote(parts.username),
         "password": unquote(parts.password or ""),
@@ -266,4 +320,7 @@ def mysql_engine(url: str) -> _MySQLDatabase:
     elif "unix_socket" in options or parts.hostname in ("localhost", "127.0.0.1", "::1"):
         # PyMySQL otherwise spends 30 ms of CPU on an SSL context for every connection.
         connect["ssl_disabled"] = True
-    return _MySQLDatabase(name, **connect)
+    engine = _MySQLDatabase(name, **connect)
+    if options.get("skip_locked") == "off":
+        engine.cache["skips_locked"] = False
+    return engine

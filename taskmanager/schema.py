@@ -92,6 +92,8 @@ def create_schema(
     """
     found = schema_version()
     done = Preparation.NOTHING
+    if found == SCHEMA_VERSION and dialect() is SQLITE:
+        database.switch_journal()
     if found is None or found < SCHEMA_VERSION:
         with _schema_lock(patience_seconds):
             found = schema_version()
@@ -250,12 +252,9 @@ def _schema_lock(patience_seconds: int) -> Iterator[None]:
         lock = path.with_name(path.name + ".lock")
         with try_file_lock(lock, patience_seconds=patience_seconds) as locked:
             _require_lock(locked)
-            # Kept in the file, so one connection sets it once. Answers another mode where the
-            # file system has no shared memory; the queue works there too, only slower.
-            database.execute_sql("PRAGMA journal_mode = WAL")
+            database.switch_journal()
             with database.atomic():
                 yield
-            database.close_quietly()  # a connection learns the mode when it is opened
     else:
         name = f"taskmanager-schema-{database.database}"[:64]
         with database.patient():

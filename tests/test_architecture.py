@@ -17,12 +17,13 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 # From the bottom up: a module may import those of its own layer and of the layers before it.
 LAYERS = [
     ("exceptions", "clock", "manifest"),
-    ("rates", "file_locks", "counter_file", "write_ahead_log"),
+    ("rates", "file_locks", "file_systems"),
+    ("counter_file", "write_ahead_log"),
     ("config",),
     ("database_errors",),
     ("database_engines",),
     ("database", "database_snapshot"),
-    ("models", "schema", "migrations"),
+    ("models", "schema", "migrations", "database_facts"),
     ("services",),
     ("api", "dashboard", "http_rules"),
     ("app",),

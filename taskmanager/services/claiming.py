@@ -17,10 +17,11 @@ from taskmanager.database import (
     execute,
     fetch_all,
     placeholders,
+    skips_locked,
     write_transaction,
 )
 from taskmanager.exceptions import NoTaskAvailable
-from taskmanager.services import history, maintenance, task_types, workers
+from taskmanager.services import guarded_claims, history, maintenance, task_types, workers
 from taskmanager.services.claim_orders import ClaimOrder
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
@@ -136,11 +137,7 @@ def _claim(
 def _claim_of_type(
     request: ClaimRequest, type_id: int, count: int, lease_seconds: int, now: int
 ) -> list[Row]:
-    """Locks the first `count` pending rows of one type and makes them the worker's."""
-    rows = fetch_all(select_pending(request.order), (type_id, count))
-    if not rows:
-        return []
-    ids = [row["id"] for row in rows]
+    """Makes the first `count` pending tasks of one type the worker's."""
     nonce = secrets.token_urlsafe(16)
     held: Row = {
         "status": "claimed",
@@ -153,12 +150,19 @@ def _claim_of_type(
         "progress_message": None,
         "updated_at": now,
     }
-    assignments = ", ".join(f"{column} = ?" for column in held)
-    changed = execute(
-        f"UPDATE tasks {dialect().by_id} SET {assignments}, attempts = attempts + 1, "
-        f"claim_token = ? || id WHERE status = 'pending' AND id IN ({placeholders(ids)})",
-        (*held.values(), f"{nonce}.", *ids),
-    ).rowcount
+    if not skips_locked():
+        return guarded_claims.take_pending(
+            order=request.order,
+            type_id=type_id,
+            count=count,
+            hold=lambda ids: _hold(ids, held, nonce),
+            token_of=lambda task_id: f"{nonce}.{task_id}",
+            now=now,
+        )
+    rows = fetch_all(select_pending(request.order), (type_id, count))
+    if not rows:
+        return []
+    changed = _hold([row["id"] for row in rows], held, nonce)
     if changed != len(rows):
         raise AssertionError(f"{changed} of {len(rows)} locked tasks were still pending")
     return [
@@ -170,6 +174,17 @@ def _claim_of_type(
         }
         for row in rows
     ]
+
+
+def _hold(ids: Sequence[int], held: Row, nonce: str) -> int:
+    """Claims those of the tasks that are pending; returns how many that were."""
+    assignments = ", ".join(f"{column} = ?" for column in held)
+    changed: int = execute(
+        f"UPDATE tasks {dialect().by_id} SET {assignments}, attempts = attempts + 1, "
+        f"claim_token = ? || id WHERE status = 'pending' AND id IN ({placeholders(ids)})",
+        (*held.values(), f"{nonce}.", *ids),
+    ).rowcount
+    return changed
 
 
 def select_pending(order: ClaimOrder) -> str:

@@ -19,6 +19,7 @@ from taskmanager.database import (
     fetch_all,
     fetch_one,
     placeholders,
+    skips_locked,
     write_transaction,
 )
 from taskmanager.services import audit, history, maintenance_runs, schedule_runs
@@ -195,6 +196,30 @@ def next_slice_rows(rows: int, seconds: float) -> int:
     return max(1, rows // 2, min(fitting, rows * 2, MAX_SLICE_ROWS))
 
 
+def _lock_slice(
+    columns: str, *, index: str, condition: str, order: str, value: int, rows: int
+) -> list[Row]:
+    """Locks up to `rows` tasks that meet the condition, leaving out those that others have locked.
+
+    A server that cannot leave them out is first asked without locks, and then for
+    those tasks by their ids, in the order in which everybody locks tasks.
+    """
+    first = (
+        f"FROM tasks {dialect().use_index.format(index)} WHERE {condition} ORDER BY {order} LIMIT ?"
+    )
+    if skips_locked():
+        return fetch_all(f"SELECT {columns} {first} {dialect().lock_free_rows}", (value, rows))
+    while candidates := [row["id"] for row in fetch_all(f"SELECT id {first}", (value, rows))]:
+        locked = fetch_all(
+            f"SELECT {columns} FROM tasks {dialect().by_id} WHERE id IN "
+            f"({placeholders(candidates)}) AND {condition} ORDER BY id {dialect().lock_rows}",
+            (*candidates, value),
+        )
+        if locked:  # else others have dealt with all of them meanwhile
+            return locked
+    return []
+
+
 @write_transaction
 def _requeue_slice(now: int, rows: int) -> int:
     """Takes back up to `rows` expired claims.
@@ -206,11 +231,13 @@ def _requeue_slice(now: int, rows: int) -> int:
     Raises DatabaseUnavailable.
     Dying in the middle leaves the slice as it was.
     """
-    expired = fetch_all(
-        "SELECT id, attempts, max_attempts, worker_id, claim_token FROM tasks "
-        f"WHERE lease_expires_at <= ? ORDER BY lease_expires_at LIMIT ? "
-        f"{dialect().lock_free_rows}",
-        (now, rows),
+    expired = _lock_slice(
+        "id, attempts, max_attempts, worker_id, claim_token",
+        index="tasks_by_lease_expires_at",
+        condition="lease_expires_at <= ?",
+        order="lease_expires_at",
+        value=now,
+        rows=rows,
     )
     exhausted = [row for row in expired if row["attempts"] >= row["max_attempts"]]
     again = [row for row in expired if row["attempts"] < row["max_attempts"]]
@@ -272,11 +299,13 @@ def _start_slice(now: int, rows: int) -> int:
     Raises DatabaseUnavailable.
     Dying in the middle leaves the slice as it was.
     """
-    due = fetch_all(
-        f"SELECT id FROM tasks {dialect().use_index.format('tasks_by_available_at')} "
-        "WHERE status = 'scheduled' AND available_at <= ? "
-        f"ORDER BY available_at LIMIT ? {dialect().lock_free_rows}",
-        (now, rows),
+    due = _lock_slice(
+        "id",
+        index="tasks_by_available_at",
+        condition="status = 'scheduled' AND available_at <= ?",
+        order="available_at",
+        value=now,
+        rows=rows,
     )
     if not due:
         return 0
@@ -304,10 +333,13 @@ def _prune_slice(cutoff: int, rows: int) -> int:
     Raises DatabaseUnavailable.
     Dying in the middle leaves the slice as it was.
     """
-    old = fetch_all(
-        f"SELECT id FROM tasks WHERE completed_at < ? ORDER BY completed_at LIMIT ? "
-        f"{dialect().lock_free_rows}",
-        (cutoff, rows),
+    old = _lock_slice(
+        "id",
+        index="tasks_by_completed_at",
+        condition="completed_at < ?",
+        order="completed_at",
+        value=cutoff,
+        rows=rows,
     )
     if not old:
         return 0

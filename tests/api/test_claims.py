@@ -9,7 +9,9 @@ import pytest
 from taskmanager.clock import format_time
 from taskmanager.database import database, fetch_all
 from tests.api.tables import dump_tables
-from tests.conftest import Api, Clock, make_key
+from tests.conftest import Api, Clock, in_every_mode, make_key
+
+pytestmark = in_every_mode
 
 NAMES = ("a.x", "a.y", "a_x", "A.x", "b.x")
 

@@ -5,7 +5,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from taskmanager.database import close_connection, connect_database
+from tests.conftest import MODES
 from tests.server import Server
+
+
+@pytest.fixture(params=list(MODES))
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every race is run in every mode."""
+    return str(request.param).partition(" ")[0]
 
 
 @pytest.fixture

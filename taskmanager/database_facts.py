@@ -1,0 +1,42 @@
+"""What kind of database is connected and which ways the queue takes with it, for people to read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskmanager.database import SQLITE, database, dialect, fetch_one, skips_locked
+from taskmanager.file_systems import file_system_of, is_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseFacts:
+    """`engine` is "SQLite", "MySQL" or "MariaDB". What does not apply to it is None."""
+
+    engine: str
+    version: str
+    journal: str | None = None  # SQLite: "wal", or "delete" where the file system cannot
+    wanted_journal: str | None = None  # another one: somebody used the database at each start
+    file_system: str | None = None  # "ext4", "nfs4"…; None also where the system does not tell
+    is_network_file_system: bool | None = None
+    skips_locked: bool | None = None  # MySQL: claims pass by locked rows, else guarded updates
+
+
+def database_facts() -> DatabaseFacts:
+    """Asks the database that is connected. Raises DatabaseUnavailable."""
+    if dialect() is SQLITE:
+        row = fetch_one("SELECT sqlite_version() AS version")
+        file_system = file_system_of(Path(database.database).parent)
+        return DatabaseFacts(
+            engine="SQLite",
+            version=row["version"] if row else "",
+            journal=database.journal(),
+            wanted_journal=database.wanted_journal(),
+            file_system=file_system,
+            is_network_file_system=is_network(file_system),
+        )
+    row = fetch_one("SELECT VERSION() AS version")
+    version: str = row["version"] if row else ""
+    return DatabaseFacts(
+        engine="MariaDB" if "mariadb" in version.lower() else "MySQL",
+        version=version,
+        skips_locked=skips_locked(),
+    )
