@@ -36,6 +36,7 @@ MAX_SCHEMA_BYTES = 65_536
 OPEN_TASKS_COUNTED = 10_000  # a list must not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
 REJECTED_TASKS_SHOWN = 5
+TYPES_REMEMBERED = 1_000
 
 _SELECT = (
     "SELECT task_types.*, task_type_versions.param_schema FROM task_types "
@@ -123,11 +124,12 @@ def _store(
 
 
 def _update(type_id: int, columns: Row, now: int) -> None:
-    changes = {**columns, "updated_at": now}
-    assignments = ", ".join(f"{column} = ?" for column in changes)
+    assignments = "".join(f"{column} = ?, " for column in columns)
     execute(
-        f"UPDATE task_types SET {assignments} WHERE id = ?",
-        (*changes.values(), type_id),
+        # Two changes within a millisecond must differ, see remembered_task_type().
+        f"UPDATE task_types SET {assignments}updated_at = "
+        "CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END WHERE id = ?",
+        (*columns.values(), now, now, type_id),
     )
 
 
@@ -175,6 +177,7 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
     row = fetch_one(SELECT_BY_NAME, (name,))
     if row is None:
         raise not_registered(name)
+    _remember(row)
     if version is None or version == row["version"]:
         return row
     older = fetch_one(
@@ -189,6 +192,23 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
             code="task_type_version_not_found",
         )
     return {**row, **older}
+
+
+def remembered_task_type(name: str) -> Row | None:
+    """A type as this process last saw it, which may be out of date; None where it never did.
+
+    Who builds on it makes sure in the same statement that the type still is as
+    it was: its `updated_at` changes with every change.
+    """
+    remembered: dict[str, Row] = database.obj.cache.get("task_types", {})
+    return remembered.get(name)
+
+
+def _remember(row: Row) -> None:
+    remembered: dict[str, Row] = database.obj.cache.setdefault("task_types", {})
+    if len(remembered) >= TYPES_REMEMBERED:
+        remembered.clear()
+    remembered[row["name"]] = row
 
 
 def not_registered(name: str) -> NotFound:

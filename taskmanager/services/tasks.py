@@ -26,6 +26,7 @@ from taskmanager.exceptions import (
     InvalidRequest,
     NotFound,
     TaskManagerError,
+    ValidationFailed,
 )
 from taskmanager.services import deduplication, history, task_types, validation
 from taskmanager.services.keys import Caller
@@ -71,10 +72,35 @@ def create_task(
     Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed.
     Dying in the middle leaves nothing; sent again it is made, or found.
     """
-    outcome = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)[0]
+    outcome = _create_with_remembered_type(request, defaults, caller, now)
+    if outcome is None:
+        [outcome] = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)
     if outcome.error is not None:
         raise outcome.error
     return outcome
+
+
+def _create_with_remembered_type(
+    request: Mapping[str, Any], defaults: TaskDefaults, caller: Caller, now: int
+) -> Outcome | None:
+    """Saves the question what the type is, where this process knows it and it has not changed.
+
+    None: it may have changed, or the request is to be refused, which is decided anew.
+    """
+    task_type = task_types.remembered_task_type(request["type"])
+    if task_type is None or not task_type["is_active"] or request.get("parent_task_id"):
+        return None
+    try:
+        caller.require_type(task_type["name"])
+        row = _new_row(request, task_type, defaults, now)
+        [(task, existed)] = _store_if_type_is(task_type, row, caller.key_id)
+    except (_TypeHasChanged, ValidationFailed):
+        return None
+    return Outcome(task={**task, "type": task_type["name"]}, deduplicated=existed)
+
+
+class _TypeHasChanged(Exception):
+    """The transaction found another type than the one it was begun for."""
 
 
 def create_tasks(
@@ -230,6 +256,11 @@ _UNSET: Row = dict.fromkeys(
 
 
 @write_transaction
+def _store_if_type_is(task_type: Row, row: Row, key_id: int | None) -> list[tuple[Row, bool]]:
+    return store_tasks([row], key_id=key_id, task_type=task_type)
+
+
+@write_transaction
 def _store(rows: list[Row], key_id: int | None) -> list[tuple[Row, bool]]:
     return store_tasks(rows, key_id=key_id)
 
@@ -240,11 +271,13 @@ def store_tasks(
     key_id: int | None,
     message: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    task_type: Row | None = None,
 ) -> list[tuple[Row, bool]]:
     """For each row the task that stands for it now, and whether it was there before.
 
     Part of the caller's transaction. `message` and `metadata` say in the
-    history of the tasks made where they come from.
+    history of the tasks made where they come from. Where `task_type` is given
+    and has changed since, nothing is made and _TypeHasChanged is raised.
     """
     first_of_key: dict[str, int] = {}
     new: list[int] = []
@@ -259,7 +292,7 @@ def store_tasks(
 
     tasks: dict[int, tuple[Row, bool]] = {}
     for start in range(0, len(new), ROWS_PER_INSERT):
-        _insert_or_find(rows, new[start : start + ROWS_PER_INSERT], tasks)
+        _insert_or_find(rows, new[start : start + ROWS_PER_INSERT], tasks, task_type)
     history.record(
         [
             history.event_row(
@@ -281,7 +314,10 @@ def store_tasks(
 
 
 def _insert_or_find(
-    rows: list[Row], indexes: list[int], tasks: dict[int, tuple[Row, bool]]
+    rows: list[Row],
+    indexes: list[int],
+    tasks: dict[int, tuple[Row, bool]],
+    task_type: Row | None,
 ) -> None:
     """Inserts the rows at `indexes`; where the unique index refuses, finds who holds the keys.
 
@@ -292,7 +328,7 @@ def _insert_or_find(
     remaining = indexes
     for _ in range(MAX_DUPLICATE_ROUNDS):
         try:
-            ids = _insert_tasks([rows[index] for index in remaining])
+            ids = _insert_tasks([rows[index] for index in remaining], task_type)
         except peewee.IntegrityError as error:
             if not is_duplicate(error):
                 raise Conflict("The parent task has just been removed; try again.") from None
@@ -311,19 +347,26 @@ def _insert_or_find(
     raise Conflict("Tasks with the same key come and go too fast; try again.")
 
 
-def _insert_tasks(rows: list[Row]) -> list[int]:
+def _insert_tasks(rows: list[Row], task_type: Row | None) -> list[int]:
     """Inserts rows with one statement; returns their ids in order.
+
+    With `task_type` the one row is only inserted while the type is just that.
 
     The ids of one multi-row INSERT are consecutive: on SQLite because there is
     one writer, on InnoDB in every innodb_autoinc_lock_mode, because the number
     of rows is known beforehand ("simple inserts" in MySQL's manual, chapter
     AUTO_INCREMENT Handling in InnoDB). Galera's step between ids is asked for.
     """
-    one = f"({placeholders(list(rows[0]))})"
-    cursor = execute(
-        f"INSERT INTO tasks ({', '.join(rows[0])}) VALUES {', '.join([one] * len(rows))}",
-        [value for row in rows for value in row.values()],
-    )
+    one = placeholders(list(rows[0]))
+    values = [value for row in rows for value in row.values()]
+    if task_type is not None:
+        source = f"SELECT {one} FROM task_types WHERE id = ? AND updated_at = ?"
+        values += [task_type["id"], task_type["updated_at"]]
+    else:
+        source = f"VALUES {', '.join([f'({one})'] * len(rows))}"
+    cursor = execute(f"INSERT INTO tasks ({', '.join(rows[0])}) {source}", values)
+    if cursor.rowcount != len(rows):
+        raise _TypeHasChanged
     if dialect() is SQLITE:
         last = cursor.lastrowid
         return list(range(last - len(rows) + 1, last + 1))

@@ -1,9 +1,11 @@
 """Registering task types, changing them, and asking whether params fit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from taskmanager.services import task_types
 from tests.api.tables import dump_tables, send, sent_json
 from tests.conftest import Api, Clock
 
@@ -219,6 +221,55 @@ def test_the_order_of_keys_in_a_schema_is_kept(api: Api) -> None:
     found = api.get("/api/task-types/scrape")["param_schema"]
     assert (list(found), list(found["properties"])) == (list(schema), ["b", "a"])
     assert found == schema
+
+
+def changed_by_another_process(change: Callable[[], Any]) -> None:
+    """Afterwards this process still remembers the type as it was before."""
+    remembered = task_types.remembered_task_type("scrape")
+    assert remembered is not None
+    before = dict(remembered)
+    change()
+    task_types._remember(before)
+
+
+NUMBERS = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+def test_a_task_is_made_of_the_type_as_it_is_not_as_it_was_remembered(api: Api) -> None:
+    register(api, 201, param_schema={"type": "object"})
+    assert api.create("scrape", {"n": "one"})["type_version"] == "1.0"
+
+    changed_by_another_process(lambda: register(api, 200, version="2.0", param_schema=NUMBERS))
+    refused = api.post("/api/tasks", {"type": "scrape", "params": {"n": "two"}}, 400)
+    assert refused["code"] == "validation_failed"
+    assert api.create("scrape", {"n": 3})["type_version"] == "2.0"
+
+    changed_by_another_process(
+        lambda: register(api, 200, version="3.0", param_schema={"type": "object"})
+    )
+    assert api.create("scrape", {"n": "four"})["type_version"] == "3.0"
+
+
+def test_two_changes_within_a_millisecond_are_told_apart(api: Api, clock: Clock) -> None:
+    register(api, 201)
+    register(api, 200, priority=1)
+    assert api.create("scrape", VIDEO)["priority"] == 1
+    changed_by_another_process(lambda: register(api, 200, priority=2))
+    assert api.create("scrape", VIDEO)["priority"] == 2
+
+
+def test_a_type_that_another_process_deactivated_takes_no_more_tasks(api: Api) -> None:
+    register(api, 201)
+    api.create("scrape", VIDEO)
+    changed_by_another_process(
+        lambda: api.patch("/api/task-types/scrape", {"is_active": False}, 200)
+    )
+    body = {"type": "scrape", "params": VIDEO, "dedupe": "none"}
+    assert api.post("/api/tasks", body, 400)["code"] == "task_type_inactive"
+    changed_by_another_process(
+        lambda: api.patch("/api/task-types/scrape", {"is_active": True}, 200)
+    )
+    api.create("scrape", VIDEO)
 
 
 def test_an_inactive_type_takes_no_new_tasks_but_hands_out_what_it_has(api: Api) -> None:
