@@ -205,7 +205,8 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
         try:
             return bool(super().close())
         finally:
-            self._writers.leave()
+            self._writers.close()
+            self._log.close()
 
     def dispose(self) -> None:
         super().dispose()

@@ -84,6 +84,13 @@ class Turnstile:
                 fcntl.flock(self._file.descriptor, fcntl.LOCK_UN)
         self._threads.release()
 
+    def close(self) -> None:
+        """Ends this thread's turn, and closes the file unless another thread has its own just now."""
+        self.leave()
+        if self._threads.acquire(blocking=False):
+            self._file = None
+            self._threads.release()
+
     def forget_turn_of_parent(self) -> None:
         """A forked child that kept its parent's open file would share its parent's turn."""
         self.__init__(self._path)  # type: ignore[misc]

@@ -8,6 +8,7 @@ with FULL: the log is written in order, so what is on the disk of it reaches at
 least as far as its own commit. SQLite itself syncs the log before it empties it.
 """
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -41,8 +42,24 @@ class WriteAheadLog:
             os.fdatasync(self._descriptor())
             self._done = reached
 
+    def close(self) -> None:
+        """Closes the file, unless another thread syncs it just now; the next sync opens it again."""
+        if self._syncing.acquire(blocking=False):
+            self._file = None
+            self._syncing.release()
+
     def _descriptor(self) -> int:
         """Of the file that is there now: the last connection to close takes it away."""
         if self._file is None or os.fstat(self._file.descriptor).st_nlink == 0:
             self._file = OpenFile(self._path)
+            self._sync_name()
         return self._file.descriptor
+
+    def _sync_name(self) -> None:
+        """Puts the new file's name on the disk too; like SQLite, as far as the file system can."""
+        with contextlib.suppress(OSError):
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
