@@ -22,6 +22,8 @@ APP_ROOT = Path(__file__).resolve().parent.parent
 
 # Read by the test suite, not by the application.
 FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
+# What is wrong with one of these is said without repeating it: the text ends up in logs.
+HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstrap_admin_key"})
 
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
@@ -171,37 +173,53 @@ def load_settings(
     `overrides` maps field names (`lease_seconds`) to text or to values ready
     for use. Raises ConfigurationError for an unknown name or a bad value.
     """
+    settings, complaints = read_settings(overrides, environ=environ)
+    for complaint in complaints.values():
+        raise ConfigurationError(complaint)
+    return settings
+
+
+def read_settings(
+    overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Every setting, and by name what is wrong with those that cannot be: there the default stands.
+
+    Raises what reading `.env` raises.
+    """
     texts = _read_dotenv(APP_ROOT / ".env")
     texts.update(os.environ if environ is None else environ)
     known = setting_names()
-    for name in texts:
-        if name.startswith(PREFIX) and name not in known and name not in FOREIGN_NAMES:
-            raise ConfigurationError(_unknown_setting(name, known))
-
+    complaints = {
+        name: _unknown_setting(name, known)
+        for name in texts
+        if name.startswith(PREFIX) and name not in known and name not in FOREIGN_NAMES
+    }
     values: dict[str, Any] = {}
     overrides = overrides or {}
     for item in fields(Settings):
         name = PREFIX + item.name.upper()
-        value = overrides.get(item.name, texts.get(name, item.metadata["default"]))
+        default: str = item.metadata["default"]
+        value = overrides.get(item.name, texts.get(name, default))
         if isinstance(value, str):
             try:
                 value = item.metadata["parse"](value.strip())
             except ValueError as error:
-                raise ConfigurationError(
-                    f"{name} is {value!r}, but it must be {error}. Change it in the environment "
+                shown = "set" if item.name in HOLDING_SECRETS else repr(value)
+                complaints[name] = (
+                    f"{name} is {shown}, but it must be {error}. Change it in the environment "
                     f"or in {APP_ROOT / '.env'}."
-                ) from None
+                )
+                value = item.metadata["parse"](default)
         values[item.name] = value
-    unknown = set(overrides) - set(values)
-    if unknown:
-        raise ConfigurationError(f"No such setting: {', '.join(sorted(unknown))}.")
+    unknown = sorted(set(overrides) - set(values))
+    complaints |= {name: f"No such setting: {name}." for name in unknown}
     settings = Settings(**values)
     if settings.bootstrap_admin_key and len(settings.bootstrap_admin_key) < 32:
-        raise ConfigurationError(
+        complaints["TASKMANAGER_BOOTSTRAP_ADMIN_KEY"] = (
             "TASKMANAGER_BOOTSTRAP_ADMIN_KEY is too short to be safe: use at least 32 random "
             f"characters, for example {secrets.token_urlsafe(32)}"
         )
-    return settings
+    return settings, complaints
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:
