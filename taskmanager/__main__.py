@@ -1,3 +1,28 @@
-from taskmanager.cli import main
+"""The command `taskmanager`, also `python -m taskmanager`.
 
-main(prog_name="taskmanager")
+`doctor` runs here even where a library or a part of the program is missing.
+"""
+
+import sys
+
+
+def main():  # type: ignore[no-untyped-def]  # read by old Pythons too
+    if sys.version_info < (3, 11):  # noqa: UP036
+        sys.exit(
+            "taskmanager: Python %d.%d is too old; take 3.11 or newer." % sys.version_info[:2]  # noqa: UP031
+        )
+    try:
+        from taskmanager.cli import main as run
+    except Exception as error:
+        if sys.argv[1:2] != ["doctor"]:
+            error.add_note("What is missing or damaged: python -m taskmanager doctor")
+            raise
+        from taskmanager.doctor.__main__ import main as examine
+
+        examine(sys.argv[2:])
+    else:
+        run(prog_name="taskmanager")
+
+
+if __name__ == "__main__":
+    main()  # type: ignore[no-untyped-call]

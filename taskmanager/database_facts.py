@@ -20,23 +20,27 @@ class DatabaseFacts:
     skips_locked: bool | None = None  # MySQL: claims pass by locked rows, else guarded updates
 
 
+def engine_and_version() -> tuple[str, str]:
+    """The engine as in DatabaseFacts, and what it calls its version. Raises DatabaseUnavailable."""
+    function = "sqlite_version()" if dialect() is SQLITE else "VERSION()"
+    row = fetch_one(f"SELECT {function} AS version")
+    version: str = row["version"] if row else ""
+    if dialect() is SQLITE:
+        return "SQLite", version
+    return ("MariaDB" if "mariadb" in version.lower() else "MySQL"), version
+
+
 def database_facts() -> DatabaseFacts:
     """Asks the database that is connected. Raises DatabaseUnavailable."""
+    engine, version = engine_and_version()
     if dialect() is SQLITE:
-        row = fetch_one("SELECT sqlite_version() AS version")
         file_system = file_system_of(Path(database.database).parent)
         return DatabaseFacts(
-            engine="SQLite",
-            version=row["version"] if row else "",
+            engine=engine,
+            version=version,
             journal=database.journal(),
             wanted_journal=database.wanted_journal(),
             file_system=file_system,
             is_network_file_system=is_network(file_system),
         )
-    row = fetch_one("SELECT VERSION() AS version")
-    version: str = row["version"] if row else ""
-    return DatabaseFacts(
-        engine="MariaDB" if "mariadb" in version.lower() else "MySQL",
-        version=version,
-        skips_locked=skips_locked(),
-    )
+    return DatabaseFacts(engine=engine, version=version, skips_locked=skips_locked())

@@ -25,6 +25,7 @@ LAYERS = [
     ("database", "database_snapshot"),
     ("models", "schema", "migrations", "database_facts"),
     ("services",),
+    ("doctor",),
     ("api", "dashboard", "http_rules"),
     ("app",),
     ("serving", "client", "demo"),

@@ -8,6 +8,7 @@ from flask import Blueprint, Flask, Response, g, request
 from taskmanager.api import (
     audit,
     claims,
+    doctor,
     documentation,
     keys,
     maintenance,
@@ -30,7 +31,7 @@ from taskmanager.services.keys import mark_used
 
 RESOURCES = (
     *(task_types, tasks, claims, schedules, workers, service, keys, audit, maintenance),
-    documentation,
+    *(doctor, documentation),
 )
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -256,6 +256,7 @@ CALLS: dict[str, Call] = {
         body=bodies.NOTHING,
         example={},
     ),
+    "doctor.examine_host": Call(answers={200: ref("Diagnosis")}),
     "documentation.document": Call(page=OPENAPI),
     "documentation.page": Call(page=HTML),
 }

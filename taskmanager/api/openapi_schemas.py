@@ -279,6 +279,21 @@ COMPONENTS: dict[str, Schema] = {
         message=like(TEXT, "key 2 (scraper) made by admin"),
         created_at=TIME,
     ),
+    "Diagnosis": record(
+        version=like(TEXT, "1.0.0"),
+        findings=list_of(
+            record(
+                group=like(TEXT, "settings"),
+                code=like(TEXT, "env_file"),
+                level=one_of("warning", "ok", "problem"),
+                found=like(TEXT, "`.env` may be read by other users (mode 0644)."),
+                remedy=like(or_null(TEXT), "chmod 600 .env"),
+            )
+        ),
+        count=like(COUNT, 1),
+        problems=like(COUNT, 0),
+        warnings=like(COUNT, 1),
+    ),
     "Health": record(
         status=one_of("healthy", "unhealthy"),
         database=one_of("connected", "disconnected"),

@@ -10,6 +10,7 @@ import click
 
 from taskmanager import __version__
 from taskmanager.cli.database import init_db, migrate
+from taskmanager.cli.doctor import doctor
 from taskmanager.cli.keys import keys_group
 from taskmanager.cli.maintenance import maintain, prune, requeue_stale
 from taskmanager.cli.reports import audit, openapi, stats
@@ -38,6 +39,6 @@ def main() -> None:
 
 for command in (
     *(serve, demo, init_db, migrate, keys_group, stats, audit, openapi),
-    *(export, import_, maintain, requeue_stale, prune),
+    *(export, import_, maintain, requeue_stale, prune, doctor),
 ):
     main.add_command(command)

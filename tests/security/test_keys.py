@@ -88,6 +88,7 @@ RULES = {
     "POST /api/admin/keys/{key}/rotate": Rule("admin", {}),
     "DELETE /api/admin/keys/{key}": Rule("admin"),
     "GET /api/admin/audit": Rule("admin"),
+    "GET /api/admin/doctor": Rule("admin"),
     "GET /api/openapi.json": Rule(PUBLIC, others=200),
     "GET /api/docs": Rule(PUBLIC, others=200),
 }

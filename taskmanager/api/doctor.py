@@ -1,0 +1,67 @@
+"""/api/admin/doctor: tests the host, for those who have no shell on it."""
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Response, g, request
+
+from taskmanager.api.auth import requires
+from taskmanager.api.context import settings
+from taskmanager.api.rate_limits import counts_are_shared
+from taskmanager.api.requests import QueryParameters
+from taskmanager.api.responses import success
+from taskmanager.exceptions import NotAllowed
+
+if TYPE_CHECKING:
+    from taskmanager.doctor.case import CallFacts
+
+blueprint = Blueprint("doctor", __name__, url_prefix="/admin/doctor")
+
+
+@blueprint.get("")
+@requires("admin")
+def examine_host() -> Response:
+    """GET /api/admin/doctor: what is wrong with the host, and how to mend it. Changes nothing.
+
+    200 whatever is found; 403 for a key that is limited to task types. While
+    the database cannot be reached the answer is 503, since keys are in it; the
+    command `taskmanager doctor` works then too. Files are never fetched from
+    outside here: the command does that with `--url`.
+    """
+    # Imported by this call alone: a start is spared it.
+    from taskmanager.doctor.case import Case
+    from taskmanager.doctor.checks import examine
+    from taskmanager.doctor.report import report_json, summary
+
+    if g.caller.task_types is not None:
+        raise NotAllowed(
+            "This key is limited to task types, so it may not examine the host; use an admin key "
+            "without that limit.",
+            code="task_type_not_allowed",
+        )
+    QueryParameters()
+    findings = list(examine(Case(settings=settings(), call=_call_facts())))
+    return success(report_json(findings), summary(findings))
+
+
+def _call_facts() -> "CallFacts":
+    from taskmanager.doctor.case import CallFacts
+
+    environ = request.environ
+    # What arrived, before trusted headers were put in its place.
+    came = environ.get("werkzeug.proxy_fix.orig", environ)
+    return CallFacts(
+        is_secure=request.is_secure,
+        is_from_this_machine=_is_loopback(came.get("REMOTE_ADDR")),
+        forwarded_for=request.headers.get("X-Forwarded-For"),
+        forwarded_proto=request.headers.get("X-Forwarded-Proto"),
+        document_root=environ.get("DOCUMENT_ROOT"),
+        counts_are_shared=counts_are_shared(),
+    )
+
+
+def _is_loopback(address: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(address or "").is_loopback
+    except ValueError:  # a Unix socket has none
+        return True

@@ -1,0 +1,155 @@
+"""Whether the program can run at all: Python, libraries, and its own parts."""
+
+import importlib
+import importlib.metadata
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from taskmanager.doctor.case import Case
+from taskmanager.doctor.findings import Finding, listed, ok, problem, warning
+
+OLDEST_PYTHON = (3, 11)
+WITHOUT_IMP = (3, 12)
+
+# Where the packages of Debian, Red Hat and cPanel put what Passenger loads a Python program with.
+PASSENGER_LOADERS = (
+    "usr/share/passenger/helper-scripts/wsgi-loader.py",
+    "opt/cpanel/ea-ruby*/root/usr/share/passenger/helper-scripts/wsgi-loader.py",
+    "opt/cpanel/ea-passenger*/root/usr/share/passenger/helper-scripts/wsgi-loader.py",
+)
+_IMPORTS_IMP = re.compile(r"^\s*import\b.*\bimp\b", re.MULTILINE)
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)\s*([<>=!~0-9.,\s]*)$")
+
+
+def check_python(case: Case) -> Iterator[Finding]:
+    """The version of Python, and whether the Passenger of this host could load it."""
+    yield judge_python(sys.version_info[:3], _old_loader(Path("/")))
+
+
+def judge_python(version: tuple[int, ...], old_loader: bool | None) -> Finding:
+    """`old_loader`: whether Passenger is here and needs the module imp; None: it is not here."""
+    name = "Python " + ".".join(map(str, version))
+    if version[:2] < OLDEST_PYTHON:
+        return problem(
+            "python_version",
+            f"{name} is too old for TaskManager.",
+            "Take Python 3.11 or newer: on cPanel in 'Setup Python App', else another interpreter "
+            "for the virtual environment.",
+        )
+    if version[:2] < WITHOUT_IMP:
+        return ok("python_version", f"{name}.")
+    if old_loader:
+        return warning(
+            "python_version",
+            f"{name}, but the Passenger of this host loads programs with the module imp, which "
+            "Python has no more since 3.12.",
+            "Where Passenger serves the program, take Python 3.11, or a Passenger newer than "
+            "6.0.18.",
+        )
+    return ok(
+        "python_version",
+        f"{name}. Where Passenger serves the program it must be newer than 6.0.18: older ones "
+        "cannot load this Python.",
+    )
+
+
+def _old_loader(root: Path) -> bool | None:
+    found = [path for pattern in PASSENGER_LOADERS for path in sorted(root.glob(pattern))]
+    if not found:
+        return None
+    return any(_IMPORTS_IMP.search(path.read_text(errors="replace")) for path in found)
+
+
+def check_libraries(case: Case) -> Iterator[Finding]:
+    """What is installed against requirements.txt, or what pip was told where that is not there."""
+    required = list(_requirements(case.root))
+    missing, old, new = [], [], []
+    for name, specifiers in required:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        for operator, bound in specifiers:
+            if operator == ">=" and is_older(version, bound):
+                old.append(f"{name} {version} (at least {bound})")
+            elif operator == "<" and not is_older(version, bound):
+                new.append(f"{name} {version} (below {bound})")
+    install = "Install what is asked for: python -m pip install -r requirements.txt"
+    if not required:
+        yield ok("libraries", "Not applicable: nothing here says which libraries are needed.")
+    if missing:
+        yield problem("libraries", f"Not installed: {listed(missing)}.", install)
+    if old:
+        yield problem("libraries", f"Too old: {listed(old)}.", install)
+    if new:
+        yield warning("libraries", f"Newer than what was tried: {listed(new)}.", install)
+    if required and not missing + old + new:
+        yield ok("libraries", f"All {len(required)} libraries are installed, none too old or new.")
+
+
+def _requirements(root: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    for line in _requirement_lines(root):
+        if found := _REQUIREMENT.match(line.strip()):
+            yield found[1], re.findall(r"(>=|<)\s*([0-9.]+)", found[2])
+
+
+def _requirement_lines(root: Path) -> Iterable[str]:
+    path = root / "requirements.txt"
+    if path.exists():
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        return importlib.metadata.requires("taskmanager") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def is_older(version: str, bound: str) -> bool:
+    """Compares numbers between dots; what follows them (rc1, +local) does not count."""
+    numbers = [
+        [int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", one)[0])]  # type: ignore[index]
+        for one in (version, bound)
+    ]
+    length = max(map(len, numbers))
+    mine, least = ([*one, *[0] * (length - len(one))] for one in numbers)
+    return mine < least
+
+
+def check_loading(case: Case) -> Iterator[Finding]:
+    """Imports the application and the command line, as a start does."""
+    for module in ("taskmanager.app", "taskmanager.cli"):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
+            yield _does_not_load(error)
+            return
+    yield ok("program_loads", "Every part of the program can be imported.")
+
+
+def _does_not_load(error: Exception) -> Finding:
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("taskmanager"):
+        return problem(
+            "program_loads",
+            f"The program does not start: the module {error.name} is missing.",
+            "Install what is asked for with the Python that serves the program: "
+            "python -m pip install -r requirements.txt",
+        )
+    return problem(
+        "program_loads",
+        f"The program does not start: {_where(error)}{type(error).__name__}.",
+        "Upload the whole release again, in binary mode.",
+    )
+
+
+def _where(error: Exception) -> str:
+    """The file of ours in which it happened, by its name in the package."""
+    names = [error.filename or ""] if isinstance(error, SyntaxError) else []
+    trace = error.__traceback__
+    while trace is not None:
+        names.insert(0, trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    package = Path(__file__).resolve().parent.parent
+    ours = [Path(name) for name in names if Path(name).is_relative_to(package)]
+    return f"in {ours[-1].relative_to(package.parent).as_posix()}, " if ours else ""

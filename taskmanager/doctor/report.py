@@ -1,0 +1,109 @@
+"""The doctor on the command line: the report for people and for scripts, and the exit status."""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from taskmanager import __version__
+from taskmanager.doctor.case import case_of_command
+from taskmanager.doctor.checks import GROUPS, examine
+from taskmanager.doctor.findings import Finding, Level
+
+WIDTH = 100
+MARKS = {Level.OK: "ok", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
+
+
+def is_address(text: str) -> bool:
+    """Whether it may be given as --url."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def run_doctor(*, as_json: bool, url: str | None) -> int:
+    """Prints the report on stdout; returns 1 where there is a problem, else 0."""
+    case = case_of_command(url)
+    findings = list(examine(case))
+    _close_database()
+    if as_json:
+        text = json.dumps(report_json(findings), ensure_ascii=False, indent=2)
+    else:
+        folder = case.settings.instance_path if case.settings else None
+        text = "\n".join(report_lines(findings, case.root, folder))
+    sys.stdout.write(text + "\n")
+    return 1 if _count(findings, Level.PROBLEM) else 0
+
+
+def _close_database() -> None:
+    # Only where it was loaded at all: it may be what is broken.
+    module = sys.modules.get("taskmanager.database")
+    if module is not None:
+        module.close_connection()
+
+
+def report_json(findings: list[Finding]) -> dict[str, Any]:
+    """What the HTTP call answers, too."""
+    return {
+        "version": __version__,
+        "findings": [
+            {
+                "group": finding.group,
+                "code": finding.code,
+                "level": finding.level.value,
+                "found": finding.found,
+                "remedy": finding.remedy,
+            }
+            for finding in findings
+        ],
+        "count": len(findings),
+        "problems": _count(findings, Level.PROBLEM),
+        "warnings": _count(findings, Level.WARNING),
+    }
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """`1 problem, 2 warnings.`"""
+    parts = []
+    for level in (Level.PROBLEM, Level.WARNING):
+        count = _count(findings, level)
+        if count:
+            parts.append(f"{count} {level}{'s' if count > 1 else ''}")
+    return f"{', '.join(parts)}." if parts else "Nothing is wrong."
+
+
+def report_lines(findings: list[Finding], root: Path, folder: Path | None) -> Iterator[str]:
+    """For people: by group, each finding marked, and under it what to do."""
+    yield f"TaskManager {__version__} in {root}"
+    if folder is not None:
+        yield f"Instance folder: {folder}"
+    for group, heading in GROUPS.items():
+        yield ""
+        yield heading
+        for finding in findings:
+            if finding.group == group:
+                yield _indented(f"{MARKS[finding.level]:<8}", f"{finding.found} [{finding.code}]")
+                if finding.remedy:
+                    yield _indented(" " * 8, f"To do: {finding.remedy}")
+    yield ""
+    yield summary(findings).capitalize()
+
+
+def _indented(mark: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=f"  {mark}",
+        subsequent_indent=" " * 10,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _count(findings: Iterable[Finding], level: Level) -> int:
+    return sum(finding.level is level for finding in findings)
