@@ -25,7 +25,7 @@ _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)\s*([<>=!~0-9.,\s]*)$")
 
 def check_python(case: Case) -> Iterator[Finding]:
     """The version of Python, and whether the Passenger of this host could load it."""
-    yield judge_python(sys.version_info[:3], _old_loader(Path("/")))
+    yield judge_python(sys.version_info[:3], old_loader_below(Path("/")))
 
 
 def judge_python(version: tuple[int, ...], old_loader: bool | None) -> Finding:
@@ -55,7 +55,7 @@ def judge_python(version: tuple[int, ...], old_loader: bool | None) -> Finding:
     )
 
 
-def _old_loader(root: Path) -> bool | None:
+def old_loader_below(root: Path) -> bool | None:
     found = [path for pattern in PASSENGER_LOADERS for path in sorted(root.glob(pattern))]
     if not found:
         return None
@@ -119,9 +119,9 @@ def is_older(version: str, bound: str) -> bool:
 
 def check_loading(case: Case) -> Iterator[Finding]:
     """Imports the application and the command line, as a start does."""
-    for module in ("taskmanager.app", "taskmanager.cli"):
+    for module, name in (("taskmanager.app", "create_app"), ("taskmanager.cli", "main")):
         try:
-            importlib.import_module(module)
+            getattr(importlib.import_module(module), name)
         except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
             yield _does_not_load(error)
             return
