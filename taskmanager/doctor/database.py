@@ -50,6 +50,12 @@ REFUSALS = {
     ),
 }
 
+MEND_SERVER = "See that the server runs and takes connections; its log, or the host, tells more."
+MEND_FILE = (
+    "See that the file and its folder can be read and written by the user who runs the program. A "
+    "file that is damaged is put back from a backup."
+)
+
 
 def check_reachable(case: Case) -> Iterator[Finding]:
     """Connects and asks for one row. Over HTTP the connection is the service's own."""
@@ -71,7 +77,7 @@ def check_reachable(case: Case) -> Iterator[Finding]:
         yield problem("database", error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
     except DatabaseUnavailable as error:
         case.missing[DATABASE] = "the database cannot be asked"
-        yield _unavailable(error)
+        yield _unavailable(error, MEND_FILE if url.startswith("sqlite:///") else MEND_SERVER)
     else:
         yield ok("database", "The database answers.")
 
@@ -97,20 +103,15 @@ def _no_file_yet(url: str) -> Finding | None:
     return None
 
 
-def _unavailable(error: DatabaseUnavailable) -> Finding:
+def _unavailable(error: DatabaseUnavailable, remedy: str) -> Finding:
     cause = error.__cause__
     code = mysql_code(cause) if cause is not None else None
     if code in REFUSALS:
-        reason, remedy = REFUSALS[code]
-        return problem("database", f"The database cannot be used: {reason}.", remedy)
+        reason, better_remedy = REFUSALS[code]
+        return problem("database", f"The database cannot be used: {reason}.", better_remedy)
     first, _, _ = error.message.partition(". ")
     number = f" (error {code})" if code is not None else ""
-    return problem(
-        "database",
-        f"{first}{number}.",
-        "See that the server runs and takes connections, or that the file is whole and can be read "
-        "and written; a damaged one is put back from a backup.",
-    )
+    return problem("database", f"{first}{number}.", remedy)
 
 
 def check_version(case: Case) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ def check_settings(case: Case) -> Iterator[Finding]:
 def check_env_file(case: Case) -> Iterator[Finding]:
     """`.env` may hold the password of the database and the bootstrap key."""
     try:
-        mode = stat.S_IMODE((case.root / ".env").stat().st_mode)
+        found = (case.root / ".env").stat()
     except FileNotFoundError:
         yield not_applicable("env_file", "there is no `.env`; settings come from the environment.")
         return
@@ -39,7 +39,14 @@ def check_env_file(case: Case) -> Iterator[Finding]:
             "Give the file to the user who runs the program: chown, then chmod 600 .env",
         )
         return
-    if mode & 0o022:
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode):
+        yield problem(
+            "env_file",
+            "`.env` is no file, so no setting is read from it.",
+            "Put a file in its place: see .env.example",
+        )
+    elif mode & 0o022:
         yield problem(
             "env_file",
             f"`.env` may be written by other users (mode {mode:04o}), who could so run code here.",

@@ -104,3 +104,8 @@ class Upload:
 
 def as_variables(settings: Mapping[str, str]) -> dict[str, str]:
     return {f"TASKMANAGER_{name.upper()}": value for name, value in settings.items()}
+
+
+def remount_read_only(disk: Path) -> None:
+    """Not even root can write there afterwards."""
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
