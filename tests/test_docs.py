@@ -16,6 +16,7 @@ from taskmanager.app import create_app
 from taskmanager.cli import main
 from taskmanager.config import PREFIX, Settings
 from taskmanager.database import close_connection
+from taskmanager.doctor.findings import CODES
 from taskmanager.services import keys
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,6 +139,17 @@ def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
 def test_readme_leads_to_every_page() -> None:
     pages = [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")]
     assert [page for page in pages if f"]({page})" not in README] == []
+
+
+def test_operations_lists_every_code_of_the_doctor_and_no_other() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `([a-z_]+)` \| (.+) \|$", text, re.MULTILINE)) == CODES
+
+
+def test_every_code_of_the_doctor_is_one_that_it_may_say() -> None:
+    modules = (ROOT / "taskmanager" / "doctor").glob("*.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in modules)
+    assert [code for code in CODES if text.count(f'"{code}"') < 2] == []
 
 
 def test_requirements_are_what_the_package_itself_requires() -> None:

@@ -39,7 +39,7 @@ class Case:
     `missing` holds what later checks need and will not find, with the reason.
     """
 
-    root: Path = ROOT
+    root: Path = field(default_factory=lambda: ROOT)
     settings: "Settings | None" = None
     complaints: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None

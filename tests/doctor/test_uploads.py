@@ -1,6 +1,8 @@
 """A program that arrived in pieces, or without its libraries: the doctor runs, and says which."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -239,3 +241,14 @@ def test_an_old_passenger_is_known_by_how_it_loads_programs(tmp_path: Path) -> N
         folder.mkdir(parents=True)
         (folder / "wsgi-loader.py").write_text(f"#!/usr/bin/env python\nimport {modules}\n")
         assert old_loader_below(tmp_path) is (folder is debian)
+
+
+def test_a_python_that_is_too_old_is_told_in_one_sentence_by_every_command() -> None:
+    script = (
+        "import sys; sys.version_info = (3, 9, 2); from taskmanager.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "taskmanager: Python 3.9 is too old; take 3.11 or newer.\n"
