@@ -362,6 +362,7 @@ def connect(server: MariaDB) -> pymysql.Connection:  # type: ignore[type-arg]
 def test_the_connections_of_all_users_count_too() -> None:
     assert judge_connections(own=1, own_limit=0, everybody=121, limit=151).level == "warning"
     assert judge_connections(own=1, own_limit=0, everybody=120, limit=151).level == "ok"
+    assert judge_connections(own=8, own_limit=10, everybody=9, limit=151).level == "warning"
 
 
 @on_mariadb
