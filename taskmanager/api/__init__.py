@@ -74,6 +74,5 @@ def _note_use_of_keys(response: Response) -> Response:
 
 
 def _finish(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
     response.headers["X-Request-ID"] = g.get("request_id", "-")
     return response

@@ -10,7 +10,7 @@ import ipaddress
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, Response, current_app, g, request
 
@@ -70,7 +70,6 @@ def register_rate_limits(
     limiter = Limiter(
         client_address,
         application_limits=[str(WITHOUT_KEY)],
-        request_identifier=lambda: (request.endpoint or "") if takes_no_key() else "",
         storage_uri=_storage_uri(settings),
         storage_options=_storage_options(settings.rate_limit_storage_uri),
         strategy="fixed-window",
@@ -88,8 +87,25 @@ def register_rate_limits(
         ) from None
     if not isinstance(limiter.storage, GuardedStorage):
         raise AssertionError("the storage of the rate limits is not guarded")
+    _ask_limiter_only_where(takes_no_key, app)
     app.extensions[_EXTENSION] = RateLimits(settings.rate_limit, limiter.storage, limiter)
     app.after_request(_tell_standing)
+
+
+def _ask_limiter_only_where(condition: Callable[[], bool], app: Flask) -> None:
+    """Runs the three hooks that Flask-Limiter has just registered only while `condition` holds."""
+
+    def guarded(hook: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *values: hook(*values) if condition() else otherwise(*values)
+
+    nothing, unchanged = (lambda *_: None), (lambda response: response)
+    hooks: tuple[tuple[dict[Any, list[Any]], Callable[..., Any]], ...] = (
+        (app.before_request_funcs, nothing),
+        (app.after_request_funcs, unchanged),
+        (app.teardown_request_funcs, nothing),
+    )
+    for registered, otherwise in hooks:
+        registered[None][-1] = guarded(registered[None][-1], otherwise)
 
 
 def _storage_uri(settings: Settings) -> str:
