@@ -85,7 +85,7 @@ class Turnstile:
         self._threads.release()
 
     def close(self) -> None:
-        """Ends this thread's turn, and closes the file unless another thread has its own just now."""
+        """Ends this thread's turn, and closes the file unless another thread is inside."""
         self.leave()
         if self._threads.acquire(blocking=False):
             self._file = None

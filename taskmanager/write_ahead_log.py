@@ -43,7 +43,7 @@ class WriteAheadLog:
             self._done = reached
 
     def close(self) -> None:
-        """Closes the file, unless another thread syncs it just now; the next sync opens it again."""
+        """Closes the file unless another thread syncs it just now; the next sync opens it."""
         if self._syncing.acquire(blocking=False):
             self._file = None
             self._syncing.release()
