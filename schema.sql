@@ -1,8 +1,10 @@
 -- The whole schema of TaskManager, for MySQL 5.7+, MariaDB 10.3+ and SQLite.
 --
 -- MySQL and MariaDB run this file as it stands, also through phpMyAdmin's
--- "Import". SQLite skips what is inside /*! ... */, and database.py replaces
--- the one phrase that SQLite spells differently: the auto-increment key.
+-- "Import". SQLite skips what is inside /*! ... */; for SQLite alone schema.py
+-- takes in what is inside /*sqlite ... */ and replaces the one phrase that
+-- SQLite spells differently: the auto-increment key. SQLite's indexes leave
+-- out rows that nobody looks for in them, so that a task changes fewer of them.
 --
 -- Times (`..._at`) are whole milliseconds since 1970-01-01 UTC, written by the
 -- application. JSON is stored as the text that was sent. Names, keys and ids
@@ -92,16 +94,16 @@ CREATE TABLE tasks (
 -- The claim: each sort order is an index read forwards or backwards. `id` closes them all.
 CREATE INDEX tasks_claim_by_priority ON tasks (task_type_id, status, claim_rank, id);
 CREATE INDEX tasks_claim_by_id ON tasks (task_type_id, status, id);
-CREATE INDEX tasks_claim_by_attempts ON tasks (task_type_id, status, attempts, id);
+CREATE INDEX tasks_claim_by_attempts ON tasks (task_type_id, status, attempts, id) /*sqlite WHERE status = 'pending' */;
 -- Lists.
 CREATE INDEX tasks_by_status ON tasks (status, id);
 CREATE INDEX tasks_by_priority ON tasks (claim_rank, id);
-CREATE INDEX tasks_by_worker ON tasks (worker_id, status, id);
-CREATE INDEX tasks_by_parent ON tasks (parent_task_id);
+CREATE INDEX tasks_by_worker ON tasks (worker_id, status, id) /*sqlite WHERE worker_id IS NOT NULL */;
+CREATE INDEX tasks_by_parent ON tasks (parent_task_id) /*sqlite WHERE parent_task_id IS NOT NULL */;
 -- Maintenance: what falls due, expires, or is old enough to prune.
-CREATE INDEX tasks_by_available_at ON tasks (status, available_at);
-CREATE INDEX tasks_by_lease_expires_at ON tasks (lease_expires_at);
-CREATE INDEX tasks_by_completed_at ON tasks (completed_at);
+CREATE INDEX tasks_by_available_at ON tasks (status, available_at) /*sqlite WHERE status = 'scheduled' */;
+CREATE INDEX tasks_by_lease_expires_at ON tasks (lease_expires_at) /*sqlite WHERE lease_expires_at IS NOT NULL */;
+CREATE INDEX tasks_by_completed_at ON tasks (completed_at) /*sqlite WHERE completed_at IS NOT NULL */;
 
 CREATE TABLE task_logs (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,

@@ -20,8 +20,11 @@ from taskmanager.file_systems import file_system_of, is_network
 from taskmanager.write_ahead_log import WriteAheadLog
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 10
+# Of a new database. A commit writes every page that it touches to the log, most of them for the
+# sake of a few bytes: half of SQLite's usual size makes half of it.
+SQLITE_PAGE_BYTES = 2_048
 # A page that many commits have changed is copied from the log once; 16 MB of log, read in no time.
-SQLITE_CHECKPOINT_PAGES = 4_000
+SQLITE_CHECKPOINT_PAGES = 8_000
 MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
 MYSQL_PATIENCE_SECONDS = 3_600
@@ -130,6 +133,7 @@ class _SqliteDatabase(_Recovering, peewee.SqliteDatabase):
             lock_type="IMMEDIATE",
             timeout=SQLITE_BUSY_TIMEOUT_SECONDS,
             pragmas={
+                "page_size": SQLITE_PAGE_BYTES,
                 "foreign_keys": 1,
                 "temp_store": "memory",
                 "cache_size": -8000,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ddl:
-    """One statement, as schema.sql would spell it; `mysql` where MySQL needs other words.
+    """Statements as schema.sql would spell them; `mysql` where MySQL needs other words, or none.
 
-    MySQL commits it by itself. A run may be cut short right after, and the
+    MySQL commits each by itself. A run may be cut short right after, and the
     next one repeat it: that a table, column or index is there already (or gone)
     is then no error.
     """
@@ -63,6 +63,27 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 tasks_moved     BIGINT NOT NULL
             ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
+        ),
+        *(
+            Ddl(
+                f"leave out of {index} what nobody looks for",
+                f"DROP INDEX IF EXISTS {index}; CREATE INDEX {index} ON tasks {columns_and_rows}",
+                mysql="",
+            )
+            for index, columns_and_rows in (
+                (
+                    "tasks_claim_by_attempts",
+                    "(task_type_id, status, attempts, id) WHERE status = 'pending'",
+                ),
+                ("tasks_by_worker", "(worker_id, status, id) WHERE worker_id IS NOT NULL"),
+                ("tasks_by_parent", "(parent_task_id) WHERE parent_task_id IS NOT NULL"),
+                ("tasks_by_available_at", "(status, available_at) WHERE status = 'scheduled'"),
+                (
+                    "tasks_by_lease_expires_at",
+                    "(lease_expires_at) WHERE lease_expires_at IS NOT NULL",
+                ),
+                ("tasks_by_completed_at", "(completed_at) WHERE completed_at IS NOT NULL"),
+            )
         ),
     ),
 }

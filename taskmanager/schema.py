@@ -120,6 +120,7 @@ def statements_of(text: str, target: Dialect) -> list[str]:
     """The statements of an SQL text, as the engine of `target` spells them."""
     text = re.sub(r"--.*", "", text)
     if target is SQLITE:
+        text = re.sub(r"/\*sqlite (.*?) \*/", r"\1", text)
         text = text.replace(
             "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT"
         )
@@ -176,7 +177,7 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
             continue
         report(f"schema version {version}: {step.name}")
         if isinstance(step, Ddl):
-            text = step.sql if dialect() is SQLITE else step.mysql or step.sql
+            text = step.sql if dialect() is SQLITE or step.mysql is None else step.mysql
             for statement in statements_of(text, dialect()):
                 _change_tables(statement)
             _note(step, position=0, finished=True)
