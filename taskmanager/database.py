@@ -10,6 +10,7 @@ lock wait, lost connection) the whole of it is run again, never a part.
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import random
@@ -115,6 +116,21 @@ def fetch_all(statement: str, values: Sequence[Any] = ()) -> list[Row]:
     cursor = execute(statement, values)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def fetch_packed(columns: Sequence[str], rest: str, values: Sequence[Any] = ()) -> list[Row]:
+    """Every row of `SELECT columns rest` as a dict; `rest` begins with FROM.
+
+    On MySQL a row travels as one JSON array: for each column of an answer PyMySQL
+    takes apart a description of it, which costs more than all else about a row.
+    """
+    names = ", ".join(columns)
+    if dialect() is SQLITE:
+        return fetch_all(f"SELECT {names} {rest}", values)
+    texts = [row[0] for row in execute(f"SELECT JSON_ARRAY({names}) {rest}", values).fetchall()]
+    if None in texts:  # longer than the server's max_allowed_packet
+        return fetch_all(f"SELECT {names} {rest}", values)
+    return [dict(zip(columns, json.loads(text), strict=True)) for text in texts]
 
 
 def fetch_one(statement: str, values: Sequence[Any] = ()) -> Row | None:

@@ -8,14 +8,17 @@ the head of each type's index and takes the best of the heads.
 import math
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from taskmanager.database import (
+    SQLITE,
     Row,
+    database,
     dialect,
     execute,
     fetch_all,
+    fetch_packed,
     placeholders,
     skips_locked,
     write_transaction,
@@ -24,6 +27,7 @@ from taskmanager.exceptions import NoTaskAvailable
 from taskmanager.services import guarded_claims, history, maintenance, task_types, workers
 from taskmanager.services.claim_orders import ClaimOrder
 from taskmanager.services.keys import Caller
+from taskmanager.services.task_queries import COLUMNS
 from taskmanager.services.tasks import TaskDefaults
 
 MAX_ROUNDS = 5
@@ -45,6 +49,30 @@ class ClaimRequest:
     lease_seconds: int | None = None
     request_id: str | None = None
 
+    @property
+    def only_type_name(self) -> str | None:
+        """The one type that it asks for by name; None where it asks in another way."""
+        if self.type_ids is None and self.type_pattern is None and len(self.type_names or ()) == 1:
+            return self.type_names[0]  # type: ignore[index]
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A type to take tasks from, as it was when its row was read."""
+
+    type_id: int
+    lease_seconds: int
+    updated_at: int
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Values for TYPE_IS_UNCHANGED."""
+        return self.type_id, self.updated_at
+
+
+TYPE_IS_UNCHANGED = "AND EXISTS (SELECT 1 FROM task_types WHERE id = ? AND updated_at = ?)"
+
 
 def claim_tasks(
     request: ClaimRequest, *, defaults: TaskDefaults, caller: Caller, now: int
@@ -60,16 +88,23 @@ def claim_tasks(
     if repeated := _claimed_before(request, now):
         return _with_type_names(repeated)
     maintenance.run_slice_if_due(defaults=defaults, now=now)
+    if tasks := _claim_of_busy_type(request, caller, now):
+        return _with_type_names(tasks)
     for _ in range(MAX_ROUNDS):
         types = _running_types(request, caller)
-        leases = {
-            row["id"]: request.lease_seconds or row["lease_seconds"] or defaults.lease_seconds
+        sources = [
+            Source(
+                type_id=row["id"],
+                lease_seconds=row["lease_seconds"] or defaults.lease_seconds,
+                updated_at=row["updated_at"],
+            )
             for row in types
             if row["next_task_id"] is not None
-        }
-        if leases:
-            tasks = _claim(request, leases, caller.key_id, now)
+        ]
+        if sources:
+            tasks = _claim(request, sources, caller.key_id, now)
             if tasks:
+                _remember_busy_type(request, sources)
                 return _with_type_names(tasks)
         elif not maintenance.run_slice(defaults=defaults, now=now):
             break
@@ -79,6 +114,31 @@ def claim_tasks(
     raise _nothing_available(request, types, now)
 
 
+def _claim_of_busy_type(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
+    """Saves the look at a type in which this process last found tasks; [] where there is none.
+
+    Only on MySQL: on SQLite the look costs little, and a claim in vain would take the write lock.
+    """
+    name = request.only_type_name
+    source = _busy_types().get(name) if name is not None else None
+    if name is None or source is None or not caller.may_touch(name):
+        return []
+    tasks = _claim(request, [source], caller.key_id, now, if_unchanged=True)
+    if not tasks:
+        _busy_types().pop(name, None)
+    return tasks
+
+
+def _remember_busy_type(request: ClaimRequest, sources: list[Source]) -> None:
+    if dialect() is not SQLITE and skips_locked() and request.only_type_name is not None:
+        _busy_types()[request.only_type_name] = sources[0]
+
+
+def _busy_types() -> dict[str, Source]:
+    busy: dict[str, Source] = database.obj.cache.setdefault("busy_types", {})
+    return busy
+
+
 def _running_types(request: ClaimRequest, caller: Caller) -> list[Row]:
     """The types that the claim may take from and, of each, the `next_task_id` or None."""
     found = task_types.find_task_types(
@@ -86,7 +146,8 @@ def _running_types(request: ClaimRequest, caller: Caller) -> list[Row]:
         names=request.type_names,
         pattern=request.type_pattern,
         caller=caller,
-        also=f"({select_next_id(request.order)}) AS next_task_id",
+        columns="id, name, is_paused, lease_seconds, updated_at, "
+        f"({select_next_id(request.order)}) AS next_task_id",
     )
     return [row for row in found if not row["is_paused"]]
 
@@ -97,7 +158,12 @@ def _with_type_names(rows: list[Row]) -> list[Row]:
 
 @write_transaction
 def _claim(
-    request: ClaimRequest, leases: dict[int, int], key_id: int | None, now: int
+    request: ClaimRequest,
+    sources: Sequence[Source],
+    key_id: int | None,
+    now: int,
+    *,
+    if_unchanged: bool = False,
 ) -> list[Row]:
     if request.request_id is not None:
         # Writing the worker's row first makes two calls of one worker take turns here, so the
@@ -106,11 +172,11 @@ def _claim(
         if repeated := _claimed_before(request, now):
             return repeated
     tasks: list[Row] = []
-    for type_id, count in _shares(list(leases), request).items():
-        tasks += _claim_of_type(request, type_id, count, leases[type_id], now)
+    for source, count in _shares(sources, request):
+        tasks += _claim_of_type(request, source, count, now, if_unchanged)
     if not tasks:
         return []
-    if len(leases) > 1:
+    if len(sources) > 1:
         tasks.sort(
             key=lambda task: (task[request.order.column], task["id"]),
             reverse=request.order.backwards,
@@ -135,9 +201,13 @@ def _claim(
 
 
 def _claim_of_type(
-    request: ClaimRequest, type_id: int, count: int, lease_seconds: int, now: int
+    request: ClaimRequest, source: Source, count: int, now: int, if_unchanged: bool
 ) -> list[Row]:
-    """Makes the first `count` pending tasks of one type the worker's."""
+    """Makes the first `count` pending tasks of one type the worker's.
+
+    With `if_unchanged` none, where the type is not as it was when `source` was read.
+    """
+    lease_seconds = request.lease_seconds or source.lease_seconds
     nonce = secrets.token_urlsafe(16)
     held: Row = {
         "status": "claimed",
@@ -153,13 +223,18 @@ def _claim_of_type(
     if not skips_locked():
         return guarded_claims.take_pending(
             order=request.order,
-            type_id=type_id,
+            type_id=source.type_id,
             count=count,
             hold=lambda ids: _hold(ids, held, nonce),
             token_of=lambda task_id: f"{nonce}.{task_id}",
             now=now,
         )
-    rows = fetch_all(select_pending(request.order), (type_id, count))
+    condition, values = ("", ()) if not if_unchanged else (TYPE_IS_UNCHANGED, source.version)
+    rows = fetch_packed(
+        COLUMNS,
+        from_pending(request.order, condition),
+        (source.type_id, *values, count),
+    )
     if not rows:
         return []
     changed = _hold([row["id"] for row in rows], held, nonce)
@@ -187,11 +262,14 @@ def _hold(ids: Sequence[int], held: Row, nonce: str) -> int:
     return changed
 
 
-def select_pending(order: ClaimOrder) -> str:
-    """The SELECT that locks the next tasks of one type; values: type id, number of rows."""
+def from_pending(order: ClaimOrder, condition: str = "") -> str:
+    """What follows the columns to lock the next tasks of one type.
+
+    Values: type id, those of the condition, number of rows.
+    """
     return (
-        f"SELECT * FROM tasks {dialect().use_index.format(order.index)} "
-        "WHERE task_type_id = ? AND status = 'pending' "
+        f"FROM tasks {dialect().use_index.format(order.index)} "
+        f"WHERE task_type_id = ? AND status = 'pending' {condition} "
         f"ORDER BY {order.order_by} LIMIT ? {dialect().lock_free_rows}"
     )
 
@@ -224,25 +302,28 @@ def _heads(type_ids: Sequence[int], order: ClaimOrder, count: int) -> list[Row]:
     return heads
 
 
-def _shares(type_ids: Sequence[int], request: ClaimRequest) -> dict[int, int]:
+def _shares(sources: Sequence[Source], request: ClaimRequest) -> Iterable[tuple[Source, int]]:
     """How many tasks to take of each type so that together they are the best there are.
 
     Another worker may take some of them first (MySQL); then the next of the
     same type are taken in their place.
     """
-    if len(type_ids) == 1:
-        return {type_ids[0]: request.limit}
-    heads = _heads(type_ids, request.order, request.limit)
+    if len(sources) == 1:
+        return [(sources[0], request.limit)]
+    by_id = {source.type_id: source for source in sources}
+    heads = _heads(list(by_id), request.order, request.limit)
     heads.sort(key=lambda head: (head["rank_value"], head["id"]), reverse=request.order.backwards)
-    return dict(Counter(head["task_type_id"] for head in heads[: request.limit]))
+    shares = Counter(head["task_type_id"] for head in heads[: request.limit])
+    return [(by_id[type_id], count) for type_id, count in shares.items()]
 
 
 def _claimed_before(request: ClaimRequest, now: int) -> list[Row]:
     """What the same request was given and still holds, in the order in which it was given."""
     if request.request_id is None:
         return []
-    return fetch_all(
-        "SELECT * FROM tasks WHERE worker_id = ? AND status = 'claimed' "
+    return fetch_packed(
+        COLUMNS,
+        "FROM tasks WHERE worker_id = ? AND status = 'claimed' "
         "AND claim_request_id = ? AND lease_expires_at > ? "
         f"ORDER BY {request.order.order_by}",
         (request.worker_id, request.request_id, now),

@@ -9,8 +9,16 @@ it. A worker that is alone loses none and is given its tasks in strict order.
 import random
 from collections.abc import Callable, Sequence
 
-from taskmanager.database import Row, database, dialect, fetch_all, placeholders
+from taskmanager.database import (
+    Row,
+    database,
+    dialect,
+    fetch_all,
+    fetch_packed,
+    placeholders,
+)
 from taskmanager.services.claim_orders import ClaimOrder
+from taskmanager.services.task_queries import COLUMNS
 
 MAX_LOOKS = 10
 SPREAD_ROWS = 20
@@ -58,7 +66,7 @@ def take_pending(
         if held < len(chosen):
             cache["claims_contended_at"] = now
         if held:
-            rows = fetch_all(f"SELECT * FROM tasks WHERE id IN ({placeholders(chosen)})", chosen)
+            rows = fetch_packed(COLUMNS, f"FROM tasks WHERE id IN ({placeholders(chosen)})", chosen)
             mine = {row["id"]: row for row in rows if row["claim_token"] == token_of(row["id"])}
             return [mine[task_id] for task_id in chosen if task_id in mine]
     return []

@@ -16,6 +16,7 @@ from taskmanager.database import (
     execute,
     fetch_all,
     fetch_one,
+    fetch_packed,
     placeholders,
     write_transaction,
 )
@@ -28,7 +29,7 @@ from taskmanager.exceptions import (
 )
 from taskmanager.services import history, task_types, workers
 from taskmanager.services.keys import Caller
-from taskmanager.services.task_queries import FINISHED_STATUSES, task_not_found
+from taskmanager.services.task_queries import COLUMNS, FINISHED_STATUSES, task_not_found
 
 # What a task loses when its attempt is over.
 NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
@@ -50,8 +51,9 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     """
     # One order for everybody: two transactions that want the same rows cannot deadlock.
     ids = sorted(set(task_ids))
-    rows = fetch_all(
-        f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)}) ORDER BY id {dialect().lock_rows}",
+    rows = fetch_packed(
+        COLUMNS,
+        f"FROM tasks WHERE id IN ({placeholders(ids)}) ORDER BY id {dialect().lock_rows}",
         ids,
     )
     return {row["id"]: {**row, "type": task_types.name_of(row["task_type_id"])} for row in rows}

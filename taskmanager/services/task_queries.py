@@ -13,8 +13,16 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from taskmanager.database import Row, dialect, fetch_all, fetch_one, placeholders
+from taskmanager.database import (
+    Row,
+    dialect,
+    fetch_all,
+    fetch_one,
+    fetch_packed,
+    placeholders,
+)
 from taskmanager.exceptions import InvalidRequest, NotFound
+from taskmanager.models import Task
 from taskmanager.services import task_types
 from taskmanager.services.keys import Caller
 
@@ -22,6 +30,7 @@ STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled
 FINISHED_STATUSES = ("completed", "failed", "cancelled")
 # In which a task has a worker to name: the present one, or the one that finished it.
 WITH_WORKER_STATUSES = ("claimed", *FINISHED_STATUSES)
+COLUMNS: tuple[str, ...] = tuple(Task._meta.columns)
 SORT_COLUMNS = ("created_at", "priority", "id")
 MAX_OFFSET = 10_000
 MAX_STREAMS = 60
@@ -51,9 +60,10 @@ class Page:
 
 def get_task(*, task_id: int, caller: Caller) -> Row:
     """One task with the name of its type. Raises NotFound, NotAllowed."""
-    row = fetch_one("SELECT * FROM tasks WHERE id = ?", (task_id,))
-    if row is None:
+    rows = fetch_packed(COLUMNS, "FROM tasks WHERE id = ?", (task_id,))
+    if not rows:
         raise task_not_found(task_id)
+    [row] = rows
     row["type"] = task_types.name_of(row["task_type_id"])
     caller.require_type(row["type"])
     return row
@@ -176,7 +186,7 @@ def _residual(task_filter: TaskFilter) -> tuple[list[str], list[Any]]:
 def _whole(ids: Sequence[int]) -> list[Row]:
     if not ids:
         return []
-    rows = fetch_all(f"SELECT * FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    rows = fetch_packed(COLUMNS, f"FROM tasks WHERE id IN ({placeholders(ids)})", ids)
     by_id = {row["id"]: row for row in rows}
     # A task may have been pruned between the two reads.
     tasks = [by_id[task_id] for task_id in ids if task_id in by_id]

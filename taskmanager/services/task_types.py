@@ -261,11 +261,11 @@ def find_task_types(
     names: Sequence[str] | None,
     pattern: str | None,
     caller: Caller,
-    also: str = "",
+    columns: str = "*",
 ) -> list[Row]:
     """Types that fit every filter given and that the caller may touch; without filters, all.
 
-    `also` is one more expression to select of each type, such as `1 AS one`.
+    `columns` are what to select of each type; `id` and `name` are among them.
     """
     conditions: list[str] = ["1 = 1"]
     values: list[Any] = []
@@ -277,11 +277,7 @@ def find_task_types(
     if names is not None:
         conditions.append(f"name IN ({placeholders(names)})")
         values += names
-    rows = fetch_all(
-        f"SELECT task_types.*{', ' if also else ''}{also} FROM task_types "
-        f"WHERE {' AND '.join(conditions)}",
-        values,
-    )
+    rows = fetch_all(f"SELECT {columns} FROM task_types WHERE {' AND '.join(conditions)}", values)
     return [
         row
         for row in sorted(rows, key=lambda row: int(row["id"]))

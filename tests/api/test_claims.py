@@ -401,3 +401,44 @@ def test_many_tasks_due_at_once_start_with_the_next_claims_while_others_wait(
     for _ in range(3):
         api.claim()
     assert api.get("/api/stats")["by_status"]["scheduled"] == 0
+
+
+def test_a_pause_holds_from_the_next_claim_on_also_for_a_worker_in_full_swing(api: Api) -> None:
+    api.register("busy")
+    for _ in range(3):
+        api.create("busy")
+    assert api.claim(type="busy")["type"] == "busy"
+    assert api.claim(type="busy")["type"] == "busy"
+
+    api.patch("/api/task-types/busy", {"is_paused": True})
+    api.claim(type="busy", status=404)
+
+    api.patch("/api/task-types/busy", {"is_paused": False})
+    assert api.claim(type="busy")["type"] == "busy"
+
+
+def test_a_lease_that_a_type_has_been_given_holds_from_the_next_claim_on(
+    api: Api, clock: Clock
+) -> None:
+    api.register("busy", lease_seconds=60)
+    for _ in range(2):
+        api.create("busy")
+    assert api.claim(type="busy")["lease_expires_at"] == format_time(clock.now + 60_000)
+
+    api.patch("/api/task-types/busy", {"lease_seconds": 7})
+
+    assert api.claim(type="busy")["lease_expires_at"] == format_time(clock.now + 7_000)
+
+
+def test_a_key_of_other_types_gains_nothing_from_what_another_key_has_just_claimed(
+    api: Api,
+) -> None:
+    api.register("busy")
+    for _ in range(2):
+        api.create("busy")
+    api.claim(type="busy")
+
+    other = api.with_key(make_key("worker", task_types=["other.%"]))
+
+    other.claim(type="busy", status=404)
+    assert api.claim(type="busy")["type"] == "busy"

@@ -26,7 +26,8 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.services.claim_orders import CLAIM_ORDERS, ClaimOrder
-from taskmanager.services.claiming import select_heads, select_pending
+from taskmanager.services.claiming import from_pending, select_heads
+from taskmanager.services.task_queries import COLUMNS
 from tests.conftest import ENGINES, Api, Clock, make_key
 from tests.mariadb import MariaDB
 
@@ -405,7 +406,10 @@ def test_the_claims_statements_read_one_index_in_its_order(
 ) -> None:
     watched = large()
     heads = [value for type_id in range(1, types + 1) for value in (type_id, 2)]
-    statements = [(select_heads(types, order), heads), (select_pending(order), [4, 2])]
+    statements = [
+        (select_heads(types, order), heads),
+        (f"SELECT {', '.join(COLUMNS)} {from_pending(order)}", [4, 2]),
+    ]
     for sql, values in statements:
         plans = watched.explain(dialect().sql(sql), values)
         assert plans == {Plan("search", order.index, sorts=False)}
