@@ -127,3 +127,10 @@ def test_a_bad_value_stops_the_start_and_says_what_to_write(
         load_settings(environ={f"TASKMANAGER_{name}": value})
     assert f"TASKMANAGER_{name}" in refused.value.message
     assert expected in refused.value.message
+
+
+def test_a_bad_database_url_is_not_repeated_for_it_holds_a_password() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(environ={"TASKMANAGER_DATABASE_URL": "mysqli://me:s3cret@localhost/queue"})
+    assert "s3cret" not in refused.value.message
+    assert "TASKMANAGER_DATABASE_URL" in refused.value.message
