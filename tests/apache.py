@@ -7,10 +7,9 @@ takes.
 
 import os
 import signal
+import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,7 +104,7 @@ class Apache:
         )
 
     def start(self) -> "Apache":
-        """Comes back when it answers, whatever it answers; applications start later."""
+        """Comes back when it listens; applications start with the first request."""
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 [BINARY, "-f", self._configuration, "-DFOREGROUND"],
@@ -118,10 +117,7 @@ class Apache:
         deadline = time.monotonic() + 60
         while True:
             try:
-                urllib.request.urlopen(self.url + "/icons/", timeout=60).close()
-                return self
-            except urllib.error.HTTPError as error:
-                error.close()
+                socket.create_connection(("127.0.0.1", self.port)).close()
                 return self
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import venv
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -15,57 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from taskmanager.manifest import Difference, Fault, NoManifest, compare_with_manifest
-from tests.conftest import require
+from tests.releases.current import ROOT, commit, git, release
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ADMIN_KEY = "an-admin-key-that-is-only-used-in-this-test"
-
-
-def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments],
-        cwd=folder,
-        env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A commit of the files as they are now, whatever of them is committed here."""
-    require("git", shutil.which("git") is not None)
-    folder = tmp_path_factory.mktemp("checkout") / "tree"
-    unwanted = shutil.ignore_patterns(
-        *(".git", ".venv", "instance", ".env", "__pycache__", "*.egg-info", ".*_cache", "dist")
-    )
-    shutil.copytree(ROOT, folder, ignore=unwanted)
-    git(folder, "init", "--quiet")
-    commit(folder)
-    return folder
-
-
-def commit(folder: Path) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "all")
-
-
-def release(checkout: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(checkout / ".ci" / "release"), str(output)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def archive(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    done = release(checkout, tmp_path_factory.mktemp("release"))
-    assert (done.returncode, done.stderr) == (0, "")
-    return Path(done.stdout.strip())
 
 
 @pytest.fixture
