@@ -32,7 +32,7 @@ Listen 127.0.0.1:{port}
 PidFile "{folder}/pid"
 DefaultRuntimeDir "{folder}"
 ErrorLog "{folder}/error.log"
-TypesConfig /etc/mime.types
+TypesConfig /dev/null
 {modules}
 DocumentRoot "{document_root}"
 <Directory "/">
@@ -42,8 +42,10 @@ DocumentRoot "{document_root}"
 <Directory "{home}">
     Options Indexes FollowSymLinks
     AllowOverride All
-    AllowOverrideList PassengerAppRoot PassengerBaseURI PassengerPython PassengerAppType \
+    <IfModule mod_passenger.c>
+        AllowOverrideList PassengerAppRoot PassengerBaseURI PassengerPython PassengerAppType \
 PassengerStartupFile PassengerAppEnv PassengerAppLogFile SetEnv
+    </IfModule>
     Require all granted
 </Directory>
 # What every Apache comes with; no file of ours is safe only because of it.
@@ -58,6 +60,9 @@ PassengerStartupFile PassengerAppEnv PassengerAppLogFile SetEnv
     PassengerStatThrottleRate 0
     PassengerDisableSecurityUpdateCheck on
     PassengerDisableAnonymousTelemetry on
+</IfModule>
+<IfModule mod_wsgi.c>
+    WSGISocketPrefix "{folder}/wsgi"
 </IfModule>
 {more}
 """

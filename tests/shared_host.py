@@ -72,6 +72,7 @@ class Site:
         self.settings: dict[str, str] = {}
         self.key = ""
         self.apache: Apache
+        self.port = 0
 
     def upload(self, files: Mapping[str, bytes]) -> None:
         self.ftp.upload(self.app_root, files)
@@ -99,17 +100,28 @@ class Site:
         """While Apache runs; `options` are those of `Apache`."""
         self.write_settings()
         with Apache(self.account, self.document_root, **options) as self.apache:
+            self.port = self.apache.port
             yield self
 
     @contextlib.contextmanager
-    def another_apache(self, **options: Any) -> Iterator[None]:
-        """While another server with these options serves the same folders."""
-        with Apache(self.account, self.document_root, **options) as another:
-            self.apache, usual = another, self.apache
-            try:
-                yield
-            finally:
-                self.apache = usual
+    def another_apache(self, document_root: Path | None = None, **options: Any) -> Iterator[Apache]:
+        """While requests go to another server with these options."""
+        another = Apache(self.account, document_root or self.document_root, **options)
+        with another, self.through(another.port):
+            yield another
+
+    @contextlib.contextmanager
+    def through(self, port: int) -> Iterator[None]:
+        """While requests go to another port."""
+        usual, self.port = self.port, port
+        try:
+            yield
+        finally:
+            self.port = usual
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.prefix}"
 
     def write_settings(self) -> None:
         """Uploads `.env`, with the permissions that docs/hosting.md asks for."""
@@ -136,7 +148,7 @@ class Site:
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """One request for `path` as it stands, below the app's address."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.apache.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.putrequest(method, self.prefix + path, skip_accept_encoding=True)
             if body is not None:
