@@ -129,6 +129,15 @@ def test_apache_with_mod_wsgi_serves_it_and_passes_bearer_tokens_on(site: Site) 
         body = {"name": "schema.sql", "version": "1", "param_schema": {"type": "object"}}
         assert site.call("POST", "/api/task-types/register", body).status in (200, 201)
         assert site.call("GET", "/api/task-types/schema.sql").status == 200
+        # What the page says of restarting: settings count from then on.
+        site.settings["TASKMANAGER_MAX_BODY_BYTES"] = "1024"
+        site.write_settings()
+        large = {**body, "param_schema": {"type": "object", "description": "x" * 2000}}
+        assert site.call("POST", "/api/task-types/register", large).status == 200
+        (site.app_root / "passenger_wsgi.py").touch()
+        assert site.call("POST", "/api/task-types/register", large).status == 413
+        del site.settings["TASKMANAGER_MAX_BODY_BYTES"]
+        site.write_settings()
 
 
 @pytest.fixture
