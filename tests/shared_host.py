@@ -146,9 +146,13 @@ class Site:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        *,
+        caller: str = "127.0.0.1",
     ) -> Reply:
-        """One request for `path` as it stands, below the app's address."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        """One request for `path` as it stands, below the app's address, from a local address."""
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=60, source_address=(caller, 0)
+        )
         with contextlib.closing(connection):
             connection.putrequest(method, self.prefix + path, skip_accept_encoding=True)
             if body is not None:

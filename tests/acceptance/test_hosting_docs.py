@@ -133,9 +133,11 @@ def test_apache_with_mod_wsgi_serves_it_and_passes_bearer_tokens_on(site: Site) 
         site.settings["TASKMANAGER_MAX_BODY_BYTES"] = "1024"
         site.write_settings()
         large = {**body, "param_schema": {"type": "object", "description": "x" * 2000}}
-        assert site.call("POST", "/api/task-types/register", large).status == 200
-        (site.app_root / "passenger_wsgi.py").touch()
-        assert site.call("POST", "/api/task-types/register", large).status == 413
+        # A process that is still starting takes the new time of the file for its own: once more.
+        deadline = time.monotonic() + 60
+        while site.call("POST", "/api/task-types/register", large).status != 413:
+            assert time.monotonic() < deadline
+            (site.app_root / "passenger_wsgi.py").touch()
         del site.settings["TASKMANAGER_MAX_BODY_BYTES"]
         site.write_settings()
 
@@ -197,9 +199,9 @@ def test_nginx_and_the_unit_serve_it(behind_nginx: Site) -> None:
     assert site.call("GET", "/api/stats").status == 200
     too_large = site.call("POST", "/api/tasks", {"type": "x", "params": {"x": "x" * 2_000_000}})
     assert (too_large.status, too_large.json["code"]) == (413, "body_too_large")
-    # What nginx says of the caller is believed: this failure is told with the caller's address.
-    marked = {"X-Forwarded-For": "203.0.113.7", "X-API-Key": "wrong", "X-Request-ID": "by-nginx"}
-    assert site.request("GET", "/api/stats", headers=marked).status == 401
+    # Of the caller's address nginx is believed, and not the caller.
+    said = {"X-Forwarded-For": "203.0.113.7", "X-API-Key": "wrong", "X-Request-ID": "by-nginx"}
+    assert site.request("GET", "/api/stats", headers=said, caller="127.0.0.2").status == 401
     events = site.call("GET", "/api/admin/audit?limit=100").data["events"]
     (event,) = [event for event in events if event["request_id"] == "by-nginx"]
-    assert event["address"] == "127.0.0.1"
+    assert event["address"] == "127.0.0.2"
