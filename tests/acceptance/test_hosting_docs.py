@@ -48,7 +48,7 @@ def run(site: Site, block: str, **variables: str) -> str:
 
 def test_every_command_of_the_page_is_run_by_a_test() -> None:
     words = ["-d '{", "-X DELETE", " maintain", "maintenance/run", "activate", "http_code"]
-    words += ["export", "sqlite3", "mysqldump"]
+    words += ["doctor", "export", "sqlite3", "mysqldump"]
     assert sorted(block_with("sh", word) for word in words) == sorted(blocks("sh"))
 
 
@@ -77,6 +77,13 @@ def test_the_way_with_a_shell_makes_a_key_that_is_valid(site: Site) -> None:
 @recommended
 def test_asking_for_the_settings_prints_404(site: Site) -> None:
     assert run(site, block_with("sh", "http_code")) == "404\n"
+
+
+@recommended
+def test_the_doctor_finds_nothing_wrong_with_such_a_host(site: Site) -> None:
+    run(site, block_with("sh", "activate"))
+    told = run(site, block_with("sh", "doctor"))
+    assert "fetched" in told  # what a problem would end with is status 1
 
 
 @recommended
