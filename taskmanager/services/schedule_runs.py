@@ -12,6 +12,7 @@ from taskmanager.database import Row, execute, fetch_all, write_transaction
 from taskmanager.exceptions import InvalidRequest
 from taskmanager.services import due_times, schedules, tasks
 from taskmanager.services.keys import OPERATOR, Caller
+from taskmanager.services.task_storing import store_tasks
 
 DUE_READ_AT_ONCE = 100
 
@@ -105,7 +106,7 @@ def _store_run(
     if not advanced or task is None:
         return False
     message = f"schedule '{schedule['name']}' was due {format_time(due_at)}"
-    stored, existed = tasks.store_tasks(
+    stored, existed = store_tasks(
         [task],
         key_id=None,
         message=message,
@@ -136,7 +137,7 @@ def run_schedule_now(
 
 @write_transaction
 def _store_by_hand(schedule: Row, task: Row, caller: Caller) -> tuple[Row, bool]:
-    return tasks.store_tasks(
+    return store_tasks(
         [task],
         key_id=caller.key_id,
         message=f"schedule '{schedule['name']}' was run by hand",

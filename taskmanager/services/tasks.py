@@ -1,40 +1,24 @@
 """Making tasks: one or a thousand, each recognised by its dedupe key where it has one."""
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import peewee
-
 from taskmanager.config import Settings
-from taskmanager.database import (
-    SQLITE,
-    Row,
-    dialect,
-    execute,
-    fetch_all,
-    fetch_one,
-    is_duplicate,
-    placeholders,
-    write_transaction,
-)
+from taskmanager.database import Row, fetch_all, placeholders, write_transaction
 from taskmanager.exceptions import (
-    Conflict,
     DatabaseUnavailable,
     InvalidRequest,
     NotFound,
     TaskManagerError,
     ValidationFailed,
 )
-from taskmanager.services import deduplication, history, task_types, validation
+from taskmanager.services import deduplication, task_types, validation
 from taskmanager.services.keys import Caller
+from taskmanager.services.task_storing import TypeHasChanged, store_tasks
 from taskmanager.services.work_meter import WorkMeter
 
-# SQLite before 3.32 takes 999 values a statement, every later one 32,766.
-ROWS_PER_INSERT = 30 if sqlite3.sqlite_version_info < (3, 32) else 500
-MAX_DUPLICATE_ROUNDS = 10
 MAX_DELAY_SECONDS = 10 * 366 * 86_400
 
 
@@ -94,13 +78,9 @@ def _create_with_remembered_type(
         caller.require_type(task_type["name"])
         row = _new_row(request, task_type, defaults, now)
         [(task, existed)] = _store_if_type_is(task_type, row, caller.key_id)
-    except (_TypeHasChanged, ValidationFailed):
+    except (TypeHasChanged, ValidationFailed):
         return None
     return Outcome(task={**task, "type": task_type["name"]}, deduplicated=existed)
-
-
-class _TypeHasChanged(Exception):
-    """The transaction found another type than the one it was begun for."""
 
 
 def create_tasks(
@@ -239,22 +219,6 @@ def _available_at(request: Mapping[str, Any], now: int) -> int:
     return round(now + delay * 1000) if delay is not None else (moment or now)
 
 
-# Columns that a new row does not set.
-_UNSET: Row = dict.fromkeys(
-    (
-        "result",
-        "error_message",
-        "error_code",
-        "progress",
-        "progress_message",
-        "worker_id",
-        "claimed_at",
-        "lease_expires_at",
-        "completed_at",
-    )
-)
-
-
 @write_transaction
 def _store_if_type_is(task_type: Row, row: Row, key_id: int | None) -> list[tuple[Row, bool]]:
     return store_tasks([row], key_id=key_id, task_type=task_type)
@@ -263,131 +227,3 @@ def _store_if_type_is(task_type: Row, row: Row, key_id: int | None) -> list[tupl
 @write_transaction
 def _store(rows: list[Row], key_id: int | None) -> list[tuple[Row, bool]]:
     return store_tasks(rows, key_id=key_id)
-
-
-def store_tasks(
-    rows: list[Row],
-    *,
-    key_id: int | None,
-    message: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    task_type: Row | None = None,
-) -> list[tuple[Row, bool]]:
-    """For each row the task that stands for it now, and whether it was there before.
-
-    Part of the caller's transaction. `message` and `metadata` say in the
-    history of the tasks made where they come from. Where `task_type` is given
-    and has changed since, nothing is made and _TypeHasChanged is raised.
-    """
-    first_of_key: dict[str, int] = {}
-    new: list[int] = []
-    same_as: dict[int, int] = {}
-    for index, row in enumerate(rows):
-        holds_key = row["holds_key_while_open"]
-        first = first_of_key.setdefault(row["dedupe_key"], index) if holds_key else index
-        if first == index:
-            new.append(index)
-        else:
-            same_as[index] = first
-
-    tasks: dict[int, tuple[Row, bool]] = {}
-    for start in range(0, len(new), ROWS_PER_INSERT):
-        _insert_or_find(rows, new[start : start + ROWS_PER_INSERT], tasks, task_type)
-    history.record(
-        [
-            history.event_row(
-                task_id=task["id"],
-                event="created",
-                status=task["status"],
-                api_key_id=key_id,
-                message=message,
-                metadata=metadata,
-                now=task["created_at"],
-            )
-            for task, existed in tasks.values()
-            if not existed
-        ]
-    )
-    for index, first in same_as.items():
-        tasks[index] = (tasks[first][0], True)
-    return [tasks[index] for index in range(len(rows))]
-
-
-def _insert_or_find(
-    rows: list[Row],
-    indexes: list[int],
-    tasks: dict[int, tuple[Row, bool]],
-    task_type: Row | None,
-) -> None:
-    """Inserts the rows at `indexes`; where the unique index refuses, finds who holds the keys.
-
-    The index decides, never a look before the insert: only after a refusal are
-    the holders read and left out. A holder may let go of its key between the
-    refusal and the read, hence the rounds.
-    """
-    remaining = indexes
-    for _ in range(MAX_DUPLICATE_ROUNDS):
-        try:
-            ids = _insert_tasks([rows[index] for index in remaining], task_type)
-        except peewee.IntegrityError as error:
-            if not is_duplicate(error):
-                raise Conflict("The parent task has just been removed; try again.") from None
-        else:
-            for index, task_id in zip(remaining, ids, strict=True):
-                tasks[index] = ({"id": task_id, **rows[index], **_UNSET}, False)
-            return
-        holders = _find_holders([rows[index] for index in remaining])
-        for index in list(remaining):
-            holder = holders.get(rows[index]["dedupe_key"])
-            if holder and rows[index]["holds_key_while_open"]:
-                tasks[index] = (holder, True)
-        remaining = [index for index in remaining if index not in tasks]
-        if not remaining:
-            return
-    raise Conflict("Tasks with the same key come and go too fast; try again.")
-
-
-def _insert_tasks(rows: list[Row], task_type: Row | None) -> list[int]:
-    """Inserts rows with one statement; returns their ids in order.
-
-    With `task_type` the one row is only inserted while the type is just that.
-
-    The ids of one multi-row INSERT are consecutive: on SQLite because there is
-    one writer, on InnoDB in every innodb_autoinc_lock_mode, because the number
-    of rows is known beforehand ("simple inserts" in MySQL's manual, chapter
-    AUTO_INCREMENT Handling in InnoDB). Galera's step between ids is asked for.
-    """
-    one = placeholders(list(rows[0]))
-    values = [value for row in rows for value in row.values()]
-    if task_type is not None:
-        source = f"SELECT {one} FROM task_types WHERE id = ? AND updated_at = ?"
-        values += [task_type["id"], task_type["updated_at"]]
-    else:
-        source = f"VALUES {', '.join([f'({one})'] * len(rows))}"
-    cursor = execute(f"INSERT INTO tasks ({', '.join(rows[0])}) {source}", values)
-    if cursor.rowcount != len(rows):
-        raise _TypeHasChanged
-    if dialect() is SQLITE:
-        last = cursor.lastrowid
-        return list(range(last - len(rows) + 1, last + 1))
-    step = 1
-    if len(rows) > 1:
-        row = fetch_one("SELECT @@auto_increment_increment AS step")
-        step = row["step"] if row else 1
-    first = cursor.lastrowid
-    return list(range(first, first + step * len(rows), step))
-
-
-def _find_holders(rows: list[Row]) -> dict[str, Row]:
-    """The task that holds each key now; an unfinished one before a finished one."""
-    keys = [row["dedupe_key"] for row in rows]
-    forever = {row["dedupe_key"] for row in rows if row["holds_key_forever"]}
-    holders: dict[str, Row] = {}
-    for column in ("holds_key_forever", "holds_key_while_open"):
-        for holder in fetch_all(
-            f"SELECT * FROM tasks WHERE {column} = 1 AND dedupe_key IN ({placeholders(keys)})",
-            keys,
-        ):
-            if column == "holds_key_while_open" or holder["dedupe_key"] in forever:
-                holders[holder["dedupe_key"]] = holder
-    return holders

@@ -258,13 +258,14 @@ def test_two_changes_within_a_millisecond_are_told_apart(api: Api, clock: Clock)
     assert api.create("scrape", VIDEO)["priority"] == 2
 
 
-def test_a_type_that_another_process_deactivated_takes_no_more_tasks(api: Api) -> None:
+@pytest.mark.parametrize("dedupe", ["active", "none"])
+def test_a_type_that_another_process_deactivated_takes_no_more_tasks(api: Api, dedupe: str) -> None:
     register(api, 201)
-    api.create("scrape", VIDEO)
+    body = {"type": "scrape", "params": VIDEO, "dedupe": dedupe}
+    api.post("/api/tasks", body, 201)
     changed_by_another_process(
         lambda: api.patch("/api/task-types/scrape", {"is_active": False}, 200)
     )
-    body = {"type": "scrape", "params": VIDEO, "dedupe": "none"}
     assert api.post("/api/tasks", body, 400)["code"] == "task_type_inactive"
     changed_by_another_process(
         lambda: api.patch("/api/task-types/scrape", {"is_active": True}, 200)
