@@ -85,7 +85,7 @@ def claim_tasks(
     Dying after the commit leaves tasks claimed until their lease runs out, or
     until the worker sends the same request_id and gets them again.
     """
-    if repeated := _claimed_before(request, now):
+    if repeated := _claimed_before(request, caller, now):
         return _with_type_names(repeated)
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     if tasks := _claim_of_busy_type(request, caller, now):
@@ -102,14 +102,14 @@ def claim_tasks(
             if row["next_task_id"] is not None
         ]
         if sources:
-            tasks = _claim(request, sources, caller.key_id, now)
+            tasks = _claim(request, sources, caller, now)
             if tasks:
                 _remember_busy_type(request, sources)
                 return _with_type_names(tasks)
         elif not maintenance.run_slice(defaults=defaults, now=now):
             break
     # The same request, sent twice at once, may have been given the last of them meanwhile.
-    if repeated := _claimed_before(request, now):
+    if repeated := _claimed_before(request, caller, now):
         return _with_type_names(repeated)
     raise _nothing_available(request, types, now)
 
@@ -123,7 +123,7 @@ def _claim_of_busy_type(request: ClaimRequest, caller: Caller, now: int) -> list
     source = _busy_types().get(name) if name is not None else None
     if name is None or source is None or not caller.may_touch(name):
         return []
-    tasks = _claim(request, [source], caller.key_id, now, if_unchanged=True)
+    tasks = _claim(request, [source], caller, now, if_unchanged=True)
     if not tasks:
         _busy_types().pop(name, None)
     return tasks
@@ -160,7 +160,7 @@ def _with_type_names(rows: list[Row]) -> list[Row]:
 def _claim(
     request: ClaimRequest,
     sources: Sequence[Source],
-    key_id: int | None,
+    caller: Caller,
     now: int,
     *,
     if_unchanged: bool = False,
@@ -169,7 +169,7 @@ def _claim(
         # Writing the worker's row first makes two calls of one worker take turns here, so the
         # second of them finds what the first was given. On Galera certification does the same.
         workers.record_sign_of_life(request.worker_id, now=now, always=True)
-        if repeated := _claimed_before(request, now):
+        if repeated := _claimed_before(request, caller, now):
             return repeated
     tasks: list[Row] = []
     for source, count in _shares(sources, request):
@@ -189,7 +189,7 @@ def _claim(
                 status="claimed",
                 attempt=task["attempts"],
                 worker_id=request.worker_id,
-                api_key_id=key_id,
+                api_key_id=caller.key_id,
                 claim_token=task["claim_token"],
                 now=now,
             )
@@ -317,17 +317,22 @@ def _shares(sources: Sequence[Source], request: ClaimRequest) -> Iterable[tuple[
     return [(by_id[type_id], count) for type_id, count in shares.items()]
 
 
-def _claimed_before(request: ClaimRequest, now: int) -> list[Row]:
-    """What the same request was given and still holds, in the order in which it was given."""
+def _claimed_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
+    """What the same request was given and still holds, in the order in which it was given.
+
+    Names of workers and requests are no secret: with them alone nobody gets a task, and
+    with it its token, of a type that the key may not touch.
+    """
     if request.request_id is None:
         return []
-    return fetch_packed(
+    held = fetch_packed(
         COLUMNS,
         "FROM tasks WHERE worker_id = ? AND status = 'claimed' "
         "AND claim_request_id = ? AND lease_expires_at > ? "
         f"ORDER BY {request.order.order_by}",
         (request.worker_id, request.request_id, now),
     )
+    return [row for row in held if caller.may_touch(task_types.name_of(row["task_type_id"]))]
 
 
 def _nothing_available(request: ClaimRequest, types: list[Row], now: int) -> NoTaskAvailable:

@@ -285,6 +285,16 @@ def test_a_repeated_request_after_the_lease_is_a_new_claim(
     assert api.claim("w", request_id="r")["claim_token"] != first["claim_token"]
 
 
+def test_a_repeated_request_shows_a_limited_key_nothing_that_it_may_not_touch(
+    api: Api, types: dict[str, int]
+) -> None:
+    given = api.claim("w", type="b.x", request_id="r")
+    limited = api.with_key(make_key("worker", task_types=["a.%"]))
+    limited.claim("w", request_id="r", type="b.x", status=404)
+    assert limited.claim("w", request_id="r")["type"].startswith("a.")
+    assert api.get(f"/api/tasks/{given['id']}")["attempts"] == 1
+
+
 def test_a_request_that_found_nothing_may_find_something_the_next_time(api: Api) -> None:
     api.register()
     api.claim(request_id="r", status=404)
