@@ -2,6 +2,7 @@
 
 from taskmanager.clock import format_time
 from taskmanager.database import Row, fetch_one
+from taskmanager.services.task_queries import WITH_WORKER_STATUSES
 
 Reason = dict[str, str]
 
@@ -9,7 +10,7 @@ Reason = dict[str, str]
 def explain(task: Row, *, now: int) -> Reason | None:
     """`{code, message}` for a task that waits, or that waits no more because its attempts are used.
 
-    Codes: `type_paused`, `delayed`, `queued` (workers are busy with its type),
+    Codes: `type_paused`, `delayed`, `queued` (a worker holds one of its type),
     `no_worker`, `attempts_used`. None for any other task.
     """
     if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
@@ -28,18 +29,23 @@ def explain(task: Row, *, now: int) -> Reason | None:
     if task["available_at"] > now:
         why = "its last attempt failed" if task["attempts"] else "it was asked to wait"
         return _reason("delayed", f"Not before {format_time(task['available_at'])}: {why}.")
-    return _waits_for_worker(task)
+    return _waits_for_worker(task, now)
 
 
-def _waits_for_worker(task: Row) -> Reason:
-    held = _last_taken(task["task_type_id"], "claimed")
+def _waits_for_worker(task: Row, now: int) -> Reason:
+    held = fetch_one(
+        "SELECT id FROM tasks WHERE task_type_id = ? AND status = 'claimed' "
+        "AND lease_expires_at > ? LIMIT 1",
+        (task["task_type_id"], now),
+    )
     if held is not None:
         return _reason(
             "queued", "Workers are busy with other tasks of this type; it waits for its turn."
         )
-    # The newest finished tasks tell about when workers last took any of this type.
+    # The newest of each state tell about when workers last took any of this type.
     taken = max(
-        _last_taken(task["task_type_id"], status) or 0 for status in ("completed", "failed")
+        task["claimed_at"] or 0,
+        *(_last_taken(task["task_type_id"], status) for status in WITH_WORKER_STATUSES),
     )
     since = f"since {format_time(taken)}" if taken else "so far"
     return _reason(
@@ -47,13 +53,13 @@ def _waits_for_worker(task: Row) -> Reason:
     )
 
 
-def _last_taken(task_type_id: int, status: str) -> int | None:
+def _last_taken(task_type_id: int, status: str) -> int:
     row = fetch_one(
         "SELECT claimed_at FROM tasks WHERE task_type_id = ? AND status = ? "
         "ORDER BY id DESC LIMIT 1",
         (task_type_id, status),
     )
-    return row["claimed_at"] if row else None
+    return (row["claimed_at"] or 0) if row else 0
 
 
 def _reason(code: str, message: str) -> Reason:

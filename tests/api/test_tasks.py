@@ -358,6 +358,22 @@ def test_why_a_task_waits_is_said_in_words_and_as_a_code(job: Api, clock: Clock)
     assert "its last attempt failed" in waiting["message"]
 
 
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_a_worker_that_went_silent_is_no_reason_to_wait(
+    job: Api, clock: Clock, taken_back: bool
+) -> None:
+    waiting, lost = job.create(), job.create()
+    assert job.claim(sort_by="id", sort_order="DESC", lease_seconds=60)["id"] == lost["id"]
+    taken_at = str(format_time(clock.now))
+    clock.advance(60)
+    if taken_back:
+        job.post("/api/maintenance/run")
+        waiting = lost
+    reason = job.get(f"/api/tasks/{waiting['id']}")["waiting_because"]
+    assert reason["code"] == "no_worker"
+    assert f"since {taken_at}" in reason["message"]
+
+
 def batch(api: Api, tasks: list[Any], status: int, **fields: Any) -> Any:
     return api.post("/api/tasks/batch", {"tasks": tasks, **fields}, status)
 
