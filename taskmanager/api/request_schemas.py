@@ -120,11 +120,11 @@ CLAIM = RequestBody(
 _COMPLETION: dict[str, Any] = {
     "success": FLAG,
     "result": ANYTHING,
-    "error": MESSAGE,
-    "error_message": MESSAGE,
-    "error_code": {"type": "string", "maxLength": 100},
+    "error": _or_null(MESSAGE),
+    "error_message": _or_null(MESSAGE),
+    "error_code": _or_null({"type": "string", "maxLength": 100}),
     "is_retryable": FLAG,
-    "retry_after_seconds": DELAY_SECONDS,
+    "retry_after_seconds": _or_null(DELAY_SECONDS),
     "claim_token": _or_null(TOKEN),
 }
 COMPLETE_TASK = RequestBody(required=("worker_id", "success"), worker_id=NAME, **_COMPLETION)

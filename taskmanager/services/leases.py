@@ -99,27 +99,43 @@ def require_holder(task: Row | None, task_id: int, holder: Holder, caller: Calle
     return task
 
 
+# How an attempt came to its end, by the last event that names its token.
+_ENDS = {
+    "lease_expired": "has lost its lease",
+    "released": "was given back",
+    "retry_scheduled": "was reported as failed",
+    "failed": "was reported as failed",
+}
+
+
 def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
     """Says what became of the attempt that the token named."""
-    claimed = fetch_one(
-        "SELECT attempt FROM task_logs WHERE task_id = ? AND event = 'claimed' "
-        "AND claim_token = ? ORDER BY id DESC LIMIT 1",
+    last = fetch_one(
+        "SELECT event, attempt FROM task_logs WHERE task_id = ? AND claim_token = ? "
+        "ORDER BY id DESC LIMIT 1",
         (task["id"], claim_token),
     )
-    if claimed is None:
+    if last is None:
         return ClaimLost(
             f"The claim token was never given out for task {task['id']}.",
             details={"status": task["status"]},
         )
-    if task["status"] == "claimed" or task["attempts"] > claimed["attempt"]:
+    # A cancellation names no token.
+    attempt = f"Attempt {last['attempt']} of task {task['id']} " + _ENDS.get(
+        last["event"], "ended when the task was cancelled"
+    )
+    latest = fetch_one(
+        "SELECT claim_token FROM task_logs WHERE task_id = ? AND event = 'claimed' "
+        "ORDER BY id DESC LIMIT 1",
+        (task["id"],),
+    )
+    if latest is not None and latest["claim_token"] != claim_token:
         return ClaimLost(
-            f"Attempt {claimed['attempt']} of task {task['id']} has lost its lease and another "
-            "attempt has begun; nothing was changed. Stop working on it.",
+            f"{attempt} and another attempt has begun; nothing was changed. Stop working on it.",
             details={"status": task["status"], "attempts": task["attempts"]},
         )
     return TaskNotClaimed(
-        f"Task {task['id']} is {task['status']}: this claim was given back or reported on "
-        "before. Nobody holds it now.",
+        f"{attempt}; the task is {task['status']} and nobody holds it now. Claim it again.",
         details={"status": task["status"]},
     )
 

@@ -172,7 +172,7 @@ def _change(row: Row, columns: Row, now: int, caller: Caller) -> None:
 def get_task_type(*, name: str, version: str | None = None) -> Row:
     """A type's row with its `param_schema` text: the current version's, or an older one's.
 
-    Raises NotFound with the nearest name as a hint.
+    Raises NotFound.
     """
     row = fetch_one(SELECT_BY_NAME, (name,))
     if row is None:

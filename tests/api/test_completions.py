@@ -1,5 +1,6 @@
 """Completing: success, failure and retry, fencing by token, and the same report sent twice."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -220,6 +221,62 @@ def test_a_task_that_nobody_holds_cannot_be_completed(job: Api, token: str | Non
     refused = job.complete(task, 409)
     assert refused["code"] == ("claim_lost" if token else "task_not_claimed")
     assert refused["details"]["status"] == "pending"
+
+
+def let_the_lease_run_out(job: Api, task: Any, clock: Clock) -> None:
+    clock.advance(11)
+
+
+def give_back(job: Api, task: Any, clock: Clock) -> None:
+    job.post(f"/api/tasks/{task['id']}/release", {"worker_id": "w1"})
+
+
+def report_failure(job: Api, task: Any, clock: Clock) -> None:
+    job.complete(task, success=False, error="no network")
+
+
+def fail_for_good_and_retry(job: Api, task: Any, clock: Clock) -> None:
+    job.complete(task, success=False, is_retryable=False)
+    job.post(f"/api/tasks/{task['id']}/retry")
+
+
+def cancel_and_retry(job: Api, task: Any, clock: Clock) -> None:
+    job.post(f"/api/tasks/{task['id']}/cancel")
+    job.post(f"/api/tasks/{task['id']}/retry")
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (let_the_lease_run_out, "Attempt 1 of task {} has lost its lease"),
+        (give_back, "Attempt 1 of task {} was given back"),
+        (report_failure, "Attempt 1 of task {} was reported as failed"),
+        (fail_for_good_and_retry, "Attempt 1 of task {} was reported as failed"),
+        (cancel_and_retry, "Attempt 1 of task {} ended when the task was cancelled"),
+    ],
+)
+def test_a_worker_that_comes_too_late_is_told_what_became_of_its_attempt(
+    job: Api, clock: Clock, end: Callable[[Api, Any, Clock], None], told: str
+) -> None:
+    task = claimed(job, "w1")
+    told = told.format(task["id"])
+    end(job, task, clock)
+    if end is not let_the_lease_run_out:  # until another attempt begins, its report counts
+        refused = job.complete(task, 409)
+        assert refused["code"] == "task_not_claimed"
+        assert refused["message"].startswith(f"{told}; the task is pending")
+    assert job.claim("w2")["id"] == task["id"]
+    refused = job.complete(task, 409)
+    assert refused["code"] == "claim_lost"
+    assert refused["message"].startswith(f"{told} and another attempt has begun")
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_what_a_report_leaves_empty_may_be_null(job: Api, success: bool) -> None:
+    empty = dict.fromkeys(("result", "error", "error_message", "error_code", "retry_after_seconds"))
+    done = job.complete(claimed(job), success=success, **empty)
+    assert done["status"] == ("completed" if success else "pending")
+    assert (done["error_message"], done["error_code"]) == (None, None)
 
 
 def test_a_task_that_was_given_back_is_no_longer_claimed(job: Api) -> None:
