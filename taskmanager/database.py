@@ -193,7 +193,12 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
             except (_RolledBack, _ConnectionLost) as failure:
                 if isinstance(failure, _ConnectionLost):
                     close_connection()
-                if failure.ambiguous or attempt == MAX_TRANSACTION_RUNS:
+                if failure.ambiguous:
+                    raise DatabaseUnavailable(
+                        "The connection to the database was lost at the last moment, and it cannot "
+                        "be told whether this was done. Look, or send the same again."
+                    ) from failure.error
+                if attempt == MAX_TRANSACTION_RUNS:
                     raise database.given_up(failure.error) from failure.error
                 log.info("transaction %s again: %s", operation.__name__, failure.error)
             time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, 0.005 * 2**attempt)))  # noqa: S311

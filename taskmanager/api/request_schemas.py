@@ -30,20 +30,29 @@ OBJECT: Schema = {"type": "object"}
 _END = r"$(?!\n)"
 # Printable, and no space at either end, which some databases would not tell apart.
 _PRINTABLE = r"^(?! )[^\x00-\x1f\x7f-\x9f]+(?<! )" + _END
-NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": _PRINTABLE}
+_IN_WORDS = "printable characters without a space at either end"
+NAME: Schema = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 255,
+    "pattern": _PRINTABLE,
+    "description": _IN_WORDS,
+}
 TYPE_NAME: Schema = {
     "type": "string",
     "minLength": 1,
     "maxLength": 255,
     "pattern": r"^[A-Za-z0-9._-]+" + _END,
+    "description": "letters, digits, '.', '_' and '-'",
 }
 TYPE_PATTERN: Schema = {
     "type": "string",
     "minLength": 1,
     "maxLength": 255,
     "pattern": r"^[A-Za-z0-9._%-]+" + _END,
+    "description": "letters, digits, '.', '_', '-', and '%' for any characters",
 }
-VERSION: Schema = {"type": "string", "minLength": 1, "maxLength": 50, "pattern": _PRINTABLE}
+VERSION: Schema = {**NAME, "maxLength": 50}
 TOKEN: Schema = {"type": "string", "minLength": 1, "maxLength": 64}
 PRIORITY: Schema = {"type": "integer", "minimum": -1_000_000, "maximum": 1_000_000}
 ATTEMPTS: Schema = {"type": "integer", "minimum": 1, "maximum": 100}

@@ -3,7 +3,8 @@
 import difflib
 import functools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import request
@@ -28,6 +29,8 @@ class RequestBody:
         }
         if required:
             self.schema["required"] = list(required)
+        # What each pattern asks for: the description beside it.
+        self._in_words = dict(_described_patterns(self.schema))
 
     @functools.cached_property
     def _validator(self) -> Any:
@@ -51,13 +54,10 @@ class RequestBody:
 
     def check(self, body: dict[str, Any]) -> dict[str, Any]:
         """`body`, where it fits. Raises ValidationFailed."""
-        problems = validation.body_problems(self._validator, body)
+        problems = validation.body_problems(self._validator, body, in_words=self._in_words)
         if problems:
-            more = f" (and {len(problems) - 1} more, see details)" if len(problems) > 1 else ""
             raise ValidationFailed(
-                f"{problems[0]['path']} {problems[0]['message']}{more}.",
-                code="invalid_request",
-                details=problems,
+                validation.headline(problems), code="invalid_request", details=problems
             )
         return self._with_integers(body)
 
@@ -69,6 +69,15 @@ class RequestBody:
                 if kind == "integer" or kind == ["integer", "null"]:
                     body[name] = int(value)
         return body
+
+
+def _described_patterns(schema: Any) -> Iterator[tuple[str, str]]:
+    parts = schema.values() if isinstance(schema, dict) else schema
+    if isinstance(schema, dict) and isinstance(schema.get("pattern"), str):
+        yield schema["pattern"], schema["description"]
+    for part in parts:
+        if isinstance(part, (dict, list)):
+            yield from _described_patterns(part)
 
 
 def parse_json(raw: bytes) -> Any:
@@ -88,7 +97,8 @@ def parse_json(raw: bytes) -> Any:
         value = _decoder.decode(text)
     except json.JSONDecodeError as error:
         raise InvalidRequest(
-            f"The body is not valid JSON: line {error.lineno}, column {error.colno}.",
+            f"The body is not valid JSON: it cannot be read past line {error.lineno}, column "
+            f"{error.colno}; look for a quote, comma or bracket that is missing or too many.",
             code="malformed_json",
         ) from None
     except RecursionError:
@@ -179,7 +189,8 @@ class QueryParameters:
     """The query string, each parameter read by its name and kind.
 
     Raises InvalidRequest for a parameter that `known` does not hold, with the
-    nearest one as a hint, and for a value of the wrong kind.
+    nearest one as a hint, for one that is given twice, and for a value of the
+    wrong kind.
     """
 
     def __init__(self, *known: str) -> None:
@@ -188,6 +199,8 @@ class QueryParameters:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
                 raise InvalidRequest(f"No such query parameter: '{name}'; {hint}")
+            if len(request.args.getlist(name)) > 1:
+                raise InvalidRequest(f"The query parameter {name} may be given only once.")
 
     def text(self, name: str, choices: tuple[str, ...] = ()) -> str | None:
         value = request.args.get(name)
@@ -201,15 +214,12 @@ class QueryParameters:
         value = request.args.get(name)
         if value is None:
             return default
-        try:
-            number = int(value) if len(value) <= 20 else None
-        except ValueError:
-            number = None
-        if number is None or not low <= number <= high:
-            raise InvalidRequest(
-                f"{name} must be a whole number from {low} to {high}, not '{value[:50]}'."
-            )
-        return number
+        # int() alone would take 1_0, spaces, and the digits of every script.
+        if re.fullmatch(r"-?[0-9]{1,19}", value) and low <= (number := int(value)) <= high:
+            return number
+        raise InvalidRequest(
+            f"{name} must be a whole number from {low} to {high}, not '{value[:50]}'."
+        )
 
     def flag(self, name: str) -> bool:
         return self.text(name, ("true", "false", "1", "0")) in ("true", "1")

@@ -154,7 +154,7 @@ def load_zone(name: str) -> datetime.tzinfo:
 
 def _bad(field: str, message: str) -> ValidationFailed:
     return ValidationFailed(
-        f"{field} {message}.",
+        f"{field} {message}" + ("" if message.endswith("?") else "."),
         code="invalid_request",
         details=[{"path": field, "message": message, "keyword": field}],
     )

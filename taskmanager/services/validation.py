@@ -11,6 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from taskmanager.exceptions import ValidationFailed
@@ -72,7 +73,7 @@ def check_schema(schema: Any) -> None:
             problems = _refused(refused.refusals, "param_schema")
     if problems:
         raise ValidationFailed(
-            f"param_schema is not a JSON Schema that can be used: {_headline(problems)}",
+            f"param_schema is not a JSON Schema that can be used: {headline(problems)}",
             details=problems[:MAX_PROBLEMS],
         )
 
@@ -134,14 +135,19 @@ def check_params(
     problems = param_problems(schema_text, params, allowance=allowance)
     if problems:
         raise ValidationFailed(
-            f"params do not fit the schema of task type '{type_name}': {_headline(problems)}",
+            f"params do not fit the schema of task type '{type_name}': {headline(problems)}",
             details=problems,
         )
 
 
-def body_problems(validator: SchemaValidator, body: Any) -> list[Problem]:
-    """What is wrong with a request body; paths are the names of its fields."""
-    return _problems(validator, body, "", None)
+def body_problems(
+    validator: SchemaValidator, body: Any, *, in_words: Mapping[str, str]
+) -> list[Problem]:
+    """What is wrong with a request body; paths are the names of its fields.
+
+    `in_words` says of a pattern what it asks for, as in "must be …".
+    """
+    return _problems(validator, body, "", None, in_words)
 
 
 @functools.lru_cache(maxsize=VALIDATOR_CACHE_SIZE)
@@ -167,7 +173,11 @@ def make_validator(schema: Mapping[str, Any]) -> SchemaValidator:
 
 
 def _problems(
-    validator: SchemaValidator, value: Any, root: str, allowance: WorkMeter | None
+    validator: SchemaValidator,
+    value: Any,
+    root: str,
+    allowance: WorkMeter | None,
+    in_words: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Problem]:
     units = MAX_UNITS if allowance is None else min(MAX_UNITS, allowance.left)
     run = Run(units=min(units, ORDINARY_UNITS), most_failures=MAX_PROBLEMS)
@@ -185,7 +195,7 @@ def _problems(
     if allowance is not None:
         allowance.left -= run.units - run.left
     hints = Hints()
-    return [describe(failure, root, hints) for failure in run.failures] + unfinished
+    return [_described(failure, root, hints, in_words) for failure in run.failures] + unfinished
 
 
 _TOO_COSTLY = (
@@ -208,19 +218,23 @@ def _problem(path: str, message: str, keyword: str) -> Problem:
     return {"path": path, "message": message, "keyword": keyword}
 
 
-def _headline(problems: Sequence[Problem]) -> str:
+def headline(problems: Sequence[Problem]) -> str:
+    """The first problem as a sentence, and how many more there are."""
     first = problems[0]
     more = f" (and {len(problems) - 1} more, see details)" if len(problems) > 1 else ""
-    return f"{first['path']} {first['message']}{more}."
+    sentence = f"{first['path']} {first['message']}{more}"
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
-def describe(failure: Failure, root: str, hints: "Hints") -> Problem:
+def _described(failure: Failure, root: str, hints: "Hints", in_words: Mapping[str, str]) -> Problem:
     """What a failure means to the person who sent the value; `root` is the value's own name."""
     steps = failure.steps
     path = path_of(root, tuple(step for step in steps if step != IN_NAME))
     keyword, rule, value = failure.keyword, failure.rule, failure.value
     if keyword in ("additionalProperties", "unevaluatedProperties"):
         sentence = "is not a known field" + hints.nearest(str(steps[-1]), rule)
+    elif keyword == "pattern" and rule in in_words:
+        sentence = f"must be {in_words[rule]}, not {_shown(value)}"
     else:
         sentence = _sentence(keyword, rule, value)
     if steps[-1:] == (IN_NAME,):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from taskmanager.services import statistics, tasks
+from taskmanager.services import statistics, task_storing
 from tests.api.tables import send
 from tests.conftest import Api, Clock
 
@@ -132,7 +132,7 @@ def test_nothing_is_stored_where_a_creation_breaks_down(
 ) -> None:
     api.register()
     with monkeypatch.context() as broken:
-        broken.setattr(tasks.history, "record", None)  # breaks after the task was inserted
+        broken.setattr(task_storing.history, "record", None)  # breaks after the task was inserted
         response = api.call("POST", "/api/tasks", {"type": "job", "params": {}})
     assert_error(response, 500, "internal_error")
     assert api.get("/api/tasks")["count"] == 0
