@@ -96,6 +96,7 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
     "advance": (5, {"seconds": st.sampled_from([0.4, 3, 30, 61, 400])}),
     "maintain": (1, {"prune": st.sampled_from([False, False, False, True])}),
 }
+STEPS_TAKEN: Counter[str] = Counter()
 STEP_NAMES = [name for name, (weight, _) in STEPS.items() for _ in range(weight)]
 
 
@@ -188,6 +189,7 @@ class Lifecycle(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(STEP_NAMES))
         arguments = data.draw(st.fixed_dictionaries(STEPS[name][1]))
         getattr(self, name)(data, **arguments)
+        STEPS_TAKEN[name] += 1
 
     def create(
         self, data: Any, priority: int, max_attempts: int, delay: int, key: int, policy: str
@@ -497,13 +499,16 @@ def queue(database_url: str, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("queue")
 def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says() -> None:
+    STEPS_TAKEN.clear()
     run_state_machine_as_test(
         Lifecycle,
         settings=settings(
-            max_examples=60,
+            max_examples=80,
             stateful_step_count=50,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert STEPS_TAKEN.total() >= 2_000, STEPS_TAKEN
+    assert STEPS_TAKEN.keys() == STEPS.keys()
