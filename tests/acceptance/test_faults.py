@@ -22,8 +22,8 @@ from tests.server import Server
 WORKERS = 12
 TASKS = 3_000
 LEASE_SECONDS = 3
-SECONDS_OF_KILLING = 15
-DATABASE_KILLS_AT = (5, 10)
+WORK_SECONDS = 0.02  # at the most, on one task
+DATABASE_KILLS_AT = (TASKS // 3, TASKS * 2 // 3)  # so many tasks done
 PATIENCE_SECONDS = 200
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -45,7 +45,7 @@ class Worker:
                 time.sleep(0.1)
 
     def _work(self, task: dict[str, Any]) -> None:
-        time.sleep(random.uniform(0, 0.02))
+        time.sleep(random.uniform(0, WORK_SECONDS))
         report = {
             "worker_id": self._worker_id,
             "claim_token": task["claim_token"],
@@ -163,15 +163,28 @@ class Night:
             time.sleep(0.5)
             self.mariadb.start()
 
-    def wait_until_all_is_finished(self) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
+    def finished(self) -> int:
+        """How many tasks are; 0 where nobody can tell now."""
+        try:
             answer = self.server.call("GET", "/api/stats")
-            counts = answer.data["by_status"] if answer.status == 200 else {}
-            if counts.get("completed", 0) + counts.get("failed", 0) == TASKS:
-                return
-            time.sleep(0.5)
-        raise AssertionError(f"not finished in time: {counts}")
+        except (OSError, http.client.HTTPException):  # the process that was asked has been killed
+            return 0
+        counts = answer.data["by_status"] if answer.status == 200 else {}
+        return int(counts.get("completed", 0) + counts.get("failed", 0))
+
+    def kill_until_all_is_finished(self) -> None:
+        """A worker and a server process every second, and the database twice in between."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        database_kills = list(DATABASE_KILLS_AT)
+        while (finished := self.finished()) < TASKS:
+            assert time.monotonic() < deadline, f"not finished in time: {finished}"
+            self.kill_a_worker()
+            self.kill_a_server_process()
+            if database_kills and finished >= database_kills[0]:
+                database_kills.pop(0)
+                self.kill_the_database()
+            time.sleep(1)
+        assert not database_kills, "the work was done before the database was killed"
 
     def end(self) -> None:
         for process in self.workers.values():
@@ -187,13 +200,7 @@ def test_nothing_is_lost_when_everything_is_killed(
     night = Night(tmp_path, database)
     try:
         night.start()
-        for second in range(SECONDS_OF_KILLING):
-            night.kill_a_worker()
-            night.kill_a_server_process()
-            if second in DATABASE_KILLS_AT:
-                night.kill_the_database()
-            time.sleep(1)
-        night.wait_until_all_is_finished()
+        night.kill_until_all_is_finished()
     finally:
         night.end()
     assert "Traceback" not in night.server.log()
