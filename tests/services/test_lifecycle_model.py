@@ -80,10 +80,16 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
     "claim": (6, {"worker": st.sampled_from(["a", "b", "c"]), "limit": st.integers(1, 3)}),
-    "renew": (3, {"progress": st.none() | st.integers(0, 100)}),
+    "renew": (
+        4,
+        {
+            "progress": st.none() | st.integers(0, 100),
+            "is_late": st.sampled_from([False, False, True]),
+        },
+    ),
     "release": (2, {"delay": st.sampled_from([0, 0, 7])}),
     "complete": (
-        3,
+        5,
         {
             "success": st.booleans(),
             "is_retryable": st.sampled_from([True, True, False]),
@@ -94,9 +100,10 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
     "cancel": (1, {}),
     "retry": (2, {}),
     "advance": (5, {"seconds": st.sampled_from([0.4, 3, 30, 61, 400])}),
-    "maintain": (1, {"prune": st.sampled_from([False, False, False, True])}),
+    "maintain": (2, {"prune": st.sampled_from([False, False, False, True])}),
 }
 STEPS_TAKEN: Counter[str] = Counter()
+SEEN: Counter[str] = Counter()
 STEP_NAMES = [name for name, (weight, _) in STEPS.items() for _ in range(weight)]
 
 
@@ -140,6 +147,11 @@ class Model:
             if task.status not in FINISHED or (policy == task.policy == "forever"):
                 return task_id
         return None
+
+    def is_live(self, claim: Claim) -> bool:
+        """Whether its attempt may still report: also after the lease, until the next attempt."""
+        task = self.tasks.get(claim.task_id)
+        return task is not None and task.token == claim.token
 
     def run_slice(self) -> int:
         moved = 0
@@ -247,16 +259,20 @@ class Lifecycle(RuleBasedStateMachine):
             model.claims.append(Claim(row["id"], worker, row["claim_token"]))
 
     def _on_claim(self, data: Any, act: Callable[[Claim, ModelTask], None]) -> None:
-        """Acts with a claim that was once given out, live or long lost."""
-        if not self.model.claims:
+        """Acts with a claim that was once given out: mostly a live one, else one long lost."""
+        claims = self.model.claims
+        live = [claim for claim in claims if self.model.is_live(claim)]
+        if live and data.draw(st.sampled_from([True, True, False])):
+            claims = live
+        if not claims:
             return
-        claim = data.draw(st.sampled_from(self.model.claims))
+        claim = data.draw(st.sampled_from(claims))
         task = self.model.tasks.get(claim.task_id)
         holder = leases.Holder(worker_id=claim.worker_id, claim_token=claim.token)
         if task is None:
             with pytest.raises(NotFound):
                 self._release(claim, holder)
-        elif task.token == claim.token:
+        elif self.model.is_live(claim):
             act(claim, task)
         elif task.status not in FINISHED:
             with pytest.raises((ClaimLost, TaskNotClaimed)):
@@ -271,8 +287,13 @@ class Lifecycle(RuleBasedStateMachine):
             now=self.model.now,
         )
 
-    def renew(self, data: Any, progress: int | None) -> None:
+    def renew(self, data: Any, progress: int | None, is_late: bool) -> None:
         def act(claim: Claim, task: ModelTask) -> None:
+            if is_late:
+                self.advance(data, LEASE_SECONDS)
+                self.maintain(data, prune=False)
+                if not self.model.is_live(claim):
+                    return
             holder = leases.Holder(worker_id=claim.worker_id, claim_token=claim.token)
             if progress is None:
                 leases.send_heartbeat(
@@ -351,8 +372,7 @@ class Lifecycle(RuleBasedStateMachine):
         lost = [
             claim
             for claim in self.model.claims
-            if claim.task_id in self.model.tasks
-            and self.model.tasks[claim.task_id].token != claim.token
+            if claim.task_id in self.model.tasks and not self.model.is_live(claim)
         ]
         if not lost:
             return
@@ -478,6 +498,7 @@ class Lifecycle(RuleBasedStateMachine):
         for log in fetch_all("SELECT * FROM task_logs WHERE task_id IS NOT NULL ORDER BY id"):
             before = status.get(log["task_id"])
             assert (before, log["status"]) in TRANSITIONS[log["event"]]
+            SEEN[log["event"]] += 1
             status[log["task_id"]] = log["status"]
         assert status == {task_id: task.status for task_id, task in self.model.tasks.items()}
 
@@ -500,6 +521,7 @@ def queue(database_url: str, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("queue")
 def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says() -> None:
     STEPS_TAKEN.clear()
+    SEEN.clear()
     run_state_machine_as_test(
         Lifecycle,
         settings=settings(
@@ -512,3 +534,4 @@ def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says() -> None:
     )
     assert STEPS_TAKEN.total() >= 2_000, STEPS_TAKEN
     assert STEPS_TAKEN.keys() == STEPS.keys()
+    assert SEEN.keys() == TRANSITIONS.keys(), SEEN
