@@ -10,9 +10,9 @@ from typing import Any
 from taskmanager.app import open_database, prepare_database
 from taskmanager.clock import utc_now
 from taskmanager.config import load_settings
-from taskmanager.database import close_connection, database, insert_many
+from taskmanager.database import close_connection, database, fetch_all, insert_many
 from taskmanager.models import Task
-from taskmanager.services import task_types
+from taskmanager.services import history, task_types
 from taskmanager.services.keys import OPERATOR
 from tests import mariadb
 
@@ -85,12 +85,41 @@ def fill_tasks(count: int, *, seed: str, now: int, **columns: Any) -> None:
             # Scattered like the hashes they stand for.
             row["dedupe_key"] = f"{(number * 0x9E3779B97F4A7C15) % 2**64:016x}{seed:0>48}"
             row["holds_key_forever"] = 1
+            row["holds_key_while_open"] = None if "completed_at" in template else 1
             rows.append({name: row[name] for name in names})
         with database.atomic():
             insert_many("tasks", rows)
 
 
-_COMPUTED = {"task_type_id", "priority", "claim_rank", "dedupe_key", "holds_key_forever"}
+_COMPUTED = {
+    *("task_type_id", "priority", "claim_rank", "dedupe_key", "holds_key_forever"),
+    "holds_key_while_open",
+}
+
+
+def fill_history(*, completed_before: int) -> None:
+    """Gives every task that was completed before then the three rows that its life would have."""
+    done = fetch_all(
+        "SELECT id, completed_at FROM tasks WHERE completed_at < ? ORDER BY id", (completed_before,)
+    )
+    for start in range(0, len(done), 10_000):
+        events = [
+            history.event_row(
+                task_id=task["id"],
+                event=event,
+                status=status,
+                attempt=1,
+                worker_id="worker-1",
+                now=task["completed_at"],
+            )
+            for task in done[start : start + 10_000]
+            for event, status in _LIFE
+        ]
+        with database.atomic():
+            history.record(events)
+
+
+_LIFE = (("created", "pending"), ("claimed", "claimed"), ("completed", "completed"))
 
 
 def stopwatch() -> "Stopwatch":
