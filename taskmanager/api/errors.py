@@ -95,7 +95,10 @@ def _http(error: HTTPException) -> Response:
 def _drain() -> None:
     """Reads what is left of a body that was refused: a client still sending would never see why."""
     stream = request.environ["wsgi.input"]
-    left = min(request.content_length or 0, DRAINED_BYTES)
+    length = request.content_length
+    if length is None and "wsgi.input_terminated" in request.environ:  # it ends by itself
+        length = DRAINED_BYTES
+    left = min(length or 0, DRAINED_BYTES)
     while left > 0 and (chunk := stream.read(min(left, 65_536))):
         left -= len(chunk)
 

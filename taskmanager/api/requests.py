@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import request
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from taskmanager.clock import parse_time
 from taskmanager.exceptions import InvalidRequest, ValidationFailed
@@ -40,9 +40,10 @@ class RequestBody:
         """The request's JSON object, where it fits. An empty body is an empty object.
 
         Raises InvalidRequest for malformed JSON, ValidationFailed naming every
-        field that is missing, wrong or unknown, and UnsupportedMediaType.
+        field that is missing, wrong or unknown, UnsupportedMediaType and
+        RequestEntityTooLarge.
         """
-        raw = request.get_data(cache=False)
+        raw = _whole_body()
         if not raw:
             return self.check({})
         if not request.is_json:
@@ -69,6 +70,18 @@ class RequestBody:
                 if kind == "integer" or kind == ["integer", "null"]:
                     body[name] = int(value)
         return body
+
+
+def _whole_body() -> bytes:
+    """The body. Raises RequestEntityTooLarge, also for one that did not say how long it is.
+
+    Werkzeug cuts that one off at the limit without a word.
+    """
+    raw = request.get_data(cache=False)
+    is_cut = len(raw) == request.max_content_length and "wsgi.input_terminated" in request.environ
+    if is_cut and request.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge
+    return raw
 
 
 def _described_patterns(schema: Any) -> Iterator[tuple[str, str]]:

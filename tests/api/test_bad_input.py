@@ -1,5 +1,7 @@
 """Bad input: each a 4xx that says what to do, nothing stored, the next request fine."""
 
+import contextlib
+import http.client
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -413,16 +415,35 @@ def test_the_longest_texts_of_four_byte_characters_fit(job: Api) -> None:
     assert job.get(f"/api/tasks/{task['id']}/logs")["logs"][-1]["message"] == longest
 
 
+def send_in_chunks(server: Server, body: bytes) -> tuple[int, str | None]:
+    """Sends a new task without saying beforehand how long the body will be; status and code."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    headers = {"Content-Type": "application/json", "X-API-Key": server.key}
+    with contextlib.closing(connection):
+        chunks = (body[start : start + 60_000] for start in range(0, len(body), 60_000))
+        connection.request("POST", "/api/tasks", chunks, headers, encode_chunked=True)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read()).get("code")
+
+
 def test_a_real_server_answers_a_huge_body_and_serves_the_next_request(
     start_server: Callable[..., Server],
 ) -> None:
     server = start_server(workers=1)
     server.call("POST", "/api/task-types/register", {**NEW_TYPE, "name": "job"})
+    small = {"type": "job", "params": {}}
     huge = {"type": "job", "params": {"a": "x" * 10_000_000}}
     refused = server.call("POST", "/api/tasks", huge)
     assert (refused.status, refused.body["code"]) == (413, "body_too_large")
+    assert send_in_chunks(server, sent_json(huge).encode()) == (413, "body_too_large")
+    # The first megabyte of this one is valid by itself.
+    assert send_in_chunks(server, sent_json(small).encode() + b" " * 2_000_000) == (
+        413,
+        "body_too_large",
+    )
     assert server.call("GET", "/api/tasks").data["count"] == 0
-    assert server.call("POST", "/api/tasks", {"type": "job", "params": {}}).status == 201
+    assert send_in_chunks(server, sent_json({**small, "dedupe": "none"}).encode()) == (201, None)
+    assert server.call("POST", "/api/tasks", small).status == 201
     claimed = server.call("POST", "/api/tasks/claim", WORKER)
     report = {**WORKER, "success": True, "claim_token": claimed.data["claim_token"]}
     done = server.call("POST", f"/api/tasks/{claimed.data['id']}/complete", report)
