@@ -1,4 +1,8 @@
-"""A bad night: workers, server processes and the database are killed while tasks are worked on."""
+"""A bad night: workers, server processes and the database are killed while tasks are worked on.
+
+Other workers only fall asleep and wake up when their leases are over, while another
+process works under their name.
+"""
 
 import contextlib
 import http.client
@@ -20,6 +24,7 @@ from tests.conftest import require
 from tests.server import Server
 
 WORKERS = 12
+NAMES = 3  # so few that a task often comes back to a worker of the same name
 TASKS = 3_000
 LEASE_SECONDS = 3
 WORK_SECONDS = 0.02  # at the most, on one task
@@ -102,8 +107,11 @@ class Night:
         instance = folder / "instance"
         instance.mkdir()
         self.notes = folder / "notes"
+        self.notes.touch()
         self.server = Server(instance, self.database_url, workers=4, threads=2)
-        self.workers: dict[str, Any] = {}
+        self.workers: dict[int, Any] = {}  # by number, the one that has run longest first
+        self.asleep: list[tuple[float, Any]] = []  # when it is to wake up, and the process
+        self.awake: list[Any] = []
 
     def start(self) -> None:
         # The workers ask as often as they can: the rate limit has tests of its own.
@@ -111,14 +119,13 @@ class Night:
         self.server.start()
         self._register()
         for number in range(WORKERS):
-            self._start_worker(f"worker-{number}")
+            self._start_worker(number)
         self._wait_until_every_worker_works()
 
     def _wait_until_every_worker_works(self) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            seen = self.server.call("GET", "/api/workers").data["workers"]
-            if len([worker for worker in seen if worker["tasks_completed"]]) == WORKERS:
+            if len(self.notes.read_text().splitlines()) > 10 * WORKERS:
                 return
             time.sleep(0.1)
         raise AssertionError("not every worker has begun")
@@ -131,22 +138,42 @@ class Night:
             answer = self.server.call("POST", "/api/tasks/batch", {"tasks": batch})
             assert answer.data["created"] == 1_000
 
-    def _start_worker(self, worker_id: str) -> None:
+    def _start_worker(self, number: int) -> None:
         process = CONTEXT.Process(
             target=run_worker,
-            args=(self.server.port, self.server.key, worker_id, self.notes),
+            args=(self.server.port, self.server.key, f"worker-{number % NAMES}", self.notes),
             daemon=True,
         )
         process.start()
-        self.workers[worker_id] = process
+        self.workers[number] = process
+
+    def _replace_a_worker(self) -> Any:
+        """The one that has run longest; another begins under its name, knowing nothing of it."""
+        number, process = next(iter(self.workers.items()))
+        del self.workers[number]
+        self._start_worker(number)
+        return process
 
     def kill_a_worker(self) -> None:
-        """The one that has run longest; it comes back under its old name, knowing nothing."""
-        worker_id, process = next(iter(self.workers.items()))
-        del self.workers[worker_id]
+        process = self._replace_a_worker()
         process.kill()
         process.join()
-        self._start_worker(worker_id)
+
+    def put_a_worker_to_sleep(self) -> None:
+        process = self._replace_a_worker()
+        os.kill(process.pid, signal.SIGSTOP)
+        self.asleep.append((time.monotonic() + LEASE_SECONDS + 1, process))
+
+    def wake_sleepers(self) -> None:
+        """Those who have lost their leases; for a second they go on as if nothing had happened."""
+        for process in self.awake:
+            process.kill()
+            process.join()
+        self.awake.clear()
+        while self.asleep and self.asleep[0][0] < time.monotonic():
+            _, process = self.asleep.pop(0)
+            os.kill(process.pid, signal.SIGCONT)
+            self.awake.append(process)
 
     def kill_a_server_process(self) -> None:
         """gunicorn starts another in its place."""
@@ -173,12 +200,14 @@ class Night:
         return int(counts.get("completed", 0) + counts.get("failed", 0))
 
     def kill_until_all_is_finished(self) -> None:
-        """A worker and a server process every second, and the database twice in between."""
+        """Workers and a server process every second, and the database twice in between."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         database_kills = list(DATABASE_KILLS_AT)
         while (finished := self.finished()) < TASKS:
             assert time.monotonic() < deadline, f"not finished in time: {finished}"
             self.kill_a_worker()
+            self.put_a_worker_to_sleep()
+            self.wake_sleepers()
             self.kill_a_server_process()
             if database_kills and finished >= database_kills[0]:
                 database_kills.pop(0)
@@ -187,7 +216,8 @@ class Night:
         assert not database_kills, "the work was done before the database was killed"
 
     def end(self) -> None:
-        for process in self.workers.values():
+        sleepers = [process for _, process in self.asleep]
+        for process in (*self.workers.values(), *sleepers, *self.awake):
             process.kill()
             process.join()
         self.server.stop()
@@ -230,6 +260,9 @@ def test_nothing_is_lost_when_everything_is_killed(
             latest_token[log["task_id"]] = log["claim_token"]
         elif log["event"] == "completed":
             assert log["claim_token"] == latest_token[log["task_id"]]
+            reported = json.loads(tasks[log["task_id"]]["result"])
+            assert reported == {"token": log["claim_token"]}, "another attempt's report was taken"
             completed.add(log["task_id"])
         expired += log["event"] == "lease_expired"
+    assert completed == {task["id"] for task in tasks.values() if task["status"] == "completed"}
     assert expired, "the killing killed nobody at work"
