@@ -7,6 +7,7 @@ the schema.
 """
 
 import bisect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -188,15 +189,13 @@ class _Reader:
             return 1, None
         if self.take("?"):
             return 0, 1
-        if not self.peek("{"):
-            return None
-        closing = self.pattern.find("}", self.place)
-        least, comma, most = self.pattern[self.place + 1 : closing].partition(",")
-        if closing >= 0 and least == "" and _is_count(most):
+        found = _COUNTS.match(self.pattern, self.place)
+        if found is None:
+            return None  # no brace, or an ordinary one
+        least, comma, most = found.groups()
+        if least == "":
             raise PatternRefused(f"has the count {{,{most}}}; write {{0,{most}}}")
-        if closing < 0 or not _is_count(least) or not (most == "" or _is_count(most)):
-            return None  # an ordinary brace
-        self.place = closing + 1
+        self.place = found.end()
         counts = (_count(least), _count(most) if most else None if comma else _count(least))
         if counts[1] is not None and counts[0] > counts[1]:
             raise PatternRefused("has a count whose first number is the larger one")
@@ -331,10 +330,8 @@ class _Reader:
 
 
 _HEX = frozenset("0123456789abcdefABCDEF")
-
-
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+# {3}, {3,}, {3,5}, and {,5}, which is refused. Possessive: no digit is looked at twice.
+_COUNTS = re.compile(r"\{(?=[0-9]|,[0-9])([0-9]*+)(,?+)([0-9]*+)\}")
 
 
 def _count(text: str) -> int:

@@ -27,6 +27,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 TYPE_NAMES = tuple(_TYPES)
 _FIRST_DRAFT_WITH_WHOLE_FLOATS = 6  # 1.0 is an integer
 
+_FIRST_PAST_INTEGERS = 2.0**64
+
 _COST_OF_IDENTITY = 10
 _COST_OF_FRACTION = 100
 _COST_OF_FORMAT = 40
@@ -63,7 +65,8 @@ def identity(value: Any, meter: WorkMeter) -> str:
         names = sorted(value)
         pairs = [identity(name, meter) + identity(value[name], meter) for name in names]
         return "{" + ",".join(pairs) + "}"
-    if isinstance(value, float) and value.is_integer():
+    # Past that no integer of a request can equal it, and all its digits would take long to write.
+    if isinstance(value, float) and value.is_integer() and abs(value) < _FIRST_PAST_INTEGERS:
         return str(int(value))
     return repr(value)
 

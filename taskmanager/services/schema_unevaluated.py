@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Collector = Callable[[Any, Run], set[Hashable]]
 
 _COST_OF_COLLECTING = 10
+_COST_OF_PART = 2  # those that apply no schema cost nothing besides
 
 
 def unevaluated_properties(rule: Any, place: "Place") -> Check | None:
@@ -72,7 +73,7 @@ def _collector(
     parts = [*seen_here(place, without), *_seen_by_others(place, seen_here)]
 
     def collect(value: Any, run: Run) -> set[Hashable]:
-        run.spend(_COST_OF_COLLECTING + len(value))
+        run.spend(_COST_OF_COLLECTING + len(value) + _COST_OF_PART * len(parts))
         seen: set[Hashable] = set()
         for part in parts:
             seen |= part(value, run)

@@ -15,6 +15,7 @@ REFUSED, VALID, INVALID, STOPPED = "refused", "valid", "invalid", "stopped"
 
 LONG = 900_000
 SHUFFLED = "".join(random.Random(1).choices("ab", k=300_000))
+SHORT_PATTERNS = {chr(0x4E00 + number): True for number in range(4_500)}
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 DRAFT_2019 = "https://json-schema.org/draft/2019-09/schema"
@@ -131,6 +132,8 @@ PATTERNS = [
     pattern(
         "a class of thousands", f"^[{''.join(map(chr, range(0x4E00, 0x8000, 2)))}]+$", "一", VALID
     ),
+    pattern("braces never closed", "{" * 60_000, "x", REFUSED),
+    pattern("braces closed once", "{" * 60_000 + "}", "x", REFUSED),
     pattern("newline at the end", r"^\d{4}$", "2020\n", INVALID),
     pattern("digits of other scripts", r"^\d+$", "٣", INVALID),
     Case(
@@ -373,6 +376,25 @@ SIZES = [
             }
         ),
         {"a": [1] * 100_000},
+        STOPPED,
+    ),
+    Case(
+        "thousands of patterns for the names of objects that have none",
+        on_a({"items": {"patternProperties": SHORT_PATTERNS}}),
+        {"a": [{}] * 20_000},
+        STOPPED,
+    ),
+    Case(
+        "thousands of patterns that say what of nothing was looked at",
+        on_a(
+            {
+                "items": {
+                    "anyOf": [True, {"patternProperties": SHORT_PATTERNS}],
+                    "unevaluatedProperties": False,
+                }
+            }
+        ),
+        {"a": [{}] * 20_000},
         STOPPED,
     ),
 ]
