@@ -3,6 +3,7 @@
 import difflib
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -142,7 +143,7 @@ def _integer(text: str) -> int:
 
 def _number(text: str) -> float:
     number = float(text)
-    if number in (float("inf"), float("-inf")):
+    if math.isinf(number):
         raise InvalidRequest(
             f"The number {text[:30]} is too large; send it as a string.",
             code="number_out_of_range",

@@ -349,6 +349,7 @@ SIZES = [
         {"a": [1] * 200_000},
         VALID,
     ),
+    Case("a megabyte of empty lists", {}, {"a": [[]] * 240_000}, VALID),
     Case(
         "conditions in conditions",
         nested('{"if":{"required":["b"]},"else":', "}", 58),
