@@ -6,7 +6,6 @@ from taskmanager.api.auth import requires
 from taskmanager.api.requests import MAX_INTEGER, QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import audit_event_json
-from taskmanager.exceptions import NotAllowed
 from taskmanager.services import audit
 
 blueprint = Blueprint("audit", __name__, url_prefix="/admin/audit")
@@ -20,12 +19,7 @@ def list_all() -> Response:
     `limit` (50, at most 100); `cursor` from `next_cursor`, which is null on the
     last page. 200; 400; 403 for a key that is limited to task types.
     """
-    if g.caller.task_types is not None:
-        raise NotAllowed(
-            "This key is limited to task types, so it may not read the audit trail; use an admin "
-            "key without that limit.",
-            code="task_type_not_allowed",
-        )
+    g.caller.require_every_type("read the audit trail")
     query = QueryParameters("limit", "cursor")
     limit = query.integer("limit", 1, 100, 50) or 50
     rows = audit.list_events(limit=limit + 1, before_id=query.integer("cursor", 1, MAX_INTEGER))

@@ -10,7 +10,7 @@ from taskmanager.api.requests import MAX_INTEGER, QueryParameters, read_time
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import key_json
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import InvalidRequest, NotAllowed
+from taskmanager.exceptions import InvalidRequest
 from taskmanager.services import key_changes, keys
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/keys")
@@ -21,12 +21,8 @@ KEY = f"/<int(max={MAX_INTEGER}):key_id>"
 @blueprint.before_request
 def require_key_for_every_type() -> None:
     """A key limited to some task types could otherwise make itself one for all."""
-    if "caller" in g and g.caller.task_types is not None:
-        raise NotAllowed(
-            "This key is limited to task types, so it may not manage keys; use an admin key "
-            "without that limit.",
-            code="task_type_not_allowed",
-        )
+    if "caller" in g:
+        g.caller.require_every_type("manage keys")
 
 
 @blueprint.post("")

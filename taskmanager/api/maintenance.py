@@ -25,8 +25,9 @@ def run() -> Response:
 
     200 with how many tasks were `created` (by schedules), `requeued` (their
     lease had run out), `started` (their time had come) and `pruned` (finished
-    long ago).
+    long ago); 403 for a key that is limited to task types.
     """
+    g.caller.require_every_type("run maintenance, which is for the tasks of all types")
     request_schemas.NOTHING.read()
     now, started = utc_now(), time.monotonic()
     done = maintenance.maintain(

@@ -86,10 +86,10 @@ def claim_tasks(
     until the worker sends the same request_id and gets them again.
     """
     if repeated := _claimed_before(request, caller, now):
-        return _with_type_names(repeated)
+        return repeated
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     if tasks := _claim_of_busy_type(request, caller, now):
-        return _with_type_names(tasks)
+        return tasks
     for _ in range(MAX_ROUNDS):
         types = _running_types(request, caller)
         sources = [
@@ -105,12 +105,12 @@ def claim_tasks(
             tasks = _claim(request, sources, caller, now)
             if tasks:
                 _remember_busy_type(request, sources)
-                return _with_type_names(tasks)
+                return tasks
         elif not maintenance.run_slice(defaults=defaults, now=now):
             break
     # The same request, sent twice at once, may have been given the last of them meanwhile.
     if repeated := _claimed_before(request, caller, now):
-        return _with_type_names(repeated)
+        return repeated
     raise _nothing_available(request, types, now)
 
 
@@ -197,7 +197,7 @@ def _claim(
         ]
     )
     workers.record_sign_of_life(request.worker_id, now=now)
-    return tasks
+    return _with_type_names(tasks)
 
 
 def _claim_of_type(
@@ -320,19 +320,18 @@ def _shares(sources: Sequence[Source], request: ClaimRequest) -> Iterable[tuple[
 def _claimed_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
     """What the same request was given and still holds, in the order in which it was given.
 
-    Names of workers and requests are no secret: with them alone nobody gets a task, and
-    with it its token, of a type that the key may not touch.
+    Whoever else learns of its names gets nothing that is not for its key.
     """
     if request.request_id is None:
         return []
-    held = fetch_packed(
+    rows = fetch_packed(
         COLUMNS,
         "FROM tasks WHERE worker_id = ? AND status = 'claimed' "
         "AND claim_request_id = ? AND lease_expires_at > ? "
         f"ORDER BY {request.order.order_by}",
         (request.worker_id, request.request_id, now),
     )
-    return [row for row in held if caller.may_touch(task_types.name_of(row["task_type_id"]))]
+    return [row for row in _with_type_names(rows) if caller.may_touch(row["type"])]
 
 
 def _nothing_available(request: ClaimRequest, types: list[Row], now: int) -> NoTaskAvailable:

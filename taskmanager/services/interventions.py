@@ -17,7 +17,7 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
     Transition: scheduled, pending or claimed → cancelled. The worker that holds
     it learns of it at its next heartbeat, progress report or completion.
     Commits together: the transition and its history row.
-    Raises NotFound, NotAllowed, TaskFinished.
+    Raises NotFound, TaskFinished.
     Dying in the middle leaves it as it was.
     """
     task = _locked(task_id, caller)
@@ -51,7 +51,7 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
 
     Transition: failed or cancelled → pending.
     Commits together: the transition and its history row.
-    Raises NotFound, NotAllowed, and Conflict where it is in another state or
+    Raises NotFound, and Conflict where it is in another state or
     an unfinished task with the same dedupe key exists.
     Dying in the middle leaves it as it was.
     """
@@ -97,7 +97,6 @@ def _locked(task_id: int, caller: Caller) -> Row:
     task = lock_tasks([task_id], caller).get(task_id)
     if task is None:
         raise task_not_found(task_id)
-    caller.require_type(task["type"])
     return task
 
 

@@ -95,6 +95,15 @@ class Caller:
                 code="task_type_not_allowed",
             )
 
+    def require_every_type(self, what: str) -> None:
+        """Raises NotAllowed where the key is limited to task types: it may not do `what`."""
+        if self.task_types is not None:
+            raise NotAllowed(
+                f"This key is limited to task types, so it may not {what}; use an admin key "
+                "without that limit.",
+                code="task_type_not_allowed",
+            )
+
 
 # Stands for the person at the command line and for the cron job.
 OPERATOR = Caller(key_id=None, name="command line", scopes=frozenset({"admin"}))

@@ -46,8 +46,8 @@ class Holder:
 def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     """Rows by id, locked for this transaction, with type names.
 
-    Raises nothing for an id that is not there. Rows of types that the caller
-    may not touch are included; `require_holder` refuses them.
+    Raises nothing for an id that is not there, nor for a task of a type that the
+    caller may not touch: to the caller it is not there either.
     """
     # One order for everybody: two transactions that want the same rows cannot deadlock.
     ids = sorted(set(task_ids))
@@ -56,10 +56,11 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
         f"FROM tasks WHERE id IN ({placeholders(ids)}) ORDER BY id {dialect().lock_rows}",
         ids,
     )
-    return {row["id"]: {**row, "type": task_types.name_of(row["task_type_id"])} for row in rows}
+    named = ({**row, "type": task_types.name_of(row["task_type_id"])} for row in rows)
+    return {row["id"]: row for row in named if caller.may_touch(row["type"])}
 
 
-def require_holder(task: Row | None, task_id: int, holder: Holder, caller: Caller) -> Row:
+def require_holder(task: Row | None, task_id: int, holder: Holder) -> Row:
     """The task, where `holder` may still report on it.
 
     That is while it is claimed with this token, also past the lease's end, and
@@ -68,7 +69,6 @@ def require_holder(task: Row | None, task_id: int, holder: Holder, caller: Calle
     """
     if task is None:
         raise task_not_found(task_id)
-    caller.require_type(task["type"])
     status = task["status"]
     if status in FINISHED_STATUSES:
         raise TaskFinished(
@@ -200,9 +200,8 @@ def send_heartbeat(
     """
     found = lock_tasks([task_id], caller).get(task_id)
     if found is not None and found["status"] == "cancelled":
-        caller.require_type(found["type"])
         return found, True
-    task = require_holder(found, task_id, holder, caller)
+    task = require_holder(found, task_id, holder)
     task = _renew(task, _renewed(task, lease_seconds, now), caller, now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task, False
@@ -221,9 +220,8 @@ def report_progress(
     """Stores how far a task is, 0 to 100, and renews its lease; otherwise as `send_heartbeat`."""
     found = lock_tasks([task_id], caller).get(task_id)
     if found is not None and found["status"] == "cancelled":
-        caller.require_type(found["type"])
         return found, True
-    task = require_holder(found, task_id, holder, caller)
+    task = require_holder(found, task_id, holder)
     changes = {
         **_renewed(task, None, now),
         "progress": progress,
@@ -245,7 +243,7 @@ def release_task(
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     Dying in the middle leaves it claimed.
     """
-    task = require_holder(lock_tasks([task_id], caller).get(task_id), task_id, holder, caller)
+    task = require_holder(lock_tasks([task_id], caller).get(task_id), task_id, holder)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return _release(task, delay_seconds, caller, now)
 
@@ -301,17 +299,18 @@ def renew_leases(
     Returns per task `renewed`, `cancelled` or `lost`. Raises nothing for a
     single claim that is gone.
     """
-    named = claims if claims is not None else [(task_id, None) for task_id in _held_ids(worker_id)]
-    tasks = lock_tasks([task_id for task_id, _ in named], caller) if named else {}
+    ids = _held_ids(worker_id) if claims is None else [task_id for task_id, _ in claims]
+    tasks = lock_tasks(ids, caller) if ids else {}
+    named = [(task_id, None) for task_id in tasks] if claims is None else claims
     outcomes = []
     for task_id, claim_token in named:
         task = tasks.get(task_id)
-        if task and task["status"] == "cancelled" and caller.may_touch(task["type"]):
+        if task and task["status"] == "cancelled":
             outcomes.append((task_id, "cancelled"))
             continue
         try:
             held = require_holder(
-                task, task_id, Holder(worker_id=worker_id, claim_token=claim_token), caller
+                task, task_id, Holder(worker_id=worker_id, claim_token=claim_token)
             )
             tasks[task_id] = _renew(held, _renewed(held, None, now), caller, now)
             outcomes.append((task_id, "renewed"))
@@ -323,7 +322,9 @@ def renew_leases(
 
 @write_transaction
 def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> list[int]:
-    """Gives back everything that the worker holds and marks it inactive; returns the tasks' ids.
+    """Gives back what the worker holds and marks it inactive; returns the tasks' ids.
+
+    Tasks of types that the caller may not touch stay claimed.
 
     Transition: claimed → pending, the attempts not counted.
     Commits together: all of it.
@@ -335,7 +336,6 @@ def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> list[int]:
     if ids:
         for task in lock_tasks(ids, caller).values():
             if task["status"] == "claimed" and task["worker_id"] == worker_id:
-                caller.require_type(task["type"])
                 _release(task, 0, caller, now)
                 released.append(task["id"])
     workers.mark_shut_down(worker_id, now=now)

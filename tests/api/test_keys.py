@@ -191,7 +191,7 @@ def test_a_key_that_is_not_there_answers_404(api: Api) -> None:
     assert api.delete("/api/admin/keys/1000000", 404)["code"] == "key_not_found"
 
 
-def test_a_key_limited_to_types_is_refused_for_others_on_every_route(api: Api) -> None:
+def test_a_key_limited_to_types_is_refused_others_and_finds_nothing_of_them(api: Api) -> None:
     api.register("mine.a")
     api.register("theirs")
     foreign = api.create("theirs")
@@ -207,6 +207,12 @@ def test_a_key_limited_to_types_is_refused_for_others_on_every_route(api: Api) -
         ("POST", "/api/task-types/theirs/validate", {"params": {}}),
         ("POST", "/api/task-types/theirs/validate", {"param_schema": {}}),
         ("POST", "/api/tasks", {"type": "theirs", "params": {}}),
+    ):
+        response = limited.call(method, path, body)
+        assert response.status_code == 403, path
+        assert response.get_json()["code"] == "task_type_not_allowed"
+        assert "mine.%" in response.get_json()["message"]
+    for method, path, body in (
         ("GET", task, None),
         ("GET", f"{task}/logs", None),
         ("POST", f"{task}/complete", {**worker, "success": True}),
@@ -215,19 +221,18 @@ def test_a_key_limited_to_types_is_refused_for_others_on_every_route(api: Api) -
         ("POST", f"{task}/release", worker),
         ("POST", f"{task}/cancel", {}),
         ("POST", f"{task}/retry", {}),
-        ("POST", "/api/workers/w/shutdown", {}),
     ):
         response = limited.call(method, path, body)
-        assert response.status_code == 403, path
-        assert response.get_json()["code"] == "task_type_not_allowed"
-        assert "mine.%" in response.get_json()["message"]
+        assert response.status_code == 404, path
+        assert response.get_json()["code"] == "task_not_found"
+    assert limited.post("/api/workers/w/shutdown")["released"] == []
     item = {"type": "theirs", "params": {}}
     result = limited.post("/api/tasks/batch", {"tasks": [item]})["results"][0]
     assert result["error"]["code"] == "task_type_not_allowed"
     completions = [{"id": held["id"], "claim_token": held["claim_token"], "success": True}]
     body = {"worker_id": "w", "completions": completions}
     result = limited.post("/api/tasks/complete", body)["results"][0]
-    assert (result["error"]["code"], result["error"]["status"]) == ("task_type_not_allowed", 403)
+    assert (result["error"]["code"], result["error"]["status"]) == ("task_not_found", 404)
     tasks = [{"id": held["id"], "claim_token": held["claim_token"]}]
     beat = limited.post("/api/workers/heartbeat", {"worker_id": "w", "tasks": tasks})
     assert beat["lost"] == [held["id"]]

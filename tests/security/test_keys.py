@@ -22,7 +22,8 @@ from tests.conftest import Api, Clock
 from tests.server import Server
 
 DAY = 86_400
-NOT_YOURS = 403
+NOT_YOURS = 403  # for a type that the call itself names
+NOT_THERE = 404  # for a thing that is found by its id
 HIDDEN = "Hidden.Type"
 
 
@@ -30,7 +31,7 @@ class Rule(NamedTuple):
     """Who may make a call: the scope it takes, a body that works, and what a key limited to
     task types other than HIDDEN gets.
 
-    `others` is the status; where that is a success, the answer says nothing of HIDDEN.
+    `others` is the status. An answer says nothing of HIDDEN unless the call named it.
     `{task}`, `{schedule}` and `{key}` stand for ids of things that belong to HIDDEN.
     """
 
@@ -48,7 +49,7 @@ SCHEDULE = {"name": "s2", "type": HIDDEN, "params": {}, "cron": "0 0 * * *"}
 RULES = {
     "GET /api/health": Rule(PUBLIC, others=200),
     "GET /api/stats": Rule("tasks:read", others=200),
-    "POST /api/maintenance/run": Rule("admin", others=200),
+    "POST /api/maintenance/run": Rule("admin"),
     "GET /api/task-types": Rule("task-types:read", others=200),
     f"GET /api/task-types/{HIDDEN}": Rule("task-types:read"),
     f"PATCH /api/task-types/{HIDDEN}": Rule("task-types:write", {"is_paused": False}),
@@ -63,24 +64,30 @@ RULES = {
     "POST /api/tasks/complete": Rule(
         "tasks:complete", {"worker_id": "w", "completions": [{"id": 1, "success": True}]}, 200
     ),
-    "GET /api/tasks/{task}": Rule("tasks:read"),
-    "GET /api/tasks/{task}/logs": Rule("tasks:read"),
-    "POST /api/tasks/{task}/heartbeat": Rule("tasks:claim", CLAIMED),
-    "POST /api/tasks/{task}/progress": Rule("tasks:claim", {**CLAIMED, "progress": 1}),
-    "POST /api/tasks/{task}/release": Rule("tasks:claim", CLAIMED),
-    "POST /api/tasks/{task}/complete": Rule("tasks:complete", {**CLAIMED, "success": True}),
-    "POST /api/tasks/{task}/cancel": Rule("tasks:manage", {}),
-    "POST /api/tasks/{task}/retry": Rule("tasks:manage"),
+    "GET /api/tasks/{task}": Rule("tasks:read", others=NOT_THERE),
+    "GET /api/tasks/{task}/logs": Rule("tasks:read", others=NOT_THERE),
+    "POST /api/tasks/{task}/heartbeat": Rule("tasks:claim", CLAIMED, others=NOT_THERE),
+    "POST /api/tasks/{task}/progress": Rule(
+        "tasks:claim", {**CLAIMED, "progress": 1}, others=NOT_THERE
+    ),
+    "POST /api/tasks/{task}/release": Rule("tasks:claim", CLAIMED, others=NOT_THERE),
+    "POST /api/tasks/{task}/complete": Rule(
+        "tasks:complete", {**CLAIMED, "success": True}, others=NOT_THERE
+    ),
+    "POST /api/tasks/{task}/cancel": Rule("tasks:manage", {}, others=NOT_THERE),
+    "POST /api/tasks/{task}/retry": Rule("tasks:manage", others=NOT_THERE),
     "POST /api/schedules": Rule("task-types:write", SCHEDULE),
     "GET /api/schedules": Rule("task-types:read", others=200),
-    "GET /api/schedules/{schedule}": Rule("task-types:read"),
-    "PATCH /api/schedules/{schedule}": Rule("task-types:write", {"is_active": False}),
-    "POST /api/schedules/{schedule}/run": Rule("tasks:create"),
-    "DELETE /api/schedules/{schedule}": Rule("task-types:write"),
+    "GET /api/schedules/{schedule}": Rule("task-types:read", others=NOT_THERE),
+    "PATCH /api/schedules/{schedule}": Rule(
+        "task-types:write", {"is_active": False}, others=NOT_THERE
+    ),
+    "POST /api/schedules/{schedule}/run": Rule("tasks:create", others=NOT_THERE),
+    "DELETE /api/schedules/{schedule}": Rule("task-types:write", others=NOT_THERE),
     "GET /api/workers": Rule("workers:read", others=200),
     "GET /api/workers/w": Rule("workers:read", others=200),
     "POST /api/workers/heartbeat": Rule("tasks:claim", CLAIMED, 200),
-    "POST /api/workers/w/shutdown": Rule("tasks:claim"),
+    "POST /api/workers/w/shutdown": Rule("tasks:claim", others=200),
     "POST /api/admin/keys": Rule("admin", {"name": "n", "role": "viewer"}),
     "GET /api/admin/keys": Rule("admin"),
     "GET /api/admin/keys/{key}": Rule("admin"),
@@ -211,10 +218,45 @@ class TestEveryRoute:
         for line, rule in RULES.items():
             answer = call(limited, line, world, rule.body)
             assert answer.status_code == rule.others, (line, answer.get_json())
-            if answer.status_code == 200 and '"results":' not in answer.text:
+            if HIDDEN not in f"{line} {rule.body}":
                 assert HIDDEN not in answer.text, line
         assert api.get(f"/api/tasks/{world['task']}") == before
         assert api.get("/api/tasks")["count"] == 1
+
+    def test_what_belongs_to_other_task_types_looks_as_if_it_were_not_there(
+        self, clock: Clock, api: Api, world: dict[str, int]
+    ) -> None:
+        limited = api.with_key(make(["admin"], task_types=["Other.%"]))
+        nothing = {name: number + 1_000 for name, number in world.items()}
+        for line, rule in RULES.items():
+            if "{task}" in line or "{schedule}" in line:
+                there = call(limited, line, world, rule.body).text
+                for name in ("task", "schedule"):
+                    there = there.replace(f"{name} {world[name]}", f"{name} {nothing[name]}")
+                assert there == call(limited, line, nothing, rule.body).text, line
+
+    def test_a_worker_that_also_holds_tasks_of_other_types_is_told_of_its_own_alone(
+        self, api: Api, world: dict[str, int]
+    ) -> None:
+        api.register("Other.One")
+        own = api.create("Other.One")
+        api.claim("w", type="Other.One")
+        limited = api.with_key(make(["admin"], task_types=["Other.%"]))
+        beat = limited.post("/api/workers/heartbeat", CLAIMED)
+        assert (beat["renewed"], beat["lost"]) == ([own["id"]], [])
+        assert limited.post("/api/workers/w/shutdown")["released"] == [own["id"]]
+        assert api.get(f"/api/tasks/{world['task']}")["status"] == "claimed"
+
+    def test_a_claim_that_is_repeated_is_answered_to_keys_that_may_touch_the_tasks(
+        self, api: Api, world: dict[str, int]
+    ) -> None:
+        api.create(HIDDEN)
+        claim = {"worker_id": "w", "request_id": "r"}
+        first = api.claim(**claim)
+        limited = api.with_key(make(["admin"], task_types=["Other.%"]))
+        limited.claim(**claim, status=404)
+        limited.claim(**claim, limit=5, status=404)
+        assert api.claim(**claim)["claim_token"] == first["claim_token"]
 
     def test_items_of_other_task_types_in_a_batch_are_refused_one_by_one(
         self, api: Api, world: dict[str, int]
@@ -224,7 +266,8 @@ class TestEveryRoute:
         assert [one["error"]["status"] for one in made["results"]] == [403]
         body = {"worker_id": "w", "completions": [{"id": world["task"], "success": True}]}
         done = limited.post("/api/tasks/complete", body)
-        assert [one["error"]["status"] for one in done["results"]] == [403]
+        assert [one["error"]["status"] for one in done["results"]] == [404]
+        assert HIDDEN not in repr(done)
 
 
 # What a key may be told
