@@ -42,6 +42,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app = _Application(__name__, static_folder=None)
     app.extensions["taskmanager"] = settings
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # no answer sends anybody to the host that a request named
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     load_plugins(settings)
     open_database(settings)

@@ -49,5 +49,10 @@ def run_server(*, host: str, port: int, workers: int, threads: int) -> None:
             # gunicorn would otherwise open a control socket in the home directory.
             "control_socket_disable": True,
             "graceful_timeout": 10,
+            # By itself gunicorn believes X-Forwarded-Proto, SCRIPT_NAME and the like of whoever
+            # calls from this machine, which is every proxy's visitor; http_rules decides that.
+            "secure_scheme_headers": {},
+            "forwarder_headers": "",
+            "forwarded_allow_ips": "",
         }
     ).run()

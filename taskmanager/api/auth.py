@@ -10,6 +10,7 @@ from taskmanager.api import rate_limits
 from taskmanager.clock import utc_now
 from taskmanager.exceptions import NotAllowed, NotAuthenticated
 from taskmanager.services import keys
+from taskmanager.services.audit import MAX_ADDRESS_LENGTH
 from taskmanager.services.keys import Caller
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -57,7 +58,7 @@ def authenticate_request() -> None:
     if scope == PUBLIC or request.method == "OPTIONS":
         return
     g.caller = caller = dataclasses.replace(
-        _authenticate(), address=request.remote_addr, request_id=g.request_id
+        _authenticate(), address=_address(), request_id=g.request_id
     )
     rate_limits.count_request(caller)
     if not caller.may(scope):
@@ -65,6 +66,11 @@ def authenticate_request() -> None:
             f"This key lacks the scope '{scope}'; it has: {', '.join(sorted(caller.scopes))}.",
             code="scope_missing",
         )
+
+
+def _address() -> str | None:
+    """The client's, as far as it fits where it is recorded: a proxy may send any text for one."""
+    return request.remote_addr[:MAX_ADDRESS_LENGTH] if request.remote_addr else None
 
 
 def _authenticate() -> Caller:

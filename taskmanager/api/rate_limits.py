@@ -18,6 +18,7 @@ from taskmanager.clock import utc_now
 from taskmanager.config import Settings
 from taskmanager.exceptions import ConfigurationError, RateLimited
 from taskmanager.rates import Rate, parse_rate
+from taskmanager.services.audit import MAX_ADDRESS_LENGTH
 from taskmanager.services.keys import Caller
 
 if TYPE_CHECKING:  # imported by the server only: a command is spared their 50 ms
@@ -155,7 +156,7 @@ def client_address() -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return text[:64]
+        return text[:MAX_ADDRESS_LENGTH]
     if isinstance(address, ipaddress.IPv4Address):
         return text
     if address.ipv4_mapped is not None:

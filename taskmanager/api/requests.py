@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import request
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from taskmanager.clock import parse_time
 from taskmanager.exceptions import InvalidRequest, ValidationFailed
@@ -41,10 +41,10 @@ class RequestBody:
         """The request's JSON object, where it fits. An empty body is an empty object.
 
         Raises InvalidRequest for malformed JSON, ValidationFailed naming every
-        field that is missing, wrong or unknown, UnsupportedMediaType and
+        field that is missing, wrong or unknown, UnsupportedMediaType, and
         RequestEntityTooLarge.
         """
-        raw = _whole_body()
+        raw = _read_body()
         if not raw:
             return self.check({})
         if not request.is_json:
@@ -73,15 +73,21 @@ class RequestBody:
         return body
 
 
-def _whole_body() -> bytes:
-    """The body. Raises RequestEntityTooLarge, also for one that did not say how long it is.
-
-    Werkzeug cuts that one off at the limit without a word.
-    """
-    raw = request.get_data(cache=False)
-    is_cut = len(raw) == request.max_content_length and "wsgi.input_terminated" in request.environ
-    if is_cut and request.environ["wsgi.input"].read(1):
-        raise RequestEntityTooLarge
+def _read_body() -> bytes:
+    limit = request.max_content_length
+    try:
+        raw = request.get_data(cache=False)
+        # Of a body in chunks no length was told before, and reading just ended at the limit.
+        is_cut = request.content_length is None and len(raw) == limit
+        if is_cut and request.environ["wsgi.input"].read(1):
+            raise RequestEntityTooLarge
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001 - each web server has errors of its own
+        raise InvalidRequest(
+            "The body did not arrive whole, or not in the chunks that it announced; send it again.",
+            code="bad_request",
+        ) from None
     return raw
 
 

@@ -28,6 +28,7 @@ WINDOW_MS = 60_000
 ADDRESSES_PER_WINDOW = 10
 MAX_FAILURE_ROWS = 10_000
 PRUNED_ROWS = 500
+MAX_ADDRESS_LENGTH = 64
 
 
 def record(*, event: str, message: str, caller: "Caller", now: int) -> None:

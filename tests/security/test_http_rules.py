@@ -55,6 +55,13 @@ def test_only_an_answer_over_tls_asks_for_tls_from_then_on(api: Api) -> None:
     assert over_tls.headers["Strict-Transport-Security"] == "max-age=31536000"
 
 
+def test_no_answer_sends_a_visitor_to_an_address_that_the_request_named(api: Api) -> None:
+    for path in ("/api//health", "/api/tasks//1"):
+        answer = api.call("GET", path, base_url="http://evil.example")
+        assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found"), path
+        assert "Location" not in answer.headers
+
+
 # Proxies
 
 
@@ -83,6 +90,16 @@ class TestBehindOneProxy:
         assert fail(api, "203.0.113.9, 198.51.100.7", times=31) == 429
         assert fail(api, "203.0.113.10, 198.51.100.7") == 429
         assert fail(api, "203.0.113.9, 198.51.100.8") == 401
+
+    def test_an_address_that_is_none_does_no_harm_where_it_is_recorded(self, api: Api) -> None:
+        for claimed in ("x" * 5_000, "\x9b31m", "é"):
+            headers = {"X-Forwarded-For": claimed, "X-API-Key": api.key}
+            body = {"name": "n", "role": "viewer"}
+            answer = api.call("POST", "/api/admin/keys", body, headers=headers)
+            assert answer.status_code == 201, claimed
+            assert fail(api, claimed) == 401
+        newest = api.get("/api/admin/audit")["events"][0]
+        assert len(newest["address"]) <= 64
 
     def test_tls_that_ends_at_the_proxy_counts_as_tls(self, api: Api) -> None:
         answer = api.call("GET", "/api/health", headers=FORWARDED)
