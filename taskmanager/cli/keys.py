@@ -4,7 +4,7 @@ import json
 
 import click
 
-from taskmanager.cli.terminal import open_queue, say, show_json
+from taskmanager.cli.terminal import open_queue, say, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.rates import parse_rate
 from taskmanager.services import key_changes, keys
@@ -70,7 +70,7 @@ def list_keys(as_json: bool) -> None:
         if not row["revoked_at"] and row["expires_at"] and row["expires_at"] <= utc_now():
             state = "expired"
         used = format_time(row["last_used_at"]) or "never"
-        click.echo(
+        show(
             f"{row['id']:>4}  {state:<8} {row['prefix']:<12} {row['name']:<24} last used {used}  "
             f"{' '.join(json.loads(row['scopes']))}"
         )

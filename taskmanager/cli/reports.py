@@ -2,7 +2,7 @@
 
 import click
 
-from taskmanager.cli.terminal import open_queue, show_json
+from taskmanager.cli.terminal import open_queue, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.services import audit as audit_trail
 from taskmanager.services import keys, statistics
@@ -21,7 +21,7 @@ def stats(as_json: bool) -> None:
         click.echo(f"{status:<12} {count:>10}")
     for name, counts in sorted(figures["by_type"].items()):
         shown = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        click.echo(f"{name}: {shown}")
+        show(f"{name}: {shown}")
     for period, counts in figures["finished"].items():
         click.echo(f"last {period}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
 
@@ -42,7 +42,7 @@ def audit(as_json: bool, limit: int) -> None:
         return
     for row in rows:
         key = "-" if row["api_key_id"] is None else f"key {row['api_key_id']}"
-        click.echo(
+        show(
             f"{format_time(row['created_at'])}  {row['event']:<22} {key:<8} "
             f"{row['address'] or '-':<15} {row['request_id'] or '-'}  {row['message']}"
         )

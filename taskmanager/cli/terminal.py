@@ -15,11 +15,27 @@ from taskmanager.config import Settings, load_settings
 
 def say(message: str) -> None:
     """Tells the person at the terminal something that is not the command's result."""
-    click.echo(message, err=True)
+    click.echo(_harmless(message), err=True)
+
+
+def show(line: str) -> None:
+    """Prints one line of the command's result."""
+    click.echo(_harmless(line))
 
 
 def show_json(content: Any) -> None:
-    click.echo(json.dumps(content, ensure_ascii=False, indent=2))
+    text = json.dumps(content, ensure_ascii=False, indent=2)
+    click.echo("\n".join(_harmless(line) for line in text.split("\n")))
+
+
+def _harmless(line: str) -> str:
+    """`line` with what does not print written as in JSON.
+
+    Names, addresses and messages come from callers of the API; what would move
+    the cursor, end the line or turn its direction round could make the
+    terminal show something else than what is there.
+    """
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
 
 
 def open_queue(*, patience_seconds: int = schema.START_PATIENCE_SECONDS) -> Settings:
