@@ -11,6 +11,7 @@ from typing import Any
 from flask import request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
+from taskmanager.api.json_text import decode_json
 from taskmanager.clock import parse_time
 from taskmanager.exceptions import InvalidRequest, ValidationFailed
 from taskmanager.services import validation
@@ -114,7 +115,7 @@ def parse_json(raw: bytes) -> Any:
             f"The body is not UTF-8 (byte {error.start + 1}).", code="malformed_json"
         ) from None
     try:
-        value = _decoder.decode(text)
+        value = decode_json(text, _decoder)
     except json.JSONDecodeError as error:
         raise InvalidRequest(
             f"The body is not valid JSON: it cannot be read past line {error.lineno}, column "

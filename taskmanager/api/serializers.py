@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from taskmanager.api.json_text import decode_json
 from taskmanager.clock import format_time
 from taskmanager.database import Row
 from taskmanager.services.task_queries import WITH_WORKER_STATUSES
@@ -21,9 +22,9 @@ def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str
         "status": row["status"],
     }
     if params:
-        task["params"] = json.loads(row["params"])
+        task["params"] = decode_json(row["params"])
     if result:
-        task["result"] = None if row["result"] is None else json.loads(row["result"])
+        task["result"] = None if row["result"] is None else decode_json(row["result"])
     task |= {
         "error_message": row["error_message"],
         "error_code": row["error_code"],

@@ -160,7 +160,7 @@ def pattern_properties(rule: Any, place: "Place") -> Check:
     def check(value: Any, path: Path, run: Run) -> bool:
         if not isinstance(value, dict):
             return True
-        run.spend(len(rules))  # also where there is no name to try them on
+        run.spend(2 * len(rules))  # also where there is no name to try them on
         fits = True
         for pattern, node in rules:
             for name, item in value.items():

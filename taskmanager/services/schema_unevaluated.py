@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Collector = Callable[[Any, Run], set[Hashable]]
 
 _COST_OF_COLLECTING = 10
-_COST_OF_PART = 2  # those that apply no schema cost nothing besides
+_COST_OF_PART = 4  # those that apply no schema cost nothing besides
 
 
 def unevaluated_properties(rule: Any, place: "Place") -> Check | None:
