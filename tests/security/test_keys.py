@@ -551,23 +551,24 @@ def test_the_command_line_may_revoke_the_last_admin_key(shell: Callable[..., Any
 def test_a_revoked_key_is_refused_by_every_process_within_five_seconds(
     start_server: Callable[..., Server],
 ) -> None:
-    server = start_server(workers=2)
-    made = server.call("POST", "/api/admin/keys", {"name": "n", "role": "viewer", "rate_limit": 0})
-    key = made.data["key"]
+    # Two servers of one process each: of the processes of one, the same may answer every time.
+    servers = [start_server(workers=1) for _ in range(2)]
+    body = {"name": "n", "role": "viewer", "rate_limit": 0}
+    made = servers[0].call("POST", "/api/admin/keys", body)
 
-    def asked(_: int = 0) -> tuple[float, int]:
-        return time.monotonic(), server.call("GET", "/api/task-types", key=key).status
+    def asked(server: Server) -> tuple[float, int]:
+        return time.monotonic(), server.call("GET", "/api/stats", key=made.data["key"]).status
 
-    with ThreadPoolExecutor(8) as pool:
-        assert {status for _, status in pool.map(asked, range(100))} == {200}
-        assert server.call("DELETE", f"/api/admin/keys/{made.data['id']}").status == 200
-        revoked_at = time.monotonic()
-        let_in = [0.0]
-        while time.monotonic() < revoked_at + 6:
-            let_in += [
-                at - revoked_at for at, status in pool.map(asked, range(20)) if status == 200
-            ]
-    assert max(let_in) < 5
+    assert [asked(server)[1] for server in servers] == [200, 200]
+    assert servers[0].call("DELETE", f"/api/admin/keys/{made.data['id']}").status == 200
+    revoked_at = time.monotonic()
+    let_in = {server.url: 0.0 for server in servers}
+    while time.monotonic() < revoked_at + 6:
+        for server in servers:
+            at, status = asked(server)
+            if status == 200:
+                let_in[server.url] = at - revoked_at
+    assert max(let_in.values()) < 5
 
 
 BOOTSTRAP = "a-bootstrap-key-of-more-than-32-characters"
