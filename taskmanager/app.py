@@ -15,7 +15,14 @@ from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
-from taskmanager.database import connect_database, is_duplicate
+from taskmanager.database import (
+    MYSQL,
+    close_connection,
+    connect_database,
+    dialect,
+    is_duplicate,
+    release_connection,
+)
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 from taskmanager.services import keys
 
@@ -50,6 +57,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     _prepare_database_before_first_request(app, settings)
     register_rate_limits(app, settings, takes_no_key=takes_no_key)
     register_http_rules(app, settings)
+    if dialect() is MYSQL:
+        close_connection()  # the thread that starts may serve nothing, or be forked
+        app.teardown_appcontext(lambda _: release_connection())
     return app
 
 
@@ -75,7 +85,9 @@ def open_database(settings: Settings) -> None:
             "writable, or set TASKMANAGER_INSTANCE_PATH to a folder that is."
         ) from None
     connect_database(
-        settings.effective_database_url, sqlite_synchronous=settings.sqlite_synchronous
+        settings.effective_database_url,
+        sqlite_synchronous=settings.sqlite_synchronous,
+        idle_seconds=settings.database_idle_seconds,
     )
 
 

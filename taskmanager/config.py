@@ -103,6 +103,12 @@ class Settings:
         "Or mysql://user:password@host:3306/name (URL-quoted), ?unix_socket=, ?ssl_ca=, "
         "?skip_locked=off; sqlite:///path/to/file.db, ?journal=delete",
     )
+    database_idle_seconds: int = _setting(
+        "60",
+        _whole_number(0, 86_400),
+        "MySQL and MariaDB: a connection that nobody has used for so long is closed; "
+        "0: after each request",
+    )
     sqlite_synchronous: str = _setting(
         "FULL",
         _one_of("FULL", "NORMAL"),

@@ -22,11 +22,11 @@ import peewee
 
 from taskmanager.database_engines import MYSQL as MYSQL  # this and the like: for the layers above
 from taskmanager.database_engines import SQLITE as SQLITE
-from taskmanager.database_engines import SQLITE_BUSY_TIMEOUT_SECONDS, mysql_engine, sqlite_engine
 from taskmanager.database_engines import Dialect as Dialect
 from taskmanager.database_errors import is_connection_lost, is_rolled_back, translated
 from taskmanager.database_errors import is_duplicate as is_duplicate
 from taskmanager.exceptions import DatabaseUnavailable
+from taskmanager.sqlite_engine import SQLITE_BUSY_TIMEOUT_SECONDS, sqlite_engine
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +40,20 @@ R = TypeVar("R")
 database = peewee.DatabaseProxy()
 
 
-def connect_database(url: str, *, sqlite_synchronous: str = "FULL") -> None:
+def connect_database(
+    url: str, *, sqlite_synchronous: str = "FULL", idle_seconds: float = 60
+) -> None:
     """Points the proxy at `url`; no connection is opened before the first statement.
 
     Raises ConfigurationError where the URL cannot be understood.
     """
-    engine = (
-        sqlite_engine(url, sqlite_synchronous)
-        if url.startswith("sqlite:///")
-        else mysql_engine(url)
-    )
+    engine: peewee.Database
+    if url.startswith("sqlite:///"):
+        engine = sqlite_engine(url, sqlite_synchronous)
+    else:
+        from taskmanager.mysql_engine import mysql_engine  # TLS, for one: SQLite needs none of it
+
+        engine = mysql_engine(url, idle_seconds)
     if database.obj is not None:
         close_connection()
     database.initialize(engine)
@@ -71,9 +75,20 @@ def skips_locked() -> bool:
 
 
 def close_connection() -> None:
-    """Closes this thread's connection in whatever state; the next statement opens another."""
+    """Closes this thread's connection in whatever state; the next statement opens another.
+
+    On MySQL also those that no thread uses.
+    """
     if database.obj is not None:
         database.close_quietly()
+
+
+def release_connection() -> None:
+    """This thread needs none for now: another one may use it, and if nobody does it is closed.
+
+    Nothing happens within a transaction, nor on SQLite, where an open connection is an open file.
+    """
+    database.release()
 
 
 def forget_connections_of_parent() -> None:

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pymysql
 
@@ -24,10 +26,11 @@ def is_installed() -> bool:
 class MariaDB:
     """Starts, stops and kills one server; `durable` keeps what a kill would otherwise lose."""
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False, options: Sequence[str] = ()) -> None:
         self.folder = folder
         self.port = free_port()
         self.durable = durable
+        self.options = options
         self._process: subprocess.Popen[bytes] | None = None
         subprocess.run(
             [
@@ -64,7 +67,9 @@ class MariaDB:
                 "--innodb-doublewrite=0",
             ]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(["mariadbd", *options], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                ["mariadbd", *options, *self.options], stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -87,6 +92,24 @@ class MariaDB:
         )
         with contextlib.closing(connection), connection.cursor() as cursor:
             cursor.execute(statement)
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """What a statement finds, as the server's administrator."""
+        connection = pymysql.connect(
+            host="127.0.0.1", port=self.port, user="root", autocommit=True, ssl_disabled=True
+        )
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def connections_to(self, database: str) -> list[int]:
+        """The ids of the connections that use a database now."""
+        return [
+            number
+            for (number,) in self.rows(
+                f"SELECT id FROM information_schema.processlist WHERE db = '{database}'"
+            )
+        ]
 
     def create_database(self, name: str) -> str:
         """Makes an empty database; returns its TASKMANAGER_DATABASE_URL."""

@@ -20,8 +20,9 @@ LAYERS = [
     ("rates", "file_locks", "file_systems"),
     ("counter_file", "write_ahead_log"),
     ("config",),
-    ("database_errors",),
+    ("database_errors", "idle_connections", "mysql_connections"),
     ("database_engines",),
+    ("sqlite_engine", "mysql_engine"),
     ("database", "database_snapshot"),
     ("models", "schema", "migrations", "database_facts"),
     ("services",),
@@ -99,7 +100,8 @@ def test_flask_stays_at_the_edge() -> None:
 
 
 def test_peewee_stays_below_the_api() -> None:
-    databases = {"database", "database_engines", "database_errors", "database_snapshot"}
+    engines = {"database_engines", "sqlite_engine", "mysql_engine"}
+    databases = {"database", "database_errors", "database_snapshot", *engines}
     assert importers_of("peewee") <= databases | {"schema", "models", "services", "app"}
 
 

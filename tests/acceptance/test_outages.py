@@ -139,6 +139,36 @@ def kill_all_connections(server: MariaDB) -> None:
                 cursor.execute(f"KILL {number}")
 
 
+def test_a_server_that_allows_one_connection_per_thread_never_refuses_one(
+    tmp_path: Path, own_mariadb: MariaDB
+) -> None:
+    own_mariadb.create_database("queue")
+    own_mariadb.run("CREATE USER few IDENTIFIED BY 'p' WITH MAX_USER_CONNECTIONS 4")
+    own_mariadb.run("GRANT ALL ON queue.* TO few")
+    folder = tmp_path / "instance"
+    folder.mkdir()
+    url = f"mysql://few:p@127.0.0.1:{own_mariadb.port}/queue"
+    service = Server(folder, url, workers=2, threads=2)
+    try:
+        service.start()
+        make_job(service)
+
+        def work(number: int) -> set[int]:
+            job = {"type": "job", "params": {}, "dedupe": "none"}
+            claim = {"worker_id": f"w{number}"}
+            return {
+                service.call("POST", path, body).status
+                for _ in range(20)
+                for path, body in (("/api/tasks", job), ("/api/tasks/claim", claim))
+            }
+
+        with ThreadPoolExecutor(8) as clients:
+            statuses = set().union(*clients.map(work, range(8)))
+    finally:
+        service.stop()
+    assert statuses == {200, 201}
+
+
 def test_a_service_started_before_its_database_begins_when_it_is_there(
     service: Server, own_mariadb: MariaDB
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from taskmanager import database as database_module
-from taskmanager import database_engines
+from taskmanager import sqlite_engine
 from taskmanager.database import (
     close_connection,
     connect_database,
@@ -158,7 +158,7 @@ def test_on_sqlite_a_transaction_takes_the_write_lock_at_its_beginning(tmp_path:
 def test_on_sqlite_a_lock_that_never_comes_is_reported_after_the_busy_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_engines, "SQLITE_BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_engine, "SQLITE_BUSY_TIMEOUT_SECONDS", 0.05)
     path = tmp_path / "queue.db"
     connect_database(f"sqlite:///{path}")
     execute("CREATE TABLE workers (id TEXT, first_seen_at INTEGER, last_seen_at INTEGER)")

@@ -34,12 +34,9 @@ def test_what_a_mysql_url_leaves_out_has_defaults() -> None:
     assert (found["password"], found["port"], found["ssl_disabled"]) == ("", 3306, True)
 
 
-def test_a_socket_and_a_certificate_are_options() -> None:
+def test_a_socket_is_an_option() -> None:
     found = options("mysql://me@localhost/queue?unix_socket=/run/mysqld.sock")
     assert (found["unix_socket"], found["ssl_disabled"]) == ("/run/mysqld.sock", True)
-    found = options("mysql://me@db.example.org/queue?ssl_ca=/etc/ca.pem")
-    assert found["ssl"] == {"ca": "/etc/ca.pem"}
-    assert "ssl_disabled" not in found
 
 
 def test_a_sqlite_url_names_a_file() -> None:
