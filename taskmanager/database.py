@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -30,6 +31,9 @@ from taskmanager.sqlite_engine import SQLITE_BUSY_TIMEOUT_SECONDS, sqlite_engine
 
 log = logging.getLogger(__name__)
 
+# What one statement may have: SQLite before 3.32 takes 999 values, every later one 32,766.
+MAX_VALUES = 999 if sqlite3.sqlite_version_info < (3, 32) else 32_766
+MAX_ROWS = 500
 MAX_TRANSACTION_RUNS = 10
 MAX_BACKOFF_SECONDS = 0.25
 
@@ -172,9 +176,10 @@ def insert(table: str, row: Row) -> int:
 
 
 def insert_many(table: str, rows: Sequence[Row]) -> None:
-    """Inserts rows that all have the same columns with one statement per 500."""
-    for start in range(0, len(rows), 500):
-        some = rows[start : start + 500]
+    """Inserts rows that all have the same columns with as few statements as may be."""
+    at_once = min(MAX_ROWS, MAX_VALUES // len(rows[0])) if rows else 1
+    for start in range(0, len(rows), at_once):
+        some = rows[start : start + at_once]
         one = f"({placeholders(list(some[0]))})"
         execute(
             f"INSERT INTO {table} ({', '.join(some[0])}) VALUES {', '.join([one] * len(some))}",

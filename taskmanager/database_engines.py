@@ -26,6 +26,8 @@ class Dialect:
     lock_rows: str  # closes a SELECT of rows that this transaction will change
     lock_free_rows: str  # the same, leaving out rows that another transaction has locked
     use_index: str  # follows the table's name; `{}` is the index
+    # The same for the index of a UNIQUE constraint. SQLite names that one itself, and finds it.
+    use_unique: str
     # The same for rows looked up by id: MySQL would otherwise reach them through an index that the
     # statement changes, and lock the neighbours that other transactions are at work on.
     by_id: str
@@ -46,6 +48,7 @@ SQLITE = Dialect(
     lock_rows="",
     lock_free_rows="",
     use_index="INDEXED BY {}",
+    use_unique="",
     by_id="NOT INDEXED",
     union_member="SELECT * FROM ({})",
 )
@@ -55,6 +58,7 @@ MYSQL = Dialect(
     lock_rows="FOR UPDATE",
     lock_free_rows="FOR UPDATE SKIP LOCKED",
     use_index="FORCE INDEX ({})",
+    use_unique="FORCE INDEX ({})",
     by_id="FORCE INDEX (PRIMARY)",
     union_member="({})",
 )

@@ -7,6 +7,7 @@ authorities of the system. Here one context serves all connections of the proces
 import functools
 import logging
 import ssl
+from collections.abc import Mapping
 from typing import Any
 
 from pymysql.connections import Connection
@@ -54,10 +55,11 @@ class MySQLConnection(Connection):
 def connect(**options: Any) -> MySQLConnection:
     """A new connection; `ssl` among PyMySQL's options must be a context.
 
-    Raises DatabaseUnavailable where the server is not the one that `ssl` insists on.
+    Raises DatabaseUnavailable where the server is not the one that `ssl` insists on, or where its
+    way of logging in is not known here.
     """
     try:
-        return MySQLConnection(**options)
+        return _logged_in(options)
     except OperationalError as error:
         if isinstance(getattr(error, "original_exception", None), ssl.SSLCertVerificationError):
             sentence = (
@@ -74,3 +76,25 @@ def connect(**options: Any) -> MySQLConnection:
             raise
         log.error("database: %s", error)
         raise DatabaseUnavailable(f"{sentence}. Nothing was changed.") from error
+
+
+def _logged_in(options: Mapping[str, Any]) -> MySQLConnection:
+    """As it is, else under TLS: a login may want the password itself to be sent.
+
+    That of MySQL 8 does, for each user once after a start of the server. Without TLS PyMySQL needs
+    `cryptography` for it.
+    """
+    try:
+        try:
+            return MySQLConnection(**options)
+        except RuntimeError:
+            if not options.get("ssl_disabled"):
+                raise
+            return MySQLConnection(**{**options, "ssl_disabled": False})
+    except RuntimeError as error:
+        log.error("database: %s", error)
+        raise DatabaseUnavailable(
+            "The database server wants a login for which something is not installed here: "
+            f"{error}. Install that package, or connect through the server's socket: "
+            "mysql://user:password@localhost/name?unix_socket=/path/to/mysqld.sock"
+        ) from error

@@ -99,7 +99,7 @@ def claim_tasks(
                 updated_at=row["updated_at"],
             )
             for row in types
-            if row["next_task_id"] is not None
+            if row["some_task_id"] is not None
         ]
         if sources:
             tasks = _claim(request, sources, caller, now)
@@ -140,14 +140,14 @@ def _busy_types() -> dict[str, Source]:
 
 
 def _running_types(request: ClaimRequest, caller: Caller) -> list[Row]:
-    """The types that the claim may take from and, of each, the `next_task_id` or None."""
+    """The types that the claim may take from, each with the id of a pending task or None."""
     found = task_types.find_task_types(
         ids=request.type_ids,
         names=request.type_names,
         pattern=request.type_pattern,
         caller=caller,
         columns="id, name, is_paused, lease_seconds, updated_at, "
-        f"({select_next_id(request.order)}) AS next_task_id",
+        f"({select_any_id(request.order)}) AS some_task_id",
     )
     return [row for row in found if not row["is_paused"]]
 
@@ -274,12 +274,14 @@ def from_pending(order: ClaimOrder, condition: str = "") -> str:
     )
 
 
-def select_next_id(order: ClaimOrder) -> str:
-    """The SELECT of the next task of a row of task_types."""
+def select_any_id(order: ClaimOrder) -> str:
+    """The SELECT of some task of a row of task_types that could be claimed.
+
+    Not of the next one: MySQL does not see here that the index has the order, and sorts them all.
+    """
     return (
         f"SELECT id FROM tasks {dialect().use_index.format(order.index)} "
-        "WHERE task_type_id = task_types.id AND status = 'pending' "
-        f"ORDER BY {order.order_by} LIMIT 1"
+        "WHERE task_type_id = task_types.id AND status = 'pending' LIMIT 1"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from taskmanager.clock import format_time
 from taskmanager.database import (
+    MAX_ROWS,
     Row,
     dialect,
     execute,
@@ -51,11 +52,14 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     """
     # One order for everybody: two transactions that want the same rows cannot deadlock.
     ids = sorted(set(task_ids))
-    rows = fetch_packed(
-        COLUMNS,
-        f"FROM tasks WHERE id IN ({placeholders(ids)}) ORDER BY id {dialect().lock_rows}",
-        ids,
-    )
+    rows: list[Row] = []
+    for start in range(0, len(ids), MAX_ROWS):
+        some = ids[start : start + MAX_ROWS]
+        rows += fetch_packed(
+            COLUMNS,
+            f"FROM tasks WHERE id IN ({placeholders(some)}) ORDER BY id {dialect().lock_rows}",
+            some,
+        )
     named = ({**row, "type": task_types.name_of(row["task_type_id"])} for row in rows)
     return {row["id"]: row for row in named if caller.may_touch(row["type"])}
 

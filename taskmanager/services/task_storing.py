@@ -3,13 +3,13 @@
 Knows nothing of requests, types or schemas: it is given whole rows of the table.
 """
 
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
 import peewee
 
 from taskmanager.database import (
+    MAX_VALUES,
     SQLITE,
     Row,
     dialect,
@@ -22,8 +22,7 @@ from taskmanager.database import (
 from taskmanager.exceptions import Conflict
 from taskmanager.services import history
 
-# SQLite before 3.32 takes 999 values a statement, every later one 32,766.
-ROWS_PER_INSERT = 30 if sqlite3.sqlite_version_info < (3, 32) else 500
+ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
 
 # Columns that a new row does not set.
@@ -199,11 +198,17 @@ def _insert_tasks(rows: list[Row], task_type: Row | None) -> list[int]:
 def _find_holders(rows: list[Row]) -> dict[str, Row]:
     """The task that holds each key now; an unfinished one before a finished one."""
     holders: dict[str, Row] = {}
-    for column in ("holds_key_forever", "holds_key_while_open"):
+    for column, index in (
+        ("holds_key_forever", "tasks_key_forever"),
+        ("holds_key_while_open", "tasks_key_while_open"),
+    ):
         keys = [row["dedupe_key"] for row in rows if row[column]]
         if keys:
+            # MySQL would search for both by one of the indexes: by the key alone, which any number
+            # of tasks may have that hold it no more.
             found = fetch_all(
-                f"SELECT * FROM tasks WHERE {column} = 1 AND dedupe_key IN ({placeholders(keys)})",
+                f"SELECT * FROM tasks {dialect().use_unique.format(index)} "
+                f"WHERE {column} = 1 AND dedupe_key IN ({placeholders(keys)})",
                 keys,
             )
             holders |= {holder["dedupe_key"]: holder for holder in found}

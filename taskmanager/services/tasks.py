@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmanager.config import Settings
-from taskmanager.database import Row, fetch_all, placeholders, write_transaction
+from taskmanager.database import MAX_ROWS, Row, fetch_all, placeholders, write_transaction
 from taskmanager.exceptions import (
     DatabaseUnavailable,
     InvalidRequest,
@@ -141,7 +141,12 @@ def _missing_parents(requests: Sequence[Mapping[str, Any]], caller: Caller) -> s
     if not wanted:
         return set()
     ids = list(wanted)
-    found = fetch_all(f"SELECT id, task_type_id FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    found: list[Row] = []
+    for start in range(0, len(ids), MAX_ROWS):
+        some = ids[start : start + MAX_ROWS]
+        found += fetch_all(
+            f"SELECT id, task_type_id FROM tasks WHERE id IN ({placeholders(some)})", some
+        )
     return wanted - {
         row["id"] for row in found if caller.may_touch(task_types.name_of(row["task_type_id"]))
     }
