@@ -151,7 +151,7 @@ def _make_tables(report: Callable[[str], None]) -> None:
     been an older version that began: then what has changed since is done too.
     """
     *statements, note_version = schema_statements(dialect())
-    made = [_change_tables(statement, {NO_SUCH_KEY_COLUMN}) for statement in statements]
+    made = [change_tables(statement, {NO_SUCH_KEY_COLUMN}) for statement in statements]
     if not all(made):
         for version in MIGRATIONS:
             _run_steps(version, report)
@@ -160,7 +160,7 @@ def _make_tables(report: Callable[[str], None]) -> None:
 
 
 def _upgrade(found: int, report: Callable[[str], None]) -> None:
-    _change_tables(statements_of(STEPS_TABLE, dialect())[0])
+    change_tables(statements_of(STEPS_TABLE, dialect())[0])
     for version in sorted(MIGRATIONS):
         if version > found:
             _run_steps(version, report)
@@ -179,7 +179,7 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
         if isinstance(step, Ddl):
             text = step.sql if dialect() is SQLITE or step.mysql is None else step.mysql
             for statement in statements_of(text, dialect()):
-                _change_tables(statement)
+                change_tables(statement)
             _note(step, position=0, finished=True)
         elif dialect() is SQLITE:
             while _run_slice(step):
@@ -215,7 +215,7 @@ def _note(step: Step, *, position: int, finished: bool) -> None:
     )
 
 
-def _change_tables(statement: str, also_done: Collection[int] = ()) -> bool:
+def change_tables(statement: str, also_done: Collection[int] = ()) -> bool:
     """Runs DDL; returns False where MySQL says that it was done before."""
     for _ in range(TABLE_LOCK_TRIES):
         try:

@@ -24,7 +24,7 @@ LAYERS = [
     ("database_engines",),
     ("sqlite_engine", "mysql_engine"),
     ("database", "database_snapshot"),
-    ("models", "schema", "migrations", "database_facts"),
+    ("models", "schema", "migrations", "database_facts", "database_ids"),
     ("services",),
     ("doctor",),
     ("api", "dashboard", "http_rules"),

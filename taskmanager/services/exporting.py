@@ -5,6 +5,8 @@ from typing import Any, BinaryIO
 
 from taskmanager import __version__, schema
 from taskmanager.clock import format_time
+from taskmanager.database import fetch_one
+from taskmanager.database_ids import next_id
 from taskmanager.database_snapshot import read_snapshot, streamed_rows
 from taskmanager.exceptions import TransferFailed
 from taskmanager.services.transfer_format import (
@@ -40,11 +42,24 @@ def export_queue(stream: BinaryIO, *, now: int, report: Report) -> dict[str, int
                 "program": f"TaskManager {__version__}",
                 "schema_version": schema.SCHEMA_VERSION,
                 "exported_at": format_time(now),
+                "next_ids": _next_ids(),
             }
         )
         rows = {table.name: _export_table(writer, table, report) for table in queue_tables()}
         writer.close(rows)
     return rows
+
+
+def _next_ids() -> dict[str, int]:
+    """Of the tables where an import would not find it by itself: their last rows are gone."""
+    found = {}
+    for table in queue_tables():
+        if table.is_counted:
+            row = fetch_one(f"SELECT MAX({table.key}) AS last FROM {table.name}")
+            last = row["last"] if row and row["last"] else 0
+            if (next_one := next_id(table.name)) > last + 1:
+                found[table.name] = next_one
+    return found
 
 
 def _export_table(writer: LineWriter, table: Table, report: Report) -> int:

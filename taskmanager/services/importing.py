@@ -1,6 +1,8 @@
 """Fills an empty queue from a stream: all of what is in it, or nothing."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -17,6 +19,7 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.database_errors import is_connection_lost, is_rolled_back
+from taskmanager.database_ids import skip_ids_below
 from taskmanager.exceptions import TransferFailed
 from taskmanager.migrations import MIGRATIONS, DataStep
 from taskmanager.services import audit, keys
@@ -35,6 +38,7 @@ from taskmanager.services.transfer_format import (
 WORK = ("task_types", "tasks", "schedules")
 
 BATCH_ROWS = 500
+MAX_ID = 2**63 - 1
 BATCH_BYTES = 1_000_000
 
 Source = Callable[[], AbstractContextManager[BinaryIO]]
@@ -48,7 +52,6 @@ class Imported:
     lost_keys: tuple[str, ...]
 
 
-@write_transaction
 def import_queue(
     source: Source, *, replace_keys: bool, caller: keys.Caller, now: int, report: Report
 ) -> Imported:
@@ -58,19 +61,37 @@ def import_queue(
     again. `replace_keys`: keys may go that somebody has made in this queue.
 
     Transition: none; every task comes in the state it was in, with its claim.
-    Commits together: everything in the stream, and an audit event.
+    Commits together: everything in the stream, and an audit event. Before that the counters of
+    ids are put forward, which changes nothing that is there.
     Raises: TransferFailed, which says what is wrong and in which line;
     DatabaseUnavailable.
     Dying in the middle: the queue is as empty as it was, and the same may be tried again.
     """
     _require_empty_queue()
+    _require_keys_that_may_go(replace_keys=replace_keys)
+    with contextlib.ExitStack() as opened:
+
+        def open_again() -> _Import:
+            return _Import(LineReader(opened.enter_context(source())), report)
+
+        first = open_again()
+        for table, wanted in first.next_ids().items():
+            skip_ids_below(table, wanted)
+        imports = itertools.chain([first], iter(open_again, None))
+        return _replace_all(imports, replace_keys=replace_keys, caller=caller, now=now)
+
+
+@write_transaction
+def _replace_all(
+    imports: Iterator["_Import"], *, replace_keys: bool, caller: keys.Caller, now: int
+) -> Imported:
+    """Takes the next of `imports`, of which each reads the stream from its beginning."""
+    _require_empty_queue()
     keys_before = _require_keys_that_may_go(replace_keys=replace_keys)
-    with source() as stream:
-        lines = LineReader(stream)
-        import_ = _Import(lines, report)
-        for table in reversed(import_.tables):
-            execute(f"DELETE FROM {table}")
-        import_.run()
+    import_ = next(imports)
+    for table in reversed(import_.tables):
+        execute(f"DELETE FROM {table}")
+    import_.run()
     audit.record(
         event="queue_imported",
         message=f"{sum(import_.rows.values())} rows, exported at {import_.exported_at}",
@@ -126,6 +147,17 @@ class _Import:
         self._insert = ""
         self._waiting: list[list[Any]] = []
         self._waiting_bytes = 0
+
+    def next_ids(self) -> dict[str, int]:
+        """By table, from which id on new rows may be numbered."""
+        found = self._header.get("next_ids", {})
+        counted = {table.name for table in self.tables.values() if table.is_counted}
+        if not isinstance(found, dict) or not all(
+            name in counted and type(value) is int and 0 < value < MAX_ID
+            for name, value in found.items()
+        ):
+            self._lines.refuse("does not say as numbers by table which ids are free")
+        return found
 
     def run(self) -> None:
         for content in self._lines:

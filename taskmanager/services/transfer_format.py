@@ -1,12 +1,13 @@
 """The form of a queue in a file: JSON lines that say themselves whether they are whole.
 
-    {"format": "taskmanager-queue", "format_version": 1, "schema_version": …, …}
+    {"format": "taskmanager-queue", "format_version": 1, "schema_version": …, "next_ids": {}, …}
     {"table": "task_types", "columns": ["id", "name", …]}
     [1, "video.scrape", …]
     …
     {"end": true, "rows": {"task_types": 1, …}, "sha256": "…"}
 
-A table is followed by its rows, one a line, in the order of its key; the tables
+`next_ids` in the first line has the tables whose last rows are gone: their ids are not given out
+again. A table is followed by its rows, one a line, in the order of its key; the tables
 in an order in which each refers to those before it alone. The last line has the
 number of rows and the SHA-256 of all lines before it. Tables and columns are
 those of the models. Refuses to know files and databases.
@@ -52,6 +53,7 @@ class Table:
 
     name: str
     key: str
+    is_counted: bool  # the database gives out the keys
     columns: tuple[Column, ...]
 
     @cached_property
@@ -65,6 +67,7 @@ def queue_tables() -> tuple[Table, ...]:
         Table(
             name=model._meta.table_name,
             key=_key_of(model),
+            is_counted=isinstance(model._meta.primary_key, peewee.AutoField),
             columns=tuple(_column(field) for field in model._meta.sorted_fields),
         )
         for model in MODELS
