@@ -16,7 +16,8 @@ from taskmanager.clock import utc_now
 from taskmanager.database import close_connection
 from taskmanager.models import MODELS, SchemaVersion
 from taskmanager.services import keys
-from tests import mariadb
+from tests import mariadb, other_databases
+from tests.debian_packages import NotToBeHad
 from tests.server import Server
 
 ENGINES = ("sqlite", "mariadb")
@@ -31,6 +32,46 @@ MODES = {
 in_every_mode = pytest.mark.parametrize("engine", list(MODES), indirect=True)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=list(other_databases.PACKAGES),
+        help="run what runs on MariaDB, or on SQLite, on this one instead; it is fetched first",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("--database")
+    if name is None:
+        return
+    try:
+        other_databases.PACKAGES[name].unpacked()
+        if name == other_databases.SQLITE:
+            other_databases.run_again_on_old_sqlite()
+    except NotToBeHad as error:
+        raise pytest.UsageError(f"{name} is not to be had here: {error}") from error
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --database, leaves out what that one has no part in; else what is for one of those."""
+    name = config.getoption("--database")
+    kept = [item for item in items if _runs_on(name, item)]
+    config.hook.pytest_deselected(items=[item for item in items if not _runs_on(name, item)])
+    items[:] = kept
+
+
+def _runs_on(name: str | None, item: pytest.Item) -> bool:
+    only = item.get_closest_marker("database")
+    if name is None or only is not None:
+        return only is None or name in only.args
+    engine = name.partition("-")[0]
+    callspec = getattr(item, "callspec", None)
+    mode = callspec.id if callspec else ""
+    if engine == "sqlite":
+        return "sqlite" in mode
+    return "mariadb" in mode or "mariadb_server" in getattr(item, "fixturenames", ())
+
+
 def require(what: str, present: bool) -> None:
     """Skips where a real component is missing; fails instead where CI promised to have it."""
     if not present:
@@ -41,10 +82,15 @@ def require(what: str, present: bool) -> None:
 
 
 @pytest.fixture(scope="session")
-def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mariadb.MariaDB]:
+def mariadb_server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[mariadb.MariaDB]:
     """One server for the whole run; a test that kills its server starts its own."""
-    require("MariaDB (mariadbd)", mariadb.is_installed())
-    server = mariadb.MariaDB(tmp_path_factory.mktemp("mariadb"))
+    make = other_databases.SERVERS.get(request.config.getoption("--database"))
+    if make is None:
+        require("MariaDB (mariadbd)", mariadb.is_installed())
+        make = mariadb.MariaDB
+    server = make(tmp_path_factory.mktemp("mariadb"))
     server.start()
     yield server
     server.stop()

@@ -32,12 +32,16 @@ class MariaDB:
         self.durable = durable
         self.options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._make()
+
+    def _make(self) -> None:
+        """Fills the empty data folder."""
         subprocess.run(
             [
                 "mariadb-install-db",
                 "--no-defaults",
                 "--user=root",
-                f"--datadir={folder / 'data'}",
+                f"--datadir={self.folder / 'data'}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--skip-name-resolve",
@@ -47,9 +51,11 @@ class MariaDB:
             stderr=subprocess.DEVNULL,
         )
 
-    def start(self) -> None:
+    def _program(self) -> list[str]:
+        return ["mariadbd", "--no-defaults"]
+
+    def _options(self) -> list[str]:
         options = [
-            "--no-defaults",
             "--user=root",
             f"--datadir={self.folder / 'data'}",
             f"--socket={self.folder / 's'}",
@@ -66,9 +72,12 @@ class MariaDB:
                 "--innodb-flush-method=nosync",
                 "--innodb-doublewrite=0",
             ]
+        return options
+
+    def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["mariadbd", *options, *self.options], stdout=log, stderr=log
+                [*self._program(), *self._options(), *self.options], stdout=log, stderr=log
             )
         deadline = time.monotonic() + 60
         while True:

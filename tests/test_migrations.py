@@ -348,7 +348,8 @@ def test_an_older_version_that_was_cut_short_while_making_the_tables_is_complete
 def test_a_user_who_may_not_change_tables_is_told_which_rights_are_missing(
     old: str, mariadb_server: MariaDB
 ) -> None:
-    mariadb_server.run("CREATE OR REPLACE USER poor@127.0.0.1 IDENTIFIED BY 'p'")
+    mariadb_server.run("DROP USER IF EXISTS poor@127.0.0.1")
+    mariadb_server.run("CREATE USER poor@127.0.0.1 IDENTIFIED BY 'p'")
     mariadb_server.run("GRANT SELECT, INSERT, UPDATE, DELETE ON fresh.* TO poor@127.0.0.1")
     close_connection()
     connect_database(old.replace("root@", "poor:p@"))

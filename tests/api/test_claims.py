@@ -231,10 +231,10 @@ def data_version(engine: str) -> Any:
     """A figure that every committed write changes, as the server itself keeps it."""
     if engine == "mariadb":
         rows = fetch_all(
-            "SELECT variable_value FROM information_schema.global_status WHERE variable_name IN "
-            "('INNODB_ROWS_INSERTED', 'INNODB_ROWS_UPDATED', 'INNODB_ROWS_DELETED')"
+            "SHOW GLOBAL STATUS WHERE variable_name IN "
+            "('Innodb_rows_inserted', 'Innodb_rows_updated', 'Innodb_rows_deleted')"
         )
-        return tuple(row["variable_value"] for row in rows)
+        return tuple(row["Value"] for row in rows)
     changes = fetch_all("SELECT total_changes() AS n")[0]["n"]
     with sqlite3.connect(database.database) as other:
         pages = other.execute("PRAGMA page_count").fetchone()

@@ -10,26 +10,35 @@ from pathlib import Path
 
 import pytest
 
+from taskmanager import database as database_module
 from taskmanager import file_systems, schema
-from taskmanager.database import close_connection, connect_database, database, skips_locked
+from taskmanager.database import close_connection, connect_database, database, fetch_one
 from taskmanager.database_facts import database_facts
+from taskmanager.exceptions import DatabaseUnavailable
+from taskmanager.services import tasks
 from tests.conftest import Api, Clock, in_every_mode
+from tests.mariadb import MariaDB
 
 on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 guarded = pytest.mark.parametrize("engine", ["mariadb without SKIP LOCKED"], indirect=True)
 on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+# What --database names → the engine, and whether it knows SKIP LOCKED.
+SERVERS = {None: ("MariaDB", True), "mariadb-10.5": ("MariaDB", False), "mysql": ("MySQL", True)}
 
 
 @in_every_mode
-def test_the_mode_that_is_asked_for_is_in_force(api: Api, engine: str, url_options: str) -> None:
+def test_the_mode_that_is_asked_for_is_in_force(
+    api: Api, engine: str, url_options: str, request: pytest.FixtureRequest
+) -> None:
     facts = database_facts()
     if engine == "sqlite":
         assert (facts.engine, facts.version) == ("SQLite", sqlite3.sqlite_version)
         assert facts.journal == facts.wanted_journal == ("delete" if url_options else "wal")
         assert facts.skips_locked is None
     else:
-        assert (facts.engine, facts.journal, facts.file_system) == ("MariaDB", None, None)
-        assert facts.skips_locked is (not url_options)
+        name, knows_skip_locked = SERVERS[request.config.getoption("--database")]
+        assert (facts.engine, facts.journal, facts.file_system) == (name, None, None)
+        assert facts.skips_locked is (knows_skip_locked and not url_options)
 
 
 # The claim without SKIP LOCKED.
@@ -51,7 +60,6 @@ def test_a_server_is_asked_once_what_it_knows(api: Api, monkeypatch: pytest.Monk
         api.create()
         api.claim()
     assert len(asked) == 1
-    assert skips_locked()
 
 
 @guarded
@@ -121,6 +129,60 @@ def stolen_after_each_look(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(guarded_claims, "fetch_all", look_and_lose)
     return stolen
+
+
+# MySQL 8's way of logging in.
+
+
+@pytest.fixture
+def with_password(mariadb_server: MariaDB) -> Iterator[str]:
+    """The address of a database for a user with a password, who has not logged in before."""
+    url = mariadb_server.create_database("secret")
+    for host in ("127.0.0.1", "localhost"):
+        mariadb_server.run(f"DROP USER IF EXISTS poor@{host}")
+        mariadb_server.run(f"CREATE USER poor@{host} IDENTIFIED BY 'p'")
+        mariadb_server.run(f"GRANT ALL ON secret.* TO poor@{host}")
+    yield url.replace("root@", "poor:p@")
+    close_connection()
+
+
+def is_encrypted() -> bool:
+    row = fetch_one("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+    assert row is not None
+    return row["Value"] != ""
+
+
+@pytest.mark.database("mysql")
+def test_the_first_login_sends_the_password_under_tls_and_the_next_need_none(
+    with_password: str,
+) -> None:
+    connect_database(with_password)
+    assert is_encrypted()
+    close_connection()
+    assert not is_encrypted()
+
+
+@pytest.mark.database("mysql")
+def test_a_login_through_the_socket_needs_no_tls(
+    with_password: str, mariadb_server: MariaDB
+) -> None:
+    connect_database(f"{with_password}?unix_socket={mariadb_server.folder / 's'}")
+    assert not is_encrypted()
+
+
+@pytest.mark.database("mysql")
+def test_a_login_that_cannot_be_is_told_with_the_ways_out(
+    with_password: str, mariadb_server: MariaDB
+) -> None:
+    mariadb_server.run("SET GLOBAL tls_version = ''")
+    mariadb_server.run("ALTER INSTANCE RELOAD TLS NO ROLLBACK ON ERROR")
+    connect_database(with_password)
+    try:
+        with pytest.raises(DatabaseUnavailable, match=r"'cryptography'.*unix_socket"):
+            fetch_one("SELECT 1")
+    finally:
+        mariadb_server.run("SET GLOBAL tls_version = 'TLSv1.2,TLSv1.3'")
+        mariadb_server.run("ALTER INSTANCE RELOAD TLS")
 
 
 # SQLite without its log, and without what old versions lack.
@@ -210,6 +272,36 @@ def start(url: str, folder: Path) -> None:
         },
         check=True,
     )
+
+
+@on_sqlite
+def test_a_thousand_of_everything_fits_into_what_old_sqlite_takes(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 3.32 a statement may have 999 values, which this makes SQLite hold to."""
+    prepare = database.obj._initialize_connection
+
+    def prepare_and_limit(connection: sqlite3.Connection) -> None:
+        prepare(connection)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+
+    close_connection()
+    monkeypatch.setattr(database.obj, "_initialize_connection", prepare_and_limit)
+    monkeypatch.setattr(database_module, "MAX_VALUES", 999)
+    monkeypatch.setattr(tasks, "ROWS_PER_INSERT", 30)
+    api.register()
+    body = {"type": "job", "params": {}, "dedupe": "none"}
+
+    made = api.post("/api/tasks/batch", {"tasks": [body] * 1000}, 201)["results"]
+    children = [{**body, "parent_task_id": one["task"]["id"]} for one in made]
+    assert api.post("/api/tasks/batch", {"tasks": children}, 201)["created"] == 1000
+    held = [task for _ in range(10) for task in api.claim(limit=100)["tasks"]]
+    named = [{"id": task["id"], "claim_token": task["claim_token"]} for task in held]
+    beat = api.post("/api/workers/heartbeat", {"worker_id": "worker-1", "tasks": named})
+    assert len(beat["renewed"]) == 1000
+    done = {"worker_id": "worker-1", "completions": [{**one, "success": True} for one in named]}
+    assert len(api.post("/api/tasks/complete", done)["results"]) == 1000
+    assert api.get("/api/stats")["by_status"]["completed"] == 1000
 
 
 def test_no_statement_asks_for_rows_back_from_a_change() -> None:

@@ -235,12 +235,14 @@ def test_a_lock_that_never_comes_is_tried_a_bounded_number_of_times(
 ) -> None:
     monkeypatch.setattr(database_module, "MAX_TRANSACTION_RUNS", 3)
     runs = 0
+    version = fetch_all("SELECT VERSION() AS version")[0]["version"]
+    least_seconds = 0 if "MariaDB" in version else 1
 
     @write_transaction
     def blocked() -> None:
         nonlocal runs
         runs += 1
-        execute("SET SESSION innodb_lock_wait_timeout = 0")
+        execute(f"SET SESSION innodb_lock_wait_timeout = {least_seconds}")
         add_worker(f"run {runs}")
         touch("a")
 
