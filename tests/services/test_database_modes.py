@@ -15,7 +15,7 @@ from taskmanager import file_systems, schema
 from taskmanager.database import close_connection, connect_database, database, fetch_one
 from taskmanager.database_facts import database_facts
 from taskmanager.exceptions import DatabaseUnavailable
-from taskmanager.services import tasks
+from taskmanager.services import task_storing
 from tests.conftest import Api, Clock, in_every_mode
 from tests.mariadb import MariaDB
 
@@ -288,7 +288,7 @@ def test_a_thousand_of_everything_fits_into_what_old_sqlite_takes(
     close_connection()
     monkeypatch.setattr(database.obj, "_initialize_connection", prepare_and_limit)
     monkeypatch.setattr(database_module, "MAX_VALUES", 999)
-    monkeypatch.setattr(tasks, "ROWS_PER_INSERT", 30)
+    monkeypatch.setattr(task_storing, "ROWS_PER_INSERT", 30)
     api.register()
     body = {"type": "job", "params": {}, "dedupe": "none"}
 
