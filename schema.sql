@@ -93,7 +93,8 @@ CREATE TABLE tasks (
 
 -- The claim: each sort order is an index read forwards or backwards. `id` closes them all.
 CREATE INDEX tasks_claim_by_priority ON tasks (task_type_id, status, claim_rank, id);
-CREATE INDEX tasks_claim_by_id ON tasks (task_type_id, status, id);
+-- `completed_at` is for the counting: all figures of all tasks are one pass over this index.
+CREATE INDEX tasks_claim_by_id ON tasks (task_type_id, status, id, completed_at);
 CREATE INDEX tasks_claim_by_attempts ON tasks (task_type_id, status, attempts, id) /*sqlite WHERE status = 'pending' */;
 -- Lists.
 CREATE INDEX tasks_by_status ON tasks (status, id);
@@ -195,6 +196,16 @@ CREATE TABLE maintenance_runs (
     last_run_at     BIGINT NOT NULL,
     duration_ms     BIGINT NOT NULL,
     tasks_moved     BIGINT NOT NULL
+) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+-- The figures of all tasks as they were last counted, where that takes long: one row, or none.
+CREATE TABLE statistics_snapshots (
+    id              SMALLINT NOT NULL PRIMARY KEY,
+    figures         MEDIUMTEXT NOT NULL,         -- JSON, see services/task_counts.py
+    tasks           BIGINT NOT NULL,             -- how many were counted
+    counted_at      BIGINT NOT NULL,
+    duration_ms     BIGINT NOT NULL,
+    counting_since  BIGINT                       -- set while a process counts anew
 ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 INSERT INTO schema_versions (version, applied_at) VALUES (2, 0);

@@ -64,6 +64,27 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
+        Ddl(
+            "make statistics_snapshots",
+            """
+            CREATE TABLE statistics_snapshots (
+                id              SMALLINT NOT NULL PRIMARY KEY,
+                figures         MEDIUMTEXT NOT NULL,
+                tasks           BIGINT NOT NULL,
+                counted_at      BIGINT NOT NULL,
+                duration_ms     BIGINT NOT NULL,
+                counting_since  BIGINT
+            ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "let one pass over tasks_claim_by_id count everything",
+            "DROP INDEX IF EXISTS tasks_claim_by_id; "
+            "CREATE INDEX tasks_claim_by_id ON tasks (task_type_id, status, id, completed_at)",
+            # At once: processes of the version before name this index in their claims.
+            mysql="ALTER TABLE tasks DROP INDEX tasks_claim_by_id, "
+            "ADD INDEX tasks_claim_by_id (task_type_id, status, id, completed_at)",
+        ),
         *(
             Ddl(
                 f"leave out of {index} what nobody looks for",

@@ -194,7 +194,19 @@ class MaintenanceRun(_Model):
         table_name = "maintenance_runs"
 
 
+class StatisticsSnapshot(_Model):
+    id = peewee.SmallIntegerField(primary_key=True)
+    figures = peewee.TextField()
+    tasks = peewee.BigIntegerField()
+    counted_at = peewee.BigIntegerField()
+    duration_ms = peewee.BigIntegerField()
+    counting_since = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "statistics_snapshots"
+
+
 MODELS = (
     *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey),
-    *(AuditEvent, MigrationStep, MaintenanceRun),
+    *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
 )

@@ -145,7 +145,11 @@ def _responses(call: Call, name: str, scope: str, *, has_path: bool) -> dict[str
         responses["200"] = {
             "description": "As it is, without an envelope",
             "headers": _REQUEST_ID,
-            "content": {call.page: {}},
+            "content": {
+                call.page: {"schema": {"type": "string"}, "example": call.example}
+                if call.example
+                else {}
+            },
         }
     errors = {405, 429, 503, *call.errors}
     if scope != PUBLIC:

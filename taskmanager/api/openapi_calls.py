@@ -22,6 +22,7 @@ from taskmanager.api.openapi_schemas import (
     record,
     ref,
 )
+from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
 from taskmanager.api.requests import MAX_INTEGER, RequestBody
 from taskmanager.services.task_queries import MAX_OFFSET, SORT_COLUMNS, STATUSES
 
@@ -33,7 +34,8 @@ OPENAPI = "application/json"
 class Call:
     """`answers`: the `data` of each successful status; `errors`: statuses that not every call has.
 
-    `page` is the content type of an answer that has no envelope.
+    `page` is the content type of an answer that has no envelope. `example` is one of the body,
+    or of the page.
     """
 
     answers: Mapping[int, Schema] = field(default_factory=dict)
@@ -56,6 +58,10 @@ FORCE = {"force": FLAG}
 WORKER = {"worker_id": "worker-1"}
 TOKEN = {"claim_token": "fJ0f3m6v1pY2n8sX5wQ7Zg.1"}
 TYPE = "PrismQ.Script.Generate"
+METRICS = f"""# HELP taskmanager_tasks Tasks by type and status, of every type that has tasks.
+# TYPE taskmanager_tasks gauge
+taskmanager_tasks{{type="{TYPE}",status="pending"}} 3
+"""
 NEW_TASK = {"type": TYPE, "params": {"url": "https://example.org/"}, "priority": 5}
 NEW_SCHEDULE = {
     "name": "nightly report",
@@ -226,6 +232,7 @@ CALLS: dict[str, Call] = {
     ),
     "service.health": Call(answers={200: ref("Health")}),
     "service.stats": Call(answers={200: ref("Statistics")}),
+    "service.show_metrics": Call(page=PROMETHEUS, example=METRICS),
     "keys.create": Call(
         answers={201: ref("NewKey")},
         body=bodies.CREATE_KEY,

@@ -308,6 +308,7 @@ COMPONENTS: dict[str, Schema] = {
         total=COUNT,
         oldest_pending_seconds={"type": ["number", "null"], "examples": [1.5]},
         finished=record(minute=_FINISHED, hour=_FINISHED, day=_FINISHED),
+        counted_at=TIME,
     ),
 }
 

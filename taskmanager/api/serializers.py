@@ -109,6 +109,10 @@ def task_type_json(row: Row) -> dict[str, Any]:
     return task_type
 
 
+def statistics_json(figures: dict[str, Any]) -> dict[str, Any]:
+    return {**figures, "counted_at": format_time(figures["counted_at"])}
+
+
 def worker_json(row: Row) -> dict[str, Any]:
     return {
         "id": row["id"],

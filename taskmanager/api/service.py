@@ -1,16 +1,19 @@
-"""/api/health and /api/stats: is it there, and what is in it."""
+"""/api/health, /api/stats and /api/metrics: is it there, and what is in it."""
 
 import time
 
 from flask import Blueprint, Response, g
 
 from taskmanager import __version__, schema
+from taskmanager.api import prometheus
 from taskmanager.api.auth import PUBLIC, requires
+from taskmanager.api.context import settings
 from taskmanager.api.rate_limits import counts_are_shared
 from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import failure, success
+from taskmanager.api.serializers import statistics_json
 from taskmanager.clock import format_time, utc_now
-from taskmanager.services import statistics
+from taskmanager.services import metrics, statistics
 
 blueprint = Blueprint("service", __name__)
 
@@ -46,6 +49,22 @@ def health() -> Response:
 @blueprint.get("/stats")
 @requires("tasks:read")
 def stats() -> Response:
-    """GET /api/stats: counts by status and type, the oldest pending age, throughput. 200."""
+    """GET /api/stats: counts by status and type, the oldest pending age, throughput. 200.
+
+    The counts are those of `counted_at`: of this moment, or, of a queue with more
+    than 50,000 tasks, a minute or so old. The oldest pending age is of this moment.
+    """
     QueryParameters()
-    return success(statistics.queue_statistics(caller=g.caller, now=utc_now()))
+    figures = statistics.queue_statistics(caller=g.caller, now=utc_now())
+    return success(statistics_json(figures))
+
+
+@blueprint.get("/metrics")
+@requires("metrics:read")
+def show_metrics() -> Response:
+    """GET /api/metrics: the same and more in the text format of Prometheus. 200."""
+    QueryParameters()
+    gauges = metrics.read_gauges(
+        caller=g.caller, heartbeat_seconds=settings().heartbeat_seconds, now=utc_now()
+    )
+    return Response(prometheus.text_of(gauges), content_type=prometheus.CONTENT_TYPE)

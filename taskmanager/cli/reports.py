@@ -15,7 +15,9 @@ def stats(as_json: bool) -> None:
     open_queue()
     figures = statistics.queue_statistics(caller=keys.OPERATOR, now=utc_now())
     if as_json:
-        show_json(figures)
+        from taskmanager.api.serializers import statistics_json
+
+        show_json(statistics_json(figures))
         return
     for status, count in figures["by_status"].items():
         click.echo(f"{status:<12} {count:>10}")
@@ -24,6 +26,7 @@ def stats(as_json: bool) -> None:
         show(f"{name}: {shown}")
     for period, counts in figures["finished"].items():
         click.echo(f"last {period}: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    click.echo(f"counted at {format_time(figures['counted_at'])}")
 
 
 @click.command()

@@ -6,6 +6,7 @@ is done in slices, each a short transaction of its own, so a run can be stopped
 anywhere, two runs at once do no harm, and no lock is held for long.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from taskmanager.database import (
     skips_locked,
     write_transaction,
 )
-from taskmanager.services import audit, history, maintenance_runs, schedule_runs
+from taskmanager.exceptions import DatabaseUnavailable
+from taskmanager.services import audit, history, maintenance_runs, schedule_runs, task_counts
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
 
@@ -56,10 +58,12 @@ def maintain(
     """Everything that is due, for `max_seconds` at the most; returns how many of each.
 
     What is left over is done by the next run. The pruning is recorded as the
-    caller's action.
+    caller's action. The statistics are counted anew where that takes long and
+    was not done lately, so that no request has to.
     """
-    deadline = time.monotonic() + max_seconds
-    return {
+    started = time.monotonic()
+    deadline = started + max_seconds
+    done = {
         "created": schedule_runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
         "started": start_due_tasks(now=now, deadline=deadline),
@@ -67,6 +71,16 @@ def maintain(
             retention_days=retention_days, caller=caller, now=now, deadline=deadline
         ),
     }
+    passed = time.monotonic() - started
+    if passed < max_seconds:
+        _renew_statistics(now + round(passed * 1000))
+    return done
+
+
+def _renew_statistics(now: int) -> None:
+    # The work is done, whatever becomes of this.
+    with contextlib.suppress(DatabaseUnavailable):
+        task_counts.task_counts(now=now, max_age_ms=task_counts.RENEWED_BY_MAINTENANCE_MS)
 
 
 def requeue_expired_claims(*, now: int, deadline: float) -> int:

@@ -111,6 +111,20 @@ def list_schedules(*, limit: int, offset: int, caller: Caller) -> list[Row]:
     return [with_type(row) for row in rows]
 
 
+def count_schedules(*, caller: Caller) -> dict[str, int]:
+    """How many of those are `active`, and how many `inactive`."""
+    counts = {"active": 0, "inactive": 0}
+    for type_name, is_active, count in execute(
+        "SELECT task_types.name, counts.is_active, counted FROM "
+        "(SELECT task_type_id, is_active, COUNT(*) AS counted FROM schedules "
+        "GROUP BY task_type_id, is_active) AS counts "
+        "JOIN task_types ON task_types.id = counts.task_type_id"
+    ).fetchall():
+        if caller.may_touch(type_name):
+            counts["active" if is_active else "inactive"] += count
+    return counts
+
+
 def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
     """One schedule with `next_runs`, its next due times. Raises NotFound."""
     row = find_schedule(schedule_id, caller)

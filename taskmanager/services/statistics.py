@@ -1,13 +1,70 @@
-"""Figures about the whole queue."""
+"""Figures about the whole queue, of the task types that a caller may touch.
 
+What is counted may be a moment old, see task_counts.py. The oldest pending task
+of each type is the head of an index, and looked up for every answer.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from taskmanager.database import fetch_all, fetch_one, placeholders
+from taskmanager.database import dialect, fetch_all
 from taskmanager.services.keys import Caller
+from taskmanager.services.task_counts import PERIODS_MS, task_counts
 from taskmanager.services.task_queries import FINISHED_STATUSES, STATUSES
-from taskmanager.services.task_types import find_task_types, name_of
 
-PERIODS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueFigures:
+    """By the type's name: `tasks` by status, `finished` by period and status.
+
+    `oldest_pending_seconds` has the types with pending tasks alone, and is of this
+    moment; the others are of `counted_at`.
+    """
+
+    tasks: Mapping[str, Counts]
+    finished: Mapping[str, Mapping[str, Counts]]
+    oldest_pending_seconds: Mapping[str, float]
+    counted_at: int
+    count_duration_ms: int
+
+
+def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
+    """The figures of each type that has tasks and that the caller may touch."""
+    counts = task_counts(now=now)
+    names: dict[int, str] = {}
+    oldest: dict[str, float] = {}
+    for row in fetch_all(
+        "SELECT id, name, (SELECT created_at FROM tasks "
+        f"{dialect().use_index.format('tasks_claim_by_id')} WHERE task_type_id = task_types.id "
+        "AND status = 'pending' ORDER BY tasks.id LIMIT 1) AS oldest_at FROM task_types"
+    ):
+        if caller.may_touch(row["name"]):
+            names[row["id"]] = row["name"]
+            if row["oldest_at"] is not None:
+                oldest[row["name"]] = max(now - row["oldest_at"], 0) / 1000
+    tasks: dict[str, Counts] = {}
+    finished: dict[str, dict[str, Counts]] = {}
+    for group in counts.groups:
+        if group.task_type_id not in names:
+            continue
+        name = names[group.task_type_id]
+        if name not in tasks:
+            tasks[name] = dict.fromkeys(STATUSES, 0)
+            finished[name] = {period: dict.fromkeys(FINISHED_STATUSES, 0) for period in PERIODS_MS}
+        tasks[name][group.status] = group.tasks
+        if group.status in FINISHED_STATUSES:
+            for period in PERIODS_MS:
+                finished[name][period][group.status] = getattr(group, period)
+    return QueueFigures(
+        tasks=tasks,
+        finished=finished,
+        oldest_pending_seconds=oldest,
+        counted_at=counts.counted_at,
+        count_duration_ms=counts.duration_ms,
+    )
 
 
 def queue_statistics(*, caller: Caller, now: int) -> dict[str, Any]:
@@ -15,48 +72,24 @@ def queue_statistics(*, caller: Caller, now: int) -> dict[str, Any]:
 
     Types that the caller may not touch are left out.
     """
-    by_status = dict.fromkeys(STATUSES, 0)
-    by_type: dict[str, dict[str, int]] = {}
-    for row in fetch_all(
-        "SELECT task_type_id, status, COUNT(*) AS counted FROM tasks GROUP BY task_type_id, status"
-    ):
-        name = name_of(row["task_type_id"])
-        if caller.may_touch(name):
-            by_type.setdefault(name, dict.fromkeys(STATUSES, 0))[row["status"]] = row["counted"]
-            by_status[row["status"]] += row["counted"]
-    of_types, type_ids = _limit_to_types(caller)
-    oldest = fetch_one(
-        f"SELECT created_at FROM tasks WHERE status = 'pending' {of_types} ORDER BY id LIMIT 1",
-        type_ids,
-    )
+    figures = queue_figures(caller=caller, now=now)
+    by_status = _sum(STATUSES, figures.tasks.values())
     return {
         "by_status": by_status,
-        "by_type": by_type,
+        "by_type": dict(figures.tasks),
         "total": sum(by_status.values()),
-        "oldest_pending_seconds": (now - oldest["created_at"]) / 1000 if oldest else None,
+        "oldest_pending_seconds": max(figures.oldest_pending_seconds.values(), default=None),
         "finished": {
-            period: _finished_since(now - ms, of_types, type_ids)
-            for period, ms in PERIODS_MS.items()
+            period: _sum(FINISHED_STATUSES, [one[period] for one in figures.finished.values()])
+            for period in PERIODS_MS
         },
+        "counted_at": figures.counted_at,
     }
 
 
-def _limit_to_types(caller: Caller) -> tuple[str, list[int]]:
-    """A condition, empty for a key that is not limited, and its values."""
-    if caller.task_types is None:
-        return "", []
-    found = find_task_types(ids=None, names=None, pattern=None, caller=caller)
-    type_ids = [row["id"] for row in found]
-    # No id is 0, and MySQL does not take an empty list.
-    return f"AND task_type_id IN ({placeholders([0, *type_ids])})", [0, *type_ids]
-
-
-def _finished_since(moment: int, of_types: str, type_ids: list[int]) -> dict[str, int]:
-    counts = dict.fromkeys(FINISHED_STATUSES, 0)
-    for row in fetch_all(
-        "SELECT status, COUNT(*) AS counted FROM tasks "
-        f"WHERE completed_at > ? {of_types} GROUP BY status",
-        (moment, *type_ids),
-    ):
-        counts[row["status"]] = row["counted"]
-    return counts
+def _sum(statuses: Iterable[str], counts: Iterable[Counts]) -> Counts:
+    total = dict.fromkeys(statuses, 0)
+    for one in counts:
+        for status, count in one.items():
+            total[status] += count
+    return total

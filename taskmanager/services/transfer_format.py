@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NoReturn
 import peewee
 
 from taskmanager.exceptions import TransferFailed
-from taskmanager.models import MODELS, MigrationStep, SchemaVersion
+from taskmanager.models import MODELS, MigrationStep, SchemaVersion, StatisticsSnapshot
 
 FORMAT = "taskmanager-queue"
 FORMAT_VERSION = 1
@@ -31,7 +31,7 @@ MAX_HEADER_BYTES = 4096
 MAX_LINE_BYTES = 256 * 1024 * 1024  # two texts of 16 MB with every character escaped
 
 # What tells of the database that holds the queue, and not of the queue.
-OF_THE_DATABASE = (SchemaVersion, MigrationStep)
+OF_THE_DATABASE = (SchemaVersion, MigrationStep, StatisticsSnapshot)
 
 _BITS = {peewee.SmallIntegerField: 16, peewee.BigIntegerField: 64, peewee.BigAutoField: 64}
 

@@ -25,6 +25,7 @@ SEEN_RESOLUTION_MS = 10_000
 MARKS_KEPT = 10_000
 STALE_AFTER_HEARTBEATS = 3
 INACTIVE_AFTER_HEARTBEATS = 20
+WORKERS_COUNTED = 10_000  # a figure must not read millions of rows
 
 
 def record_sign_of_life(
@@ -109,11 +110,35 @@ def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
         "SELECT COUNT(*) AS held FROM tasks WHERE worker_id = ? AND status = 'claimed'",
         (row["id"],),
     )
-    silent_ms = now - row["last_seen_at"]
-    if row["shut_down_at"] or silent_ms > INACTIVE_AFTER_HEARTBEATS * heartbeat_seconds * 1000:
+    stale_before, inactive_before = _limits(heartbeat_seconds, now)
+    if row["shut_down_at"] or row["last_seen_at"] < inactive_before:
         status = "inactive"
-    elif silent_ms > STALE_AFTER_HEARTBEATS * heartbeat_seconds * 1000:
+    elif row["last_seen_at"] < stale_before:
         status = "stale"
     else:
         status = "active"
     return {**row, "status": status, "tasks_held": held["held"] if held else 0}
+
+
+def _limits(heartbeat_seconds: int, now: int) -> tuple[int, int]:
+    """Whoever was last seen before the first is stale, before the second inactive."""
+    return (
+        now - STALE_AFTER_HEARTBEATS * heartbeat_seconds * 1000,
+        now - INACTIVE_AFTER_HEARTBEATS * heartbeat_seconds * 1000,
+    )
+
+
+def count_workers(*, heartbeat_seconds: int, now: int) -> dict[str, int]:
+    """How many of the WORKERS_COUNTED that were seen last are `active`, `stale` and `inactive`."""
+    [(seen, active, active_or_stale)] = execute(
+        "SELECT COUNT(*), COUNT(CASE WHEN last_seen_at >= ? THEN 1 END), "
+        "COUNT(CASE WHEN last_seen_at >= ? THEN 1 END) FROM "
+        "(SELECT CASE WHEN shut_down_at IS NULL THEN last_seen_at END AS last_seen_at "
+        "FROM workers ORDER BY workers.last_seen_at DESC LIMIT ?) AS seen_last",
+        (*_limits(heartbeat_seconds, now), WORKERS_COUNTED),
+    ).fetchall()
+    return {
+        "active": active,
+        "stale": active_or_stale - active,
+        "inactive": seen - active_or_stale,
+    }

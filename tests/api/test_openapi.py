@@ -14,6 +14,7 @@ from taskmanager.api import openapi, openapi_calls
 from taskmanager.cli import main
 from tests.conftest import Api
 
+PAGES = {"documentation.document", "documentation.page", "service.show_metrics"}
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -106,7 +107,7 @@ def test_every_example_fits_its_schema(document: Any) -> None:
 
 def test_every_route_with_an_envelope_shows_an_example(document: Any) -> None:
     for line, operation in operations(document).items():
-        if operation["tags"] == ["documentation"]:
+        if operation["operationId"] in PAGES:
             continue
         done = [status for status in operation["responses"] if status < "300"]
         assert done, line

@@ -37,7 +37,7 @@ def test_health_says_that_all_is_well_and_nothing_that_helps_an_attacker(
     assert dump_tables() == before
 
 
-def test_an_empty_queue_has_figures(api: Api) -> None:
+def test_an_empty_queue_has_figures(api: Api, clock: Clock) -> None:
     nothing = {"completed": 0, "failed": 0, "cancelled": 0}
     assert api.get("/api/stats") == {
         "by_status": {
@@ -48,6 +48,7 @@ def test_an_empty_queue_has_figures(api: Api) -> None:
         "total": 0,
         "oldest_pending_seconds": None,
         "finished": {"minute": nothing, "hour": nothing, "day": nothing},
+        "counted_at": format_time(clock.now),
     }
 
 

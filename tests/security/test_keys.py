@@ -50,6 +50,7 @@ RULES = {
     "GET /api/health": Rule(PUBLIC, others=200),
     "GET /api/stats": Rule("tasks:read", others=200),
     "POST /api/maintenance/run": Rule("admin"),
+    "GET /api/metrics": Rule("metrics:read", others=200),
     "GET /api/task-types": Rule("task-types:read", others=200),
     f"GET /api/task-types/{HIDDEN}": Rule("task-types:read"),
     f"PATCH /api/task-types/{HIDDEN}": Rule("task-types:write", {"is_paused": False}),

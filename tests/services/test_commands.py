@@ -1,6 +1,7 @@
 """The command line: what each command does, prints where, and exits with."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,10 @@ def test_stats_are_shown_to_people_and_to_scripts(run: Run, api: Api) -> None:
     assert "last minute: 1 completed, 0 failed, 0 cancelled" in shown
     figures = json.loads(run("stats", "--json").stdout)
     assert figures == api.get("/api/stats") | {
-        "oldest_pending_seconds": figures["oldest_pending_seconds"]
+        "oldest_pending_seconds": figures["oldest_pending_seconds"],
+        "counted_at": figures["counted_at"],
     }
+    assert re.search(r"^counted at \d{4}-\d\d-\d\dT[\d:.]+Z$", shown, re.MULTILINE)
 
 
 def test_maintenance_by_command_says_only_what_it_did(

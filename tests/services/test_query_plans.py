@@ -319,6 +319,10 @@ def creates(count: int, **fields: Any) -> Callable[[Api], Any]:
     return lambda api: api.call("POST", "/api/tasks/batch", {"tasks": bodies})
 
 
+def metrics(api: Api) -> Any:
+    return api.call("GET", "/api/metrics")
+
+
 def complete_one(api: Api) -> Any:
     return api.complete(api.claim("finisher", type="plan.c"))
 
@@ -359,6 +363,8 @@ CALLS = {
     "expiry": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_leases_run_out),
     "due tasks": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_tasks_fall_due),
     "prune": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_tasks_grow_old),
+    "statistics": Call(gets("/api/stats"), (BY_ID,)),
+    "metrics": Call(metrics, (BY_ID, DUE, EXPIRED), _forget_the_last_look),
     "creation of a duplicate": Call(creates(1), KEYS),
     "creation of 500 duplicates": Call(creates(500), KEYS),
     "creation of an unfinished duplicate": Call(creates(1, dedupe="active"), KEYS[1:]),
@@ -422,3 +428,25 @@ def test_the_claims_statements_read_one_index_in_its_order(
     for sql, values in statements:
         plans = watched.explain(dialect().sql(sql), values)
         assert plans == {Plan("search", order.index, sorts=False)}
+
+
+def test_counting_all_tasks_is_one_pass_over_an_index_that_holds_all_it_needs(
+    large: Callable[[], Watched], engine: str
+) -> None:
+    watched = large()
+    execute("DELETE FROM statistics_snapshots")
+    statements: list[tuple[str, Any]] = []
+    database.query_hooks.append(lambda event: statements.append((event.sql, event.params)))
+    total = watched.api.get("/api/stats")["total"]
+    database.query_hooks.pop()
+
+    assert total >= LARGE
+    [(sql, values)] = [one for one in statements if "COUNT(*)" in one[0]]
+    cursor = execute(f"EXPLAIN {'QUERY PLAN' if engine == 'sqlite' else ''} {sql}", values)
+    names = [column[0] for column in cursor.description]
+    plan = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    if engine == "sqlite":
+        assert [row["detail"] for row in plan] == [f"SCAN tasks USING COVERING INDEX {BY_ID}"]
+    else:
+        found = [(row["type"], row["key"], row["Extra"]) for row in plan]
+        assert found == [("index", BY_ID, "Using index")]
