@@ -100,6 +100,7 @@ CREATE INDEX tasks_claim_by_attempts ON tasks (task_type_id, status, attempts, i
 CREATE INDEX tasks_by_status ON tasks (status, id);
 CREATE INDEX tasks_by_priority ON tasks (claim_rank, id);
 CREATE INDEX tasks_by_worker ON tasks (worker_id, status, id) /*sqlite WHERE worker_id IS NOT NULL */;
+CREATE INDEX tasks_by_worker_and_priority ON tasks (worker_id, status, claim_rank, id) /*sqlite WHERE worker_id IS NOT NULL */;
 CREATE INDEX tasks_by_parent ON tasks (parent_task_id) /*sqlite WHERE parent_task_id IS NOT NULL */;
 -- Maintenance: what falls due, expires, or is old enough to prune.
 CREATE INDEX tasks_by_available_at ON tasks (status, available_at) /*sqlite WHERE status = 'scheduled' */;

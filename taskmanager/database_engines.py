@@ -36,6 +36,16 @@ class Dialect:
     def sql(self, statement: str) -> str:
         return _with_placeholder(statement, self.placeholder)
 
+    def first_of(self, members: Sequence[str], order: str, limit: int) -> str:
+        """The SELECT of the first rows of all members together; each reads an index in that order.
+
+        SQLite takes the next row of one of them at a time, and stops. MySQL would
+        read all there are, so there each member has the limit, and what is left is sorted.
+        """
+        if len(members) > 1 and self.name != "sqlite":
+            members = [f"({member} ORDER BY {order} LIMIT {limit})" for member in members]
+        return f"{' UNION ALL '.join(members)} ORDER BY {order} LIMIT {limit}"
+
 
 @functools.lru_cache(maxsize=512)
 def _with_placeholder(statement: str, placeholder: str) -> str:

@@ -85,6 +85,13 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             mysql="ALTER TABLE tasks DROP INDEX tasks_claim_by_id, "
             "ADD INDEX tasks_claim_by_id (task_type_id, status, id, completed_at)",
         ),
+        Ddl(
+            "make tasks_by_worker_and_priority",
+            """
+            CREATE INDEX tasks_by_worker_and_priority ON tasks (worker_id, status, claim_rank, id)
+            /*sqlite WHERE worker_id IS NOT NULL */
+            """,
+        ),
         *(
             Ddl(
                 f"leave out of {index} what nobody looks for",

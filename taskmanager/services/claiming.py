@@ -328,7 +328,8 @@ def _claimed_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row
         return []
     rows = fetch_packed(
         COLUMNS,
-        "FROM tasks WHERE worker_id = ? AND status = 'claimed' "
+        f"FROM tasks {dialect().use_index.format('tasks_by_worker')} "
+        "WHERE worker_id = ? AND status = 'claimed' "
         "AND claim_request_id = ? AND lease_expires_at > ? "
         f"ORDER BY {request.order.order_by}",
         (request.worker_id, request.request_id, now),

@@ -33,7 +33,8 @@ WITH_WORKER_STATUSES = ("claimed", *FINISHED_STATUSES)
 COLUMNS: tuple[str, ...] = tuple(Task._meta.columns)
 SORT_COLUMNS = ("created_at", "priority", "id")
 MAX_OFFSET = 10_000
-MAX_STREAMS = 60
+MAX_STREAMS = 600  # of more types than that, tasks of others are read too, and left out
+STREAMS_PER_STATEMENT = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,43 +93,66 @@ def list_tasks(
     # claim_rank is -priority, so high priorities first is claim_rank upwards.
     column = "claim_rank" if sort_by == "priority" else "id"
     descending = descending != (column == "claim_rank")
-    type_ids = _type_ids(task_filter, caller)
+    type_ids = _type_ids(task_filter, column, caller)
     waits = task_filter.status is not None and task_filter.status not in WITH_WORKER_STATUSES
     if type_ids == [] or (task_filter.worker_id is not None and waits):
         return Page(tasks=[], next_cursor=None, total=0 if with_total else None)
     streams = _streams(task_filter, type_ids, column)
-    conditions, values = _residual(task_filter)
-    if cursor is not None:
-        after, after_values = _after(cursor, column, descending)
-        conditions, values = [*conditions, after], [*values, *after_values]
-
+    bounds = _residual(task_filter)
     wanted = offset + limit + 1
-    direction = "DESC" if descending else "ASC"
-    order = f"{column} {direction}" + ("" if column == "id" else f", id {direction}")
-    members, all_values = [], []
-    for index, stream_conditions, stream_values in streams:
-        where = " AND ".join([*stream_conditions, *conditions]) or "1 = 1"
-        hint = dialect().use_index.format(index) if index else ""
-        members.append(
-            f"SELECT id, claim_rank FROM tasks {hint} WHERE {where} ORDER BY {order} LIMIT {wanted}"
-        )
-        all_values += [*stream_values, *values]
-    if len(members) > 1:
-        members = [dialect().union_member.format(member) for member in members]
-    found = fetch_all(" UNION ALL ".join(members), all_values)
-    found.sort(key=lambda row: (row[column], row["id"]), reverse=descending)
+    found: list[Row] = []
+    for beyond in _parts_beyond(cursor, column, descending):
+        if len(found) < wanted:
+            found += _first(streams, [*bounds, *beyond], column, descending, wanted - len(found))
     chosen = found[offset : offset + limit]
     more = len(found) > offset + limit
     return Page(
         tasks=_whole([row["id"] for row in chosen]),
         next_cursor=_cursor(chosen[-1], column) if more and chosen else None,
-        total=_count(streams, conditions, values) if with_total else None,
+        total=_count(streams, bounds) if with_total else None,
     )
 
 
-def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
+_Condition = tuple[str, Any]  # with one `?` for the value, or with one for each of a list
+_Stream = tuple[str | None, list[_Condition]]  # index and conditions
+
+
+def _first(
+    streams: Sequence[_Stream],
+    conditions: Sequence[_Condition],
+    column: str,
+    descending: bool,
+    limit: int,
+) -> list[Row]:
+    """`id` and `claim_rank` of the first tasks of all streams together."""
+    direction = "DESC" if descending else "ASC"
+    order = f"{column} {direction}" + ("" if column == "id" else f", id {direction}")
+    found: list[Row] = []
+    for start in range(0, len(streams), STREAMS_PER_STATEMENT):
+        members: list[str] = []
+        values: list[Any] = []
+        for index, of_stream in streams[start : start + STREAMS_PER_STATEMENT]:
+            hint = dialect().use_index.format(index) if index else ""
+            where, some = _where([*of_stream, *conditions])
+            members.append(f"SELECT id, claim_rank FROM tasks {hint} WHERE {where}")
+            values += some
+        found += fetch_all(dialect().first_of(members, order, limit), values)
+    found.sort(key=lambda row: (row[column], row["id"]), reverse=descending)
+    return found[:limit]
+
+
+def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
+    values: list[Any] = []
+    for _, value in conditions:
+        values += value if isinstance(value, list) else [value]
+    return " AND ".join(text for text, _ in conditions) or "1 = 1", values
+
+
+def _type_ids(task_filter: TaskFilter, column: str, caller: Caller) -> list[int] | None:
     """None: every type. An empty list: nothing can be found."""
-    if task_filter.type_pattern is None and caller.task_types is None:
+    # The tasks of one status are in order of priority in the index of each type, and only there.
+    by_type = column == "claim_rank" and task_filter.status and not task_filter.worker_id
+    if task_filter.type_pattern is None and caller.task_types is None and not by_type:
         return None
     found = task_types.find_task_types(
         ids=None, names=None, pattern=task_filter.type_pattern, caller=caller
@@ -136,49 +160,40 @@ def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
     return [row["id"] for row in found]
 
 
-_Stream = tuple[str | None, list[str], list[Any]]
-
-
 def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -> list[_Stream]:
-    """Index, conditions and values of each stream that is already in order."""
+    """What to read: each stream is an index that is in order already."""
     status, worker_id = task_filter.status, task_filter.worker_id
     statuses = [status] if status else list(STATUSES)
+    of_types: list[_Condition] = []
+    if type_ids is not None:
+        of_types = [(f"task_type_id IN ({placeholders(type_ids)})", type_ids)]
     if worker_id is not None:
-        types = [] if type_ids is None else [f"task_type_id IN ({placeholders(type_ids)})"]
-        index = "tasks_by_worker" if column == "id" else None
+        index = "tasks_by_worker" if column == "id" else "tasks_by_worker_and_priority"
         return [
-            (index, ["worker_id = ?", "status = ?", *types], [worker_id, one, *(type_ids or [])])
+            (index, [("worker_id = ?", worker_id), ("status = ?", one), *of_types])
             for one in statuses
             if one in WITH_WORKER_STATUSES
         ]
     if type_ids is not None and len(type_ids) * len(statuses) <= MAX_STREAMS:
         index = "tasks_claim_by_id" if column == "id" else "tasks_claim_by_priority"
         return [
-            (index, ["task_type_id = ?", "status = ?"], [type_id, one])
+            (index, [("task_type_id = ?", type_id), ("status = ?", one)])
             for type_id, one in product(type_ids, statuses)
         ]
-    conditions: list[str] = []
-    values: list[Any] = []
-    if type_ids is not None:
-        conditions.append(f"task_type_id IN ({placeholders(type_ids)})")
-        values += type_ids
-    if status:
-        conditions.append("status = ?")
-        values.append(status)
+    of_status: list[_Condition] = [("status = ?", status)] if status else []
     if column == "claim_rank":
-        return [("tasks_by_priority", conditions, values)]
-    return [("tasks_by_status" if status else None, conditions, values)]
+        return [("tasks_by_priority", [*of_types, *of_status])]
+    return [("tasks_by_status" if status else None, [*of_types, *of_status])]
 
 
-def _residual(task_filter: TaskFilter) -> tuple[list[str], list[Any]]:
+def _residual(task_filter: TaskFilter) -> list[_Condition]:
     bounds = {
         "priority >= ?": task_filter.priority_min,
         "priority <= ?": task_filter.priority_max,
         "created_at > ?": task_filter.created_after,
         "created_at < ?": task_filter.created_before,
     }
-    given = {condition: value for condition, value in bounds.items() if value is not None}
-    return list(given), list(given.values())
+    return [(condition, value) for condition, value in bounds.items() if value is not None]
 
 
 def _whole(ids: Sequence[int]) -> list[Row]:
@@ -193,14 +208,11 @@ def _whole(ids: Sequence[int]) -> list[Row]:
     return tasks
 
 
-def _count(streams: list[_Stream], conditions: list[str], values: list[Any]) -> int:
+def _count(streams: Sequence[_Stream], bounds: Sequence[_Condition]) -> int:
     total = 0
-    for _, stream_conditions, stream_values in streams:
-        where = " AND ".join([*stream_conditions, *conditions]) or "1 = 1"
-        row = fetch_one(
-            f"SELECT COUNT(*) AS counted FROM tasks WHERE {where}",
-            [*stream_values, *values],
-        )
+    for _, of_stream in streams:
+        where, values = _where([*of_stream, *bounds])
+        row = fetch_one(f"SELECT COUNT(*) AS counted FROM tasks WHERE {where}", values)
         total += row["counted"] if row else 0
     return total
 
@@ -210,7 +222,14 @@ def _cursor(row: Row, column: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _after(cursor: str, column: str, descending: bool) -> tuple[str, list[int]]:
+def _parts_beyond(cursor: str | None, column: str, descending: bool) -> list[list[_Condition]]:
+    """Conditions of what follows the cursor, in one or two parts, the first of them first.
+
+    The rest of one priority and the priorities after it are two, since no server
+    finds the place of both in an index at once.
+    """
+    if cursor is None:
+        return [[]]
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         of_column, value, task_id = json.loads(text)
@@ -225,8 +244,8 @@ def _after(cursor: str, column: str, descending: bool) -> tuple[str, list[int]]:
         ) from None
     beyond = "<" if descending else ">"
     if column == "id":
-        return f"id {beyond} ?", [task_id]
-    return (
-        f"claim_rank {beyond}= ? AND (claim_rank {beyond} ? OR id {beyond} ?)",
-        [value, value, task_id],
-    )
+        return [[(f"id {beyond} ?", task_id)]]
+    return [
+        [("claim_rank = ?", value), (f"id {beyond} ?", task_id)],
+        [(f"claim_rank {beyond} ?", value)],
+    ]

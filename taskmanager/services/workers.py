@@ -12,6 +12,7 @@ import peewee
 from taskmanager.database import (
     Row,
     database,
+    dialect,
     execute,
     fetch_all,
     fetch_one,
@@ -107,7 +108,9 @@ def list_workers(*, limit: int, offset: int, heartbeat_seconds: int, now: int) -
 
 def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
     held = fetch_one(
-        "SELECT COUNT(*) AS held FROM tasks WHERE worker_id = ? AND status = 'claimed'",
+        "SELECT COUNT(*) AS held FROM tasks "
+        f"{dialect().use_index.format('tasks_by_worker')} "
+        "WHERE worker_id = ? AND status = 'claimed'",
         (row["id"],),
     )
     stale_before, inactive_before = _limits(heartbeat_seconds, now)
