@@ -81,13 +81,20 @@ end
 
 
 def run_wrk(
-    folder: Path, url: str, key: str, requests: list[str], seconds: int, *, repeatable: bool
+    folder: Path,
+    url: str,
+    key: str,
+    requests: list[str],
+    seconds: int,
+    *,
+    repeatable: bool,
+    connections: int = CONNECTIONS,
 ) -> dict[str, Any]:
     """Sends `requests` (path, space, body) for `seconds`, or once each."""
     listed, script = folder / "requests", folder / "wrk.lua"
     listed.write_text("\n".join(requests) + "\n")
     script.write_text(SCRIPT.format(requests=listed, key=key, repeatable=str(repeatable).lower()))
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT"))
     count, microseconds, errors, p50, p95 = map(int, line.split()[1:])
@@ -117,22 +124,22 @@ class Target:
             requests.append(f"/api/tasks {json.dumps(body)}")
         return requests
 
-    def claim_requests(self, count: int) -> list[str]:
-        return self._polls("job", count)
+    def claim_requests(self, count: int, workers: int = CONNECTIONS) -> list[str]:
+        return self._polls("job", count, workers)
 
     def complete_requests(self, count: int) -> list[str]:
         body = {"worker_id": "bench", "claim_token": "x" * 24, "success": True, "result": {"n": 1}}
         return [f"/api/tasks/{number}/complete {json.dumps(body)}" for number in range(1, count)]
 
     def empty_requests(self, count: int) -> list[str]:
-        return self._polls("idle", count)
+        return self._polls("idle", count, CONNECTIONS)
 
-    def _polls(self, type_name: str, count: int) -> list[str]:
+    def _polls(self, type_name: str, count: int, workers: int) -> list[str]:
         bodies = [
             json.dumps({"worker_id": f"bench-{number}", "type": type_name})
-            for number in range(CONNECTIONS)
+            for number in range(workers)
         ]
-        return [f"/api/tasks/claim {bodies[number % CONNECTIONS]}" for number in range(count)]
+        return [f"/api/tasks/claim {bodies[number % workers]}" for number in range(count)]
 
     def measure(self, operation: str, seconds: int) -> dict[str, Any]:
         count = MOST_PER_SECOND * seconds
@@ -164,11 +171,11 @@ class Product(Target):
             body = {"name": type_name, "version": "1", "param_schema": schema}
             server.call("POST", "/api/task-types/register", body)
 
-    def claim_requests(self, count: int) -> list[str]:
+    def claim_requests(self, count: int, workers: int = CONNECTIONS) -> list[str]:
         for _ in range(0, count, 1_000):
             tasks = [json.loads(line.split(" ", 1)[1]) for line in self.create_requests(1_000)]
             self._server.call("POST", "/api/tasks/batch", {"tasks": tasks})
-        return super().claim_requests(count)
+        return super().claim_requests(count, workers)
 
     def complete_requests(self, count: int) -> list[str]:
         self.claim_requests(count)
@@ -255,7 +262,14 @@ def targets(folder: Path) -> Iterator[list[Target]]:
         )
         stack.callback(process.wait)
         stack.callback(process.terminate)
-        found: list[Target] = [floor]
+        yield [floor, *stack.enter_context(products(folder))]
+
+
+@contextlib.contextmanager
+def products(folder: Path) -> Iterator[list["Product"]]:
+    """The product as it is served, on each database."""
+    with contextlib.ExitStack() as stack:
+        found: list[Product] = []
         server = mariadb.MariaDB(_made(folder / "mariadb"), durable=True)
         server.start()
         stack.callback(server.stop)

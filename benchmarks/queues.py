@@ -31,26 +31,31 @@ def open_queue(engine: str, *, synchronous: str = "FULL") -> Iterator[str]:
             server = mariadb.MariaDB(folder, durable=True)
             server.start()
             url = server.create_database("benchmark")
-        settings = load_settings(
-            {"instance_path": folder, "database_url": url, "sqlite_synchronous": synchronous}
-        )
-        open_database(settings)
-        prepare_database(settings)
-        for number in range(TYPES):
-            task_types.register_task_type(
-                name=f"job.{number}",
-                version="1",
-                param_schema={"type": "object"},
-                defaults={},
-                now=utc_now(),
-                caller=OPERATOR,
-            )
+        connect_queue(folder, url, synchronous=synchronous)
         try:
             yield url
         finally:
             close_connection()
             if server is not None:
                 server.stop()
+
+
+def connect_queue(folder: Path, url: str, *, synchronous: str = "FULL") -> None:
+    """Opens the queue at `url` with ten task types, `job.0` to `job.9`; makes what is missing."""
+    settings = load_settings(
+        {"instance_path": folder, "database_url": url, "sqlite_synchronous": synchronous}
+    )
+    open_database(settings)
+    prepare_database(settings)
+    for number in range(TYPES):
+        task_types.register_task_type(
+            name=f"job.{number}",
+            version="1",
+            param_schema={"type": "object"},
+            defaults={},
+            now=utc_now(),
+            caller=OPERATOR,
+        )
 
 
 def fill_tasks(count: int, *, seed: str, now: int, **columns: Any) -> None:

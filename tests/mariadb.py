@@ -26,13 +26,22 @@ def is_installed() -> bool:
 class MariaDB:
     """Starts, stops and kills one server; `durable` keeps what a kill would otherwise lose."""
 
-    def __init__(self, folder: Path, *, durable: bool = False, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        durable: bool = False,
+        buffer_pool: str = "64M",
+        options: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.durable = durable
+        self.buffer_pool = buffer_pool
         self.options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self._make()
+        if not (folder / "data").exists():  # else it is of an earlier run
+            self._make()
 
     def _make(self) -> None:
         """Fills the empty data folder."""
@@ -63,7 +72,7 @@ class MariaDB:
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
             "--skip-name-resolve",
-            "--innodb-buffer-pool-size=64M",
+            f"--innodb-buffer-pool-size={self.buffer_pool}",
             "--performance-schema=OFF",
         ]
         if not self.durable:
