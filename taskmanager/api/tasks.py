@@ -14,6 +14,7 @@ from taskmanager.api.serializers import attempt_error_json, log_json, task_json
 from taskmanager.clock import utc_now
 from taskmanager.exceptions import InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.services import history, interventions, task_queries, tasks, waiting
+from taskmanager.services.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 
@@ -50,7 +51,8 @@ def create_batch() -> Response:
 
     201 where something was made, else 200: `results` in order, each with its
     `outcome` (`created`, `deduplicated`, `error`) and its task or its reason.
-    With `atomic` 400 and nothing made where one is bad.
+    With `atomic` 400 and nothing made where one is bad. A task that was there has
+    its result, but for results that are too large together.
     """
     body = request_schemas.CREATE_TASKS.read()
     checked: list[dict[str, Any] | TaskManagerError] = []
@@ -81,7 +83,7 @@ def create_batch() -> Response:
                 for index, error in bad
             ],
         )
-    results = [_batch_result(outcome) for outcome in every]
+    results = _batch_results(every)
     counts = {
         "created": sum(result["outcome"] == "created" for result in results),
         "deduplicated": sum(result["outcome"] == "deduplicated" for result in results),
@@ -94,13 +96,24 @@ def create_batch() -> Response:
     )
 
 
-def _batch_result(outcome: tasks.Outcome) -> dict[str, Any]:
-    if outcome.error is not None or outcome.task is None:
-        return {"outcome": "error", "error": error_json(outcome.error)}
-    return {
-        "outcome": "deduplicated" if outcome.deduplicated else "created",
-        "task": task_json(outcome.task, params=False, result=outcome.deduplicated),
-    }
+def _batch_results(outcomes: list[tasks.Outcome]) -> list[dict[str, Any]]:
+    """One result per outcome; the tasks that were there with their results, while there is room."""
+    results: list[dict[str, Any]] = []
+    room = MAX_ANSWER_TEXT
+    for outcome in outcomes:
+        task = outcome.task
+        if outcome.error is not None or task is None:
+            results.append({"outcome": "error", "error": error_json(outcome.error)})
+            continue
+        told = outcome.deduplicated and "result" in task and len(task["result"] or "") <= room
+        room -= len(task["result"] or "") if told else 0
+        results.append(
+            {
+                "outcome": "deduplicated" if outcome.deduplicated else "created",
+                "task": task_json(task, params=False, result=told),
+            }
+        )
+    return results
 
 
 @blueprint.get("")
@@ -111,7 +124,8 @@ def list_all() -> Response:
     Filters `status`, `type` (exact, or a pattern with %), `worker_id`,
     `priority_min`, `priority_max`, `created_after`, `created_before`; `limit`
     (50, at most 100) with `offset` (at most 10,000) or `cursor`; `sort_by`,
-    `sort_order`; `include=params,result`; `with_total`. 200; 400.
+    `sort_order`; `include=params,result`, with which a page ends early where
+    they are large; `with_total`. 200; 400.
     """
     query = QueryParameters(
         *("status", "type", "worker_id", "priority_min", "priority_max", "created_after"),
@@ -123,7 +137,7 @@ def list_all() -> Response:
     cursor = query.text("cursor")
     if cursor is not None and offset:
         raise InvalidRequest("Send cursor or offset, not both.")
-    include = query.names("include", ("params", "result"))
+    include = tuple(dict.fromkeys(query.names("include", LARGE_COLUMNS)))
     order = query.text("sort_order", ("asc", "desc", "ASC", "DESC")) or "desc"
     page = task_queries.list_tasks(
         task_filter=task_queries.TaskFilter(
@@ -142,6 +156,7 @@ def list_all() -> Response:
         cursor=cursor,
         with_total=query.flag("with_total"),
         caller=g.caller,
+        include=include,
     )
     data = {
         "tasks": [

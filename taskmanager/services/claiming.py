@@ -25,12 +25,13 @@ from taskmanager.database import (
 )
 from taskmanager.exceptions import NoTaskAvailable
 from taskmanager.services import guarded_claims, history, maintenance, task_types, workers
+from taskmanager.services.answer_size import COLUMNS, MAX_ANSWER_TEXT, count_that_fits
 from taskmanager.services.claim_orders import ClaimOrder
 from taskmanager.services.keys import Caller
-from taskmanager.services.task_queries import COLUMNS
 from taskmanager.services.tasks import TaskDefaults
 
 MAX_ROUNDS = 5
+FEW_TASKS = 10  # are read before it is known how large they are
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
 POLL_SECONDS_EMPTY = 5
 POLL_SECONDS_PAUSED = 15
@@ -77,7 +78,7 @@ TYPE_IS_UNCHANGED = "AND EXISTS (SELECT 1 FROM task_types WHERE id = ? AND updat
 def claim_tasks(
     request: ClaimRequest, *, defaults: TaskDefaults, caller: Caller, now: int
 ) -> list[Row]:
-    """Claims up to `request.limit` tasks; each row has its `claim_token`.
+    """Claims up to `request.limit` tasks, fewer large ones; each row has its `claim_token`.
 
     Transition: pending → claimed.
     Commits together: the claim, the counted attempt and the history row.
@@ -172,8 +173,12 @@ def _claim(
         if repeated := _claimed_before(request, caller, now):
             return repeated
     tasks: list[Row] = []
+    room = MAX_ANSWER_TEXT
     for source, count in _shares(sources, request):
-        tasks += _claim_of_type(request, source, count, now, if_unchanged)
+        if room > 0:
+            taken = _claim_of_type(request, source, count, room, now, if_unchanged)
+            room -= sum(len(task["params"]) for task in taken)
+            tasks += taken
     if not tasks:
         return []
     if len(sources) > 1:
@@ -201,9 +206,9 @@ def _claim(
 
 
 def _claim_of_type(
-    request: ClaimRequest, source: Source, count: int, now: int, if_unchanged: bool
+    request: ClaimRequest, source: Source, count: int, room: int, now: int, if_unchanged: bool
 ) -> list[Row]:
-    """Makes the first `count` pending tasks of one type the worker's.
+    """Makes the first `count` pending tasks of one type the worker's, fewer where they are large.
 
     With `if_unchanged` none, where the type is not as it was when `source` was read.
     """
@@ -220,6 +225,11 @@ def _claim_of_type(
         "progress_message": None,
         "updated_at": now,
     }
+    if count > FEW_TASKS:
+        sizes = fetch_all(select_sizes(request.order), (source.type_id, count))
+        count = count_that_fits((row["size"] for row in sizes), room)
+        if not count:
+            return []
     if not skips_locked():
         return guarded_claims.take_pending(
             order=request.order,
@@ -237,6 +247,7 @@ def _claim_of_type(
     )
     if not rows:
         return []
+    rows = rows[: count_that_fits((len(row["params"]) for row in rows), room)]
     changed = _hold([row["id"] for row in rows], held, nonce)
     if changed != len(rows):
         raise AssertionError(f"{changed} of {len(rows)} locked tasks were still pending")
@@ -271,6 +282,14 @@ def from_pending(order: ClaimOrder, condition: str = "") -> str:
         f"FROM tasks {dialect().use_index.format(order.index)} "
         f"WHERE task_type_id = ? AND status = 'pending' {condition} "
         f"ORDER BY {order.order_by} LIMIT ? {dialect().lock_free_rows}"
+    )
+
+
+def select_sizes(order: ClaimOrder) -> str:
+    """The SELECT of how large the next tasks of one type are; values: type id, number of rows."""
+    return (
+        f"SELECT LENGTH(params) AS size FROM tasks {dialect().use_index.format(order.index)} "
+        f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT ?"
     )
 
 

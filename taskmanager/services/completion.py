@@ -211,6 +211,8 @@ def _replay(task: Row | None, completion: Completion, holder: Holder) -> Complet
     )
     if event is None or event["worker_id"] != holder.worker_id:
         return None
+    stored = fetch_one("SELECT result FROM tasks WHERE id = ?", (task["id"],))
+    task = {**task, **(stored or {})}
     if not _is_same_report(task, completion, event):
         return None
     return CompletionOutcome(

@@ -17,8 +17,8 @@ from taskmanager.database import (
     fetch_packed,
     placeholders,
 )
+from taskmanager.services.answer_size import COLUMNS
 from taskmanager.services.claim_orders import ClaimOrder
-from taskmanager.services.task_queries import COLUMNS
 
 MAX_LOOKS = 10
 SPREAD_ROWS = 20

@@ -29,8 +29,9 @@ from taskmanager.exceptions import (
     TaskNotClaimed,
 )
 from taskmanager.services import history, task_types, workers
+from taskmanager.services.answer_size import LIGHT_COLUMNS
 from taskmanager.services.keys import Caller
-from taskmanager.services.task_queries import COLUMNS, FINISHED_STATUSES, task_not_found
+from taskmanager.services.task_queries import FINISHED_STATUSES, task_not_found
 
 # What a task loses when its attempt is over.
 NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
@@ -45,7 +46,7 @@ class Holder:
 
 
 def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
-    """Rows by id, locked for this transaction, with type names.
+    """Rows by id, locked for this transaction, with type names and without params and results.
 
     Raises nothing for an id that is not there, nor for a task of a type that the
     caller may not touch: to the caller it is not there either.
@@ -56,11 +57,14 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     for start in range(0, len(ids), MAX_ROWS):
         some = ids[start : start + MAX_ROWS]
         rows += fetch_packed(
-            COLUMNS,
+            LIGHT_COLUMNS,
             f"FROM tasks WHERE id IN ({placeholders(some)}) ORDER BY id {dialect().lock_rows}",
             some,
         )
-    named = ({**row, "type": task_types.name_of(row["task_type_id"])} for row in rows)
+    # Only what is completed has a result, and of that a repeated report alone tells it again.
+    named = (
+        {**row, "result": None, "type": task_types.name_of(row["task_type_id"])} for row in rows
+    )
     return {row["id"]: row for row in named if caller.may_touch(row["type"])}
 
 

@@ -21,6 +21,7 @@ from taskmanager.database import (
 )
 from taskmanager.exceptions import Conflict, InvalidRequest, NotFound
 from taskmanager.services import audit, due_times, task_types, tasks, validation
+from taskmanager.services.answer_size import require_small
 from taskmanager.services.due_times import Timing
 from taskmanager.services.keys import Caller
 
@@ -28,6 +29,7 @@ OVERLAPS = ("allow", "skip")
 DEFAULT_TIMEZONE = "UTC"
 MAX_INTERVAL_SECONDS = 366 * 86_400
 NEXT_RUNS_SHOWN = 5
+MAX_PARAMS_LENGTH = 65_536
 
 _PLAIN_FIELDS = ("name", "priority", "max_attempts", "overlap")
 _TIMING_COLUMNS = ("cron", "timezone", "interval_seconds")
@@ -48,6 +50,7 @@ def create_schedule(
         caller=caller,
         now=now,
     )
+    require_small("params", task["params"], MAX_PARAMS_LENGTH)
     first = due_times.first_after(timing, now)
     is_active = fields.get("is_active", True)
     row: Row = {
@@ -172,6 +175,7 @@ def change_schedule(
     if "params" in changes:
         schema_text = task_types.get_task_type(name=row["type"])["param_schema"]
         validation.check_params(schema_text, changes["params"], type_name=row["type"])
+        require_small("params", tasks.params_text(changes["params"]), MAX_PARAMS_LENGTH)
     _changed_columns(row, changes, now)  # raises before there is a lock to hold
     _change(schedule_id, changes, caller, now)
     return get_schedule(schedule_id=schedule_id, caller=caller)

@@ -22,15 +22,19 @@ from taskmanager.database import (
     placeholders,
 )
 from taskmanager.exceptions import InvalidRequest, NotFound
-from taskmanager.models import Task
 from taskmanager.services import task_types
+from taskmanager.services.answer_size import (
+    COLUMNS,
+    LIGHT_COLUMNS,
+    count_that_fits,
+    sizes_of,
+)
 from taskmanager.services.keys import Caller
 
 STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
 FINISHED_STATUSES = ("completed", "failed", "cancelled")
 # In which a task has a worker to name: the present one, or the one that finished it.
 WITH_WORKER_STATUSES = ("claimed", *FINISHED_STATUSES)
-COLUMNS: tuple[str, ...] = tuple(Task._meta.columns)
 SORT_COLUMNS = ("created_at", "priority", "id")
 MAX_OFFSET = 10_000
 MAX_STREAMS = 600  # of more types than that, tasks of others are read too, and left out
@@ -83,10 +87,13 @@ def list_tasks(
     cursor: str | None,
     with_total: bool,
     caller: Caller,
+    include: Sequence[str] = (),
 ) -> Page:
     """A page of tasks. `created_at` and `id` are one order, see claim_orders.py.
 
     Tasks of one priority come oldest first where high priorities come first.
+    Params and results are left out but for those that `include` names; where
+    they are large, the page ends before its limit.
 
     Raises InvalidRequest for a cursor that this list did not give out.
     """
@@ -105,9 +112,10 @@ def list_tasks(
         if len(found) < wanted:
             found += _first(streams, [*bounds, *beyond], column, descending, wanted - len(found))
     chosen = found[offset : offset + limit]
-    more = len(found) > offset + limit
+    chosen = chosen[: count_that_fits(sizes_of([row["id"] for row in chosen], include))]
+    more = len(found) > offset + len(chosen)
     return Page(
-        tasks=_whole([row["id"] for row in chosen]),
+        tasks=_with_columns([row["id"] for row in chosen], (*LIGHT_COLUMNS, *include)),
         next_cursor=_cursor(chosen[-1], column) if more and chosen else None,
         total=_count(streams, bounds) if with_total else None,
     )
@@ -196,10 +204,10 @@ def _residual(task_filter: TaskFilter) -> list[_Condition]:
     return [(condition, value) for condition, value in bounds.items() if value is not None]
 
 
-def _whole(ids: Sequence[int]) -> list[Row]:
+def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
     if not ids:
         return []
-    rows = fetch_packed(COLUMNS, f"FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    rows = fetch_packed(columns, f"FROM tasks WHERE id IN ({placeholders(ids)})", ids)
     by_id = {row["id"]: row for row in rows}
     # A task may have been pruned between the two reads.
     tasks = [by_id[task_id] for task_id in ids if task_id in by_id]

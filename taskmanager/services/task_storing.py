@@ -21,6 +21,7 @@ from taskmanager.database import (
 )
 from taskmanager.exceptions import Conflict
 from taskmanager.services import history
+from taskmanager.services.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
 
 ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
@@ -196,7 +197,11 @@ def _insert_tasks(rows: list[Row], task_type: Row | None) -> list[int]:
 
 
 def _find_holders(rows: list[Row]) -> dict[str, Row]:
-    """The task that holds each key now; an unfinished one before a finished one."""
+    """The task that holds each key now; an unfinished one before a finished one.
+
+    Of several without their params, and with as many results as an answer has room for.
+    """
+    columns = ", ".join(LIGHT_COLUMNS if len(rows) > 1 else COLUMNS)
     holders: dict[str, Row] = {}
     for column, index in (
         ("holds_key_forever", "tasks_key_forever"),
@@ -207,9 +212,23 @@ def _find_holders(rows: list[Row]) -> dict[str, Row]:
             # MySQL would search for both by one of the indexes: by the key alone, which any number
             # of tasks may have that hold it no more.
             found = fetch_all(
-                f"SELECT * FROM tasks {dialect().use_unique.format(index)} "
+                f"SELECT {columns} FROM tasks {dialect().use_unique.format(index)} "
                 f"WHERE {column} = 1 AND dedupe_key IN ({placeholders(keys)})",
                 keys,
             )
             holders |= {holder["dedupe_key"]: holder for holder in found}
+    if len(rows) > 1:
+        _add_results(list(holders.values()))
     return holders
+
+
+def _add_results(tasks: list[Row]) -> None:
+    ids = [task["id"] for task in tasks]
+    ids = ids[: count_that_fits(sizes_of(ids, ["result"]))]
+    if not ids:
+        return
+    found = fetch_all(f"SELECT id, result FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    results = {row["id"]: row["result"] for row in found}
+    for task in tasks:
+        if task["id"] in results:
+            task["result"] = results[task["id"]]

@@ -35,6 +35,7 @@ OPEN_STATUSES = ("scheduled", "pending", "claimed")
 MAX_SCHEMA_BYTES = 65_536
 OPEN_TASKS_COUNTED = 10_000  # a list must not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
+OPEN_TASKS_READ_AT_ONCE = 10  # each may hold a megabyte
 REJECTED_TASKS_SHOWN = 5
 TYPES_REMEMBERED = 1_000
 
@@ -304,8 +305,8 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
         while checked < OPEN_TASKS_VALIDATED:
             tasks = fetch_all(
                 "SELECT id, params FROM tasks WHERE task_type_id = ? AND status = ? AND id > ? "
-                "ORDER BY id LIMIT 500",
-                (row["id"], status, last_id),
+                "ORDER BY id LIMIT ?",
+                (row["id"], status, last_id, OPEN_TASKS_READ_AT_ONCE),
             )
             for task in tasks:
                 if allowance.left < validation.MAX_UNITS:
@@ -317,7 +318,7 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
                 if problems and len(examples) < REJECTED_TASKS_SHOWN:
                     examples.append({"id": task["id"], "errors": problems})
                 rejected += bool(problems)
-            if len(tasks) < 500:
+            if len(tasks) < OPEN_TASKS_READ_AT_ONCE:
                 break
             last_id = tasks[-1]["id"]
     return {"checked": checked, "rejected": rejected, "examples": examples}

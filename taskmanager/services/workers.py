@@ -20,10 +20,12 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.exceptions import NotFound
+from taskmanager.services.answer_size import require_small
 
 # Between signs of life of a worker that claims without pause, its row is left alone this long.
 SEEN_RESOLUTION_MS = 10_000
 MARKS_KEPT = 10_000
+MAX_METADATA_LENGTH = 16_384
 STALE_AFTER_HEARTBEATS = 3
 INACTIVE_AFTER_HEARTBEATS = 20
 WORKERS_COUNTED = 10_000  # a figure must not read millions of rows
@@ -68,15 +70,22 @@ def _new_worker(worker_id: str, now: int, completed: int, failed: int) -> Row:
     }
 
 
-@write_transaction
 def save_metadata(*, worker_id: str, metadata: Mapping[str, Any] | None, now: int) -> None:
-    """Notes a sign of life and, where given, what the worker says of itself."""
+    """Notes a sign of life and, where given, what the worker says of itself.
+
+    Raises ValidationFailed where that is too much.
+    """
+    text = None if metadata is None else json.dumps(metadata, ensure_ascii=False)
+    if text is not None:
+        require_small("metadata", text, MAX_METADATA_LENGTH)
+    _save_metadata(worker_id, text, now)
+
+
+@write_transaction
+def _save_metadata(worker_id: str, text: str | None, now: int) -> None:
     record_sign_of_life(worker_id, now=now, always=True)
-    if metadata is not None:
-        execute(
-            "UPDATE workers SET metadata = ? WHERE id = ?",
-            (json.dumps(metadata, ensure_ascii=False), worker_id),
-        )
+    if text is not None:
+        execute("UPDATE workers SET metadata = ? WHERE id = ?", (text, worker_id))
 
 
 def mark_shut_down(worker_id: str, *, now: int) -> None:
