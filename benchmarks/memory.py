@@ -55,8 +55,13 @@ class Client:
     def _call(self, method: str, path: str, body: Any = None, key: str = "") -> Any:
         headers = {"Content-Type": "application/json", "X-API-Key": key or self._key}
         text = body if isinstance(body, str) else json.dumps(body) if body is not None else None
-        self._connection.request(method, path, text, headers)
-        response = self._connection.getresponse()
+        try:
+            self._connection.request(method, path, text, headers)
+            response = self._connection.getresponse()
+        except ConnectionError:  # the server closes one that was idle, which sends nothing
+            self._connection.close()
+            self._connection.request(method, path, text, headers)
+            response = self._connection.getresponse()
         self.statuses[response.status] = self.statuses.get(response.status, 0) + 1
         return json.loads(response.read()).get("data")
 

@@ -37,6 +37,7 @@ PAGE = 20
 SLICE = 10
 PURGE_SECONDS = 30
 FAR_AWAY = 2 * YEAR_MS
+GENERATION_MS = 7_200_000  # later than all that a queue was built with
 
 Times = tuple[float, float]  # milliseconds: by the clock, and of this process's work
 
@@ -46,6 +47,7 @@ class Queue:
     """One queue of `rows` tasks, and what the calls since the last `settle` have used up."""
 
     rows: int
+    last_id: int
     task: Any = None
     made: list[int] = field(default_factory=list)
     pruned: int = 0
@@ -70,6 +72,10 @@ class Queue:
             times.append((taken[0] * 1000, taken[1] * 1000))
         return times
 
+    def newer_id(self, parts: int) -> int:
+        """An id that may be a task's, of the newest of so many equal parts of the queue."""
+        return random.randint(self.last_id - self.rows // parts + 1, self.last_id)
+
     def settle(self) -> None:
         """Puts back what the calls have used up, and lets InnoDB's purge catch up."""
         self._restore()
@@ -89,16 +95,18 @@ class Queue:
             f"status = 'claimed', lease_expires_at = {later}, worker_id = 'gone'",
         )
         for task_id in self.made:
-            _forget("id = ?", task_id)
+            execute("DELETE FROM tasks WHERE id = ?", (task_id,))
         _copy("worker_id = ?", WORKER, status="'pending'", attempts="attempts - 1")
-        _forget("worker_id = ?", WORKER)
+        execute("DELETE FROM tasks WHERE worker_id = ?", (WORKER,))
         _copy(
-            "status = 'completed' ORDER BY id DESC LIMIT ?",
+            "completed_at < 4000000000000 ORDER BY completed_at LIMIT ?",
             self.pruned,
-            status="status",
-            completed_at="completed_at",
+            completed_at=f"completed_at + {GENERATION_MS}",
+            worker_id="worker_id",
+            result="result",
             holds_key_while_open="NULL",
         )
+        self.last_id = _last_id()
 
 
 def _undo(event: str, count: int, changes: str) -> None:
@@ -132,12 +140,6 @@ def _copy(condition: str, value: Any, **changes: str) -> None:
         "SELECT id, 'created', 'pending', created_at FROM tasks WHERE id > ?",
         (before,),
     )
-
-
-def _forget(condition: str, value: Any) -> None:
-    ids = f"SELECT id FROM tasks WHERE {condition}"
-    execute(f"DELETE FROM task_logs WHERE task_id IN ({ids})", (value,))
-    execute(f"DELETE FROM tasks WHERE {condition}", (value,))
 
 
 def _last_id() -> int:
@@ -189,7 +191,7 @@ def _complete(queue: Queue) -> None:
 
 
 def _get(queue: Queue) -> None:
-    task_queries.get_task(task_id=random.randint(1, queue.rows), caller=OPERATOR)
+    task_queries.get_task(task_id=queue.newer_id(1), caller=OPERATOR)
 
 
 def _list(sort_by: str, **filters: Any) -> Call:
@@ -197,8 +199,8 @@ def _list(sort_by: str, **filters: Any) -> Call:
     column = "claim_rank" if sort_by == "priority" else "id"
 
     def run(queue: Queue) -> None:
-        # From anywhere in the newer half: at every size a whole page is left.
-        last = {"id": random.randint(queue.rows // 2, queue.rows), "claim_rank": -2}
+        # At every size a whole page is left.
+        last = {"id": queue.newer_id(4), "claim_rank": -2}
         page = task_queries.list_tasks(
             task_filter=task_filter,
             sort_by=sort_by,
@@ -269,7 +271,7 @@ CALLS |= {
 def answer(asked: Connection, home: Path, url: str, synchronous: str, rows: int) -> None:
     """A process for one queue: measures what it is asked for until it is asked for nothing."""
     connect_queue(home, url, synchronous=synchronous)
-    queue = Queue(rows)
+    queue = Queue(rows, _last_id())
     while (what := asked.recv()) is not None:
         if what == "settle":
             asked.send(queue.settle())

@@ -68,6 +68,7 @@ class MariaDB:
             "--user=root",
             f"--datadir={self.folder / 'data'}",
             f"--socket={self.folder / 's'}",
+            f"--tmpdir={self.folder}",
             f"--pid-file={self.folder / 'pid'}",
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
