@@ -9,6 +9,7 @@ An old Python must be able to read this file, to say that it is too old: no synt
 """
 
 import binascii
+import gc
 import json
 import os
 import sys
@@ -32,9 +33,16 @@ def start():
     """Returns the application; raises whatever keeps it from starting."""
     if sys.version_info < OLDEST_PYTHON:
         raise PythonTooOld()
-    from taskmanager.app import create_app
+    # What a start makes, it keeps: looking for garbage in it would only take time, now and later.
+    gc.disable()
+    try:
+        from taskmanager.app import create_app
 
-    return create_app()
+        application = create_app()
+        gc.freeze()
+        return application
+    finally:
+        gc.enable()
 
 
 def advice(error):
