@@ -1,5 +1,6 @@
 """The application factory: a list of what is wired together."""
 
+import functools
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from typing import Any
 
 import peewee
 from flask import Flask, request
+from werkzeug.routing import Rule
 
 from taskmanager import schema
 from taskmanager.api import register_api
@@ -31,7 +33,17 @@ log = logging.getLogger(__name__)
 HEALTH_ENDPOINT = "api.service.health"
 
 
+class _Rule(Rule):
+    """Compiles what puts its address together once one is wanted: most starts want none."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        builder = functools.cache(functools.partial(super()._compile_builder, append_unknown))
+        return lambda rule, **values: builder()(rule, **values)
+
+
 class _Application(Flask):
+    url_rule_class = _Rule
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """`func` itself: nothing here is a coroutine, and asking costs every request."""
         return func
