@@ -7,8 +7,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import peewee
@@ -17,8 +16,7 @@ from taskmanager.database_errors import is_connection_lost, translated
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 
 
-@dataclass(frozen=True)
-class Dialect:
+class Dialect(NamedTuple):
     """What differs between the engines, as words to put into a statement."""
 
     name: str

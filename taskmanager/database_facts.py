@@ -1,14 +1,13 @@
 """What kind of database is connected and which ways the queue takes with it, for people to read."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from taskmanager.database import SQLITE, database, dialect, fetch_one, skips_locked
 from taskmanager.file_systems import file_system_of, is_network
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatabaseFacts:
+class DatabaseFacts(NamedTuple):
     """`engine` is "SQLite", "MySQL" or "MariaDB". What does not apply to it is None."""
 
     engine: str

@@ -7,11 +7,10 @@ column has a default or may be NULL, and nothing is renamed or removed that they
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Ddl:
+class Ddl(NamedTuple):
     """Statements as schema.sql would spell them; `mysql` where MySQL needs other words, or none.
 
     MySQL commits each by itself. A run may be cut short right after, and the
@@ -24,8 +23,7 @@ class Ddl:
     mysql: str | None = None
 
 
-@dataclass(frozen=True)
-class DataStep:
+class DataStep(NamedTuple):
     """Rows to be computed or moved.
 
     `run` is given a position, 0 at first, and returns the next one, or None

@@ -1,6 +1,5 @@
 """Every call of the API is made with a key, and each route says which scope it takes."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -57,9 +56,7 @@ def authenticate_request() -> None:
     scope = required_scope()
     if scope == PUBLIC or request.method == "OPTIONS":
         return
-    g.caller = caller = dataclasses.replace(
-        _authenticate(), address=_address(), request_id=g.request_id
-    )
+    g.caller = caller = _authenticate()._replace(address=_address(), request_id=g.request_id)
     rate_limits.count_request(caller)
     if not caller.may(scope):
         raise NotAllowed(

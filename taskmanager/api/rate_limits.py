@@ -9,7 +9,6 @@ counted here, in the same storage, once it is known whose key it is.
 import ipaddress
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, Response, current_app, g, request
@@ -46,8 +45,7 @@ class Standing(NamedTuple):
         return max(1, math.ceil(self.resets_at - utc_now() / 1000))
 
 
-@dataclass(frozen=True)
-class RateLimits:
+class RateLimits(NamedTuple):
     """The limits of one application."""
 
     per_key: Rate

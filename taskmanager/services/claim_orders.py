@@ -4,14 +4,13 @@ Tasks get their ids in the order in which they are stored, so `created_at` and
 `id` are one order. Read backwards, ties are broken newest first.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ClaimOrder:
+class ClaimOrder(NamedTuple):
     """`column` is the first of the index after type and status; `id` is always the last."""
 
-    index: str
+    index_name: str
     column: str
     backwards: bool
 

@@ -9,7 +9,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from taskmanager.database import (
     SQLITE,
@@ -37,8 +37,7 @@ POLL_SECONDS_EMPTY = 5
 POLL_SECONDS_PAUSED = 15
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClaimRequest:
+class ClaimRequest(NamedTuple):
     """What a worker asks for. Several filters: all must hold. None: not by this."""
 
     worker_id: str
@@ -58,8 +57,7 @@ class ClaimRequest:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(NamedTuple):
     """A type to take tasks from, as it was when its row was read."""
 
     type_id: int
@@ -279,7 +277,7 @@ def from_pending(order: ClaimOrder, condition: str = "") -> str:
     Values: type id, those of the condition, number of rows.
     """
     return (
-        f"FROM tasks {dialect().use_index.format(order.index)} "
+        f"FROM tasks {dialect().use_index.format(order.index_name)} "
         f"WHERE task_type_id = ? AND status = 'pending' {condition} "
         f"ORDER BY {order.order_by} LIMIT ? {dialect().lock_free_rows}"
     )
@@ -288,7 +286,7 @@ def from_pending(order: ClaimOrder, condition: str = "") -> str:
 def select_sizes(order: ClaimOrder) -> str:
     """The SELECT of how large the next tasks of one type are; values: type id, number of rows."""
     return (
-        f"SELECT LENGTH(params) AS size FROM tasks {dialect().use_index.format(order.index)} "
+        f"SELECT LENGTH(params) AS size FROM tasks {dialect().use_index.format(order.index_name)} "
         f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT ?"
     )
 
@@ -299,7 +297,7 @@ def select_any_id(order: ClaimOrder) -> str:
     Not of the next one: MySQL does not see here that the index has the order, and sorts them all.
     """
     return (
-        f"SELECT id FROM tasks {dialect().use_index.format(order.index)} "
+        f"SELECT id FROM tasks {dialect().use_index.format(order.index_name)} "
         "WHERE task_type_id = task_types.id AND status = 'pending' LIMIT 1"
     )
 
@@ -308,7 +306,7 @@ def select_heads(types: int, order: ClaimOrder) -> str:
     """The SELECT of each type's next tasks, without locks; values per type as for one type."""
     one = (
         f"SELECT id, task_type_id, {order.column} AS rank_value "
-        f"FROM tasks {dialect().use_index.format(order.index)} "
+        f"FROM tasks {dialect().use_index.format(order.index_name)} "
         f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT ?"
     )
     return one if types == 1 else " UNION ALL ".join([dialect().union_member.format(one)] * types)

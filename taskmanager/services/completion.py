@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.database import Row, fetch_all, fetch_one, placeholders, write_transaction
 from taskmanager.exceptions import InvalidRequest, TaskManagerError
@@ -14,13 +13,12 @@ from taskmanager.services.leases import NOT_CLAIMED, Holder, lock_tasks, require
 MAX_ERROR_CHARACTERS = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Completion:
+class Completion(NamedTuple):
     """What a worker reports of one attempt. `result` is any JSON value."""
 
     task_id: int
-    claim_token: str | None = None
     success: bool
+    claim_token: str | None = None
     result: Any = None
     error_message: str | None = None
     error_code: str | None = None
@@ -28,8 +26,7 @@ class Completion:
     retry_after_seconds: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompletionOutcome:
+class CompletionOutcome(NamedTuple):
     """What became of one report: `task` with `will_retry` and `replayed`, or `error`."""
 
     task: Row | None = None

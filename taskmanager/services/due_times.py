@@ -7,8 +7,8 @@ cronsim and zoneinfo are imported when the first expression is used.
 import datetime
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from taskmanager.exceptions import ValidationFailed
 
@@ -24,8 +24,7 @@ _LOCAL_ZONES = frozenset({"localtime", "posixrules", "Factory"})
 _ZONE_VARIANTS = ("posix/", "right/")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timing:
+class Timing(NamedTuple):
     """When something falls due: by `cron`, read in `timezone`, or every `interval_seconds`."""
 
     cron: str | None

@@ -28,7 +28,7 @@ CONTENDED_MS = 1_000
 def select_candidates(order: ClaimOrder) -> str:
     """The SELECT of the next tasks of one type; values: type id, number of rows."""
     return (
-        f"SELECT id FROM tasks {dialect().use_index.format(order.index)} "
+        f"SELECT id FROM tasks {dialect().use_index.format(order.index_name)} "
         "WHERE task_type_id = ? AND status = 'pending' "
         f"ORDER BY {order.order_by} LIMIT ?"
     )

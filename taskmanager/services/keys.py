@@ -11,8 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.database import (
     Row,
@@ -68,8 +67,7 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 _TYPE_PATTERN = re.compile(r"[A-Za-z0-9._%-]{1,255}")
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who is asking: what a valid key stands for. `task_types` None: every type."""
 
     key_id: int | None

@@ -6,8 +6,7 @@ processes of the same name apart.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.clock import format_time
 from taskmanager.database import (
@@ -37,8 +36,7 @@ from taskmanager.services.task_queries import FINISHED_STATUSES, task_not_found
 NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Holder:
+class Holder(NamedTuple):
     """Who says that it holds a task: a worker's name and, better, a claim token."""
 
     worker_id: str

@@ -9,7 +9,7 @@ anywhere, two runs at once do no harm, and no lock is held for long.
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from taskmanager.clock import format_time
 from taskmanager.database import (
@@ -139,8 +139,7 @@ def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
             database.obj.cache["maintenance_slice_at"] = now
 
 
-@dataclass(frozen=True)
-class NextDue:
+class NextDue(NamedTuple):
     """When the next schedule, lease and delayed task fall due; None: there is none of the kind."""
 
     schedule_at: int | None

@@ -3,8 +3,7 @@
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import peewee
 
@@ -16,8 +15,7 @@ Road = Literal["command", "http", "claims"]
 CLAIMS_RESOLUTION_MS = 60_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class LastRun:
+class LastRun(NamedTuple):
     """`tasks_moved` counts the tasks made, requeued, started and pruned."""
 
     last_run_at: int

@@ -5,7 +5,7 @@ Refuses to know in which form it is sent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from taskmanager import __version__
 from taskmanager.services import maintenance, maintenance_runs, schedules, workers
@@ -16,8 +16,7 @@ from taskmanager.services.task_counts import PERIODS_MS
 Sample = tuple[Mapping[str, str], float]
 
 
-@dataclass(frozen=True)
-class Gauge:
+class Gauge(NamedTuple):
     """Values of one name that go up and down, each with the labels that tell it from the others."""
 
     name: str

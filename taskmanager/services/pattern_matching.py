@@ -66,10 +66,10 @@ def compile_pattern(text: str) -> Pattern:
 
 
 def _split_off_lookaheads(tree: syntax.Node) -> tuple[list[tuple[syntax.Node, bool]], syntax.Node]:
-    start = syntax.Edge(is_start=True)
     parts = tree.parts if isinstance(tree, syntax.Sequence) else (tree,)
+    start = parts[0] if parts else None
     looks: list[tuple[syntax.Node, bool]] = []
-    if parts[:1] == (start,):
+    if isinstance(start, syntax.Edge) and start.is_start:
         while isinstance(part := parts[1:2] and parts[1], syntax.Look) and part.is_ahead:
             looks.append((syntax.Sequence((start, part.body)), part.is_wanted))
             parts = (start, *parts[2:])

@@ -10,6 +10,7 @@ import bisect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_GROUPS_DEEP = 50
 MAX_COUNT = 1_000
@@ -51,18 +52,15 @@ class CharSet:
         return place >= 0 and code_point <= self.ranges[place][1]
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(NamedTuple):
     parts: tuple["Node", ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     options: tuple["Node", ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(NamedTuple):
     """`most` is None where there is no end to it. Lazy or greedy makes no difference here."""
 
     body: "Node"
@@ -70,15 +68,13 @@ class Repeat:
     most: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(NamedTuple):
     """The beginning of the text, or its end."""
 
     is_start: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """Whether the next (or the previous) character belongs to a set; none at the text's edges."""
 
     chars: CharSet
@@ -86,15 +82,13 @@ class Neighbour:
     is_wanted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Boundary:
+class Boundary(NamedTuple):
     r"""`\b`, or `\B` where it is not wanted."""
 
     is_wanted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """A lookahead or lookbehind over more than one character."""
 
     body: "Node"

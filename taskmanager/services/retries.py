@@ -2,8 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 STRATEGIES = ("immediate", "fixed", "exponential")
 DEFAULT_POLICY: Mapping[str, Any] = {"strategy": "immediate"}
@@ -11,8 +10,7 @@ DEFAULT_BASE_SECONDS = 30
 DEFAULT_MAX_SECONDS = 3_600
 
 
-@dataclass(frozen=True)
-class RetryDecision:
+class RetryDecision(NamedTuple):
     """`delay_seconds` None: no further attempt."""
 
     delay_seconds: float | None

@@ -6,8 +6,7 @@ subschema becomes a Node once, however many references lead to it.
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.services import schema_applicators as applicators
 from taskmanager.services import schema_assertions as assertions
@@ -95,8 +94,7 @@ class SchemaRefused(Exception):
         self.refusals = refusals
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaValidator:
+class SchemaValidator(NamedTuple):
     """A compiled schema; threads may share it."""
 
     root: Node
@@ -174,8 +172,7 @@ class Compilation:
         return pattern
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A subschema while it is compiled: what a keyword may ask about its surroundings."""
 
     compilation: Compilation

@@ -1,8 +1,7 @@
 """One check of a value against a compiled schema: what it costs and what it finds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.services.work_meter import TooCostly, WorkMeter
 
@@ -15,8 +14,7 @@ class EnoughFailures(Exception):
     """As many failures are known as are reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """`rule` is the keyword's value; for a property that is not allowed, the known ones."""
 
     path: Path

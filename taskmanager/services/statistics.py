@@ -5,8 +5,7 @@ of each type is the head of an index, and looked up for every answer.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.database import dialect, fetch_all
 from taskmanager.services.keys import Caller
@@ -16,8 +15,7 @@ from taskmanager.services.task_queries import FINISHED_STATUSES, STATUSES
 Counts = dict[str, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class QueueFigures:
+class QueueFigures(NamedTuple):
     """By the type's name: `tasks` by status, `finished` by period and status.
 
     `oldest_pending_seconds` has the types with pending tasks alone, and is of this

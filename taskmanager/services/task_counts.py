@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import peewee
 
@@ -35,8 +35,7 @@ GIVEN_UP_MS = 120_000
 _ID = 1
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The tasks of one type and status; of how many the end lies within each period."""
 
     task_type_id: int
@@ -47,8 +46,7 @@ class Group:
     day: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskCounts:
+class TaskCounts(NamedTuple):
     """Every group that has tasks, as they were at `counted_at`, and how long counting took."""
 
     groups: Sequence[Group]
@@ -136,7 +134,7 @@ def _keep(counted: TaskCounts, replaced: Row | None) -> None:
 def _store(counted: TaskCounts, replaced: Row | None) -> None:
     """Writes nothing where another process has stored figures, or begun to count, meanwhile."""
     row = {
-        "figures": json.dumps([astuple(group) for group in counted.groups], separators=(",", ":")),
+        "figures": json.dumps(counted.groups, separators=(",", ":")),
         "tasks": counted.tasks,
         "counted_at": counted.counted_at,
         "duration_ms": counted.duration_ms,

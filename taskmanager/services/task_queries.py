@@ -9,9 +9,8 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.database import (
     Row,
@@ -41,8 +40,7 @@ MAX_STREAMS = 600  # of more types than that, tasks of others are read too, and 
 STREAMS_PER_STATEMENT = 60
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskFilter:
+class TaskFilter(NamedTuple):
     """What a list is limited to; None: not by this. Times in milliseconds."""
 
     status: str | None = None
@@ -54,8 +52,7 @@ class TaskFilter:
     created_before: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Page:
+class Page(NamedTuple):
     """One page of tasks; `next_cursor` None: there is no more. `total` only where asked for."""
 
     tasks: list[Row]

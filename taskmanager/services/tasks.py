@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskmanager.config import Settings
 from taskmanager.database import MAX_ROWS, Row, fetch_all, placeholders, write_transaction
@@ -22,8 +22,7 @@ from taskmanager.services.work_meter import WorkMeter
 MAX_DELAY_SECONDS = 10 * 366 * 86_400
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskDefaults:
+class TaskDefaults(NamedTuple):
     """What the settings give a task where neither request nor type does."""
 
     max_attempts: int

@@ -449,7 +449,7 @@ def test_the_claims_statements_read_one_index_in_its_order(
     statements = [(select_heads(types, order), heads), (select_next, [4, 2])]
     for sql, values in statements:
         plans = watched.explain(dialect().sql(sql), values)
-        assert plans == {Plan("search", order.index, sorts=False)}
+        assert plans == {Plan("search", order.index_name, sorts=False)}
 
 
 def test_counting_all_tasks_is_one_pass_over_an_index_that_holds_all_it_needs(

@@ -98,7 +98,7 @@ def test_a_pattern_means_what_ecma_262_says(pattern: str, text: str, is_found: b
         *(r"\x4", r"\u12", r"\u{110000}", r"\u{}", r"\ud800\u0041", r"\c1"),
         *("a{2,1}", "a{,5}", "(?<>a)", "(?<a", "^*", r"\b+", "(?=a)*"),
         *(r"\1", r"\k<a>", r"\p{L}", r"\A", r"\Z", r"\z", r"\a"),
-        *("(?i)a", "(?P<a>b)", "(?>a)", "(?#a)", "a(?=bc)", "(?<=ab)c", "((?!ab).)*"),
+        *("(?i)a", "(?P<a>b)", "(?>a)", "(?#a)", "a(?=bc)", r"\b(?=bc)", "(?<=ab)c", "((?!ab).)*"),
         *("(" * 51 + ")" * 51, "a{1001}", "(a{100}){100}", "(" * 3 + "){1000}" * 3),
         *("a" * (MAX_STATES + 1), "".join(f"(?!{letter})" for letter in "abcdefghi")),
     ],
