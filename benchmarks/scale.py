@@ -1,16 +1,16 @@
 """Whether a call takes as long on 5,000,000 tasks as on 1,000.
 
     python -m benchmarks.scale [--rows 1000,100000,1000000,5000000] [--engine sqlite|mariadb]
-        [--only claim] [--rounds 5] [--calls 50] [--buffer-pool 1G] [--synchronous FULL]
+        [--only claim] [--rounds 5] [--calls 50] [--buffer-pool 6G] [--synchronous FULL]
         [--folder FOLDER] [--json]
 
 Grows one queue from size to size (benchmarks/grown_queues.py), keeps a copy of each, and
-times the calls of the services on all of them in turns of ten, each queue in a process
-of its own. Per round and sort of call it takes the middle and the 95th of a hundred, and
-divides them by those of the smallest queue; printed are the medians over the rounds.
-`cpu` compares the work of this process alone, which a disk does not disturb. `--folder`
-keeps the queues for the next run, some 8 GB of them. MariaDB writes as durably as it
-does by default and has `--buffer-pool` of memory for each queue.
+times requests and maintenance on all of them in turns of ten, each queue in a process of
+its own, which reads all of it before each round. Per round and sort of call it takes the median
+and the 95th percentile, and divides them by those of the smallest queue; printed are the medians
+over the rounds. `cpu` compares the work of this process alone, which a disk does not disturb.
+`--folder` keeps the queues for the next run, some 10 GB of them. MariaDB writes as durably as
+it does by default and has `--buffer-pool` of memory for each queue.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.grown_queues import build_queues, served_queues
 from benchmarks.queues import ENGINES
-from benchmarks.scale_calls import CALLS, Times, answer
+from benchmarks.scale_calls import MAINTENANCE, REQUESTS, Times, answer
 
 TURN = 10
 ALLOWED = 1.3
@@ -42,15 +42,16 @@ def measure(engine: str, arguments: argparse.Namespace, folder: Path) -> dict[st
     built = build_queues(engine, sizes, folder)
     for rows, seconds in built.items():
         print(f"{engine}: grown to {rows} tasks in {seconds:.0f} s", file=sys.stderr)
-    names = [name for name in CALLS if name.startswith(arguments.only)]
+    names = [name for name in (*REQUESTS, *MAINTENANCE) if name.startswith(arguments.only)]
     results: dict[str, list[Round]] = {name: [] for name in names}
     with (
         served_queues(engine, sizes, folder, buffer_pool=arguments.buffer_pool) as queues,
         _processes(queues, arguments.synchronous) as processes,
     ):
         for number in range(arguments.rounds):
+            _all(processes, "warm up")
             for name in names:
-                calls = max(1, round(arguments.calls * CALLS[name].share))
+                calls = arguments.calls if name in REQUESTS else max(1, arguments.calls // 10)
                 results[name].append(_round(processes, name, calls))
             print(f"{engine}: round {number + 1} of {arguments.rounds} done", file=sys.stderr)
     return {"built_seconds": built, "rounds": results}
@@ -78,11 +79,15 @@ def _round(processes: Mapping[int, Connection], name: str, calls: int) -> Round:
         for rows in random.sample(list(processes), len(processes)):
             processes[rows].send((name, min(TURN, calls - made)))
             times[rows] += processes[rows].recv()
+    _all(processes, "settle")
+    return {rows: _figures(some) for rows, some in times.items()}
+
+
+def _all(processes: Mapping[int, Connection], what: str) -> None:
     for process in processes.values():
-        process.send("settle")
+        process.send(what)
     for process in processes.values():
         process.recv()
-    return {rows: _figures(some) for rows, some in times.items()}
 
 
 def _figures(times: Sequence[Times]) -> dict[str, float]:
@@ -125,7 +130,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="sorts of calls that begin so")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=50)
-    parser.add_argument("--buffer-pool", default="1G")
+    parser.add_argument("--buffer-pool", default="6G")
     parser.add_argument("--synchronous", choices=("FULL", "NORMAL"), default="FULL")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", action="store_true")

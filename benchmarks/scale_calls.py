@@ -1,23 +1,35 @@
 """The calls that benchmarks/scale.py times, made in this process on one queue.
 
+Requests of workers and producers go through the whole application, key, rate limit and
+answer included, but through no socket; maintenance is called as cron does.
+
 What a call uses up is put back before the next sort of call, so that the queue
 keeps its size and mixture: for tasks that were claimed the same are added at the
 end, for those that were pruned finished ones are.
 """
 
+import json
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from benchmarks.grown_queues import RARE_WORKER, YEAR_MS, hash_expression
 from benchmarks.queues import TYPES, connect_queue
+from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.database import (
     MYSQL,
+    SQLITE,
+    database,
     dialect,
     execute,
     fetch_all,
@@ -25,13 +37,10 @@ from taskmanager.database import (
     placeholders,
     write_transaction,
 )
-from taskmanager.exceptions import NotFound
 from taskmanager.models import Task
-from taskmanager.services import claiming, completion, maintenance, task_queries, tasks
-from taskmanager.services.claim_orders import CLAIM_ORDERS, ClaimOrder, claim_order
-from taskmanager.services.keys import OPERATOR
+from taskmanager.services import keys, maintenance, task_queries
+from taskmanager.services.claim_orders import CLAIM_ORDERS
 
-DEFAULTS = tasks.TaskDefaults(max_attempts=3, lease_seconds=300)
 WORKER = "bench"
 PAGE = 20
 SLICE = 10
@@ -40,6 +49,7 @@ FAR_AWAY = 2 * YEAR_MS
 GENERATION_MS = 7_200_000  # later than all that a queue was built with
 
 Times = tuple[float, float]  # milliseconds: by the clock, and of this process's work
+Request = tuple[str, str, Any]  # method, path, body
 
 
 @dataclass
@@ -48,7 +58,8 @@ class Queue:
 
     rows: int
     last_id: int
-    task: Any = None
+    app: Flask
+    key: str
     made: list[int] = field(default_factory=list)
     pruned: int = 0
     requeued: int = 0
@@ -56,21 +67,32 @@ class Queue:
 
     def measure(self, name: str, count: int) -> list[Times]:
         """Makes `count` calls of one sort."""
-        call = CALLS[name]
         times: list[Times] = []
         while len(times) < count:
-            if call.prepare is not None:
-                call.prepare(self)
-            wall, cpu = time.perf_counter(), time.process_time()
-            try:
-                call.run(self)
-            except NotFound:
-                if name != "get":
-                    raise
-                continue  # the task of this id was claimed and replaced before
-            taken = time.perf_counter() - wall, time.process_time() - cpu
-            times.append((taken[0] * 1000, taken[1] * 1000))
+            if name in MAINTENANCE:
+                times.append(_timed(lambda: MAINTENANCE[name](self))[0])
+                continue
+            taken, status, _ = self.send(REQUESTS[name](self))
+            # 404: the task of this id was claimed and replaced before
+            if (name, status) != ("get", 404):
+                times.append(taken)
         return times
+
+    def send(self, request: Request) -> tuple[Times, int, Any]:
+        """How long one request took, its status and its data."""
+        method, path, body = request
+        headers = {"X-API-Key": self.key}
+        environ = EnvironBuilder(path, method=method, json=body, headers=headers).get_environ()
+
+        def run() -> tuple[str, bytes]:
+            chunks, status, _ = run_wsgi_app(self.app, environ)
+            return status, b"".join(chunks)
+
+        taken, (line, content) = _timed(run)
+        status = int(line.split()[0])
+        if status >= 400 and status != 404:
+            raise AssertionError(f"{request}: {line} {content!r}")
+        return taken, status, json.loads(content).get("data")
 
     def newer_id(self, parts: int) -> int:
         """An id that may be a task's, of the newest of so many equal parts of the queue."""
@@ -107,6 +129,26 @@ class Queue:
             holds_key_while_open="NULL",
         )
         self.last_id = _last_id()
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Times, Any]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    taken = time.perf_counter() - wall, time.process_time() - cpu
+    return (taken[0] * 1000, taken[1] * 1000), result
+
+
+def _warm_up() -> None:
+    """Reads all there is once: what is compared is the work, and not the disk."""
+    if dialect() is SQLITE:
+        with Path(database.database).open("rb") as file:
+            while file.read(2**24):
+                pass
+        return
+    for table in ("tasks", "task_logs"):
+        for name in {row["Key_name"] for row in fetch_all(f"SHOW INDEX FROM {table}")}:
+            execute(f"SELECT COUNT(*) FROM {table} FORCE INDEX ({name})")
+    execute("SELECT COUNT(params), COUNT(result) FROM tasks FORCE INDEX (PRIMARY)")
 
 
 def _undo(event: str, count: int, changes: str) -> None:
@@ -155,65 +197,36 @@ def _unpurged() -> int:
     return int(row["left_over"]) if row else 0
 
 
-@dataclass(frozen=True)
-class Call:
-    """`run` is timed, `prepare` before each of them is not. `share`: of the calls asked for."""
-
-    run: Callable[[Queue], Any]
-    prepare: Callable[[Queue], None] | None = None
-    share: float = 1.0
+def _claim(**wanted: Any) -> Callable[[Queue], Request]:
+    return lambda queue: ("POST", "/api/tasks/claim", {"worker_id": WORKER, **wanted})
 
 
-def _claim(order: ClaimOrder, **filters: Any) -> Call:
-    request = claiming.ClaimRequest(worker_id=WORKER, order=order, **filters)
-
-    def run(queue: Queue) -> None:
-        claimed = claiming.claim_tasks(request, defaults=DEFAULTS, caller=OPERATOR, now=utc_now())
-        [queue.task] = claimed
-
-    return Call(run)
+def _create(queue: Queue) -> Request:
+    params = {"url": f"https://example.com/{random.random()}"}
+    return "POST", "/api/tasks", {"type": "job.3", "params": params}
 
 
-def _create(queue: Queue) -> None:
-    request = {"type": "job.3", "params": {"url": f"https://example.com/{random.random()}"}}
-    made = tasks.create_task(request, defaults=DEFAULTS, caller=OPERATOR, now=utc_now())
-    queue.made.append(made.task["id"])  # type: ignore[index]
+def _complete(queue: Queue) -> Request:
+    _, _, task = queue.send(_claim()(queue))
+    report = {"worker_id": WORKER, "claim_token": task["claim_token"], "success": True}
+    return "POST", f"/api/tasks/{task['id']}/complete", {**report, "result": {"bytes": 1}}
 
 
-def _complete(queue: Queue) -> None:
-    report = completion.Completion(
-        task_id=queue.task["id"],
-        claim_token=queue.task["claim_token"],
-        success=True,
-        result={"bytes": 1},
-    )
-    completion.complete_task(report, worker_id=WORKER, caller=OPERATOR, now=utc_now())
+def _get(queue: Queue) -> Request:
+    return "GET", f"/api/tasks/{queue.newer_id(1)}", None
 
 
-def _get(queue: Queue) -> None:
-    task_queries.get_task(task_id=queue.newer_id(1), caller=OPERATOR)
-
-
-def _list(sort_by: str, **filters: Any) -> Call:
-    task_filter = task_queries.TaskFilter(**filters)
+def _list(sort_by: str, **filters: Any) -> Callable[[Queue], Request]:
     column = "claim_rank" if sort_by == "priority" else "id"
 
-    def run(queue: Queue) -> None:
+    def request(queue: Queue) -> Request:
         # At every size a whole page is left.
         last = {"id": queue.newer_id(4), "claim_rank": -2}
-        page = task_queries.list_tasks(
-            task_filter=task_filter,
-            sort_by=sort_by,
-            descending=True,
-            limit=PAGE,
-            offset=0,
-            cursor=task_queries._cursor(last, column),
-            with_total=False,
-            caller=OPERATOR,
-        )
-        assert page.tasks
+        cursor = task_queries._cursor(last, column)
+        query = {"sort_by": sort_by, "limit": PAGE, "cursor": cursor, **filters}
+        return "GET", f"/api/tasks?{urlencode(query)}", None
 
-    return Call(run)
+    return request
 
 
 def _requeue(queue: Queue) -> None:
@@ -229,51 +242,54 @@ def _prune(queue: Queue) -> None:
 
 
 CLAIM_FILTERS: dict[str, dict[str, Any]] = {
-    "one type": {"type_names": ["job.3"]},
-    "ten types": {"type_names": [f"job.{number}" for number in range(TYPES)]},
+    "one type": {"type": "job.3"},
+    "ten types": {"task_types": [f"job.{number}" for number in range(TYPES)]},
     "pattern": {"type_pattern": "job.%"},
     "any type": {},
-    "type id": {"type_ids": [5]},
+    "type id": {"task_type_id": 5},
 }
 LIST_FILTERS: dict[str, dict[str, Any]] = {
     "all": {},
     "status": {"status": "completed"},
     "rare status": {"status": "cancelled"},
-    "type": {"type_pattern": "job.3"},
-    "type pattern": {"type_pattern": "job.%"},
+    "type": {"type": "job.3"},
+    "type pattern": {"type": "job.%"},
     "worker": {"worker_id": "worker-1"},
     "rare worker": {"worker_id": RARE_WORKER},
 }
-FIRST = claim_order(None, None)
 
-CALLS: dict[str, Call] = {
-    f"claim, {name}, {column} {direction}": _claim(order, **filters)
+REQUESTS: dict[str, Callable[[Queue], Request]] = {
+    f"claim, {name}, {column} {direction}": _claim(sort_by=column, sort_order=direction, **filters)
     for name, filters in CLAIM_FILTERS.items()
-    for (column, direction), order in CLAIM_ORDERS.items()
+    for column, direction in CLAIM_ORDERS
 }
-CALLS |= {
-    "create": Call(_create),
-    "complete": Call(_complete, _claim(FIRST).run),
-    "get": Call(_get),
-}
-CALLS |= {
+REQUESTS |= {"create": _create, "complete": _complete, "get": _get}
+REQUESTS |= {
     f"list, {name}, by {column}": _list(column, **filters)
     for name, filters in LIST_FILTERS.items()
     for column in ("id", "priority")
 }
-CALLS |= {
-    f"requeue {SLICE}": Call(_requeue, share=0.1),
-    f"start {SLICE} due": Call(_start, share=0.1),
-    f"prune {SLICE}": Call(_prune, share=0.1),
+MAINTENANCE: dict[str, Callable[[Queue], None]] = {
+    f"requeue {SLICE}": _requeue,
+    f"start {SLICE} due": _start,
+    f"prune {SLICE}": _prune,
 }
 
 
 def answer(asked: Connection, home: Path, url: str, synchronous: str, rows: int) -> None:
     """A process for one queue: measures what it is asked for until it is asked for nothing."""
     connect_queue(home, url, synchronous=synchronous)
-    queue = Queue(rows, _last_id())
-    while (what := asked.recv()) is not None:
-        if what == "settle":
-            asked.send(queue.settle())
-        else:
-            asked.send(queue.measure(*what))
+    _, key = keys.create_key(
+        name="bench", scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
+    )
+    with TemporaryDirectory() as folder:
+        settings = {"database_url": url, "sqlite_synchronous": synchronous}
+        app = create_app({**settings, "instance_path": Path(folder), "rate_limit": "9999999"})
+        queue = Queue(rows, _last_id(), app, key)
+        while (what := asked.recv()) is not None:
+            if what == "warm up":
+                asked.send(_warm_up())
+            elif what == "settle":
+                asked.send(queue.settle())
+            else:
+                asked.send(queue.measure(*what))

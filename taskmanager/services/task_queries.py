@@ -129,9 +129,10 @@ def _first(
     descending: bool,
     limit: int,
 ) -> list[Row]:
-    """`id` and `claim_rank` of the first tasks of all streams together."""
+    """`id` and `column` of the first tasks of all streams together, read from the index alone."""
     direction = "DESC" if descending else "ASC"
-    order = f"{column} {direction}" + ("" if column == "id" else f", id {direction}")
+    columns = ["id"] if column == "id" else [column, "id"]
+    order = ", ".join(f"{one} {direction}" for one in columns)
     found: list[Row] = []
     for start in range(0, len(streams), STREAMS_PER_STATEMENT):
         members: list[str] = []
@@ -139,7 +140,7 @@ def _first(
         for index, of_stream in streams[start : start + STREAMS_PER_STATEMENT]:
             hint = dialect().use_index.format(index) if index else ""
             where, some = _where([*of_stream, *conditions])
-            members.append(f"SELECT id, claim_rank FROM tasks {hint} WHERE {where}")
+            members.append(f"SELECT {', '.join(columns)} FROM tasks {hint} WHERE {where}")
             values += some
         found += fetch_all(dialect().first_of(members, order, limit), values)
     found.sort(key=lambda row: (row[column], row["id"]), reverse=descending)
