@@ -252,7 +252,14 @@ def targets(folder: Path) -> Iterator[list[Target]]:
         floor = Target(folder, "floor")
         port = mariadb.free_port()
         floor.url = f"http://127.0.0.1:{port}"
-        options = ["--workers", str(WORKERS), "--threads", str(THREADS), "--worker-class=gthread"]
+        options = [
+            "--workers",
+            str(WORKERS),
+            "--threads",
+            str(THREADS),
+            "--worker-class",
+            "benchmarks.floor.FloorProcess",
+        ]
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", *options, "--no-control-socket"),
