@@ -8,8 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SHORTEST_PAUSE_SECONDS = 0.00005
+# Between two looks at a lock. Who waits for a commit of a fraction of a millisecond must not sleep
+# past its end; who waits for longer may look less often.
+SHORTEST_PAUSE_SECONDS = 0.0001
 LONGEST_PAUSE_SECONDS = 0.001
+LOOKS_PER_WAIT = 20
 
 
 @contextlib.contextmanager
@@ -54,21 +57,21 @@ class Turnstile:
         Looks again and again: flock() can wait by itself, but not only for a
         while, and whoever is inside may have been stopped.
         """
-        deadline = time.monotonic() + patience_seconds
+        began = time.monotonic()
         if not self._threads.acquire(timeout=patience_seconds):
             return False
         self._own.is_inside = True
-        pause = SHORTEST_PAUSE_SECONDS
         while True:
             try:
                 self._file = self._file or OpenFile(self._path)
                 fcntl.flock(self._file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - began
+                if waited > patience_seconds:
                     self.leave()
                     return False
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = max(waited / LOOKS_PER_WAIT, SHORTEST_PAUSE_SECONDS)
+                time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
             except OSError:
                 return True
             else:
