@@ -1,0 +1,131 @@
+"""`taskmanager serve` and many clients that keep their connections open."""
+
+import http.client
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.server import Server
+
+CLIENTS = 8
+LISTENING = "0A"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "instance").mkdir()
+    return tmp_path / "instance"
+
+
+@pytest.fixture
+def two_processes(folder: Path) -> Iterator[Server]:
+    server = Server(folder, workers=2, threads=2).start()
+    with ExitStack() as stack:
+        deadline = time.monotonic() + 60
+        while len(connections_by_process(server)) < 2:  # the second starts a little later
+            assert time.monotonic() < deadline
+            ask(server, stack.enter_context(closing(connect(server))))
+            time.sleep(0.05)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def one_thread(folder: Path) -> Iterator[Server]:
+    server = Server(folder, workers=1, threads=1)
+    yield server.start()
+    server.stop()
+
+
+def connect(server: Server) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.connect()
+    return connection
+
+
+def ask(server: Server, connection: http.client.HTTPConnection) -> None:
+    connection.request("GET", "/api/task-types", headers={"X-API-Key": server.key})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200
+
+
+def connections_by_process(server: Server) -> Counter[int]:
+    """How many clients each process of the server talks to, as Linux tells it."""
+    ours = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        if state != LISTENING and int(local.rpartition(":")[2], 16) == server.port:
+            ours.add(f"socket:[{inode}]")
+    assert server.process is not None
+    parent = server.process.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    held: Counter[int] = Counter()
+    for child in children:
+        for handle in Path(f"/proc/{child}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                held[int(child)] += str(handle.readlink()) in ours
+    return +held
+
+
+def test_a_burst_of_connections_is_shared_by_the_processes(two_processes: Server) -> None:
+    for _ in range(5):
+        while connections_by_process(two_processes):  # of the burst before
+            time.sleep(0.01)
+        with ExitStack() as stack:
+            connections = [
+                stack.enter_context(closing(connect(two_processes))) for _ in range(CLIENTS)
+            ]
+            asking = [
+                threading.Thread(target=ask, args=(two_processes, one)) for one in connections
+            ]
+            for thread in asking:
+                thread.start()
+            for thread in asking:
+                thread.join()
+            held = connections_by_process(two_processes)
+        assert held.total() == CLIENTS
+        assert len(held) == 2, held
+
+
+def test_a_client_that_asks_without_pause_does_not_keep_the_thread_from_others(
+    one_thread: Server,
+) -> None:
+    answered: list[list[float]] = [[] for _ in range(CLIENTS)]
+
+    def ask_often(moments: list[float]) -> None:
+        with closing(connect(one_thread)) as connection:
+            for _ in range(100):
+                ask(one_thread, connection)
+                moments.append(time.monotonic())
+
+    clients = [threading.Thread(target=ask_often, args=(moments,)) for moments in answered]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert [len(moments) for moments in answered] == [100] * CLIENTS
+    assert max(moments[0] for moments in answered) < min(moments[-1] for moments in answered)
+
+
+def test_a_client_that_says_nothing_more_does_not_keep_the_only_thread(one_thread: Server) -> None:
+    with closing(connect(one_thread)) as silent, closing(connect(one_thread)) as other:
+        ask(one_thread, silent)
+        ask(one_thread, other)
+        ask(one_thread, silent)
+
+
+def test_requests_sent_at_once_are_answered_one_after_the_other(one_thread: Server) -> None:
+    request = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n"
+    with socket.create_connection(("127.0.0.1", one_thread.port), timeout=60) as connection:
+        connection.sendall(request + b"\r\n" + request + b"Connection: close\r\n\r\n")
+        answers = b""
+        while part := connection.recv(65_536):
+            answers += part
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
