@@ -14,9 +14,9 @@ Time is what the client waits. CPU is what the process has used when the first
 answer is there; where other programs use the machine too it is the steadier
 figure. Memory is the process's own after one request and after many.
 
-With `--check` the exit status is 1 where the product takes more than
-ALLOWED_RATIO times as long as the bare application to answer /api/health, in
-CPU, or a process holds more than ALLOWED_MEGABYTES.
+With `--check` the exit status is 1 where a client waits more than ALLOWED_RATIO
+times as long for the product's /api/health as for the bare application's, or a
+process holds more than ALLOWED_MEGABYTES.
 """
 
 import argparse
@@ -263,7 +263,7 @@ def main() -> int:
         ]
         shown = f"{spread(waited):<22} {ratios[0]:<7.2f} {spread(used):<22} {ratios[1]:.2f}"
         print(f"{what:<42} {shown}")
-        failed |= what.endswith(": health") and ratios[1] > ALLOWED_RATIO
+        failed |= what.endswith(": health") and ratios[0] > ALLOWED_RATIO
     print(f"{'memory of a process, MB':<42} after one request, after {options.requests}, its share")
     for name, (resident, own) in memory.items():
         first = statistics.median(one.megabytes for one in found[f"{name}: health"])

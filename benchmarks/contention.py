@@ -29,7 +29,7 @@ def measure(workers: list[int], rounds: int, seconds: int) -> dict[str, Any]:
             for product in all_products:
                 figures = {}
                 for count in workers:
-                    requests = product.claim_requests(MOST_PER_SECOND * seconds // 2, count)
+                    requests = product.claim_requests(MOST_PER_SECOND * seconds, count)
                     figures[count] = run_wrk(
                         product.folder,
                         product.url,

@@ -4,7 +4,6 @@ Refuses to know any table, and which engine is in use: database.py holds that.
 """
 
 import contextlib
-import functools
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +31,7 @@ class Dialect(NamedTuple):
     union_member: str  # a SELECT with its own ORDER BY and LIMIT inside a UNION ALL
 
     def sql(self, statement: str) -> str:
-        return _with_placeholder(statement, self.placeholder)
+        return statement.replace("?", self.placeholder)
 
     def first_of(self, members: Sequence[str], order: str, limit: int) -> str:
         """The SELECT of the first rows of all members together; each reads an index in that order.
@@ -43,11 +42,6 @@ class Dialect(NamedTuple):
         if len(members) > 1 and self.name != "sqlite":
             members = [f"({member} ORDER BY {order} LIMIT {limit})" for member in members]
         return f"{' UNION ALL '.join(members)} ORDER BY {order} LIMIT {limit}"
-
-
-@functools.lru_cache(maxsize=512)
-def _with_placeholder(statement: str, placeholder: str) -> str:
-    return statement.replace("?", placeholder)
 
 
 SQLITE = Dialect(

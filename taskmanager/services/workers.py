@@ -24,7 +24,7 @@ from taskmanager.services.answer_size import require_small
 
 # Between signs of life of a worker that claims without pause, its row is left alone this long.
 SEEN_RESOLUTION_MS = 10_000
-MARKS_KEPT = 10_000
+MARKS_KEPT = 1_000
 MAX_METADATA_LENGTH = 16_384
 STALE_AFTER_HEARTBEATS = 3
 INACTIVE_AFTER_HEARTBEATS = 20
