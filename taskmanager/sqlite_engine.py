@@ -41,7 +41,6 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
                 "page_size": SQLITE_PAGE_BYTES,
                 "foreign_keys": 1,
                 "temp_store": "memory",
-                "cache_size": -8000,
                 "wal_autocheckpoint": SQLITE_CHECKPOINT_PAGES,
             },
         )
