@@ -3,11 +3,12 @@
     python -m benchmarks.http_load [--rounds 5] [--seconds 3] [--json] [--at-least 0.5]
 
 Needs wrk (Debian's package `wrk`) and mariadbd. In each round the floor (bare
-Flask, the same JSON, no database) and the product, as shipped, on SQLite with
-synchronous FULL and NORMAL and on MariaDB, which waits for the disk at every
-commit too, are measured one after the other: as many gunicorn processes and
-threads as `taskmanager serve` starts, 8 connections of 8 workers. Keys,
-validation and history are on, and each request counts against a limit.
+Flask, the same JSON, no database), the same floor served as the product is, and
+the product, as shipped, on SQLite with synchronous FULL and NORMAL and on
+MariaDB, which waits for the disk at every commit too, are measured one after the
+other: as many gunicorn processes and threads as `taskmanager serve` starts, 8
+connections of 8 workers. Keys, validation and history are on, and each request
+counts against a limit.
 
 With `--at-least` the exit status is 1 where the best round of an operation
 stays below that part of its target.
@@ -17,6 +18,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -150,6 +152,7 @@ class Target:
             "empty poll": self.empty_requests,
         }[operation](count)
         repeatable = operation == "empty poll" or not isinstance(self, Product)
+        os.sync()  # what was written before, by the others too, is not this one's to wait for
         return run_wrk(self.folder, self.url, self.key, requests, seconds, repeatable=repeatable)
 
 
@@ -247,29 +250,34 @@ class Product(Target):
 
 @contextlib.contextmanager
 def targets(folder: Path) -> Iterator[list[Target]]:
-    """The floor and the product on each database, all running."""
+    """The floors and the product on each database, all running."""
     with contextlib.ExitStack() as stack:
-        floor = Target(folder, "floor")
-        port = mariadb.free_port()
-        floor.url = f"http://127.0.0.1:{port}"
-        options = [
-            "--workers",
-            str(WORKERS),
-            "--threads",
-            str(THREADS),
-            "--worker-class",
-            "benchmarks.floor.FloorProcess",
+        floors = [
+            stack.enter_context(_floor(folder, "floor", "benchmarks.floor.FloorProcess")),
+            stack.enter_context(
+                _floor(folder, "floor, as we serve", "taskmanager.serving.ServingProcess")
+            ),
         ]
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "gunicorn", *options, "--no-control-socket"),
-                *("--log-level=error", "-b", f"127.0.0.1:{port}"),
-                "benchmarks.floor:create_app()",
-            ]
-        )
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        yield [floor, *stack.enter_context(products(folder))]
+        yield [*floors, *stack.enter_context(products(folder))]
+
+
+@contextlib.contextmanager
+def _floor(folder: Path, name: str, process_class: str) -> Iterator[Target]:
+    floor = Target(folder, name)
+    port = mariadb.free_port()
+    floor.url = f"http://127.0.0.1:{port}"
+    options = [f"--workers={WORKERS}", f"--threads={THREADS}", f"--worker-class={process_class}"]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "gunicorn", *options, "--no-control-socket"),
+            *("--log-level=error", f"--bind=127.0.0.1:{port}", "benchmarks.floor:create_app()"),
+        ]
+    )
+    try:
+        yield floor
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextlib.contextmanager

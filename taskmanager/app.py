@@ -38,7 +38,7 @@ class _Rule(Rule):
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
         builder = functools.cache(functools.partial(super()._compile_builder, append_unknown))
-        return lambda rule, **values: builder()(rule, **values)
+        return lambda rule, /, **values: builder()(rule, **values)
 
 
 class _Application(Flask):

@@ -61,16 +61,17 @@ class Turnstile:
         if not self._threads.acquire(timeout=patience_seconds):
             return False
         self._own.is_inside = True
+        came = time.monotonic()
         while True:
             try:
                 self._file = self._file or OpenFile(self._path)
                 fcntl.flock(self._file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                waited = time.monotonic() - began
-                if waited > patience_seconds:
+                now = time.monotonic()
+                if now > began + patience_seconds:
                     self.leave()
                     return False
-                pause = max(waited / LOOKS_PER_WAIT, SHORTEST_PAUSE_SECONDS)
+                pause = max((now - came) / LOOKS_PER_WAIT, SHORTEST_PAUSE_SECONDS)
                 time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
             except OSError:
                 return True

@@ -1,6 +1,5 @@
 """Runs the application under gunicorn, for a machine of one's own."""
 
-import collections
 import mmap
 import os
 import select
@@ -30,35 +29,40 @@ class ServingProcess(ThreadWorker):
     # Of each process, at its number modulo the length: its connections and one more; 0: no process.
     loads = mmap.mmap(-1, 256)
 
-    def __init__(self, *values: Any, **options: Any) -> None:
-        super().__init__(*values, **options)
-        self._waiting: collections.deque[TConn] = collections.deque()
+    def init_process(self) -> None:
+        # Holds a byte for each connection that waits for a thread.
+        self._waiting, self._wait = os.pipe()
+        super().init_process()
 
     def notify(self) -> None:
         super().notify()
         self.loads[os.getpid() % len(self.loads)] = self._load()
 
     def _load(self) -> int:
-        return min(self.nr_conns + 1, 255)
+        # gunicorn takes a connection off twice where an answer breaks off half way.
+        return min(max(self.nr_conns, 0) + 1, 255)
 
     def accept(self, listener: socket.socket) -> None:
-        if self._load() > min(filter(None, self.loads[:])):
+        if self._load() > min(filter(None, self.loads[:]), default=255):
             time.sleep(HEAD_START_SECONDS)
         super().accept(listener)
 
     def enqueue_req(self, conn: TConn) -> None:
-        self._waiting.append(conn)
+        os.write(self._wait, b".")
         super().enqueue_req(conn)
 
     def handle(self, conn: TConn) -> Any:
         """Answers requests of one connection as long as they come and nobody waits for a thread."""
-        self._waiting.popleft()  # whichever: only how many there are counts
-        next_request = select.poll()
-        next_request.register(conn.sock, select.POLLIN)
+        os.read(self._waiting, 1)
+        more = select.poll()
+        more.register(self._waiting, select.POLLIN)
+        more.register(conn.sock, select.POLLIN)
         while True:
             outcome = super().handle(conn)
-            stays = outcome is True and self.alive and not self._waiting
-            if not stays or not next_request.poll(LINGER_MS):
+            if outcome is not True or not self.alive:
+                return outcome
+            ready = [descriptor for descriptor, _ in more.poll(LINGER_MS)]
+            if not ready or self._waiting in ready:
                 return outcome
 
 

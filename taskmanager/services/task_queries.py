@@ -129,7 +129,7 @@ def _first(
     descending: bool,
     limit: int,
 ) -> list[Row]:
-    """`id` and `column` of the first tasks of all streams together, read from the index alone."""
+    """`id` and `column`, no more than an index has, of the first tasks of all streams together."""
     direction = "DESC" if descending else "ASC"
     columns = ["id"] if column == "id" else [column, "id"]
     order = ", ".join(f"{one} {direction}" for one in columns)
