@@ -30,7 +30,7 @@ from taskmanager.services.claim_orders import ClaimOrder
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
 
-MAX_ROUNDS = 5
+MAX_ROUNDS = 20  # of looking, while others each time take first what was found or made due
 FEW_TASKS = 10  # are read before it is known how large they are
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
 POLL_SECONDS_EMPTY = 5
