@@ -19,21 +19,15 @@ LISTENING = "0A"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "instance").mkdir()
-    return tmp_path / "instance"
-
-
-@pytest.fixture
-def two_processes(folder: Path) -> Iterator[Server]:
-    server = Server(folder, workers=2, threads=2)
+def two_processes(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path, workers=2, threads=2)
     try:
         server.start()
         with ExitStack() as stack:
             deadline = time.monotonic() + 60
             while len(connections_by_process(server)) < 2:  # the second starts a little later
                 assert time.monotonic() < deadline
-                ask(server, stack.enter_context(closing(connect(server))))
+                assert_answered(server, stack.enter_context(closing(connect(server))))
                 time.sleep(0.05)
         yield server
     finally:
@@ -41,8 +35,8 @@ def two_processes(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def one_thread(folder: Path) -> Iterator[Server]:
-    server = Server(folder, workers=1, threads=1)
+def one_thread(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path, workers=1, threads=1)
     try:
         yield server.start()
     finally:
@@ -55,7 +49,7 @@ def connect(server: Server) -> http.client.HTTPConnection:
     return connection
 
 
-def ask(server: Server, connection: http.client.HTTPConnection) -> None:
+def assert_answered(server: Server, connection: http.client.HTTPConnection) -> None:
     connection.request("GET", "/api/task-types", headers={"X-API-Key": server.key})
     answer = connection.getresponse()
     answer.read()
@@ -92,7 +86,8 @@ def test_a_burst_of_connections_is_shared_by_the_processes(two_processes: Server
                 stack.enter_context(closing(connect(two_processes))) for _ in range(CLIENTS)
             ]
             asking = [
-                threading.Thread(target=ask, args=(two_processes, one)) for one in connections
+                threading.Thread(target=assert_answered, args=(two_processes, one))
+                for one in connections
             ]
             for thread in asking:
                 thread.start()
@@ -113,7 +108,7 @@ def test_a_client_that_asks_without_pause_does_not_keep_the_thread_from_others(
         with closing(connect(one_thread)) as connection:
             together.wait()
             for _ in range(100):
-                ask(one_thread, connection)
+                assert_answered(one_thread, connection)
                 moments.append(time.monotonic())
 
     clients = [threading.Thread(target=ask_often, args=(moments,)) for moments in answered]
@@ -127,9 +122,9 @@ def test_a_client_that_asks_without_pause_does_not_keep_the_thread_from_others(
 
 def test_a_client_that_says_nothing_more_does_not_keep_the_only_thread(one_thread: Server) -> None:
     with closing(connect(one_thread)) as silent, closing(connect(one_thread)) as other:
-        ask(one_thread, silent)
-        ask(one_thread, other)
-        ask(one_thread, silent)
+        assert_answered(one_thread, silent)
+        assert_answered(one_thread, other)
+        assert_answered(one_thread, silent)
 
 
 def test_requests_sent_at_once_are_answered_one_after_the_other(one_thread: Server) -> None:
