@@ -155,6 +155,26 @@ def test_a_queue_that_grows_is_noticed_and_one_that_shrinks_is_exact_again(
     assert counting.runs == 2 + 1 + MANY
 
 
+def test_figures_that_were_stored_first_stay_where_two_notice_that_a_queue_has_grown(
+    api: Api, clock: Clock, large: Counting
+) -> None:
+    execute("DELETE FROM task_logs")
+    execute("DELETE FROM tasks")
+    clock.advance(SNAPSHOT_SECONDS)
+    assert pending(api) == 0
+    for _ in range(MANY + 1):
+        api.create()
+
+    def notice_it_too() -> None:
+        api.create()
+        clock.advance(1)
+        assert pending(api) == MANY + 2
+
+    large.meanwhile = notice_it_too
+    assert pending(api) == MANY + 1
+    assert (snapshot()["tasks"], snapshot()["counted_at"]) == (MANY + 2, clock.now)
+
+
 def test_while_one_counts_the_others_are_answered_with_what_is_kept(
     api: Api, clock: Clock, large: Counting
 ) -> None:
