@@ -26,6 +26,7 @@ class FloorProcess(ServingProcess):
 
     enqueue_req = ThreadWorker.enqueue_req
     handle = ThreadWorker.handle
+    handle_request = ThreadWorker.handle_request
 
 
 def create_app() -> Flask:

@@ -1,6 +1,7 @@
 """`taskmanager serve` and many clients that keep their connections open."""
 
 import http.client
+import json
 import socket
 import threading
 import time
@@ -135,3 +136,21 @@ def test_requests_sent_at_once_are_answered_one_after_the_other(one_thread: Serv
         while part := connection.recv(65_536):
             answers += part
     assert answers.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_an_answer_arrives_in_one_piece(one_thread: Server) -> None:
+    request = f"GET /api/task-types HTTP/1.1\r\nHost: here\r\nX-API-Key: {one_thread.key}\r\n\r\n"
+    with closing(socket.create_connection(("127.0.0.1", one_thread.port), timeout=60)) as client:
+        for _ in range(20):
+            client.sendall(request.encode())
+            head, _, body = client.recv(65_536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK")
+            assert json.loads(body)["success"] is True
+
+
+def test_an_answer_without_a_body_arrives(one_thread: Server) -> None:
+    with closing(connect(one_thread)) as connection:
+        connection.request("HEAD", "/api/health")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+        assert_answered(one_thread, connection)
