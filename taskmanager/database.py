@@ -15,8 +15,9 @@ import logging
 import os
 import random
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import peewee
@@ -112,6 +113,23 @@ def execute(statement: str, values: Sequence[Any] = ()) -> Any:
     return database.execute_sql(dialect().sql(statement), values)
 
 
+def execute_later(statement: str, values: Sequence[Any] = (), *, rows: int | None = None) -> None:
+    """Runs one statement of a transaction whose outcome nobody waits for: at COMMIT at the latest.
+
+    What goes wrong is raised then. On MySQL it travels with the next statement,
+    which comes after it on the server too. Raises AssertionError where it does
+    not match just so many `rows`: for what a lock already guarantees.
+    """
+    if not database.in_transaction():
+        raise RuntimeError("nothing may be put off outside a transaction")
+    if dialect() is not SQLITE:
+        database.execute_later(dialect().sql(statement), values, rows)
+        return
+    matched = execute(statement, values).rowcount
+    if rows is not None and matched != rows:
+        raise AssertionError(f"{matched} rows, not {rows}, matched: {statement}")
+
+
 def execute_if_free(statement: str, values: Sequence[Any] = ()) -> None:
     """Runs one statement that may as well be left out: outside a transaction, on one row.
 
@@ -137,19 +155,25 @@ def fetch_all(statement: str, values: Sequence[Any] = ()) -> list[Row]:
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def fetch_packed(columns: Sequence[str], rest: str, values: Sequence[Any] = ()) -> list[Row]:
+def fetch_packed(
+    columns: Sequence[str] | Mapping[str, str], rest: str, values: Sequence[Any] = ()
+) -> list[Row]:
     """Every row of `SELECT columns rest` as a dict; `rest` begins with FROM.
+
+    `columns` may be names, or name → expression.
 
     On MySQL a row travels as one JSON array: for each column of an answer PyMySQL
     takes apart a description of it, which costs more than all else about a row.
     """
-    names = ", ".join(columns)
-    if dialect() is SQLITE:
-        return fetch_all(f"SELECT {names} {rest}", values)
-    texts = [row[0] for row in execute(f"SELECT JSON_ARRAY({names}) {rest}", values).fetchall()]
-    if None in texts:  # longer than the server's max_allowed_packet
-        return fetch_all(f"SELECT {names} {rest}", values)
-    return [dict(zip(columns, json.loads(text), strict=True)) for text in texts]
+    expressions = columns.values() if isinstance(columns, Mapping) else columns
+    selected = ", ".join(expressions)
+    if dialect() is not SQLITE:
+        found = execute(f"SELECT JSON_ARRAY({selected}) {rest}", values).fetchall()
+        texts = [text for (text,) in found]
+        if None not in texts:  # what is longer than the server's max_allowed_packet is
+            return [dict(zip(columns, json.loads(text), strict=True)) for text in texts]
+    rows = execute(f"SELECT {selected} {rest}", values).fetchall()
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def fetch_one(statement: str, values: Sequence[Any] = ()) -> Row | None:
@@ -176,15 +200,30 @@ def insert(table: str, row: Row) -> int:
 
 
 def insert_many(table: str, rows: Sequence[Row]) -> None:
-    """Inserts rows that all have the same columns with as few statements as may be."""
+    """Inserts rows that all have the same columns with as few statements as may be, put off."""
     at_once = min(MAX_ROWS, MAX_VALUES // len(rows[0])) if rows else 1
     for start in range(0, len(rows), at_once):
         some = rows[start : start + at_once]
         one = f"({placeholders(list(some[0]))})"
-        execute(
+        execute_later(
             f"INSERT INTO {table} ({', '.join(some[0])}) VALUES {', '.join([one] * len(some))}",
             [value for row in some for value in row.values()],
         )
+
+
+class _PerThread(threading.local):
+    """`after_commit`: what is to be done once the thread's transaction is committed."""
+
+    def __init__(self) -> None:
+        self.after_commit: list[Callable[[], None]] = []
+
+
+_own = _PerThread()
+
+
+def after_commit(action: Callable[[], None]) -> None:
+    """Does something once the present write transaction is committed; never if it is not."""
+    _own.after_commit.append(action)
 
 
 def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
@@ -246,24 +285,25 @@ def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
         database.connection()
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
         raise _failure(error) from error
+    _own.after_commit = []
+    committing = False
     with database.manual_commit():
         try:
             database.begin()
             result = operation(*args, **kwargs)
+            committing = True
+            database.commit()
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
             _roll_back()
             if isinstance(error, peewee.IntegrityError):
                 raise
-            raise _failure(error) from error
+            raise _failure(error, during_commit=committing) from error
         except BaseException:
             _roll_back()
             raise
-        try:
-            database.commit()
-        except (peewee.DatabaseError, peewee.InterfaceError) as error:
-            _roll_back()
-            raise _failure(error, during_commit=True) from error
-        return result
+    for action in _own.after_commit:
+        action()
+    return result
 
 
 def _roll_back() -> None:

@@ -7,7 +7,7 @@ authorities of the system. Here one context serves all connections of the proces
 import functools
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymysql.connections import Connection
@@ -17,6 +17,9 @@ from pymysql.err import OperationalError
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
+
+BEGIN = ("BEGIN", None)
+MAX_PUT_OFF = 65_536  # characters; servers take packets of 1 MB and more
 
 
 def context_that_trusts(authority: str) -> ssl.SSLContext:
@@ -46,10 +49,58 @@ def _context_that_trusts_anyone() -> ssl.SSLContext:
 
 
 class MySQLConnection(Connection):
-    """PyMySQL's; where the URL names no authority, encrypted if the server offers it."""
+    """PyMySQL's; where the URL names no authority, encrypted if the server offers it.
+
+    Statements whose outcome nobody waits for can be put off: they travel in one packet with the
+    next one, since for a small statement the way to the server and back costs more than all else.
+    The server runs them in order, and none after one that fails.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._put_off: list[tuple[str, int | None]] = []
+        super().__init__(**options)
+
+    def put_off(
+        self, statement: str, values: Sequence[Any] = (), *, rows: int | None = None
+    ) -> None:
+        """Runs a statement other than SELECT with the next one, which raises what goes wrong.
+
+        An AssertionError where it does not match just so many `rows`. The first of
+        a transaction is run at once: a connection that was lost before it, and not
+        during COMMIT, can be replaced without anybody being told.
+        """
+        is_first = self._put_off == [BEGIN]
+        self._put_off.append((self.cursor().mogrify(statement, values), rows))
+        if is_first or sum(len(text) for text, _ in self._put_off) > MAX_PUT_OFF:
+            text, rows = self._put_off.pop()
+            _check(self.query(text), rows, text)
+
+    def put_off_begin(self) -> None:
+        """Begins a transaction with the next statement."""
+        self._put_off.append(BEGIN)
+
+    def forget_put_off(self) -> None:
+        """What has been put off will never be run."""
+        self._put_off.clear()
+
+    def query(self, sql: str | bytes, unbuffered: bool = False) -> int:
+        """Runs what was put off, and then `sql`, whose result it is that can be fetched."""
+        if not self._put_off or isinstance(sql, bytes):
+            return int(super().query(sql, unbuffered))
+        put_off, self._put_off = self._put_off, []
+        affected = super().query("; ".join([*(text for text, _ in put_off), sql]))
+        for text, rows in put_off:
+            _check(affected, rows, text)
+            affected = self.next_result(unbuffered)
+        return int(affected)
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()
+
+
+def _check(affected: int, rows: int | None, statement: str) -> None:
+    if rows is not None and affected != rows:
+        raise AssertionError(f"{affected} rows, not {rows}, matched: {statement[:200]}")
 
 
 def connect(**options: Any) -> MySQLConnection:

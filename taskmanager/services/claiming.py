@@ -9,7 +9,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taskmanager.database import (
     SQLITE,
@@ -17,6 +17,7 @@ from taskmanager.database import (
     database,
     dialect,
     execute,
+    execute_later,
     fetch_all,
     fetch_packed,
     placeholders,
@@ -26,13 +27,13 @@ from taskmanager.database import (
 from taskmanager.exceptions import NoTaskAvailable
 from taskmanager.services import guarded_claims, history, maintenance, task_types, workers
 from taskmanager.services.answer_size import COLUMNS, MAX_ANSWER_TEXT, count_that_fits
+from taskmanager.services.claim_heads import find_heads
 from taskmanager.services.claim_orders import ClaimOrder
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
 
 MAX_ROUNDS = 20  # of looking, while others each time take first what was found or made due
 FEW_TASKS = 10  # are read before it is known how large they are
-TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
 POLL_SECONDS_EMPTY = 5
 POLL_SECONDS_PAUSED = 15
 
@@ -145,8 +146,10 @@ def _running_types(request: ClaimRequest, caller: Caller) -> list[Row]:
         names=request.type_names,
         pattern=request.type_pattern,
         caller=caller,
-        columns="id, name, is_paused, lease_seconds, updated_at, "
-        f"({select_any_id(request.order)}) AS some_task_id",
+        columns={
+            **{name: name for name in ("is_paused", "lease_seconds", "updated_at")},
+            "some_task_id": f"({select_any_id(request.order)})",
+        },
     )
     return [row for row in found if not row["is_paused"]]
 
@@ -233,7 +236,7 @@ def _claim_of_type(
             order=request.order,
             type_id=source.type_id,
             count=count,
-            hold=lambda ids: _hold(ids, held, nonce),
+            hold=lambda ids: int(execute(*_holding(ids, held, nonce)).rowcount),
             token_of=lambda task_id: f"{nonce}.{task_id}",
             now=now,
         )
@@ -246,9 +249,8 @@ def _claim_of_type(
     if not rows:
         return []
     rows = rows[: count_that_fits((len(row["params"]) for row in rows), room)]
-    changed = _hold([row["id"] for row in rows], held, nonce)
-    if changed != len(rows):
-        raise AssertionError(f"{changed} of {len(rows)} locked tasks were still pending")
+    ids = [row["id"] for row in rows]
+    execute_later(*_holding(ids, held, nonce), rows=len(ids))
     return [
         {
             **row,
@@ -260,15 +262,14 @@ def _claim_of_type(
     ]
 
 
-def _hold(ids: Sequence[int], held: Row, nonce: str) -> int:
-    """Claims those of the tasks that are pending; returns how many that were."""
+def _holding(ids: Sequence[int], held: Row, nonce: str) -> tuple[str, Sequence[Any]]:
+    """The UPDATE, with its values, that claims those of the tasks that are pending."""
     assignments = ", ".join(f"{column} = ?" for column in held)
-    changed: int = execute(
+    return (
         f"UPDATE tasks {dialect().by_id} SET {assignments}, attempts = attempts + 1, "
         f"claim_token = ? || id WHERE status = 'pending' AND id IN ({placeholders(ids)})",
         (*held.values(), f"{nonce}.", *ids),
-    ).rowcount
-    return changed
+    )
 
 
 def from_pending(order: ClaimOrder, condition: str = "") -> str:
@@ -302,25 +303,6 @@ def select_any_id(order: ClaimOrder) -> str:
     )
 
 
-def select_heads(types: int, order: ClaimOrder) -> str:
-    """The SELECT of each type's next tasks, without locks; values per type as for one type."""
-    one = (
-        f"SELECT id, task_type_id, {order.column} AS rank_value "
-        f"FROM tasks {dialect().use_index.format(order.index_name)} "
-        f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT ?"
-    )
-    return one if types == 1 else " UNION ALL ".join([dialect().union_member.format(one)] * types)
-
-
-def _heads(type_ids: Sequence[int], order: ClaimOrder, count: int) -> list[Row]:
-    heads: list[Row] = []
-    for start in range(0, len(type_ids), TYPES_PER_STATEMENT):
-        some = type_ids[start : start + TYPES_PER_STATEMENT]
-        values = [value for type_id in some for value in (type_id, count)]
-        heads += fetch_all(select_heads(len(some), order), values)
-    return heads
-
-
 def _shares(sources: Sequence[Source], request: ClaimRequest) -> Iterable[tuple[Source, int]]:
     """How many tasks to take of each type so that together they are the best there are.
 
@@ -330,7 +312,7 @@ def _shares(sources: Sequence[Source], request: ClaimRequest) -> Iterable[tuple[
     if len(sources) == 1:
         return [(sources[0], request.limit)]
     by_id = {source.type_id: source for source in sources}
-    heads = _heads(list(by_id), request.order, request.limit)
+    heads = find_heads(list(by_id), order=request.order, count=request.limit)
     heads.sort(key=lambda head: (head["rank_value"], head["id"]), reverse=request.order.backwards)
     shares = Counter(head["task_type_id"] for head in heads[: request.limit])
     return [(by_id[type_id], count) for type_id, count in shares.items()]

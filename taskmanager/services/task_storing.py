@@ -16,6 +16,7 @@ from taskmanager.database import (
     execute,
     fetch_all,
     fetch_one,
+    fetch_packed,
     is_duplicate,
     placeholders,
 )
@@ -201,7 +202,7 @@ def _find_holders(rows: list[Row]) -> dict[str, Row]:
 
     Of several without their params, and with as many results as an answer has room for.
     """
-    columns = ", ".join(LIGHT_COLUMNS if len(rows) > 1 else COLUMNS)
+    columns = LIGHT_COLUMNS if len(rows) > 1 else COLUMNS
     holders: dict[str, Row] = {}
     for column, index in (
         ("holds_key_forever", "tasks_key_forever"),
@@ -211,8 +212,9 @@ def _find_holders(rows: list[Row]) -> dict[str, Row]:
         if keys:
             # MySQL would search for both by one of the indexes: by the key alone, which any number
             # of tasks may have that hold it no more.
-            found = fetch_all(
-                f"SELECT {columns} FROM tasks {dialect().use_unique.format(index)} "
+            found = fetch_packed(
+                columns,
+                f"FROM tasks {dialect().use_unique.format(index)} "
                 f"WHERE {column} = 1 AND dedupe_key IN ({placeholders(keys)})",
                 keys,
             )

@@ -6,6 +6,7 @@ registered is kept; the latest registered one is current.
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import peewee
@@ -17,6 +18,7 @@ from taskmanager.database import (
     execute,
     fetch_all,
     fetch_one,
+    fetch_packed,
     insert,
     placeholders,
     write_transaction,
@@ -262,11 +264,11 @@ def find_task_types(
     names: Sequence[str] | None,
     pattern: str | None,
     caller: Caller,
-    columns: str = "*",
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Row]:
     """Types that fit every filter given and that the caller may touch; without filters, all.
 
-    `columns` are what to select of each type; `id` and `name` are among them.
+    `columns`: what to tell of each type besides `id` and `name`, as name → SQL expression.
     """
     conditions: list[str] = ["1 = 1"]
     values: list[Any] = []
@@ -278,7 +280,11 @@ def find_task_types(
     if names is not None:
         conditions.append(f"name IN ({placeholders(names)})")
         values += names
-    rows = fetch_all(f"SELECT {columns} FROM task_types WHERE {' AND '.join(conditions)}", values)
+    rows = fetch_packed(
+        {"id": "id", "name": "name", **columns},
+        f"FROM task_types WHERE {' AND '.join(conditions)}",
+        values,
+    )
     return [
         row
         for row in sorted(rows, key=lambda row: int(row["id"]))

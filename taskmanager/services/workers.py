@@ -11,9 +11,11 @@ import peewee
 
 from taskmanager.database import (
     Row,
+    after_commit,
     database,
     dialect,
     execute,
+    execute_later,
     fetch_all,
     fetch_one,
     insert,
@@ -43,18 +45,24 @@ def record_sign_of_life(
     recent = abs(now - marks.get(worker_id, 0)) < SEEN_RESOLUTION_MS
     if recent and not completed and not failed and not always:
         return
-    changed = execute(
+    statement = (
         "UPDATE workers SET last_seen_at = ?, shut_down_at = NULL, "
-        "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?",
-        (now, completed, failed, worker_id),
-    ).rowcount
-    if not changed:
+        "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?"
+    )
+    values = (now, completed, failed, worker_id)
+    if recent:  # so its row is there, and nobody has to look
+        execute_later(statement, values)
+    elif not execute(statement, values).rowcount:
         try:
             insert("workers", _new_worker(worker_id, now, completed, failed))
         except peewee.IntegrityError:  # another process has just made it
             record_sign_of_life(
                 worker_id, now=now, completed=completed, failed=failed, always=always
             )
+    after_commit(lambda: _mark(marks, worker_id, now))
+
+
+def _mark(marks: dict[str, int], worker_id: str, now: int) -> None:
     if len(marks) >= MARKS_KEPT:
         marks.clear()
     marks[worker_id] = now
@@ -92,7 +100,7 @@ def mark_shut_down(worker_id: str, *, now: int) -> None:
     """Part of the shutdown's transaction: the worker is inactive until it is seen again."""
     record_sign_of_life(worker_id, now=now, always=True)
     execute("UPDATE workers SET shut_down_at = ? WHERE id = ?", (now, worker_id))
-    database.obj.cache.get("workers_seen", {}).pop(worker_id, None)
+    after_commit(lambda: database.obj.cache.get("workers_seen", {}).pop(worker_id, None))
 
 
 def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:

@@ -1,5 +1,6 @@
 """write_transaction(): all or nothing, run again where the server has undone it, never nested."""
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from flask import Flask
 from taskmanager import database as database_module
 from taskmanager import sqlite_engine
 from taskmanager.database import (
+    after_commit,
     close_connection,
     connect_database,
     database,
     execute,
     execute_if_free,
+    execute_later,
     fetch_all,
     fetch_one,
     insert,
@@ -110,6 +113,110 @@ def test_a_constraint_is_the_callers_affair_and_undoes_the_transaction(app: Flas
 
     assert workers() == []
     assert runs == 1
+
+
+def mark(worker_id: str, last_seen_at: int, rows: int | None = None) -> None:
+    execute_later(
+        "UPDATE workers SET last_seen_at = ? WHERE id = ?", (last_seen_at, worker_id), rows=rows
+    )
+
+
+def test_what_was_put_off_is_done_in_its_place_and_at_the_latest_with_the_commit(
+    app: Flask,
+) -> None:
+    @write_transaction
+    def see_twice() -> Any:
+        add_worker("a")
+        mark("a", 1, rows=1)
+        seen = fetch_one("SELECT last_seen_at FROM workers")
+        mark("a", 2)
+        mark("a", 3, rows=1)
+        return seen
+
+    assert see_twice() == {"last_seen_at": 1}
+    assert fetch_one("SELECT last_seen_at FROM workers") == {"last_seen_at": 3}
+
+
+def test_a_statement_put_off_that_fails_undoes_the_transaction(app: Flask) -> None:
+    @write_transaction
+    def add_twice() -> None:
+        add_worker("a")
+        mark("a", 1)
+        for _ in range(2):
+            execute_later(
+                "INSERT INTO workers (id, first_seen_at, last_seen_at) VALUES ('b', 0, 0)"
+            )
+
+    with pytest.raises(peewee.IntegrityError):
+        add_twice()
+
+    assert workers() == []
+    assert not database.in_transaction()
+
+
+def test_statements_put_off_after_one_that_failed_are_never_run(app: Flask) -> None:
+    @write_transaction
+    def go_on_after_a_failure() -> None:
+        add_worker("a")
+        with contextlib.suppress(peewee.IntegrityError):
+            execute_later(
+                "INSERT INTO workers (id, first_seen_at, last_seen_at) VALUES ('a', 0, 0)"
+            )
+            mark("a", 1)
+            add_worker("b")
+
+    go_on_after_a_failure()
+
+    assert fetch_all("SELECT id, last_seen_at FROM workers") == [{"id": "a", "last_seen_at": 0}]
+
+
+def test_a_locked_row_that_is_not_there_is_an_error_of_the_program(app: Flask) -> None:
+    @write_transaction
+    def mark_nobody() -> None:
+        add_worker("a")
+        mark("nobody", 1, rows=1)
+        add_worker("b")
+
+    with pytest.raises(AssertionError, match=r"0 rows, not 1, matched: UPDATE workers"):
+        mark_nobody()
+
+    assert workers() == []
+    assert not database.in_transaction()
+
+
+def test_as_much_can_be_put_off_as_one_likes(app: Flask) -> None:
+    @write_transaction
+    def mark_often() -> None:
+        add_worker("a")
+        for moment in range(5_000):
+            mark("a", moment, rows=1)
+
+    mark_often()
+
+    assert fetch_one("SELECT last_seen_at FROM workers") == {"last_seen_at": 4_999}
+
+
+def test_nothing_is_put_off_outside_a_transaction(app: Flask) -> None:
+    with pytest.raises(RuntimeError, match="outside a transaction"):
+        mark("a", 1)
+
+
+def test_what_is_to_be_done_after_the_commit_is_not_done_without_it(app: Flask) -> None:
+    done: list[list[str]] = []
+
+    @write_transaction
+    def add(worker_id: str) -> None:
+        add_worker(worker_id)
+        after_commit(lambda: done.append(workers()))
+        if worker_id == "b":
+            raise LookupError
+
+    add("a")
+    with pytest.raises(LookupError):
+        add("b")
+    add("c")
+
+    assert done == [["a"], ["a", "c"]]
 
 
 def test_a_statement_that_is_wrong_is_not_run_again(app: Flask) -> None:
