@@ -4,10 +4,13 @@ What is counted may be a moment old, see task_counts.py. The oldest pending task
 of each type is the head of an index, and looked up for every answer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from taskmanager.database import dialect, fetch_all
+from taskmanager.database import MAX_ROWS, fetch_all, placeholders
+from taskmanager.services import task_types
+from taskmanager.services.claim_heads import find_heads
+from taskmanager.services.claim_orders import claim_order
 from taskmanager.services.keys import Caller
 from taskmanager.services.task_counts import PERIODS_MS, task_counts
 from taskmanager.services.task_queries import FINISHED_STATUSES, STATUSES
@@ -32,17 +35,8 @@ class QueueFigures(NamedTuple):
 def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
     """The figures of each type that has tasks and that the caller may touch."""
     counts = task_counts(now=now)
-    names: dict[int, str] = {}
-    oldest: dict[str, float] = {}
-    for row in fetch_all(
-        "SELECT id, name, (SELECT created_at FROM tasks "
-        f"{dialect().use_index.format('tasks_claim_by_id')} WHERE task_type_id = task_types.id "
-        "AND status = 'pending' ORDER BY tasks.id LIMIT 1) AS oldest_at FROM task_types"
-    ):
-        if caller.may_touch(row["name"]):
-            names[row["id"]] = row["name"]
-            if row["oldest_at"] is not None:
-                oldest[row["name"]] = max(now - row["oldest_at"], 0) / 1000
+    found = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
+    names = {row["id"]: row["name"] for row in found}
     tasks: dict[str, Counts] = {}
     finished: dict[str, dict[str, Counts]] = {}
     for group in counts.groups:
@@ -59,10 +53,26 @@ def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
     return QueueFigures(
         tasks=tasks,
         finished=finished,
-        oldest_pending_seconds=oldest,
+        oldest_pending_seconds={
+            names[type_id]: max(now - created_at, 0) / 1000
+            for type_id, created_at in _oldest_pending(list(names)).items()
+        },
         counted_at=counts.counted_at,
         count_duration_ms=counts.duration_ms,
     )
+
+
+def _oldest_pending(type_ids: Sequence[int]) -> dict[int, int]:
+    """By type id: when the oldest of its pending tasks was made."""
+    heads = find_heads(type_ids, order=claim_order("id", "ASC"), count=1)
+    oldest: dict[int, int] = {}
+    for start in range(0, len(heads), MAX_ROWS):
+        ids = [head["id"] for head in heads[start : start + MAX_ROWS]]
+        rows = fetch_all(
+            f"SELECT task_type_id, created_at FROM tasks WHERE id IN ({placeholders(ids)})", ids
+        )
+        oldest |= {row["task_type_id"]: row["created_at"] for row in rows}
+    return oldest
 
 
 def queue_statistics(*, caller: Caller, now: int) -> dict[str, Any]:
