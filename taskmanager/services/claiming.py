@@ -90,7 +90,7 @@ def claim_tasks(
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     if tasks := _claim_of_busy_type(request, caller, now):
         return tasks
-    for _ in range(MAX_ROUNDS):
+    for rounds_left in reversed(range(MAX_ROUNDS)):
         types = _running_types(request, caller)
         sources = [
             Source(
@@ -106,7 +106,8 @@ def claim_tasks(
             if tasks:
                 _remember_busy_type(request, sources)
                 return tasks
-        elif not maintenance.run_slice(defaults=defaults, now=now):
+        # After the last look nothing is made due, or it would be left behind unseen.
+        elif not rounds_left or not maintenance.run_slice(defaults=defaults, now=now):
             break
     # The same request, sent twice at once, may have been given the last of them meanwhile.
     if repeated := _claimed_before(request, caller, now):
