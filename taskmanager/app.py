@@ -12,7 +12,6 @@ from werkzeug.routing import Rule
 
 from taskmanager import schema
 from taskmanager.api import register_api
-from taskmanager.api.auth import takes_no_key
 from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.clock import utc_now
@@ -67,7 +66,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     open_database(settings)
     register_api(app)
     _prepare_database_before_first_request(app, settings)
-    register_rate_limits(app, settings, takes_no_key=takes_no_key)
+    register_rate_limits(app, settings)
     register_http_rules(app, settings)
     if dialect() is MYSQL:
         close_connection()  # the thread that starts may serve nothing, or be forked

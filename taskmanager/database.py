@@ -280,19 +280,20 @@ class _ConnectionLost(_RolledBack):
 
 
 def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
+    engine = database.obj  # what the proxy stands for: asking it costs more than some of the calls
     try:
         # Peewee forgets that it is in a transaction when it connects within one.
-        database.connection()
+        engine.connection()
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
         raise _failure(error) from error
     _own.after_commit = []
     committing = False
-    with database.manual_commit():
+    with engine.manual_commit():
         try:
-            database.begin()
+            engine.begin()
             result = operation(*args, **kwargs)
             committing = True
-            database.commit()
+            engine.commit()
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
             _roll_back()
             if isinstance(error, peewee.IntegrityError):

@@ -24,6 +24,7 @@ from taskmanager.api.auth import (
     takes_no_key,
 )
 from taskmanager.api.errors import register_error_handlers
+from taskmanager.api.http_rules import answer_headers
 from taskmanager.api.rate_limits import client_address
 from taskmanager.clock import utc_now
 from taskmanager.services.audit import record_failed_authentication
@@ -45,22 +46,25 @@ def register_api(app: Flask) -> None:
     for resource in RESOURCES:
         api.register_blueprint(resource.blueprint)
     app.before_request(_name_request)
-    app.after_request(_finish)
     register_error_handlers(app)
     app.register_blueprint(api)
     check_every_route_has_a_rule(app, api)
 
 
 def _name_request() -> None:
-    given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if given and _SANE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    request_id = request.headers.get("X-Request-ID", "")
+    if not _SANE_REQUEST_ID.fullmatch(request_id):
+        request_id = os.urandom(16).hex()
+    g.request_id = request_id
+    answer_headers().append(("X-Request-ID", request_id))
 
 
 def _note_use_of_keys(response: Response) -> Response:
-    if "caller" in g:
+    caller = g.get("caller")
+    if caller is not None:
         # A refused request and an empty poll write nothing.
         if response.status_code < 400:
-            mark_used(g.caller, now=utc_now())
+            mark_used(caller, now=utc_now())
     # 429 without a caller: failures from that address are over their limit, or requests without
     # a key are, which are no failures.
     elif response.status_code in (401, 429) and not takes_no_key():
@@ -70,9 +74,4 @@ def _note_use_of_keys(response: Response) -> Response:
             reason=response.get_json()["message"],
             now=utc_now(),
         )
-    return response
-
-
-def _finish(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.get("request_id", "-")
     return response

@@ -55,6 +55,7 @@ def authenticate_request() -> None:
     """
     scope = required_scope()
     if scope == PUBLIC or request.method == "OPTIONS":
+        rate_limits.count_request_without_key()
         return
     g.caller = caller = _authenticate()._replace(address=_address(), request_id=g.request_id)
     rate_limits.count_request(caller)
@@ -67,7 +68,8 @@ def authenticate_request() -> None:
 
 def _address() -> str | None:
     """The client's, as far as it fits where it is recorded: a proxy may send any text for one."""
-    return request.remote_addr[:MAX_ADDRESS_LENGTH] if request.remote_addr else None
+    address = request.remote_addr
+    return address[:MAX_ADDRESS_LENGTH] if address else None
 
 
 def _authenticate() -> Caller:

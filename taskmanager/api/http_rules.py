@@ -23,6 +23,7 @@ _ON_EVERY_ANSWER = [
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
 ]
+_ANSWER_HEADERS = "taskmanager.answer_headers"  # in the WSGI environment
 _CONTENT_SECURITY = "Content-Security-Policy"
 _NO_PAGE = (_CONTENT_SECURITY, "default-src 'none'; frame-ancestors 'none'")
 _OVER_TLS = ("Strict-Transport-Security", f"max-age={_ONE_YEAR}")
@@ -46,6 +47,12 @@ def register_http_rules(app: Flask, settings: Settings) -> None:
         app.after_request(lambda response: _allow_origin(response, origins))
 
 
+def answer_headers() -> list[tuple[str, str]]:
+    """What is to be added to the headers of the present request's answer, whatever that will be."""
+    headers: list[tuple[str, str]] = request.environ.setdefault(_ANSWER_HEADERS, [])
+    return headers
+
+
 class _Secured:
     """Adds to the headers of every answer of `app`; below Flask, where a header costs nothing."""
 
@@ -54,9 +61,10 @@ class _Secured:
 
     def __call__(self, environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            headers += _ON_EVERY_ANSWER
             if not any(name == _CONTENT_SECURITY for name, _ in headers):
                 headers.append(_NO_PAGE)  # a page says itself what it loads
+            headers += _ON_EVERY_ANSWER
+            headers += environ.get(_ANSWER_HEADERS, ())
             if environ["wsgi.url_scheme"] == "https":
                 headers.append(_OVER_TLS)
             return start_response(status, headers, *exc_info)

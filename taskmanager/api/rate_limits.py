@@ -1,8 +1,8 @@
 """Who may ask how often: per key, per address where no key is needed, per address that fails.
 
 Fixed windows: the first request begins a window, and the count starts anew when
-the window is over. Flask-Limiter owns the storage and limits the routes that
-take no key. Its hook costs more than a count, so a request with a key is
+the window is over. Flask-Limiter owns the storage and counts the requests of
+routes that take no key. It costs more than a count, so a request with a key is
 counted here, in the same storage, once it is known whose key it is.
 """
 
@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, current_app, request
 
+from taskmanager.api.http_rules import answer_headers
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
 from taskmanager.exceptions import ConfigurationError, RateLimited
@@ -51,16 +52,11 @@ class RateLimits(NamedTuple):
     per_key: Rate
     storage: "GuardedStorage"
     limiter: "Limiter"
+    ask_limiter: Callable[[], Any]
 
 
-def register_rate_limits(
-    app: Flask, settings: Settings, *, takes_no_key: Callable[[], bool]
-) -> None:
-    """Limits every route of the API. Raises ConfigurationError for a storage that cannot be.
-
-    `takes_no_key` says of the present request whether its route is one for
-    which an address is counted instead of a key.
-    """
+def register_rate_limits(app: Flask, settings: Settings) -> None:
+    """Limits every route of the API. Raises ConfigurationError for a storage that cannot be."""
     import limits.errors
     from flask_limiter import Limiter
 
@@ -86,25 +82,14 @@ def register_rate_limits(
         ) from None
     if not isinstance(limiter.storage, GuardedStorage):
         raise AssertionError("the storage of the rate limits is not guarded")
-    _ask_limiter_only_where(takes_no_key, app)
-    app.extensions[_EXTENSION] = RateLimits(settings.rate_limit, limiter.storage, limiter)
-    app.after_request(_tell_standing)
-
-
-def _ask_limiter_only_where(condition: Callable[[], bool], app: Flask) -> None:
-    """Runs the three hooks that Flask-Limiter has just registered only while `condition` holds."""
-
-    def guarded(hook: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *values: hook(*values) if condition() else otherwise(*values)
-
-    nothing, unchanged = (lambda *_: None), (lambda response: response)
-    hooks: tuple[tuple[dict[Any, list[Any]], Callable[..., Any]], ...] = (
-        (app.before_request_funcs, nothing),
-        (app.after_request_funcs, unchanged),
-        (app.teardown_request_funcs, nothing),
+    # Flask-Limiter's hooks: one that counts, called here for the requests that it is for; one that
+    # tells in its own way what was counted; and one that tidies up what ends with the request.
+    ask_limiter = app.before_request_funcs[None].pop()
+    app.after_request_funcs[None].pop()
+    app.teardown_request_funcs[None].pop()
+    app.extensions[_EXTENSION] = RateLimits(
+        settings.rate_limit, limiter.storage, limiter, ask_limiter
     )
-    for registered, otherwise in hooks:
-        registered[None][-1] = guarded(registered[None][-1], otherwise)
 
 
 def _storage_uri(settings: Settings) -> str:
@@ -123,11 +108,21 @@ def _storage_options(uri: str) -> dict[str, str | int]:
 
 def count_request(caller: Caller) -> None:
     """Counts the present request against its key. Raises RateLimited."""
-    rate = _rate_of(caller)
+    limits = _limits()
+    rate = _rate_of(caller, limits)
     if not rate.is_unlimited:
-        g.standing = standing = _hit("key", str(caller.key_id), rate)
+        standing = _hit(limits, "key", str(caller.key_id), rate)
+        _tell(standing)
         if standing.remaining < 0:
             raise _refusal(standing, "This key may make {} requests a {}")
+
+
+def count_request_without_key() -> None:
+    """Counts the present request against the client's address. Raises RateLimited."""
+    limits = _limits()
+    limits.ask_limiter()
+    if limits.limiter.current_limit is not None:
+        _tell(_standing_without_key(limits.limiter.current_limit))
 
 
 def count_failure(purpose: str) -> None:
@@ -137,9 +132,9 @@ def count_failure(purpose: str) -> None:
     password is never refused for the failures of others behind the same
     address: call this only when an attempt has failed.
     """
-    standing = _hit(purpose, client_address(), FAILURES)
+    standing = _hit(_limits(), purpose, client_address(), FAILURES)
     if standing.remaining < 0:
-        g.standing = standing
+        _tell(standing)
         raise _refusal(standing, "More than {} attempts in a {} have failed from this address")
 
 
@@ -167,17 +162,17 @@ def _limits() -> RateLimits:
     return found
 
 
-def _rate_of(caller: Caller) -> Rate:
+def _rate_of(caller: Caller, limits: RateLimits) -> Rate:
     if caller.rate_limit is not None:
         try:
             return parse_rate(caller.rate_limit)
         except ValueError:
             pass  # written into the table by hand: the setting holds
-    return _limits().per_key
+    return limits.per_key
 
 
-def _hit(policy: str, who: str, rate: Rate) -> Standing:
-    count, resets_at = _limits().storage.hit(f"{policy}/{who}/{rate}", rate.seconds)
+def _hit(limits: RateLimits, policy: str, who: str, rate: Rate) -> Standing:
+    count, resets_at = limits.storage.hit(f"{policy}/{who}/{rate}", rate.seconds)
     return Standing(policy, rate, rate.amount - count, resets_at)
 
 
@@ -191,24 +186,18 @@ def _refusal(standing: Standing, sentence: str) -> RateLimited:
 
 def _refuse(limit: "RequestLimit") -> None:
     """What Flask-Limiter calls for a route without a key. Raises RateLimited."""
-    raise _refusal(
-        _standing_without_key(limit), "Without a key, an address may make {} requests a {}"
-    )
+    standing = _standing_without_key(limit)
+    _tell(standing)
+    raise _refusal(standing, "Without a key, an address may make {} requests a {}")
 
 
 def _standing_without_key(limit: "RequestLimit") -> Standing:
     return Standing("address", WITHOUT_KEY, limit.remaining, limit.window.reset_time)
 
 
-def _tell_standing(response: Response) -> Response:
-    standing: Standing | None = g.get("standing")
-    if standing is None:
-        limit = _limits().limiter.current_limit
-        if limit is None:
-            return response
-        standing = _standing_without_key(limit)
+def _tell(standing: Standing) -> None:
     policy, rate, remaining = standing.policy, standing.rate, max(0, standing.remaining)
-    response.headers.extend(
+    answer_headers().extend(
         [
             ("RateLimit-Policy", f'"{policy}";q={rate.amount};w={rate.seconds}'),
             ("RateLimit", f'"{policy}";r={remaining};t={standing.resets_in}'),
@@ -217,4 +206,3 @@ def _tell_standing(response: Response) -> Response:
             ("X-RateLimit-Reset", str(math.ceil(standing.resets_at))),
         ]
     )
-    return response

@@ -75,11 +75,10 @@ class RequestBody:
 
 
 def _read_body() -> bytes:
-    limit = request.max_content_length
     try:
         raw = request.get_data(cache=False)
         # Of a body in chunks no length was told before, and reading just ended at the limit.
-        is_cut = request.content_length is None and len(raw) == limit
+        is_cut = request.content_length is None and len(raw) == request.max_content_length
         if is_cut and request.environ["wsgi.input"].read(1):
             raise RequestEntityTooLarge
     except HTTPException:
