@@ -8,7 +8,6 @@ takes the write lock at once, and when the server throws one away (deadlock,
 lock wait, lost connection) the whole of it is run again, never a part.
 """
 
-import contextlib
 import functools
 import json
 import logging
@@ -116,9 +115,10 @@ def execute(statement: str, values: Sequence[Any] = ()) -> Any:
 def execute_later(statement: str, values: Sequence[Any] = (), *, rows: int | None = None) -> None:
     """Runs one statement of a transaction whose outcome nobody waits for: at COMMIT at the latest.
 
-    What goes wrong is raised then. On MySQL it travels with the next statement,
-    which comes after it on the server too. Raises AssertionError where it does
-    not match just so many `rows`: for what a lock already guarantees.
+    What goes wrong is raised then, and nothing is committed. On MySQL it travels
+    with the next statement, which comes after it on the server too. Where it does
+    not match just so many `rows`, that is an AssertionError: for what a lock
+    guarantees.
     """
     if not database.in_transaction():
         raise RuntimeError("nothing may be put off outside a transaction")
@@ -127,7 +127,7 @@ def execute_later(statement: str, values: Sequence[Any] = (), *, rows: int | Non
         return
     matched = execute(statement, values).rowcount
     if rows is not None and matched != rows:
-        raise AssertionError(f"{matched} rows, not {rows}, matched: {statement}")
+        raise AssertionError(f"a statement put off matched {matched} rows, not {rows}")
 
 
 def execute_if_free(statement: str, values: Sequence[Any] = ()) -> None:
@@ -308,9 +308,12 @@ def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
 
 
 def _roll_back() -> None:
-    # A lost connection cannot roll back and need not: the server does when it notices.
-    with contextlib.suppress(peewee.PeeweeException):
+    try:
         database.rollback()
+    except peewee.PeeweeException:
+        # A lost connection cannot roll back and need not: the server does when it notices. And
+        # nobody else may go on where a transaction may still be open.
+        close_connection()
 
 
 def _failure(error: Exception, *, during_commit: bool = False) -> Exception:

@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymysql.connections import Connection
-from pymysql.constants import CR
+from pymysql.constants import CR, ER
 from pymysql.err import OperationalError
 
 from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
-BEGIN = ("BEGIN", None)
+BEGIN = "BEGIN"
+# An error where the statement before matched another number of rows: nothing else ends a packet.
+REQUIRE_ROWS = "SET @matched = IF(ROW_COUNT() = {0}, {0}, (SELECT 1 UNION SELECT 2))"
 MAX_PUT_OFF = 65_536  # characters; servers take packets of 1 MB and more
 
 
@@ -57,50 +59,67 @@ class MySQLConnection(Connection):
     """
 
     def __init__(self, **options: Any) -> None:
-        self._put_off: list[tuple[str, int | None]] = []
+        self._put_off: list[str] = []
         super().__init__(**options)
+
+    def put_off_begin(self) -> None:
+        """Begins a transaction with the next statement."""
+        self._put_off.append(BEGIN)
+
+    @property
+    def has_only_begun(self) -> bool:
+        """True where the server knows nothing yet of the present transaction."""
+        return self._put_off == [BEGIN]
 
     def put_off(
         self, statement: str, values: Sequence[Any] = (), *, rows: int | None = None
     ) -> None:
         """Runs a statement other than SELECT with the next one, which raises what goes wrong.
 
-        An AssertionError where it does not match just so many `rows`. The first of
-        a transaction is run at once: a connection that was lost before it, and not
+        Where it does not match just so many `rows`, that is an AssertionError, and
+        what comes after it is not run, COMMIT among others. The first statement of a
+        transaction is run at once: a connection that was lost before it, and not
         during COMMIT, can be replaced without anybody being told.
         """
-        is_first = self._put_off == [BEGIN]
-        self._put_off.append((self.cursor().mogrify(statement, values), rows))
-        if is_first or sum(len(text) for text, _ in self._put_off) > MAX_PUT_OFF:
-            text, rows = self._put_off.pop()
-            _check(self.query(text), rows, text)
-
-    def put_off_begin(self) -> None:
-        """Begins a transaction with the next statement."""
-        self._put_off.append(BEGIN)
+        texts = [self.cursor().mogrify(statement, values)]
+        if rows is not None:
+            texts.append(REQUIRE_ROWS.format(rows))
+        is_first = self.has_only_begun
+        self._make_room_for(texts)
+        self._put_off += texts
+        if is_first:
+            self._send_put_off()
 
     def forget_put_off(self) -> None:
         """What has been put off will never be run."""
         self._put_off.clear()
 
-    def query(self, sql: str | bytes, unbuffered: bool = False) -> int:
+    def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> int:
         """Runs what was put off, and then `sql`, whose result it is that can be fetched."""
-        if not self._put_off or isinstance(sql, bytes):
-            return int(super().query(sql, unbuffered))
-        put_off, self._put_off = self._put_off, []
-        affected = super().query("; ".join([*(text for text, _ in put_off), sql]))
-        for text, rows in put_off:
-            _check(affected, rows, text)
-            affected = self.next_result(unbuffered)
+        text = sql if isinstance(sql, str) else sql.decode(self.encoding)
+        self._make_room_for([text])
+        first, self._put_off = self._put_off, []
+        try:
+            affected = super().query("; ".join([*first, text]), unbuffered and not first)
+            for _ in first:
+                affected = self.next_result(unbuffered)
+        except OperationalError as error:
+            if error.args[0] == ER.SUBQUERY_NO_1_ROW:
+                raise AssertionError("a statement put off matched more or fewer rows") from error
+            raise
         return int(affected)
+
+    def _make_room_for(self, texts: Sequence[str]) -> None:
+        """So that together with `texts` they are no packet that a server might refuse."""
+        if sum(map(len, self._put_off)) + sum(map(len, texts)) > MAX_PUT_OFF:
+            self._send_put_off()
+
+    def _send_put_off(self) -> None:
+        if self._put_off:
+            self.query(self._put_off.pop())
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()
-
-
-def _check(affected: int, rows: int | None, statement: str) -> None:
-    if rows is not None and affected != rows:
-        raise AssertionError(f"{affected} rows, not {rows}, matched: {statement[:200]}")
 
 
 def connect(**options: Any) -> MySQLConnection:

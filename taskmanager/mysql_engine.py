@@ -89,6 +89,12 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
     def begin(self) -> None:  # type: ignore[override]  # nobody asks for an isolation level
         self._connected().put_off_begin()
 
+    def commit(self) -> None:
+        if self._connected().has_only_begun:
+            self._connected().forget_put_off()
+        else:
+            super().commit()
+
     def rollback(self) -> None:
         if not self.is_closed():
             self._connected().forget_put_off()

@@ -16,27 +16,28 @@ from taskmanager.exceptions import ConfigurationError
 HEAD_START_SECONDS = 0.0005
 # A worker on the same machine sends its next request that soon.
 LINGER_MS = 1
-MAX_HELD_BYTES = 65_536
 
 
 class _Answer:
-    """A client's socket that holds back what is sent until there is all of it, or a good deal."""
+    """A client's socket that holds back the first thing sent, the head, until more is sent."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
-        self._held = b""
+        self._head: bytes | None = None
 
     def sendall(self, data: bytes) -> None:
-        self._held += data
-        if len(self._held) > MAX_HELD_BYTES:
-            self.flush()
+        if self._head is None:
+            self._head = data
+        else:
+            self._client.sendall(self._head + data)
+            self._head = b""
 
     def flush(self) -> None:
-        held, self._held = self._held, b""
-        if held:
-            self._client.sendall(held)
+        if self._head:
+            self.sendall(b"")
 
     def __getattr__(self, name: str) -> Any:
+        self.flush()  # nothing else may overtake it: a file, the end of the connection
         return getattr(self._client, name)
 
 

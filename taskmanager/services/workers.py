@@ -50,9 +50,11 @@ def record_sign_of_life(
         "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?"
     )
     values = (now, completed, failed, worker_id)
-    if recent:  # so its row is there, and nobody has to look
+    if recent and not always:
+        # Its row was there a moment ago, and nobody has to look.
         execute_later(statement, values)
-    elif not execute(statement, values).rowcount:
+        return
+    if not execute(statement, values).rowcount:
         try:
             insert("workers", _new_worker(worker_id, now, completed, failed))
         except peewee.IntegrityError:  # another process has just made it

@@ -6,6 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from taskmanager.clock import format_time
+from taskmanager.database import execute
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 
@@ -57,6 +58,27 @@ def test_metadata_stays_until_it_is_sent_again(api: Api) -> None:
     assert api.get("/api/workers/w1")["metadata"] == {"a": 1}
     beat(api, metadata={})
     assert api.get("/api/workers/w1")["metadata"] == {}
+
+
+def test_a_worker_whose_row_is_gone_has_one_again_within_ten_seconds(
+    api: Api, held: Any, clock: Clock
+) -> None:
+    api.complete(held[0])
+    execute("DELETE FROM workers")
+    clock.advance(9)
+    api.complete(held[1])
+    api.get("/api/workers/w1", 404)
+    clock.advance(1)
+    api.complete(held[2])
+    assert api.get("/api/workers/w1")["tasks_completed"] == 1
+
+
+def test_what_a_worker_says_of_itself_is_stored_though_its_row_was_gone(
+    api: Api, held: Any
+) -> None:
+    execute("DELETE FROM workers")
+    beat(api, metadata={"pid": 7})
+    assert api.get("/api/workers/w1")["metadata"] == {"pid": 7}
 
 
 def test_a_worker_grows_stale_and_then_inactive(api: Api, clock: Clock) -> None:

@@ -82,3 +82,26 @@ def test_a_row_too_long_to_be_packed_is_read_in_columns(
 
     assert (claimed["id"], claimed["params"]) == (made["id"], {"long": long})
     assert api.get(f"/api/tasks/{made['id']}")["params"] == {"long": long}
+
+
+def test_statements_that_travel_together_make_no_packet_that_is_refused(
+    own_mariadb: MariaDB, tmp_path: Path
+) -> None:
+    url = own_mariadb.create_database("narrow")
+    app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
+    api = Api(app.test_client(), make_key("admin"))
+    api.register()
+    for _ in range(2):
+        api.create()
+    own_mariadb.run("SET GLOBAL max_allowed_packet = 1048576")
+    close_connection()
+    results = ['"' * 30_000, "x" * 980_000]  # quotes are twice as long in SQL
+    completions = [
+        {"id": task["id"], "claim_token": task["claim_token"], "success": True, "result": result}
+        for task, result in zip(api.claim("w", limit=2)["tasks"], results, strict=True)
+    ]
+
+    answer = api.post("/api/tasks/complete", {"worker_id": "w", "completions": completions})
+
+    assert [one["outcome"] for one in answer["results"]] == ["completed", "completed"]
+    assert [api.get(f"/api/tasks/{one['id']}")["result"] for one in completions] == results
