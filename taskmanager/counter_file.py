@@ -29,6 +29,7 @@ SLOTS = 8
 LOCK_SECONDS = 2.0  # a busy disk can hold up a write for a second
 MAX_COUNT = 2**32 - 1
 LONGEST_WINDOW_MS = 86_400_000
+LATEST_MS = 10_000  # from a look at the clock to the count: more than LOCK_SECONDS
 
 _SLOT = struct.Struct("<16sqI")  # digest of the name, end of the window in ms, count
 _BUCKET_BYTES = 256  # the checksum, the slots, and room to spare: no bucket crosses a page
@@ -67,7 +68,7 @@ class CounterFile:
             index = _place(slots, digest, now)
             there, ends_at, count = slots[index]
             longest_ms = seconds * 1000 if there == digest else LONGEST_WINDOW_MS
-            if not now < ends_at <= now + longest_ms:  # over, or the clock was set back
+            if not _is_running(ends_at, now, longest_ms):
                 count = 0
             if count == 0 or there != digest:
                 ends_at = now + seconds * 1000
@@ -174,12 +175,21 @@ def _write(handle: int, at: int, slots: list[Slot]) -> None:
     os.pwrite(handle, zlib.crc32(content).to_bytes(4, "little") + content, at)
 
 
+def _is_running(ends_at: int, now: int, longest_ms: int) -> bool:
+    """False where the window is over, or the clock was set back since it began.
+
+    A window that another process has just begun may end a little later than any
+    that begins `now`: it looked at the clock later and had the lock first.
+    """
+    return now < ends_at <= now + longest_ms + LATEST_MS
+
+
 def _place(slots: list[Slot], digest: bytes, now: int) -> int:
     """Where a counter is, or may be put: in a free slot, else in that of the smallest count."""
     for index, slot in enumerate(slots):
         if slot[0] == digest:
             return index
     for index, (_, ends_at, _) in enumerate(slots):
-        if not now < ends_at <= now + LONGEST_WINDOW_MS:
+        if not _is_running(ends_at, now, LONGEST_WINDOW_MS):
             return index
     return min(range(SLOTS), key=lambda index: slots[index][2])

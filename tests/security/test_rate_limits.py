@@ -287,6 +287,14 @@ def test_a_clock_that_was_set_back_does_not_stretch_a_window(counters: CounterFi
     assert counters.add("a", amount=1, seconds=60, now=0) == (1, 60_000)
 
 
+def test_whoever_looked_at_the_clock_before_the_window_began_is_counted_in_it(
+    counters: CounterFile,
+) -> None:
+    assert [add(counters, "a", now=now) for now in (5_000, 4_999, 3_000)] == [1, 2, 3]
+    assert add(counters, "a", now=64_999) == 4
+    assert add(counters, "a", now=65_000) == 1
+
+
 def test_a_flood_of_names_makes_no_counter_forget(counters: CounterFile) -> None:
     for _ in range(50):
         add(counters, "busy")
