@@ -168,7 +168,7 @@ def fetch_packed(
     expressions = columns.values() if isinstance(columns, Mapping) else columns
     selected = ", ".join(expressions)
     if dialect() is not SQLITE:
-        found = execute(f"SELECT JSON_ARRAY({selected}) {rest}", values).fetchall()
+        found = execute(f"SELECT JSON_ARRAY({selected}) AS packed {rest}", values).fetchall()
         texts = [text for (text,) in found]
         if None not in texts:  # what is longer than the server's max_allowed_packet is
             return [dict(zip(columns, json.loads(text), strict=True)) for text in texts]

@@ -147,8 +147,7 @@ class NextDue(NamedTuple):
     task_at: int | None
 
     def is_anything_due(self, now: int) -> bool:
-        moments = (self.schedule_at, self.lease_at, self.task_at)
-        return any(moment is not None and moment <= now for moment in moments)
+        return any([moment is not None and moment <= now for moment in self])  # noqa: C419 - faster
 
 
 def next_due(*, now: int) -> NextDue:
