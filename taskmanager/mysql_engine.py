@@ -90,7 +90,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         self._connected().put_off_begin()
 
     def commit(self) -> None:
-        if self._connected().has_only_begun:
+        if not self.is_closed() and self._connected().has_only_begun:
             self._connected().forget_put_off()
         else:
             super().commit()
