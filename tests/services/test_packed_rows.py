@@ -64,17 +64,27 @@ def own_mariadb(tmp_path: Path) -> Iterator[MariaDB]:
     server.stop()
 
 
-def test_a_row_too_long_to_be_packed_is_read_in_columns(
-    own_mariadb: MariaDB, tmp_path: Path
-) -> None:
+@pytest.fixture
+def api_of_own(own_mariadb: MariaDB, tmp_path: Path) -> Api:
     url = own_mariadb.create_database("narrow")
     app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
     api = Api(app.test_client(), make_key("admin"))
     api.register()
+    return api
+
+
+def take_only_short_packets(server: MariaDB) -> None:
+    server.run("SET GLOBAL max_allowed_packet = 1048576")
+    close_connection()
+
+
+def test_a_row_too_long_to_be_packed_is_read_in_columns(
+    own_mariadb: MariaDB, api_of_own: Api
+) -> None:
+    api = api_of_own
     long = '"' * 450_000  # twice as long as JSON in the table, four times packed once more
     made = api.create(params={"long": long})
-    own_mariadb.run("SET GLOBAL max_allowed_packet = 1048576")
-    close_connection()
+    take_only_short_packets(own_mariadb)
     row = execute("SELECT JSON_ARRAY(params) FROM tasks").fetchone()
     assert row == (None,), "the server packs it all the same: the test shows nothing"
 
@@ -85,16 +95,12 @@ def test_a_row_too_long_to_be_packed_is_read_in_columns(
 
 
 def test_statements_that_travel_together_make_no_packet_that_is_refused(
-    own_mariadb: MariaDB, tmp_path: Path
+    own_mariadb: MariaDB, api_of_own: Api
 ) -> None:
-    url = own_mariadb.create_database("narrow")
-    app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
-    api = Api(app.test_client(), make_key("admin"))
-    api.register()
+    api = api_of_own
     for _ in range(2):
         api.create()
-    own_mariadb.run("SET GLOBAL max_allowed_packet = 1048576")
-    close_connection()
+    take_only_short_packets(own_mariadb)
     results = ['"' * 30_000, "x" * 980_000]  # quotes are twice as long in SQL
     completions = [
         {"id": task["id"], "claim_token": task["claim_token"], "success": True, "result": result}
