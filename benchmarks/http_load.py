@@ -262,7 +262,7 @@ class Product(Target):
 def targets(folder: Path) -> Iterator[list[Target]]:
     """The floors and the product on each database, all running."""
     with contextlib.ExitStack() as stack:
-        floors = [stack.enter_context(_floor(folder, name, FLOORS[name])) for name in FLOORS]
+        floors = [stack.enter_context(_floor(folder, *floor)) for floor in FLOORS.items()]
         yield [*floors, *stack.enter_context(products(folder))]
 
 

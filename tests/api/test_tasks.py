@@ -121,8 +121,10 @@ def test_different_params_are_different_tasks(job: Api, one: Any, other: Any) ->
 
 def test_the_same_params_of_another_type_are_another_task(job: Api) -> None:
     job.register("Job")
-    ask(job, {}, 201)
-    job.post("/api/tasks", {"type": "Job", "params": {}}, 201)
+    first = ask(job, {}, 201)
+    other = job.post("/api/tasks", {"type": "Job", "params": {}}, 201)
+    assert (other["type"], other["deduplicated"]) == ("Job", False)
+    assert other["id"] != first["id"]
 
 
 def test_a_duplicate_answers_with_the_task_that_exists_and_its_result(job: Api) -> None:

@@ -123,7 +123,7 @@ def test_a_claim_that_finds_nothing_and_a_call_without_the_scope_count_too(api: 
     limited = api.with_key(make_key("worker", rate_limit="2/minute"))
     limited.claim(status=404)
     limited.post("/api/tasks", {}, 403)
-    limited.claim(status=429)
+    assert limited.claim(status=429)["code"] == "rate_limited"
 
 
 def test_keys_are_counted_apart(api: Api) -> None:

@@ -123,6 +123,7 @@ def test_one_that_fails_to_close_does_not_keep_the_others_open() -> None:
         idle.put(connection)
 
     wait_until(lambda: last.is_closed)
+    assert idle.take() is None
 
 
 def test_a_forked_child_begins_without_those_of_its_parent() -> None:
