@@ -130,6 +130,15 @@ def execute_later(statement: str, values: Sequence[Any] = (), *, rows: int | Non
         raise AssertionError(f"a statement put off matched {matched} rows, not {rows}")
 
 
+def execute_with_next(statement: str, values: Sequence[Any] = ()) -> None:
+    """Only on MySQL: runs one statement, which answers no rows, just before the next one.
+
+    Unlike one put off it may be the first of a transaction, since the next one
+    must follow at once: neither is COMMIT.
+    """
+    database.execute_with_next(dialect().sql(statement), values)
+
+
 def execute_if_free(statement: str, values: Sequence[Any] = ()) -> None:
     """Runs one statement that may as well be left out: outside a transaction, on one row.
 

@@ -90,6 +90,10 @@ class MySQLConnection(Connection):
         if is_first:
             self._send_put_off()
 
+    def put_before_next(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Runs a statement that answers no rows with the next one, which must follow at once."""
+        self._put_off.append(self.cursor().mogrify(statement, values))
+
     def forget_put_off(self) -> None:
         """What has been put off will never be run."""
         self._put_off.clear()

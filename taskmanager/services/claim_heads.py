@@ -6,7 +6,7 @@ has the order, MariaDB not of every other, and both would sort a type's whole ba
 
 from collections.abc import Sequence
 
-from taskmanager.database import Row, dialect, fetch_all
+from taskmanager.database import Row, dialect, execute_with_next, fetch_all
 from taskmanager.services.claim_orders import ClaimOrder
 
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
@@ -33,3 +33,21 @@ def select_heads(types: int, order: ClaimOrder) -> str:
         f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT ?"
     )
     return one if types == 1 else " UNION ALL ".join([dialect().union_member.format(one)] * types)
+
+
+def note_head(type_id: int, *, order: ClaimOrder) -> None:
+    """Only on MySQL: with the next statement of a transaction, whose condition is `from_head`.
+
+    A SELECT that locks takes a lock on the entry of every task that was claimed since the server
+    last cleaned the index up; a plain one passes them by: docs/decisions/0014.
+    """
+    execute_with_next(select_head(order), (type_id,))
+
+
+def select_head(order: ClaimOrder) -> str:
+    """The statement that notes where the pending tasks of a type begin; value: type id."""
+    return (
+        f"SELECT {order.column}, id INTO @head_value, @head_id "
+        f"FROM tasks {dialect().use_index.format(order.index_name)} "
+        f"WHERE task_type_id = ? AND status = 'pending' ORDER BY {order.order_by} LIMIT 1"
+    )

@@ -20,6 +20,17 @@ class ClaimOrder(NamedTuple):
         columns = [self.column] if self.column == "id" else [self.column, "id"]
         return ", ".join(f"{column} {direction}" for column in columns)
 
+    @property
+    def from_head(self) -> str:
+        """The condition that a task is not before the one that note_head() has noted."""
+        after = "<" if self.backwards else ">"
+        if self.column == "id":
+            return f"id {after}= @head_id"
+        return (
+            f"({self.column} = @head_value AND id {after}= @head_id "
+            f"OR {self.column} {after} @head_value)"
+        )
+
 
 CLAIM_ORDERS = {
     ("priority", "DESC"): ClaimOrder("tasks_claim_by_priority", "claim_rank", backwards=False),

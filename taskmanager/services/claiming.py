@@ -27,7 +27,7 @@ from taskmanager.database import (
 from taskmanager.exceptions import NoTaskAvailable
 from taskmanager.services import guarded_claims, history, maintenance, task_types, workers
 from taskmanager.services.answer_size import COLUMNS, MAX_ANSWER_TEXT, count_that_fits
-from taskmanager.services.claim_heads import find_heads
+from taskmanager.services.claim_heads import find_heads, note_head
 from taskmanager.services.claim_orders import ClaimOrder
 from taskmanager.services.keys import Caller
 from taskmanager.services.tasks import TaskDefaults
@@ -242,6 +242,8 @@ def _claim_of_type(
             now=now,
         )
     condition, values = ("", ()) if not if_unchanged else (TYPE_IS_UNCHANGED, source.version)
+    if dialect() is not SQLITE:
+        note_head(source.type_id, order=request.order)
     rows = fetch_packed(
         COLUMNS,
         from_pending(request.order, condition),
@@ -274,10 +276,12 @@ def _holding(ids: Sequence[int], held: Row, nonce: str) -> tuple[str, Sequence[A
 
 
 def from_pending(order: ClaimOrder, condition: str = "") -> str:
-    """What follows the columns to lock the next tasks of one type.
+    """What follows the columns to lock the next tasks of one type; on MySQL after note_head().
 
     Values: type id, those of the condition, number of rows.
     """
+    if dialect() is not SQLITE:
+        condition += f" AND {order.from_head}"
     return (
         f"FROM tasks {dialect().use_index.format(order.index_name)} "
         f"WHERE task_type_id = ? AND status = 'pending' {condition} "

@@ -286,7 +286,9 @@ def _release(task: Row, delay_seconds: float, caller: Caller, now: int) -> Row:
 
 def _held_ids(worker_id: str) -> list[int]:
     rows = fetch_all(
-        "SELECT id FROM tasks WHERE worker_id = ? AND status = 'claimed' ORDER BY id", (worker_id,)
+        f"SELECT id FROM tasks {dialect().use_index.format('tasks_by_worker')} "
+        "WHERE worker_id = ? AND status = 'claimed' ORDER BY id",
+        (worker_id,),
     )
     return [row["id"] for row in rows]
 

@@ -16,6 +16,7 @@ import pytest
 
 from taskmanager.app import create_app
 from taskmanager.database import (
+    SQLITE,
     Row,
     close_connection,
     database,
@@ -27,7 +28,7 @@ from taskmanager.database import (
     write_transaction,
 )
 from taskmanager.database_facts import database_facts
-from taskmanager.services.claim_heads import select_heads
+from taskmanager.services.claim_heads import select_head, select_heads
 from taskmanager.services.claim_orders import CLAIM_ORDERS, ClaimOrder
 from taskmanager.services.claiming import from_pending
 from taskmanager.services.guarded_claims import select_candidates
@@ -454,6 +455,9 @@ def test_the_claims_statements_read_one_index_in_its_order(
         else select_candidates(order)
     )
     statements = [(select_heads(types, order), heads), (select_next, [4, 2])]
+    if skips_locked() and dialect() is not SQLITE:
+        statements.insert(0, (select_head(order), [4]))
+        execute(*statements[0])  # or the next tasks would begin nowhere
     for sql, values in statements:
         plans = watched.explain(dialect().sql(sql), values)
         assert plans == {Plan("search", order.index_name, sorts=False)}
