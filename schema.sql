@@ -2,9 +2,10 @@
 --
 -- MySQL and MariaDB run this file as it stands, also through phpMyAdmin's
 -- "Import". SQLite skips what is inside /*! ... */; for SQLite alone schema.py
--- takes in what is inside /*sqlite ... */ and replaces the one phrase that
--- SQLite spells differently: the auto-increment key. SQLite's indexes leave
--- out rows that nobody looks for in them, so that a task changes fewer of them.
+-- takes in what is inside /*sqlite ... */ and replaces the two phrases that
+-- SQLite spells differently: the auto-increment key, and the one whose ids may
+-- be used again. SQLite's indexes leave out rows that nobody looks for in them.
+-- Both so that a task changes fewer pages.
 --
 -- Times (`..._at`) are whole milliseconds since 1970-01-01 UTC, written by the
 -- application. JSON is stored as the text that was sent. Names, keys and ids
@@ -97,7 +98,6 @@ CREATE INDEX tasks_claim_by_priority ON tasks (task_type_id, status, claim_rank,
 CREATE INDEX tasks_claim_by_id ON tasks (task_type_id, status, id, completed_at);
 CREATE INDEX tasks_claim_by_attempts ON tasks (task_type_id, status, attempts, id) /*sqlite WHERE status = 'pending' */;
 -- Lists.
-CREATE INDEX tasks_by_status ON tasks (status, id);
 CREATE INDEX tasks_by_priority ON tasks (claim_rank, id);
 CREATE INDEX tasks_by_worker ON tasks (worker_id, status, id) /*sqlite WHERE worker_id IS NOT NULL */;
 CREATE INDEX tasks_by_worker_and_priority ON tasks (worker_id, status, claim_rank, id) /*sqlite WHERE worker_id IS NOT NULL */;
@@ -108,7 +108,7 @@ CREATE INDEX tasks_by_lease_expires_at ON tasks (lease_expires_at) /*sqlite WHER
 CREATE INDEX tasks_by_completed_at ON tasks (completed_at) /*sqlite WHERE completed_at IS NOT NULL */;
 
 CREATE TABLE task_logs (
-    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    id              BIGINT NOT NULL /*! AUTO_INCREMENT */ PRIMARY KEY, -- newer is higher
     task_id         BIGINT NOT NULL,
     event           VARCHAR(32) NOT NULL,
     status          VARCHAR(10),                 -- the task's status after the event

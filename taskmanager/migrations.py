@@ -90,6 +90,40 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             /*sqlite WHERE worker_id IS NOT NULL */
             """,
         ),
+        Ddl(
+            "drop tasks_by_status: the index of each type has its tasks by status too",
+            "DROP INDEX IF EXISTS tasks_by_status",
+            # Until it is ended, a process of 0.1.0 cannot list the tasks of a status.
+            mysql="ALTER TABLE tasks DROP INDEX tasks_by_status",
+        ),
+        Ddl(
+            "let task_logs do without a page that notes the highest id",
+            """
+            CREATE TABLE new_task_logs (
+                id              INTEGER PRIMARY KEY,
+                task_id         BIGINT NOT NULL,
+                event           VARCHAR(32) NOT NULL,
+                status          VARCHAR(10),
+                attempt         INTEGER,
+                worker_id       VARCHAR(255),
+                api_key_id      BIGINT,
+                claim_token     VARCHAR(64),
+                message         TEXT,
+                metadata        MEDIUMTEXT,
+                created_at      BIGINT NOT NULL,
+                CONSTRAINT task_logs_task
+                    FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+            );
+            INSERT INTO new_task_logs
+            SELECT id, task_id, event, status, attempt, worker_id, api_key_id, claim_token, message,
+                metadata, created_at
+            FROM task_logs;
+            DROP TABLE task_logs;
+            ALTER TABLE new_task_logs RENAME TO task_logs;
+            CREATE INDEX task_logs_by_task ON task_logs (task_id, id)
+            """,
+            mysql="",
+        ),
         *(
             Ddl(
                 f"leave out of {index} what nobody looks for",

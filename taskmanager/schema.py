@@ -34,6 +34,11 @@ from taskmanager.migrations import MIGRATIONS, STEPS_TABLE, DataStep, Ddl, Step
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = max(MIGRATIONS)
+# With AUTOINCREMENT an id is never given again, but every new row costs a page more.
+SQLITE_PHRASES = {
+    "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY": "INTEGER PRIMARY KEY AUTOINCREMENT",
+    "BIGINT NOT NULL /*! AUTO_INCREMENT */ PRIMARY KEY": "INTEGER PRIMARY KEY",
+}
 
 # How long each waits while another process is at the tables.
 REQUEST_PATIENCE_SECONDS = 1
@@ -121,9 +126,8 @@ def statements_of(text: str, target: Dialect) -> list[str]:
     text = re.sub(r"--.*", "", text)
     if target is SQLITE:
         text = re.sub(r"/\*sqlite (.*?) \*/", r"\1", text)
-        text = text.replace(
-            "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT"
-        )
+        for mysql, sqlite in SQLITE_PHRASES.items():
+            text = text.replace(mysql, sqlite)
     return [statement.strip() for statement in text.split(";") if statement.strip()]
 
 

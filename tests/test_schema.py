@@ -292,7 +292,7 @@ def test_tables_and_indexes_that_are_missing_are_made_where_no_version_was_noted
 ) -> None:
     execute("DELETE FROM schema_versions")
     execute("DROP TABLE api_keys")
-    execute("DROP INDEX tasks_by_status ON tasks")
+    execute("DROP INDEX tasks_by_priority ON tasks")
 
     assert schema.create_schema() is schema.Preparation.MADE
 

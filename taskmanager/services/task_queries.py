@@ -36,7 +36,7 @@ FINISHED_STATUSES = ("completed", "failed", "cancelled")
 WITH_WORKER_STATUSES = ("claimed", *FINISHED_STATUSES)
 SORT_COLUMNS = ("created_at", "priority", "id")
 MAX_OFFSET = 10_000
-MAX_STREAMS = 600  # of more types than that, tasks of others are read too, and left out
+MAX_STREAMS = 600  # where no status is asked for; of more, other types are read and left out
 STREAMS_PER_STATEMENT = 60
 
 
@@ -156,8 +156,8 @@ def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
 
 def _type_ids(task_filter: TaskFilter, column: str, caller: Caller) -> list[int] | None:
     """None: every type. An empty list: nothing can be found."""
-    # The tasks of one status are in order of priority in the index of each type, and only there.
-    by_type = column == "claim_rank" and task_filter.status and not task_filter.worker_id
+    # The tasks of one status are in order in the index of each type, and only there.
+    by_type = task_filter.status and not task_filter.worker_id
     if task_filter.type_pattern is None and caller.task_types is None and not by_type:
         return None
     found = task_types.find_task_types(
@@ -180,16 +180,13 @@ def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -
             for one in statuses
             if one in WITH_WORKER_STATUSES
         ]
-    if type_ids is not None and len(type_ids) * len(statuses) <= MAX_STREAMS:
+    if type_ids is not None and (status or len(type_ids) * len(statuses) <= MAX_STREAMS):
         index = "tasks_claim_by_id" if column == "id" else "tasks_claim_by_priority"
         return [
             (index, [("task_type_id = ?", type_id), ("status = ?", one)])
             for type_id, one in product(type_ids, statuses)
         ]
-    of_status: list[_Condition] = [("status = ?", status)] if status else []
-    if column == "claim_rank":
-        return [("tasks_by_priority", [*of_types, *of_status])]
-    return [("tasks_by_status" if status else None, [*of_types, *of_status])]
+    return [("tasks_by_priority" if column == "claim_rank" else None, of_types)]
 
 
 def _residual(task_filter: TaskFilter) -> list[_Condition]:

@@ -25,7 +25,7 @@ from taskmanager.exceptions import NotFound
 from taskmanager.services.answer_size import require_small
 
 # Between signs of life of a worker that claims without pause, its row is left alone this long.
-SEEN_RESOLUTION_MS = 10_000
+SEEN_RESOLUTION_MS = 10_000  # `last_seen_at` may be so much older than the last claim or report
 MARKS_KEPT = 1_000
 MAX_METADATA_LENGTH = 16_384
 STALE_AFTER_HEARTBEATS = 3
@@ -38,23 +38,23 @@ def record_sign_of_life(
 ) -> None:
     """Part of the transaction of a claim, renewal or completion: the worker was seen.
 
-    Nothing is written where it was seen a moment ago and has no figures to add,
+    That it was seen is not written again within SEEN_RESOLUTION_MS,
     unless `always`, which is how two calls of one worker are made to take turns.
     """
     marks: dict[str, int] = database.obj.cache.setdefault("workers_seen", {})
     recent = abs(now - marks.get(worker_id, 0)) < SEEN_RESOLUTION_MS
     if recent and not completed and not failed and not always:
         return
-    statement = (
-        "UPDATE workers SET last_seen_at = ?, shut_down_at = NULL, "
+    figures = (
+        "shut_down_at = NULL, "
         "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?"
     )
-    values = (now, completed, failed, worker_id)
+    values = (completed, failed, worker_id)
     if recent and not always:
         # Its row was there a moment ago, and nobody has to look.
-        execute_later(statement, values)
+        execute_later(f"UPDATE workers SET {figures}", values)
         return
-    if not execute(statement, values).rowcount:
+    if not execute(f"UPDATE workers SET last_seen_at = ?, {figures}", (now, *values)).rowcount:
         try:
             insert("workers", _new_worker(worker_id, now, completed, failed))
         except peewee.IntegrityError:  # another process has just made it
@@ -144,9 +144,10 @@ def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
 
 def _limits(heartbeat_seconds: int, now: int) -> tuple[int, int]:
     """Whoever was last seen before the first is stale, before the second inactive."""
+    heartbeat_ms = heartbeat_seconds * 1000
     return (
-        now - STALE_AFTER_HEARTBEATS * heartbeat_seconds * 1000,
-        now - INACTIVE_AFTER_HEARTBEATS * heartbeat_seconds * 1000,
+        now - max(STALE_AFTER_HEARTBEATS * heartbeat_ms, heartbeat_ms + SEEN_RESOLUTION_MS),
+        now - INACTIVE_AFTER_HEARTBEATS * heartbeat_ms,
     )
 
 

@@ -91,6 +91,18 @@ def test_a_worker_grows_stale_and_then_inactive(api: Api, clock: Clock) -> None:
     assert api.get("/api/workers/w1")["status"] == "active"
 
 
+@pytest.mark.parametrize("settings", [{"heartbeat_seconds": 1}])
+def test_a_worker_that_works_is_active_however_short_its_heartbeat(api: Api, clock: Clock) -> None:
+    api.register()
+    for _ in range(12):
+        api.create()
+        api.complete(api.claim("w1"))
+        assert api.get("/api/workers/w1")["status"] == "active"
+        clock.advance(1)
+    clock.advance(10)
+    assert api.get("/api/workers/w1")["status"] == "stale"
+
+
 @pytest.mark.parametrize("what", ["claim", "progress", "heartbeat", "complete", "release"])
 def test_everything_a_worker_says_is_a_sign_of_life(
     api: Api, held: Any, clock: Clock, what: str

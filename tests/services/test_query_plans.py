@@ -397,7 +397,7 @@ CALLS = {
     "list of a status by priority": Call(
         gets("/api/tasks?limit=5&status=failed&sort_by=priority"), (BY_PRIORITY,)
     ),
-    "list of a status": Call(gets("/api/tasks?limit=5&status=failed"), ("tasks_by_status",)),
+    "list of a status": Call(gets("/api/tasks?limit=5&status=failed"), (BY_ID,)),
     "list of a type": Call(gets("/api/tasks?limit=5&type=plan.a"), (BY_ID,)),
     "list of a type and status": Call(
         gets("/api/tasks?limit=5&type=plan.a&status=completed"), (BY_ID,)
