@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NoReturn
 import peewee
 
 from taskmanager.exceptions import TransferFailed
-from taskmanager.models import MODELS, MigrationStep, SchemaVersion, StatisticsSnapshot
+from taskmanager.models import MODELS, MigrationStep, SchemaVersion, StatisticsSnapshot, TaskLog
 
 FORMAT = "taskmanager-queue"
 FORMAT_VERSION = 1
@@ -53,7 +53,7 @@ class Table:
 
     name: str
     key: str
-    is_counted: bool  # the database gives out the keys
+    is_counted: bool  # the database gives out the keys, and none of them twice
     columns: tuple[Column, ...]
 
     @cached_property
@@ -67,7 +67,9 @@ def queue_tables() -> tuple[Table, ...]:
         Table(
             name=model._meta.table_name,
             key=_key_of(model),
-            is_counted=isinstance(model._meta.primary_key, peewee.AutoField),
+            # Nobody asks for an entry of the history by its id, so that may be given out again.
+            is_counted=isinstance(model._meta.primary_key, peewee.AutoField)
+            and model is not TaskLog,
             columns=tuple(_column(field) for field in model._meta.sorted_fields),
         )
         for model in MODELS
