@@ -130,13 +130,12 @@ def execute_later(statement: str, values: Sequence[Any] = (), *, rows: int | Non
         raise AssertionError(f"a statement put off matched {matched} rows, not {rows}")
 
 
-def execute_with_next(statement: str, values: Sequence[Any] = ()) -> None:
-    """Only on MySQL: runs one statement, which answers no rows, just before the next one.
+def look_before_next(statement: str, values: Sequence[Any] = ()) -> None:
+    """Only on MySQL, in a transaction: runs a SELECT … INTO just before the next statement.
 
-    Unlike one put off it may be the first of a transaction, since the next one
-    must follow at once: neither is COMMIT.
+    That must follow at once. What is not committed may be seen.
     """
-    database.execute_with_next(dialect().sql(statement), values)
+    database.look_before_next(dialect().sql(statement), values)
 
 
 def execute_if_free(statement: str, values: Sequence[Any] = ()) -> None:

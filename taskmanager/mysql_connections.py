@@ -19,6 +19,7 @@ from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
 log = logging.getLogger(__name__)
 
 BEGIN = "BEGIN"
+DIRTY = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # of the next transaction alone
 # An error where the statement before matched another number of rows: nothing else ends a packet.
 REQUIRE_ROWS = "SET @matched = IF(ROW_COUNT() = {0}, {0}, (SELECT 1 UNION SELECT 2))"
 MAX_PUT_OFF = 65_536  # characters; servers take packets of 1 MB and more
@@ -90,9 +91,14 @@ class MySQLConnection(Connection):
         if is_first:
             self._send_put_off()
 
-    def put_before_next(self, statement: str, values: Sequence[Any] = ()) -> None:
-        """Runs a statement that answers no rows with the next one, which must follow at once."""
-        self._put_off.append(self.cursor().mogrify(statement, values))
+    def look_before_next(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Runs a SELECT … INTO with the next statement, which must follow at once.
+
+        It may see what is not committed, and does where the transaction has only
+        begun: then it is run before that.
+        """
+        text = self.cursor().mogrify(statement, values)
+        self._put_off = [DIRTY, text, BEGIN] if self.has_only_begun else [*self._put_off, text]
 
     def forget_put_off(self) -> None:
         """What has been put off will never be run."""

@@ -105,9 +105,9 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
             self._connected().put_off(sql, values, rows=rows)
 
-    def execute_with_next(self, sql: str, values: Sequence[Any]) -> None:
-        """Runs `sql` in one packet with the next statement, which follows at once."""
-        self._connected().put_before_next(sql, values)
+    def look_before_next(self, sql: str, values: Sequence[Any]) -> None:
+        """Runs a SELECT … INTO in one packet with the next statement, which follows at once."""
+        self._connected().look_before_next(sql, values)
 
     def skips_locked(self) -> bool:
         """Whether the server knows SKIP LOCKED: asked once, by trying it on no row at all."""

@@ -6,7 +6,7 @@ has the order, MariaDB not of every other, and both would sort a type's whole ba
 
 from collections.abc import Sequence
 
-from taskmanager.database import Row, dialect, execute_with_next, fetch_all
+from taskmanager.database import Row, dialect, fetch_all, look_before_next
 from taskmanager.services.claim_orders import ClaimOrder
 
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
@@ -41,7 +41,7 @@ def note_head(type_id: int, *, order: ClaimOrder) -> None:
     A SELECT that locks takes a lock on the entry of every task that was claimed since the server
     last cleaned the index up; a plain one passes them by: docs/decisions/0014.
     """
-    execute_with_next(select_head(order), (type_id,))
+    look_before_next(select_head(order), (type_id,))
 
 
 def select_head(order: ClaimOrder) -> str:
