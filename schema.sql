@@ -4,8 +4,8 @@
 -- "Import". SQLite skips what is inside /*! ... */; for SQLite alone schema.py
 -- takes in what is inside /*sqlite ... */ and replaces the two phrases that
 -- SQLite spells differently: the auto-increment key, and the one whose ids may
--- be used again. SQLite's indexes leave out rows that nobody looks for in them.
--- Both so that a task changes fewer pages.
+-- be used again. SQLite's indexes leave out rows that nobody looks for in them,
+-- so that a task changes fewer pages.
 --
 -- Times (`..._at`) are whole milliseconds since 1970-01-01 UTC, written by the
 -- application. JSON is stored as the text that was sent. Names, keys and ids

@@ -97,7 +97,7 @@ def list_tasks(
     # claim_rank is -priority, so high priorities first is claim_rank upwards.
     column = "claim_rank" if sort_by == "priority" else "id"
     descending = descending != (column == "claim_rank")
-    type_ids = _type_ids(task_filter, column, caller)
+    type_ids = _type_ids(task_filter, caller)
     waits = task_filter.status is not None and task_filter.status not in WITH_WORKER_STATUSES
     if type_ids == [] or (task_filter.worker_id is not None and waits):
         return Page(tasks=[], next_cursor=None, total=0 if with_total else None)
@@ -154,7 +154,7 @@ def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
     return " AND ".join(text for text, _ in conditions) or "1 = 1", values
 
 
-def _type_ids(task_filter: TaskFilter, column: str, caller: Caller) -> list[int] | None:
+def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
     """None: every type. An empty list: nothing can be found."""
     # The tasks of one status are in order in the index of each type, and only there.
     by_type = task_filter.status and not task_filter.worker_id

@@ -24,8 +24,8 @@ from taskmanager.database import (
 from taskmanager.exceptions import NotFound
 from taskmanager.services.answer_size import require_small
 
-# Between signs of life of a worker that claims without pause, its row is left alone this long.
-SEEN_RESOLUTION_MS = 10_000  # `last_seen_at` may be so much older than the last claim or report
+# `last_seen_at` of a worker that claims and reports without pause is not written more often.
+SEEN_RESOLUTION_MS = 10_000
 MARKS_KEPT = 1_000
 MAX_METADATA_LENGTH = 16_384
 STALE_AFTER_HEARTBEATS = 3

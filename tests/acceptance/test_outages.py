@@ -198,14 +198,14 @@ class Queue:
         self.api.register()
         self.task = self.api.create()
 
-    def everything_is_unavailable(self) -> None:
+    def assert_everything_is_unavailable(self) -> None:
         for method, path, body in CALLS:
             response = self.api.call(method, path, body)
             assert_unavailable(response.status_code, response.get_json(), response.headers)
         response = self.api.call("GET", "/api/health")
         assert_disconnected(response.status_code, response.get_json())
 
-    def everything_is_there(self) -> None:
+    def assert_everything_is_there(self) -> None:
         """The one task, untouched, and a healthy service."""
         assert self.api.get("/api/health")["status"] == "healthy"
         assert self.api.get("/api/tasks?with_total=true")["total"] == 1
@@ -267,12 +267,12 @@ def test_a_sqlite_file_that_was_moved_away_is_missed_until_it_is_back(
     away = queue.file.rename(queue.file.with_name("away.db"))
     put_something_else(queue.file)
 
-    queue.everything_is_unavailable()
+    queue.assert_everything_is_unavailable()
 
     if queue.file.is_dir():
         queue.file.rmdir()
     away.rename(queue.file)
-    queue.everything_is_there()
+    queue.assert_everything_is_there()
 
 
 @pytest.fixture
@@ -332,7 +332,7 @@ def test_a_batch_that_finds_the_disk_full_is_made_whole_or_not_at_all(small_disk
 
     assert_unavailable(response.status_code, response.get_json(), response.headers)
     filler.unlink()
-    queue.everything_is_there()
+    queue.assert_everything_is_there()
 
 
 def test_a_disk_that_turned_read_only_refuses_writes_and_heals(
@@ -349,7 +349,7 @@ def test_a_disk_that_turned_read_only_refuses_writes_and_heals(
 
     close_connection()
     remount(small_disk, "rw")
-    queue.everything_is_there()
+    queue.assert_everything_is_there()
 
 
 def remount(folder: Path, how: str) -> None:

@@ -134,6 +134,7 @@ def test_after_the_start_no_connection_is_open(
 ) -> None:
     start()
     wait_until(lambda: server.connections_to("queue") == [])
+    assert server.connections_to("queue") == []
 
 
 def test_requests_that_follow_one_another_share_a_connection(
