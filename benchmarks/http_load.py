@@ -292,7 +292,8 @@ def products(folder: Path) -> Iterator[list["Product"]]:
         server = mariadb.MariaDB(_made(folder / "mariadb"), durable=True)
         server.start()
         stack.callback(server.stop)
-        urls = (("", "FULL"), ("", "NORMAL"), (server.create_database("bench"), "FULL"))
+        by_socket = f"{server.create_database('bench')}?unix_socket={server.folder / 's'}"
+        urls = (("", "FULL"), ("", "NORMAL"), (by_socket, "FULL"))
         for name, (url, synchronous) in zip(DATABASES, urls, strict=True):
             product = Server(_made(folder / name), url, workers=WORKERS, threads=THREADS)
             product.environment["TASKMANAGER_SQLITE_SYNCHRONOUS"] = synchronous

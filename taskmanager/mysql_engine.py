@@ -4,6 +4,8 @@ Refuses to know any table.
 """
 
 import contextlib
+import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -22,6 +24,8 @@ MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
 MYSQL_PATIENCE_SECONDS = 3_600
 MYSQL_SYNTAX_ERROR = 1064
+# Of Red Hat and with it cPanel, and of Debian. None in /tmp, where a neighbour can put one up.
+SERVER_SOCKETS = ("/var/lib/mysql/mysql.sock", "/run/mysqld/mysqld.sock")
 SESSION = (
     # Hosts often run without strict mode, which cuts what does not fit without a word.
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
@@ -42,7 +46,10 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
     dialect = MYSQL
     _state: Any  # peewee's: what this thread has
 
-    def __init__(self, name: str, *, idle_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, name: str, *, idle_seconds: float, prefers_socket: bool, **options: Any
+    ) -> None:
+        self._prefers_socket = prefers_socket
         self._idle = IdleConnections(idle_seconds)
         self._own = _PerThread()
         super().__init__(name, **options)
@@ -64,6 +71,8 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
 
     def _connect(self) -> Any:
         options = {**self.connect_params, **self._own.patience}
+        if self._prefers_socket and (path := _server_socket()) is not None:
+            options["unix_socket"] = path
         return connect(database=self.database, autocommit=True, **options)
 
     def release(self) -> None:
@@ -143,13 +152,25 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
             self._own.patience = {}
 
 
+def _server_socket() -> str | None:
+    """The path of the socket of a server on this machine; None where none is to be seen."""
+    for path in SERVER_SOCKETS:
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                return path
+    return None
+
+
 def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
-    """Raises ConfigurationError where `url` cannot be understood."""
+    """`localhost` without a port is the server's socket where there is one, as to MySQL's clients.
+
+    Raises ConfigurationError where `url` cannot be understood.
+    """
     try:
         parts = urlsplit(url)
-        port = parts.port or 3306
+        port = parts.port
     except ValueError:  # the port is no number, or the host no address
-        parts, port = urlsplit(""), 0
+        parts, port = urlsplit(""), None
     name = unquote(parts.path.lstrip("/"))
     if not name or not parts.username:
         raise ConfigurationError(
@@ -162,7 +183,7 @@ def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
         "user": unquote(parts.username),
         "password": unquote(parts.password or ""),
         "host": parts.hostname or "localhost",
-        "port": port,
+        "port": port or 3306,
         "charset": "utf8mb4",
         # Guarded updates count the rows that matched, not those whose values differ.
         # Several statements may travel in one packet: docs/decisions/0013.
@@ -177,7 +198,18 @@ def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
         connection["ssl"] = context_that_trusts(options["ssl_ca"])
     elif "unix_socket" in options or parts.hostname in ("localhost", "127.0.0.1", "::1"):
         connection["ssl_disabled"] = True
-    engine = _MySQLDatabase(name, idle_seconds=idle_seconds, **connection)
+    prefers_socket = (
+        parts.hostname == "localhost"
+        and port is None
+        and not options.keys()
+        & {
+            "unix_socket",
+            "ssl_ca",
+        }
+    )
+    engine = _MySQLDatabase(
+        name, idle_seconds=idle_seconds, prefers_socket=prefers_socket, **connection
+    )
     if options.get("skip_locked") == "off":
         engine.cache["skips_locked"] = False
     return engine

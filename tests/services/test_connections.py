@@ -449,6 +449,48 @@ def test_a_server_elsewhere_that_cannot_encrypt_is_used_all_the_same(
     close_connection()
 
 
+def came_by_socket() -> bool:
+    row = fetch_one(
+        "SELECT host FROM information_schema.processlist WHERE id = ?", (connection_id(),)
+    )
+    assert row is not None
+    close_connection()
+    by_socket: bool = row["host"] == "localhost"
+    return by_socket
+
+
+def test_localhost_without_a_port_is_the_socket_that_is_there_at_the_time(
+    url: str, server: MariaDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As to MySQL's own clients, and to users who may come from `localhost` but not by TCP."""
+    usual, no_socket = tmp_path / "mysqld.sock", tmp_path / "mysql.sock"
+    no_socket.touch()
+    monkeypatch.setattr(mysql_engine, "SERVER_SOCKETS", (str(no_socket), str(usual)))
+    local = url.replace("127.0.0.1", "localhost")
+    connect_database(local.replace(f":{server.port}", ""))
+    database.obj.connect_params["port"] = server.port  # 3306, else, which is not ours
+    assert not came_by_socket()
+
+    usual.symlink_to(server.folder / "s")
+    assert came_by_socket()
+
+    connect_database(local)
+    assert not came_by_socket()
+    connect_database(url.replace(f":{server.port}", ""))
+    database.obj.connect_params["port"] = server.port
+    assert not came_by_socket()
+
+
+def test_localhost_is_no_socket_where_its_certificate_is_asked_for(
+    url: str, server: MariaDB, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql_engine, "SERVER_SOCKETS", (str(server.folder / "s"),))
+    connect_database(f"mysql://root@localhost/queue?ssl_ca={authority.file}")
+    database.obj.connect_params.update(port=server.port, host="127.0.0.1")
+    assert is_encrypted()
+    assert not came_by_socket()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
 def test_a_server_with_a_certificate_of_somebody_else_is_refused(
     start: Callable[..., Flask],
