@@ -19,7 +19,8 @@ REFUSALS = {
     1045: (
         "the server refuses the user or the password",
         "Set both in TASKMANAGER_DATABASE_URL as the host's panel shows them; special characters "
-        "are URL-quoted (@ is %40).",
+        "are URL-quoted (@ is %40). And write localhost without a port: many servers let a user of "
+        "this machine in by their socket alone.",
     ),
     1044: (
         "the user may not use this database",
