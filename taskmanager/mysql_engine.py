@@ -198,15 +198,8 @@ def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
         connection["ssl"] = context_that_trusts(options["ssl_ca"])
     elif "unix_socket" in options or parts.hostname in ("localhost", "127.0.0.1", "::1"):
         connection["ssl_disabled"] = True
-    prefers_socket = (
-        parts.hostname == "localhost"
-        and port is None
-        and not options.keys()
-        & {
-            "unix_socket",
-            "ssl_ca",
-        }
-    )
+    is_local_name = parts.hostname == "localhost" and port is None
+    prefers_socket = is_local_name and options.keys().isdisjoint({"unix_socket", "ssl_ca"})
     engine = _MySQLDatabase(
         name, idle_seconds=idle_seconds, prefers_socket=prefers_socket, **connection
     )
