@@ -4,10 +4,9 @@ Refuses to know any table.
 """
 
 import contextlib
-import os
-import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -155,8 +154,8 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
 def _server_socket() -> str | None:
     """The path of the socket of a server on this machine; None where none is to be seen."""
     for path in SERVER_SOCKETS:
-        with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.stat(path).st_mode):
+        with contextlib.suppress(OSError):  # its folder may be closed to others
+            if Path(path).is_socket():
                 return path
     return None
 
