@@ -1,9 +1,11 @@
 """What counting one request costs: python benchmarks/rate_limits.py
 
-A hit is counted by our own store, by the one in memory that `limits` brings,
-and once more with three other processes counting at the same time. Then the
-same request is answered by the whole application for a key with a limit and
-for one without: the difference is what a request pays in all, headers included.
+A hit is counted by our own store, of a limit so low that all processes hear of
+each at once, alone and with three other processes counting at the same time;
+then of one so high that several are told together; and by the store in memory
+that `limits` brings. Then the same request is answered by the whole application
+for a key with a limit and for one without: the difference is what a request
+pays in all, headers included.
 """
 
 import statistics
@@ -24,6 +26,7 @@ from taskmanager.services import keys
 
 ROUNDS = 9
 ALLOWED_MICROSECONDS = 60.0
+LOW, HIGH = 1_000, 60_000
 
 
 def median_microseconds(operation: Callable[[], object], times: int) -> float:
@@ -33,6 +36,13 @@ def median_microseconds(operation: Callable[[], object], times: int) -> float:
         operation()
         taken.append(time.perf_counter_ns() - begin)
     return statistics.median(taken) / 1000
+
+
+def mean_microseconds(operation: Callable[[], object], times: int) -> float:
+    begin = time.perf_counter_ns()
+    for _ in range(times):
+        operation()
+    return (time.perf_counter_ns() - begin) / times / 1000
 
 
 def medians_side_by_side(
@@ -52,11 +62,11 @@ def report(name: str, medians: list[float]) -> float:
     return middle
 
 
-def one_hit(uri: str) -> Callable[[], object]:
+def one_hit(uri: str, limit: int = LOW) -> Callable[[], object]:
     storage = storage_from_string(uri)
     hit = getattr(storage, "hit", None)
     if hit is not None:
-        return lambda: hit("key/1/1000/minute", 60)
+        return lambda: hit(f"key/1/{limit}/minute", 60, limit)
     return lambda: (
         storage.incr("key/1/1000/minute", 60),
         storage.get_expiry("key/1/1000/minute"),
@@ -86,13 +96,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = f"{GUARDED}{SHARED_FILE}{folder / 'counters'}"
-        own, memory = one_hit(uri), one_hit("memory://")
+        own, together, memory = one_hit(uri), one_hit(uri, HIGH), one_hit("memory://")
         app = create_app({"instance_path": folder})
         limited = one_request(app, "900000000/minute")
         unlimited = one_request(app, "0")
-        results: dict[str, list[float]] = {"own": [], "memory": [], "limited": [], "unlimited": []}
+        names = ("own", "together", "memory", "limited", "unlimited")
+        results: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(ROUNDS):
             results["own"].append(median_microseconds(own, 2_000))
+            results["together"].append(mean_microseconds(together, 2_000))
             results["memory"].append(median_microseconds(memory, 2_000))
             with_limit, without = medians_side_by_side(limited, unlimited, 500)
             results["limited"].append(with_limit)
@@ -106,6 +118,7 @@ def main() -> None:
             process.kill()
     hit = report("one hit, in the file that all processes share", results["own"])
     report("one hit, three other processes counting too", crowded)
+    report(f"one hit of a limit of {HIGH}, told with others (mean)", results["together"])
     report("one hit, in memory of one process (limits' own)", results["memory"])
     report("one request, key with a limit", results["limited"])
     report("one request, key without a limit", results["unlimited"])

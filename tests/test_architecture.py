@@ -18,7 +18,7 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 LAYERS = [
     ("exceptions", "clock", "manifest"),
     ("rates", "file_locks", "file_systems"),
-    ("counter_file", "write_ahead_log"),
+    ("counter_file", "tallies", "write_ahead_log"),
     ("config",),
     ("database_errors", "idle_connections", "mysql_connections"),
     ("database_engines",),

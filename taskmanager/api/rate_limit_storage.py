@@ -17,6 +17,7 @@ from limits.storage import MemoryStorage, Storage, storage_from_string
 
 from taskmanager.clock import utc_now
 from taskmanager.counter_file import CounterFile
+from taskmanager.tallies import Tallies
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +36,15 @@ class SharedFileStorage(Storage):
     def __init__(self, uri: str, wrap_exceptions: bool = False) -> None:
         super().__init__(uri, wrap_exceptions)
         self._counters = CounterFile(Path(uri.removeprefix(SHARED_FILE)))
+        self._tallies = Tallies(self._counters)
 
     @property
     def base_exceptions(self) -> type[Exception]:
         return OSError
 
-    def hit(self, key: str, expiry: int) -> tuple[int, float]:
+    def hit(self, key: str, expiry: int, limit: int) -> tuple[int, float]:
         """Counts one; returns the count and when its window ends, in seconds since the epoch."""
-        count, ends_at = self._counters.add(key, amount=1, seconds=expiry, now=utc_now())
+        count, ends_at = self._tallies.hit(key, limit=limit, seconds=expiry, now=utc_now())
         return count, ends_at / 1000
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
@@ -62,9 +64,11 @@ class SharedFileStorage(Storage):
         return True
 
     def reset(self) -> None:
+        self._tallies.forget()
         self._counters.reset()
 
     def clear(self, key: str) -> None:
+        self._tallies.forget()
         self._counters.clear(key)
 
 
@@ -104,9 +108,9 @@ class GuardedStorage(Storage):
         """False while every process counts for itself."""
         return not self._is_broken and not isinstance(self._storage, MemoryStorage)
 
-    def hit(self, key: str, expiry: int) -> tuple[int, float]:
+    def hit(self, key: str, expiry: int, limit: int) -> tuple[int, float]:
         """Counts one; returns the count and when its window ends, in seconds since the epoch."""
-        return self._guard(lambda storage: _hit(storage, key, expiry))
+        return self._guard(lambda storage: _hit(storage, key, expiry, limit))
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         return self._guard(lambda storage: storage.incr(key, expiry, amount))
@@ -159,7 +163,7 @@ class GuardedStorage(Storage):
             return self._memory
 
 
-def _hit(storage: Storage, key: str, expiry: int) -> tuple[int, float]:
+def _hit(storage: Storage, key: str, expiry: int, limit: int) -> tuple[int, float]:
     if isinstance(storage, SharedFileStorage):
-        return storage.hit(key, expiry)
+        return storage.hit(key, expiry, limit)
     return storage.incr(key, expiry), storage.get_expiry(key)

@@ -172,7 +172,7 @@ def _rate_of(caller: Caller, limits: RateLimits) -> Rate:
 
 
 def _hit(limits: RateLimits, policy: str, who: str, rate: Rate) -> Standing:
-    count, resets_at = limits.storage.hit(f"{policy}/{who}/{rate}", rate.seconds)
+    count, resets_at = limits.storage.hit(f"{policy}/{who}/{rate}", rate.seconds, rate.amount)
     return Standing(policy, rate, rate.amount - count, resets_at)
 
 
