@@ -112,6 +112,7 @@ def run_wrk(
     count, microseconds, errors, p50, p95 = map(int, line.split()[1:])
     return {
         "per_second": count / microseconds * 1e6,
+        "answers": count,
         "refused": errors,
         "p50_ms": p50 / 1000,
         "p95_ms": p95 / 1000,
@@ -163,7 +164,14 @@ class Target:
         }[operation](count)
         repeatable = operation == "empty poll" or not isinstance(self, Product)
         os.sync()  # what was written before, by the others too, is not this one's to wait for
-        return run_wrk(self.folder, self.url, self.key, requests, seconds, repeatable=repeatable)
+        figures = run_wrk(self.folder, self.url, self.key, requests, seconds, repeatable=repeatable)
+        if figures["refused"] != self.refusals_of(operation, figures["answers"]):
+            raise SystemExit(f"{self.name}, {operation}: not the answers it should give: {figures}")
+        return figures
+
+    def refusals_of(self, operation: str, answers: int) -> int:
+        """How many of so many answers must have a status of 400 and more."""
+        return 0
 
 
 class Product(Target):
@@ -183,6 +191,14 @@ class Product(Target):
             }
             body = {"name": type_name, "version": "1", "param_schema": schema}
             server.call("POST", "/api/task-types/register", body)
+
+    def refusals_of(self, operation: str, answers: int) -> int:
+        if operation != "empty poll":
+            return 0
+        answer = self._server.call("POST", "/api/tasks/claim", {"worker_id": "b", "type": "idle"})
+        if answer.body.get("code") != "no_task_available":
+            raise SystemExit(f"{self.name}: an empty poll is answered with {answer}")
+        return answers
 
     def claim_requests(self, count: int, workers: int = CONNECTIONS) -> list[str]:
         for _ in range(0, count, 1_000):
@@ -297,7 +313,7 @@ def products(folder: Path) -> Iterator[list["Product"]]:
         for name, (url, synchronous) in zip(DATABASES, urls, strict=True):
             product = Server(_made(folder / name), url, workers=WORKERS, threads=THREADS)
             product.environment["TASKMANAGER_SQLITE_SYNCHRONOUS"] = synchronous
-            product.environment["TASKMANAGER_RATE_LIMIT"] = "100000000/minute"
+            product.environment["TASKMANAGER_RATE_LIMIT"] = "1000000/minute"
             stack.callback(product.stop)
             found.append(Product(folder, name, product.start()))
         yield found
