@@ -19,6 +19,7 @@ from taskmanager.database import (
     execute,
     execute_later,
     fetch_all,
+    fetch_one,
     fetch_packed,
     placeholders,
     skips_locked,
@@ -36,6 +37,7 @@ MAX_ROUNDS = 20  # of looking, while others each time take first what was found 
 FEW_TASKS = 10  # are read before it is known how large they are
 POLL_SECONDS_EMPTY = 5
 POLL_SECONDS_PAUSED = 15
+IDLE_TYPE_MS = 10_000  # so long a type that was paused meanwhile may pass for one without tasks
 
 
 class ClaimRequest(NamedTuple):
@@ -91,7 +93,7 @@ def claim_tasks(
     if tasks := _claim_of_busy_type(request, caller, now):
         return tasks
     for rounds_left in reversed(range(MAX_ROUNDS)):
-        types = _running_types(request, caller)
+        types = _idle_type(request, caller, now) or _running_types(request, caller, now)
         sources = [
             Source(
                 type_id=row["id"],
@@ -140,7 +142,27 @@ def _busy_types() -> dict[str, Source]:
     return busy
 
 
-def _running_types(request: ClaimRequest, caller: Caller) -> list[Row]:
+def _idle_type(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
+    """The only type asked for where it still has no tasks, which this process saw a moment ago.
+
+    A look at the head of its index alone; [] where that says too little.
+    """
+    row, seen_at = _idle_types().get(request.only_type_name, (None, 0))
+    if row is None or abs(now - seen_at) >= IDLE_TYPE_MS or not caller.may_touch(row["name"]):
+        return []
+    if fetch_one(select_any_id(request.order), (row["id"],)) is None:
+        return [row]
+    _idle_types().pop(request.only_type_name, None)
+    return []
+
+
+def _idle_types() -> dict[str | None, tuple[Row, int]]:
+    """By the name asked for: the row, and when it was read."""
+    idle: dict[str | None, tuple[Row, int]] = database.obj.cache.setdefault("idle_types", {})
+    return idle
+
+
+def _running_types(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
     """The types that the claim may take from, each with the id of a pending task or None."""
     found = task_types.find_task_types(
         ids=request.type_ids,
@@ -149,10 +171,13 @@ def _running_types(request: ClaimRequest, caller: Caller) -> list[Row]:
         caller=caller,
         columns={
             **{name: name for name in ("is_paused", "lease_seconds", "updated_at")},
-            "some_task_id": f"({select_any_id(request.order)})",
+            "some_task_id": f"({select_any_id(request.order, 'task_types.id')})",
         },
     )
-    return [row for row in found if not row["is_paused"]]
+    running = [row for row in found if not row["is_paused"]]
+    if request.only_type_name is not None and running and running[0]["some_task_id"] is None:
+        _idle_types()[request.only_type_name] = running[0], now
+    return running
 
 
 def _with_type_names(rows: list[Row]) -> list[Row]:
@@ -297,14 +322,14 @@ def select_sizes(order: ClaimOrder) -> str:
     )
 
 
-def select_any_id(order: ClaimOrder) -> str:
-    """The SELECT of some task of a row of task_types that could be claimed.
+def select_any_id(order: ClaimOrder, type_id: str = "?") -> str:
+    """The SELECT of some task of a type that could be claimed.
 
     Not of the next one: MySQL does not see here that the index has the order, and sorts them all.
     """
     return (
         f"SELECT id FROM tasks {dialect().use_index.format(order.index_name)} "
-        "WHERE task_type_id = task_types.id AND status = 'pending' LIMIT 1"
+        f"WHERE task_type_id = {type_id} AND status = 'pending' LIMIT 1"
     )
 
 

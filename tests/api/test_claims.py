@@ -452,3 +452,50 @@ def test_a_key_of_other_types_gains_nothing_from_what_another_key_has_just_claim
 
     other.claim(type="busy", status=404)
     assert api.claim(type="busy")["type"] == "busy"
+
+
+def test_a_type_that_was_empty_at_two_polls_gives_its_next_task_to_the_third(
+    api: Api, clock: Clock
+) -> None:
+    api.register("idle")
+    for _ in range(3):
+        for _ in range(2):
+            assert api.claim(type="idle", status=404)["message"] == (
+                "No available tasks of type idle."
+            )
+        task = api.create("idle")
+        assert api.claim(type="idle")["id"] == task["id"]
+        api.create("idle", delay_seconds=5)
+        api.claim(type="idle", status=404)
+        clock.advance(6)
+        assert api.claim(type="idle")["type"] == "idle"
+
+
+def test_a_pause_holds_also_where_a_poll_has_just_found_no_task_and_is_told_soon_after(
+    api: Api, clock: Clock
+) -> None:
+    api.register("idle")
+    api.claim(type="idle", status=404)
+    api.patch("/api/task-types/idle", {"is_paused": True})
+    # A look at the tasks alone: there are none, paused or not.
+    assert api.claim(type="idle", status=404)["details"]["poll_after_seconds"] == 5
+    api.create("idle")
+    assert api.claim(type="idle", status=404)["details"]["poll_after_seconds"] == 15
+    api.patch("/api/task-types/idle", {"is_paused": False})
+    api.claim(type="idle")
+
+    api.claim(type="idle", status=404)
+    api.patch("/api/task-types/idle", {"is_paused": True})
+    clock.advance(10)
+    assert api.claim(type="idle", status=404)["details"]["poll_after_seconds"] == 15
+
+
+def test_a_key_of_other_types_hears_nothing_of_what_another_key_has_just_found_empty(
+    api: Api,
+) -> None:
+    api.register("idle")
+    api.claim(type="idle", status=404)
+
+    other = api.with_key(make_key("worker", task_types=["other.%"]))
+
+    assert other.claim(type="idle", status=404)["details"]["poll_after_seconds"] == 15
