@@ -73,7 +73,7 @@ class Source(NamedTuple):
         return self.type_id, self.updated_at
 
 
-TYPE_IS_UNCHANGED = "AND EXISTS (SELECT 1 FROM task_types WHERE id = ? AND updated_at = ?)"
+TYPE_IS_UNCHANGED = "AND (SELECT updated_at FROM task_types WHERE id = ?) = ?"
 
 
 def claim_tasks(
@@ -270,7 +270,7 @@ def _claim_of_type(
     if dialect() is not SQLITE:
         note_head(source.type_id, order=request.order)
     rows = fetch_packed(
-        COLUMNS,
+        [column for column in COLUMNS if column not in held],
         from_pending(request.order, condition),
         (source.type_id, *values, count),
     )
