@@ -1,5 +1,6 @@
 """The only clock. Everything that asks what time it is asks here, so tests can move it."""
 
+import functools
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -16,8 +17,14 @@ def format_time(milliseconds: int | None) -> str | None:
     if milliseconds is None:
         return None
     seconds, millis = divmod(milliseconds, 1000)
-    # strftime costs three times as much as isoformat, and every answer holds several times.
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{millis:03d}Z"
+    return f"{_format_second(seconds)}.{millis:03d}Z"
+
+
+# An answer holds several times, many of them of one second, and so do those that follow.
+@functools.lru_cache(maxsize=1_000)
+def _format_second(seconds: int) -> str:
+    # strftime costs three times as much.
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def parse_time(text: str) -> int:

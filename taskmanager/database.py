@@ -109,7 +109,8 @@ def execute(statement: str, values: Sequence[Any] = ()) -> Any:
 
     Raises peewee.IntegrityError where a constraint forbids it.
     """
-    return database.execute_sql(dialect().sql(statement), values)
+    engine = database.obj  # what the proxy stands for: asking it costs more than some of the calls
+    return engine.execute_sql(engine.dialect.sql(statement), values)
 
 
 def execute_later(statement: str, values: Sequence[Any] = (), *, rows: int | None = None) -> None:
@@ -120,10 +121,11 @@ def execute_later(statement: str, values: Sequence[Any] = (), *, rows: int | Non
     not match just so many `rows`, that is an AssertionError: for what a lock
     guarantees.
     """
-    if not database.in_transaction():
+    engine = database.obj
+    if not engine.in_transaction():
         raise RuntimeError("nothing may be put off outside a transaction")
-    if dialect() is not SQLITE:
-        database.execute_later(dialect().sql(statement), values, rows)
+    if engine.dialect is not SQLITE:
+        engine.execute_later(engine.dialect.sql(statement), values, rows)
         return
     matched = execute(statement, values).rowcount
     if rows is not None and matched != rows:
@@ -288,7 +290,7 @@ class _ConnectionLost(_RolledBack):
 
 
 def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
-    engine = database.obj  # what the proxy stands for: asking it costs more than some of the calls
+    engine = database.obj
     try:
         # Peewee forgets that it is in a transaction when it connects within one.
         engine.connection()
