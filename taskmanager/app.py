@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import peewee
-from flask import Flask, request
-from werkzeug.routing import Rule
+from flask import Flask, Request, request
+from werkzeug.routing import MapAdapter, Rule
 
 from taskmanager import schema
 from taskmanager.api import register_api
@@ -42,6 +42,24 @@ class _Rule(Rule):
 
 class _Application(Flask):
     url_rule_class = _Rule
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Finds routes by path alone, and refuses to know the host that a request names.
+
+        No answer depends on it, and to take it apart costs more than to find the route.
+        """
+        if request is None:
+            return super().create_url_adapter(None)
+        return MapAdapter(
+            self.url_map,
+            server_name="",
+            script_name=request.root_path,
+            subdomain="",
+            url_scheme=request.scheme,
+            path_info=request.path,
+            default_method=request.method,
+            query_args=request.environ.get("QUERY_STRING"),
+        )
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """`func` itself: nothing here is a coroutine, and asking costs every request."""
