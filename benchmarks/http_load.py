@@ -241,7 +241,8 @@ class Product(Target):
             return time.perf_counter() - started, answers
 
         def report(task: Any) -> dict[str, Any]:
-            return {"claim_token": task["claim_token"], "success": True, "result": {"n": 1}}
+            result = {"n": task["id"]}
+            return {"claim_token": task["claim_token"], "success": True, "result": result}
 
         worker = {"worker_id": "bench"}
         wanted = {**worker, "type": "job"}

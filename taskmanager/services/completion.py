@@ -66,22 +66,23 @@ def complete_tasks(
     failed = {completion.task_id for completion in completions if not completion.success}
     policies = _retry_policies([task for task in tasks.values() if task["id"] in failed])
     outcomes: list[CompletionOutcome] = []
+    updates: list[tuple[Row, Row]] = []
     events: list[Row] = []
-    recorded = 0
+    written = 0
     for completion in completions:
         holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
         task = tasks.get(completion.task_id)
         try:
             held = require_holder(task, completion.task_id, holder)
             changes, event = _decide(held, completion, policies, now)
-            done = update_held(held, changes)
         except TaskManagerError as error:
             # What it repeats may be a report of this very batch.
-            history.record(events[recorded:])
-            recorded = len(events)
+            _write(updates[written:], events[written:])
+            written = len(events)
             outcomes.append(_replay(task, completion, holder) or _refused(error))
             continue
-        tasks[completion.task_id] = done
+        tasks[completion.task_id] = done = {**held, **changes}
+        updates.append((held, changes))
         events.append(
             history.event_row(
                 task_id=done["id"],
@@ -97,13 +98,18 @@ def complete_tasks(
             )
         )
         outcomes.append(CompletionOutcome(task=done, will_retry=event == "retry_scheduled"))
-    history.record(events[recorded:])
+    _write(updates[written:], events[written:])
     if events:
         succeeded = sum(event["event"] == "completed" for event in events)
         workers.record_sign_of_life(
             worker_id, now=now, completed=succeeded, failed=len(events) - succeeded
         )
     return outcomes
+
+
+def _write(updates: Sequence[tuple[Row, Row]], events: Sequence[Row]) -> None:
+    update_held(updates)
+    history.record(events)
 
 
 def _refused(error: TaskManagerError) -> CompletionOutcome:

@@ -5,8 +5,8 @@ be touched; without one the worker's name must match, which cannot tell two
 processes of the same name apart.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from taskmanager.clock import format_time
 from taskmanager.database import (
@@ -28,9 +28,14 @@ from taskmanager.exceptions import (
     TaskNotClaimed,
 )
 from taskmanager.services import history, task_types, workers
-from taskmanager.services.answer_size import LIGHT_COLUMNS
+from taskmanager.services.answer_size import LIGHT_COLUMNS, count_that_fits
 from taskmanager.services.keys import Caller
 from taskmanager.services.task_queries import FINISHED_STATUSES, task_not_found
+
+# What one statement changes: tasks, each of which it looks up in lists of what is not the same for
+# all, and characters of their results and errors; servers take packets of 1 MB and more.
+MAX_TOGETHER = 50
+MAX_TEXT_TOGETHER = 65_536
 
 # What a task loses when its attempt is over.
 NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
@@ -146,19 +151,54 @@ def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
     )
 
 
-def update_held(task: Row, changes: Mapping[str, Any]) -> Row:
-    """Writes `changes` to a task of `lock_tasks`; returns it.
+def update_held(updates: Sequence[tuple[Row, Row]]) -> list[Row]:
+    """Writes its changes to each of these tasks of `lock_tasks`; returns them as they are then.
 
-    That nobody has changed it since is what the lock is for.
+    That nobody has changed them since is what the lock is for.
     """
-    assignments = ", ".join(f"{column} = ?" for column in changes)
+    for some in [updates] if len(updates) == 1 else _those_for_one_statement(updates):
+        _update_together(some)
+    return [{**task, **changes} for task, changes in updates]
+
+
+def _those_for_one_statement(
+    updates: Sequence[tuple[Row, Row]],
+) -> Iterator[Sequence[tuple[Row, Row]]]:
+    by_columns: dict[tuple[str, ...], list[tuple[Row, Row]]] = {}
+    for task, changes in updates:
+        by_columns.setdefault(tuple(changes), []).append((task, changes))
+    for alike in by_columns.values():
+        while alike:
+            sizes = (
+                sum(len(value) for value in changes.values() if isinstance(value, str))
+                for _, changes in alike[:MAX_TOGETHER]
+            )
+            count = count_that_fits(sizes, MAX_TEXT_TOGETHER)
+            yield alike[:count]
+            del alike[:count]
+
+
+def _update_together(updates: Sequence[tuple[Row, Row]]) -> None:
+    """Where a value is not the same for all, each task finds its own by its id."""
+    (_, first), *others = updates
+    ids = [task["id"] for task, _ in updates]
+    assignments, values = [], []
+    for column, value in first.items():
+        if others and any(changes[column] != value for _, changes in others):
+            assignments.append(f"{column} = CASE id {'WHEN ? THEN ? ' * len(ids)}END")
+            for task, changes in updates:
+                values += [task["id"], changes[column]]
+        else:
+            assignments.append(f"{column} = ?")
+            values.append(value)
+    statuses = sorted({task["status"] for task, _ in updates})
     execute_later(
-        f"UPDATE tasks {dialect().by_id} SET {assignments} "
-        "WHERE id = ? AND status = ? AND claim_token = ?",
-        (*changes.values(), task["id"], task["status"], task["claim_token"]),
-        rows=1,
+        f"UPDATE tasks {dialect().by_id} SET {', '.join(assignments)} "
+        f"WHERE id IN ({placeholders(ids)}) AND status IN ({placeholders(statuses)}) "
+        f"AND claim_token IN ({placeholders(ids)})",
+        (*values, *ids, *statuses, *(task["claim_token"] for task, _ in updates)),
+        rows=len(ids),
     )
-    return {**task, **changes}
 
 
 def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
@@ -172,23 +212,24 @@ def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
     }
 
 
-def _renew(task: Row, changes: Row, caller: Caller, now: int) -> Row:
-    renewed = update_held(task, changes)
-    if task["status"] != "claimed":
-        history.record(
-            [
-                history.event_row(
-                    task_id=task["id"],
-                    event="lease_restored",
-                    status="claimed",
-                    attempt=task["attempts"],
-                    worker_id=task["worker_id"],
-                    api_key_id=caller.key_id,
-                    claim_token=task["claim_token"],
-                    now=now,
-                )
-            ]
-        )
+def _renew(updates: Sequence[tuple[Row, Row]], caller: Caller, now: int) -> list[Row]:
+    renewed = update_held(updates)
+    history.record(
+        [
+            history.event_row(
+                task_id=task["id"],
+                event="lease_restored",
+                status="claimed",
+                attempt=task["attempts"],
+                worker_id=task["worker_id"],
+                api_key_id=caller.key_id,
+                claim_token=task["claim_token"],
+                now=now,
+            )
+            for task, _ in updates
+            if task["status"] != "claimed"
+        ]
+    )
     return renewed
 
 
@@ -207,7 +248,7 @@ def send_heartbeat(
     if found is not None and found["status"] == "cancelled":
         return found, True
     task = require_holder(found, task_id, holder)
-    task = _renew(task, _renewed(task, lease_seconds, now), caller, now)
+    [task] = _renew([(task, _renewed(task, lease_seconds, now))], caller, now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task, False
 
@@ -232,7 +273,7 @@ def report_progress(
         "progress": progress,
         "progress_message": message,
     }
-    task = _renew(task, changes, caller, now)
+    [task] = _renew([(task, changes)], caller, now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task, False
 
@@ -250,35 +291,36 @@ def release_task(
     """
     task = require_holder(lock_tasks([task_id], caller).get(task_id), task_id, holder)
     workers.record_sign_of_life(holder.worker_id, now=now)
-    return _release(task, delay_seconds, caller, now)
+    [released] = _release([task], delay_seconds, caller, now)
+    return released
 
 
-def _release(task: Row, delay_seconds: float, caller: Caller, now: int) -> Row:
+def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: int) -> list[Row]:
     available_at = now + round(delay_seconds * 1000)
+    changes = {
+        **NOT_CLAIMED,
+        "status": "scheduled" if available_at > now else "pending",
+        "available_at": available_at,
+        "progress": None,
+        "progress_message": None,
+        "updated_at": now,
+    }
     released = update_held(
-        task,
-        {
-            **NOT_CLAIMED,
-            "status": "scheduled" if available_at > now else "pending",
-            "attempts": max(0, task["attempts"] - 1),
-            "available_at": available_at,
-            "progress": None,
-            "progress_message": None,
-            "updated_at": now,
-        },
+        [(task, {**changes, "attempts": max(0, task["attempts"] - 1)}) for task in tasks]
     )
     history.record(
         [
             history.event_row(
                 task_id=task["id"],
                 event="released",
-                status=released["status"],
+                status=changes["status"],
                 attempt=task["attempts"],
                 worker_id=task["worker_id"],
                 api_key_id=caller.key_id,
                 claim_token=task["claim_token"],
                 now=now,
             )
+            for task in tasks
         ]
     )
     return released
@@ -310,6 +352,7 @@ def renew_leases(
     tasks = lock_tasks(ids, caller) if ids else {}
     named = [(task_id, None) for task_id in tasks] if claims is None else claims
     outcomes = []
+    updates: dict[int, tuple[Row, Row]] = {}
     for task_id, claim_token in named:
         task = tasks.get(task_id)
         if task and task["status"] == "cancelled":
@@ -319,10 +362,11 @@ def renew_leases(
             held = require_holder(
                 task, task_id, Holder(worker_id=worker_id, claim_token=claim_token)
             )
-            tasks[task_id] = _renew(held, _renewed(held, None, now), caller, now)
+            updates[task_id] = held, _renewed(held, None, now)
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:
             outcomes.append((task_id, "lost"))
+    _renew(list(updates.values()), caller, now)
     workers.record_sign_of_life(worker_id, now=now)
     return outcomes
 
@@ -339,11 +383,12 @@ def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> list[int]:
     Dying in the middle leaves the tasks claimed until their leases run out.
     """
     ids = _held_ids(worker_id)
-    released = []
-    if ids:
-        for task in lock_tasks(ids, caller).values():
-            if task["status"] == "claimed" and task["worker_id"] == worker_id:
-                _release(task, 0, caller, now)
-                released.append(task["id"])
+    locked = lock_tasks(ids, caller) if ids else {}
+    held = [
+        task
+        for task in locked.values()
+        if task["status"] == "claimed" and task["worker_id"] == worker_id
+    ]
+    _release(held, 0, caller, now)
     workers.mark_shut_down(worker_id, now=now)
-    return released
+    return [task["id"] for task in held]

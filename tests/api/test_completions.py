@@ -501,3 +501,49 @@ def test_a_task_shows_how_each_of_its_attempts_failed(api: Api, clock: Clock) ->
         (3, "worker-3", "disk full", None),
     ]
     assert shown["waiting_because"]["code"] == "attempts_used"
+
+
+def test_each_of_a_hundred_and_more_reports_together_has_its_own_outcome(
+    api: Api, clock: Clock
+) -> None:
+    api.register(max_attempts=2)
+    api.post(
+        "/api/tasks/batch",
+        {"tasks": [{"type": "job", "params": {"n": n}} for n in range(130)]},
+        201,
+    )
+    tasks = api.claim("w", limit=100)["tasks"] + api.claim("w", limit=100)["tasks"]
+    reports = [own_report(number, task) for number, task in enumerate(tasks)]
+
+    answer = api.post("/api/tasks/complete", {"worker_id": "w", "completions": reports})
+
+    assert (answer["count"], answer["failed"]) == (130, 0)
+    for number, (task, result) in enumerate(zip(tasks, answer["results"], strict=True)):
+        stored = api.get(f"/api/tasks/{task['id']}")
+        told = result["task"]
+        assert {name: stored[name] for name in told if name in stored} == {
+            name: told[name] for name in told if name in stored
+        }
+        if number % 3 == 0:
+            assert (stored["status"], stored["result"]) == ("completed", reports[number]["result"])
+        elif number % 3 == 1:
+            assert (stored["status"], stored["error_message"]) == ("failed", f"no {number}")
+        else:
+            assert stored["status"] == "scheduled"
+            assert stored["error_code"] == (f"E{number}" if number % 2 else None)
+            assert stored["available_at"] == format_time(clock.now + number * 1_000)
+        last = ("completed", "failed", "retry_scheduled")[number % 3]
+        assert api.events(task["id"]) == ["created", "claimed", last]
+
+
+def own_report(number: int, task: dict[str, Any]) -> dict[str, Any]:
+    """A result, a failure for good or one to be tried again, by its number."""
+    report = {"id": task["id"], "claim_token": task["claim_token"]}
+    if number % 3 == 0:
+        results = (None, number, "x" * number, {"n": [number]})
+        return {**report, "success": True, "result": results[number % 4]}
+    failure = {**report, "success": False, "error": f"no {number}"}
+    if number % 3 == 1:
+        return {**failure, "is_retryable": False}
+    code = {"error_code": f"E{number}"} if number % 2 else {}
+    return {**failure, **code, "retry_after_seconds": number}
