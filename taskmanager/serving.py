@@ -16,6 +16,9 @@ from taskmanager.exceptions import ConfigurationError
 HEAD_START_SECONDS = 0.0005
 # A worker on the same machine sends its next request that soon.
 LINGER_MS = 1
+# While each thread has so many requests before it, new ones are fetched only every so often.
+ENOUGH_PER_THREAD = 4
+REST_SECONDS = 0.004
 
 
 class _Answer:
@@ -74,6 +77,12 @@ class ServingProcess(ThreadWorker):
     def enqueue_req(self, conn: TConn) -> None:
         os.write(self._wait, b".")
         super().enqueue_req(conn)
+
+    def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
+        """Several at once while the threads have enough to do, for they wait meanwhile."""
+        if self.nr_conns - len(self.keepalived_conns) > ENOUGH_PER_THREAD * self.cfg.threads:
+            time.sleep(REST_SECONDS)
+        super().wait_for_and_dispatch_events(timeout)
 
     def handle(self, conn: TConn) -> Any:
         """Answers requests of one connection as long as they come and nobody waits for a thread."""
