@@ -86,8 +86,9 @@ request = function()
 end
 done = function(summary, latency)
     io.write(string.format(
-        "RESULT %d %d %d %d %d\\n", summary.requests, summary.duration, summary.errors.status,
-        latency:percentile(50), latency:percentile(95)))
+        "RESULT %d %d %d %d %d %d\\n", summary.requests, summary.duration, summary.errors.status,
+        summary.errors.connect + summary.errors.read + summary.errors.write
+        + summary.errors.timeout, latency:percentile(50), latency:percentile(95)))
 end
 """
 
@@ -109,11 +110,13 @@ def run_wrk(
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT"))
-    count, microseconds, errors, p50, p95 = map(int, line.split()[1:])
+    count, microseconds, refused, broken, p50, p95 = map(int, line.split()[1:])
+    if broken:
+        raise SystemExit(f"{url}: {broken} requests were not answered")
     return {
         "per_second": count / microseconds * 1e6,
         "answers": count,
-        "refused": errors,
+        "refused": refused,
         "p50_ms": p50 / 1000,
         "p95_ms": p95 / 1000,
     }
@@ -198,7 +201,7 @@ class Product(Target):
         answer = self._server.call("POST", "/api/tasks/claim", {"worker_id": "b", "type": "idle"})
         if answer.body.get("code") != "no_task_available":
             raise SystemExit(f"{self.name}: an empty poll is answered with {answer}")
-        return answers
+        return answers  # all of them, and this one shows which they are
 
     def claim_requests(self, count: int, workers: int = CONNECTIONS) -> list[str]:
         for _ in range(0, count, 1_000):
@@ -230,7 +233,10 @@ class Product(Target):
 
         def call(path: str, body: Any) -> Any:
             connection.request("POST", path, json.dumps(body), headers)
-            return json.loads(connection.getresponse().read())["data"]
+            data = json.loads(connection.getresponse().read())["data"]
+            if data.get("count", BATCH) != BATCH or data.get("failed"):
+                raise SystemExit(f"{self.name}: {path} did not do all that was asked: {data}")
+            return data
 
         def tasks(count: int) -> list[Any]:
             return [json.loads(line.split(" ", 1)[1]) for line in self.create_requests(count)]

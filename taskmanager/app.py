@@ -44,9 +44,10 @@ class _Application(Flask):
     url_rule_class = _Rule
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Finds routes by path alone, and refuses to know the host that a request names.
+        """Finds routes by path alone.
 
-        No answer depends on it, and to take it apart costs more than to find the route.
+        No answer depends on the host that a request names, and to take it apart
+        costs more than to find the route.
         """
         if request is None:
             return super().create_url_adapter(None)

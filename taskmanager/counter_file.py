@@ -1,11 +1,10 @@
 """Counters that all processes of one host share, in one small file of fixed size.
 
 Knows nothing of rate limits. The file is opened, locked, read, written and
-closed for every count: five system calls, some 20 microseconds, and in return
-no process keeps anything that a fork, a deleted file or a killed neighbour
-could spoil. It is not mapped into memory, because touching a mapped page that
-somebody cut off, or that the disk has no room for, kills the process; here it
-is an OSError.
+closed for every count: seven system calls, and in return nothing is kept here
+that a fork, a deleted file or a killed neighbour could spoil. It is not mapped
+into memory, because touching a mapped page that somebody cut off, or that the
+disk has no room for, kills the process; here it is an OSError.
 
 Layout: a seed, then BUCKETS buckets of SLOTS counters, each bucket with its
 checksum. A counter's name decides its bucket. What does not fit its checksum,

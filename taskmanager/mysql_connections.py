@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 BEGIN = "BEGIN"
 DIRTY = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # of the next transaction alone
 # An error where the statement before matched another number of rows: nothing else ends a packet.
-# No number is larger than ~0, so adding 1 to it is one, and the shortest.
+# Then 1 is added to the largest number that there is.
 REQUIRE_ROWS = "SET @too_large = ~0 + (ROW_COUNT() <> {})"
 TOO_LARGE = 1690
 MAX_PUT_OFF = 65_536  # characters; servers take packets of 1 MB and more
@@ -122,7 +122,7 @@ class MySQLConnection(Connection):
         return int(affected)
 
     def escape(self, obj: object, mapping: Mapping[Any, Any] | None = None) -> str:
-        """PyMySQL's; most values are numbers, of which that asks five times what else they are."""
+        """PyMySQL's, which asks what else a value may be before it finds that it is a number."""
         return str(obj) if type(obj) is int else str(super().escape(obj, mapping))
 
     def _make_room_for(self, texts: Sequence[str]) -> None:

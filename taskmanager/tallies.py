@@ -1,14 +1,15 @@
 """Counts hits in this process and tells the CounterFile of several at once: looking at the file
 costs a request more than all else about a limit, since each look lets other threads go first.
 
-How late the other processes hear of hits is bounded: by a second, and by a thousandth of what is
-left of the limit, so the nearer the limit, the sooner, and of its last thousand at once.
+A process keeps no more to itself than a thousandth of what is left of the limit: the nearer the
+limit, the less, and of its last thousand nothing. It tells with the next hit a second later at the
+latest; where none comes, or the process ends, the file never hears of them.
 """
 
 import threading
 from dataclasses import dataclass
 
-from taskmanager.counter_file import CounterFile, Window
+from taskmanager.counter_file import LOCK_SECONDS, CounterFile, Window
 
 TOLD_WITHIN_MS = 1_000
 PART_UNTOLD = 1_000  # of what is left, one in so many
@@ -41,20 +42,22 @@ class Tallies:
 
     def hit(self, name: str, *, limit: int, seconds: int, now: int) -> Window:
         """Counts one hit in the present window. Raises OSError where the file cannot be had."""
-        untold = 0
-        with self._lock:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise BlockingIOError("another thread has waited for the file all the while")
+        try:
             tally = self._tallies.get(name)
-            if tally is not None:
-                if tally.may_wait(now):
-                    tally.untold += 1
-                    return Window(tally.told.hits + tally.untold, tally.told.ends_at)
-                del self._tallies[name]
-                untold = tally.untold if now < tally.told.ends_at else 0
-        told = self._counters.add(name, amount=untold + 1, seconds=seconds, now=now)
-        if most_untold := max(0, limit - told.hits) // PART_UNTOLD:
-            with self._lock:
-                self._tallies.setdefault(name, _Tally(told, now, most_untold))
-        return told
+            if tally is not None and tally.may_wait(now):
+                tally.untold += 1
+                return Window(tally.told.hits + tally.untold, tally.told.ends_at)
+            untold = tally.untold if tally is not None and now < tally.told.ends_at else 0
+            told = self._counters.add(name, amount=untold + 1, seconds=seconds, now=now)
+            if most_untold := max(0, limit - told.hits) // PART_UNTOLD:
+                self._tallies[name] = _Tally(told, now, most_untold)
+            else:
+                self._tallies.pop(name, None)
+            return told
+        finally:
+            self._lock.release()
 
     def forget(self) -> None:
         """What the file has not heard of is lost."""

@@ -66,23 +66,20 @@ def complete_tasks(
     failed = {completion.task_id for completion in completions if not completion.success}
     policies = _retry_policies([task for task in tasks.values() if task["id"] in failed])
     outcomes: list[CompletionOutcome] = []
-    updates: list[tuple[Row, Row]] = []
     events: list[Row] = []
-    written = 0
+    unwritten: dict[int, tuple[Row, Row, Row]] = {}
     for completion in completions:
+        if completion.task_id in unwritten:  # what is said of a task again is held against that
+            _write(unwritten)
         holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
         task = tasks.get(completion.task_id)
         try:
             held = require_holder(task, completion.task_id, holder)
             changes, event = _decide(held, completion, policies, now)
         except TaskManagerError as error:
-            # What it repeats may be a report of this very batch.
-            _write(updates[written:], events[written:])
-            written = len(events)
             outcomes.append(_replay(task, completion, holder) or _refused(error))
             continue
         tasks[completion.task_id] = done = {**held, **changes}
-        updates.append((held, changes))
         events.append(
             history.event_row(
                 task_id=done["id"],
@@ -97,8 +94,9 @@ def complete_tasks(
                 now=now,
             )
         )
+        unwritten[completion.task_id] = held, changes, events[-1]
         outcomes.append(CompletionOutcome(task=done, will_retry=event == "retry_scheduled"))
-    _write(updates[written:], events[written:])
+    _write(unwritten)
     if events:
         succeeded = sum(event["event"] == "completed" for event in events)
         workers.record_sign_of_life(
@@ -107,9 +105,11 @@ def complete_tasks(
     return outcomes
 
 
-def _write(updates: Sequence[tuple[Row, Row]], events: Sequence[Row]) -> None:
-    update_held(updates)
-    history.record(events)
+def _write(unwritten: dict[int, tuple[Row, Row, Row]]) -> None:
+    """Stores, and takes out, tasks as they were locked, with what changes of each and its event."""
+    update_held([(task, changes) for task, changes, _ in unwritten.values()])
+    history.record([event for _, _, event in unwritten.values()])
+    unwritten.clear()
 
 
 def _refused(error: TaskManagerError) -> CompletionOutcome:

@@ -536,6 +536,23 @@ def test_each_of_a_hundred_and_more_reports_together_has_its_own_outcome(
         assert api.events(task["id"]) == ["created", "claimed", last]
 
 
+def test_a_second_report_in_a_batch_after_a_failure_hears_what_became_of_the_first(
+    job: Api,
+) -> None:
+    task = claimed(job, max_attempts=3)
+    report = {"id": task["id"], "claim_token": task["claim_token"]}
+    failure = {**report, "success": False, "error": "disk full"}
+    reports = [failure, {**report, "success": True}, failure]
+
+    answer = job.post("/api/tasks/complete", {"worker_id": "w1", "completions": reports})
+
+    first, second, third = answer["results"]
+    assert (first["task"]["will_retry"], first["task"]["replayed"]) == (True, False)
+    assert second["error"]["message"].startswith("Attempt 1 of task")
+    assert "was reported as failed" in second["error"]["message"]
+    assert (third["task"]["will_retry"], third["task"]["replayed"]) == (True, True)
+
+
 def own_report(number: int, task: dict[str, Any]) -> dict[str, Any]:
     """A result, a failure for good or one to be tried again, by its number."""
     report = {"id": task["id"], "claim_token": task["claim_token"]}

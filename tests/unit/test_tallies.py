@@ -51,7 +51,7 @@ def test_the_nearer_the_limit_the_sooner_the_file_hears(counters: CounterFile) -
 
 
 @pytest.mark.parametrize("passed", [TOLD_WITHIN_MS, -TOLD_WITHIN_MS])
-def test_the_file_hears_within_a_second_of_a_process_that_goes_on_also_where_the_clock_is_set(
+def test_the_next_hit_a_second_later_is_told_with_all_before_it_also_where_the_clock_is_set(
     counters: CounterFile, passed: int
 ) -> None:
     tallies = Tallies(counters)
@@ -79,6 +79,19 @@ def test_names_are_counted_apart_and_what_was_forgotten_is_read_from_the_file_ag
     counters.clear("name")
     tallies.forget()
     assert hit(tallies) == 1
+
+
+def test_what_cannot_be_told_is_told_later(
+    counters: CounterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tallies = Tallies(counters)
+    for _ in range(5):
+        hit(tallies)
+    with monkeypatch.context() as broken:
+        broken.setattr(counters, "_path", Path("/nowhere/counters"))
+        with pytest.raises(OSError, match="nowhere"):
+            hit(tallies, now=TOLD_WITHIN_MS)
+    assert [hit(tallies, now=TOLD_WITHIN_MS), told(counters)] == [6, 6]
 
 
 def test_four_processes_let_hardly_more_pass_than_the_limit(counters: CounterFile) -> None:
