@@ -69,7 +69,7 @@ def complete_tasks(
     events: list[Row] = []
     unwritten: dict[int, tuple[Row, Row, Row]] = {}
     for completion in completions:
-        if completion.task_id in unwritten:  # what is said of a task again is held against that
+        if completion.task_id in unwritten:  # a second report is judged by what the first has left
             _write(unwritten)
         holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
         task = tasks.get(completion.task_id)
