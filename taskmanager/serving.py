@@ -80,7 +80,8 @@ class ServingProcess(ThreadWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float | None) -> None:
         """Several at once while the threads have enough to do, for they wait meanwhile."""
-        if self.nr_conns - len(self.keepalived_conns) > ENOUGH_PER_THREAD * self.cfg.threads:
+        silent = len(self.keepalived_conns) + len(self.pending_conns)
+        if self.nr_conns - silent > ENOUGH_PER_THREAD * self.cfg.threads:
             time.sleep(REST_SECONDS)
         super().wait_for_and_dispatch_events(timeout)
 

@@ -349,7 +349,7 @@ def renew_leases(
     single claim that is gone.
     """
     ids = _held_ids(worker_id) if claims is None else [task_id for task_id, _ in claims]
-    tasks = lock_tasks(ids, caller) if ids else {}
+    tasks = lock_tasks(ids, caller)
     named = [(task_id, None) for task_id in tasks] if claims is None else claims
     outcomes = []
     updates: dict[int, tuple[Row, Row]] = {}
@@ -382,11 +382,9 @@ def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> list[int]:
     Raises DatabaseUnavailable.
     Dying in the middle leaves the tasks claimed until their leases run out.
     """
-    ids = _held_ids(worker_id)
-    locked = lock_tasks(ids, caller) if ids else {}
     held = [
         task
-        for task in locked.values()
+        for task in lock_tasks(_held_ids(worker_id), caller).values()
         if task["status"] == "claimed" and task["worker_id"] == worker_id
     ]
     _release(held, 0, caller, now)
