@@ -14,7 +14,10 @@ from pathlib import Path
 
 from benchmarks.queues import connect_queue
 from taskmanager.clock import utc_now
-from taskmanager.database import SQLITE, close_connection, dialect, execute, write_transaction
+from taskmanager.db.connection import close_connection, dialect
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.statements import execute
+from taskmanager.db.transactions import write_transaction
 from tests import mariadb
 
 BATCH = 50_000

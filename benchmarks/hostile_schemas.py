@@ -2,7 +2,7 @@
 
     python -m benchmarks.hostile_schemas
 
-Registers and uses every case of `tests/security/hostile_cases.py` over HTTP in
+Registers and uses every case of `tests/params/hostile_cases.py` over HTTP in
 this process, on a SQLite database of its own, and prints the slowest answers.
 The second column is the time the processor worked, which says more on a machine
 that others use too. Exit status 1 when an answer took longer than 250 ms of that.
@@ -15,10 +15,11 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
-from taskmanager.services import keys
-from tests.security.hostile_cases import CASES
+from tests.params.hostile_cases import CASES
 
 LIMIT_MILLISECONDS = 250
 SHOWN = 15
@@ -49,7 +50,7 @@ def main() -> None:
             }
         )
         _, key = keys.create_key(
-            name="benchmark", scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
+            name="benchmark", scopes=keys.ROLES["admin"], now=utc_now(), caller=OPERATOR
         )
         client = app.test_client()
         for case in CASES:

@@ -26,12 +26,15 @@ from flask import Flask
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from benchmarks.queues import ENGINES, open_queue
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.api import claims, rate_limits, requests, tasks
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
-from taskmanager.database import database
-from taskmanager.services import claiming, completion, keys, validation
-from taskmanager.services import tasks as task_services
+from taskmanager.db.connection import database
+from taskmanager.params import validation
+from taskmanager.queue import claim, complete
+from taskmanager.queue import create as task_services
 
 FLASK = "Flask: routing, context, hooks, response"
 LAYERS = (
@@ -49,8 +52,8 @@ def layers() -> dict[str, list[tuple[Any, str]]]:
         "validation of params": [(validation, "check_params")],
         "the service's own code": [
             (task_services, "create_task"),
-            (claiming, "claim_tasks"),
-            (completion, "complete_task"),
+            (claim, "claim_tasks"),
+            (complete, "complete_task"),
         ],
         "SQL statements": [(database.obj, "execute_sql")],
         "beginning and committing": [(database.obj, "begin"), (database.obj, "commit")],
@@ -112,7 +115,7 @@ def measure(engine: str, synchronous: str, count: int) -> dict[str, dict[str, fl
             }
         )
         _, key = keys.create_key(
-            name="bench", scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
+            name="bench", scopes=keys.ROLES["admin"], now=utc_now(), caller=OPERATOR
         )
         watches = Stopwatches()
         watched = Watched(app, key, watches)

@@ -25,12 +25,14 @@ from benchmarks.queues import (
     open_queue,
     stopwatch,
 )
+from taskmanager.access.caller import OPERATOR
 from taskmanager.clock import utc_now
-from taskmanager.database import dialect, execute
-from taskmanager.services import claiming, maintenance, schedule_runs, schedules
-from taskmanager.services.claim_orders import claim_order
-from taskmanager.services.keys import OPERATOR
-from taskmanager.services.tasks import TaskDefaults
+from taskmanager.db.connection import dialect
+from taskmanager.db.statements import execute
+from taskmanager.queue import claim, maintenance
+from taskmanager.queue.claim_orders import claim_order
+from taskmanager.queue.schedules import manage, runs
+from taskmanager.queue.task_types import TaskDefaults
 
 DUE = 100_000
 SCHEDULES = 500
@@ -108,7 +110,7 @@ def _slices(run: Callable[[int], int]) -> dict[str, float]:
 def _schedules(now: int) -> dict[str, float]:
     """SCHEDULES schedules whose time has come, each making one task."""
     for number in range(SCHEDULES):
-        schedules.create_schedule(
+        manage.create_schedule(
             {
                 "name": f"schedule-{number}",
                 "type": f"job.{number % TYPES}",
@@ -122,17 +124,17 @@ def _schedules(now: int) -> dict[str, float]:
     times = []
     watch = stopwatch()
     # A deadline in the past: one run a call.
-    while schedule_runs.run_due_schedules(now=now, defaults=DEFAULTS, deadline=0):
+    while runs.run_due_schedules(now=now, defaults=DEFAULTS, deadline=0):
         times.append(watch.read())
     return _figures(times, SCHEDULES)
 
 
 def _claims(now: int) -> dict[str, float]:
-    request = claiming.ClaimRequest(worker_id="bench", order=claim_order(None, None))
+    request = claim.ClaimRequest(worker_id="bench", order=claim_order(None, None))
     times = []
     watch = stopwatch()
     for _ in range(1_000):
-        claiming.claim_tasks(request, defaults=DEFAULTS, caller=OPERATOR, now=now)
+        claim.claim_tasks(request, defaults=DEFAULTS, caller=OPERATOR, now=now)
         times.append(watch.read())
     return _figures(times, 1_000)
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taskmanager.app import open_database, prepare_database
+from taskmanager.access.caller import OPERATOR
+from taskmanager.bootstrap import open_database, prepare_database
 from taskmanager.clock import utc_now
 from taskmanager.config import load_settings
-from taskmanager.database import close_connection, database, fetch_all, insert_many
-from taskmanager.models import Task
-from taskmanager.services import history, task_types
-from taskmanager.services.keys import OPERATOR
+from taskmanager.db.connection import close_connection, database
+from taskmanager.db.models import Task
+from taskmanager.db.statements import fetch_all, insert_many
+from taskmanager.queue import history, task_types
 from tests import mariadb
 
 ENGINES = ("sqlite", "mariadb")

@@ -19,10 +19,11 @@ from flask import Flask
 from limits.storage import storage_from_string
 from werkzeug.test import EnvironBuilder
 
-from taskmanager.api.rate_limit_storage import GUARDED, SHARED_FILE
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
-from taskmanager.services import keys
+from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE
 
 ROUNDS = 9
 ALLOWED_MICROSECONDS = 60.0
@@ -86,7 +87,7 @@ def one_request(app: Flask, rate_limit: str) -> Callable[[], object]:
         scopes=("admin",),
         rate_limit=rate_limit,
         now=utc_now(),
-        caller=keys.OPERATOR,
+        caller=OPERATOR,
     )
     environ = EnvironBuilder("/api/admin/keys/1", headers={"X-API-Key": key}).get_environ()
     return lambda: list(app.wsgi_app(dict(environ), lambda *_: lambda _: None))

@@ -24,22 +24,17 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from benchmarks.grown_queues import RARE_WORKER, YEAR_MS, hash_expression
 from benchmarks.queues import TYPES, connect_queue
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
-from taskmanager.database import (
-    MYSQL,
-    SQLITE,
-    database,
-    dialect,
-    execute,
-    fetch_all,
-    fetch_one,
-    placeholders,
-    write_transaction,
-)
-from taskmanager.models import Task
-from taskmanager.services import keys, maintenance, task_queries
-from taskmanager.services.claim_orders import CLAIM_ORDERS
+from taskmanager.db.connection import database, dialect
+from taskmanager.db.dialect import MYSQL, SQLITE
+from taskmanager.db.models import Task
+from taskmanager.db.statements import execute, fetch_all, fetch_one, placeholders
+from taskmanager.db.transactions import write_transaction
+from taskmanager.queue import maintenance, read
+from taskmanager.queue.claim_orders import CLAIM_ORDERS
 
 WORKER = "bench"
 PAGE = 20
@@ -223,7 +218,7 @@ def _list(sort_by: str, **filters: Any) -> Callable[[Queue], Request]:
     def request(queue: Queue) -> Request:
         # At every size a whole page is left.
         last = {"id": queue.newer_id(4), "claim_rank": -2}
-        cursor = task_queries._cursor(last, column)
+        cursor = read._cursor(last, column)
         query = {"sort_by": sort_by, "limit": PAGE, "cursor": cursor, **filters}
         return "GET", f"/api/tasks?{urlencode(query)}", None
 
@@ -281,7 +276,7 @@ def answer(asked: Connection, home: Path, url: str, synchronous: str, rows: int)
     """A process for one queue: measures what it is asked for until it is asked for nothing."""
     connect_queue(home, url, synchronous=synchronous)
     _, key = keys.create_key(
-        name="bench", scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
+        name="bench", scopes=keys.ROLES["admin"], now=utc_now(), caller=OPERATOR
     )
     with TemporaryDirectory() as folder:
         settings = {"database_url": url, "sqlite_synchronous": synchronous}

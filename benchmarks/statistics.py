@@ -18,15 +18,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.queues import ENGINES, fill_tasks, open_queue, stopwatch
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
-from taskmanager.database import database, dialect, execute, fetch_one, insert_many
-from taskmanager.services import keys, task_counts
+from taskmanager.db.connection import database, dialect
+from taskmanager.db.statements import execute, fetch_one, insert_many
+from taskmanager.queue.figures import counts
 
 CALLS = 300
 COUNTS = 15
 WORKERS = 1_000
-SPAN_MS = 3 * task_counts.PERIODS_MS["day"]
+SPAN_MS = 3 * counts.PERIODS_MS["day"]
 
 
 def measure(engine: str, rows: int) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def measure(engine: str, rows: int) -> dict[str, Any]:
     with open_queue(engine) as url, TemporaryDirectory() as folder:
         _fill(rows, now)
         app = create_app({"instance_path": Path(folder), "database_url": url, "rate_limit": "0"})
-        _, key = keys.create_key(name="benchmark", scopes=["admin"], now=now, caller=keys.OPERATOR)
+        _, key = keys.create_key(name="benchmark", scopes=["admin"], now=now, caller=OPERATOR)
         client = app.test_client()
 
         def get(path: str) -> Callable[[], None]:
@@ -50,7 +53,7 @@ def measure(engine: str, rows: int) -> dict[str, Any]:
             print("So few tasks are counted with every call.", file=sys.stderr)
         figures["GET /api/stats"] = _times(get("/api/stats"), CALLS)
         figures["GET /api/metrics"] = _times(get("/api/metrics"), CALLS)
-        figures["counting"] = _times(lambda: task_counts._count(utc_now()), COUNTS)
+        figures["counting"] = _times(lambda: counts._count(utc_now()), COUNTS)
         return figures
 
 

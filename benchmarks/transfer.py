@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.queues import ENGINES, fill_tasks, open_queue
 from taskmanager.clock import utc_now
-from taskmanager.database import execute, fetch_all
+from taskmanager.db.statements import execute, fetch_all
 
 GROWTH = 5
 # The operating system's own books would count the memory of the program that started it, too.

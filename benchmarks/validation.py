@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 from referencing import Registry
 
-from taskmanager.services.validation import compiled_validator, param_problems
+from taskmanager.params.validation import compiled_validator, param_problems
 
 ROUNDS = 9
 CHECKS_A_ROUND = 2_000

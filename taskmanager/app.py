@@ -1,35 +1,31 @@
 """The application factory: a list of what is wired together."""
 
 import functools
-import importlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import peewee
 from flask import Flask, Request, request
 from werkzeug.routing import MapAdapter, Rule
 
-from taskmanager import schema
 from taskmanager.api import register_api
 from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
-from taskmanager.clock import utc_now
+from taskmanager.bootstrap import load_plugins, open_database, prepare_database
 from taskmanager.config import Settings, load_settings
-from taskmanager.database import (
-    MYSQL,
+from taskmanager.db import schema
+from taskmanager.db.connection import (
     close_connection,
-    connect_database,
     dialect,
-    is_duplicate,
     release_connection,
 )
-from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
-from taskmanager.services import keys
-
-log = logging.getLogger(__name__)
+from taskmanager.db.dialect import MYSQL
+from taskmanager.errors import DatabaseUnavailable
 
 HEALTH_ENDPOINT = "api.service.health"
+
+
+log = logging.getLogger(__name__)
 
 
 class _Rule(Rule):
@@ -91,65 +87,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         close_connection()  # the thread that starts may serve nothing, or be forked
         app.teardown_appcontext(lambda _: release_connection())
     return app
-
-
-def load_plugins(settings: Settings) -> None:
-    """Imports the modules that register format checkers. Raises ConfigurationError."""
-    for module in settings.plugins:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"TASKMANAGER_PLUGINS names the module '{module}', which cannot be imported: "
-                f"{error}."
-            ) from error
-
-
-def open_database(settings: Settings) -> None:
-    """Points the models at the configured database and makes the instance folder."""
-    try:
-        settings.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The folder {settings.instance_path} cannot be made ({error.strerror}). Make it "
-            "writable, or set TASKMANAGER_INSTANCE_PATH to a folder that is."
-        ) from None
-    connect_database(
-        settings.effective_database_url,
-        sqlite_synchronous=settings.sqlite_synchronous,
-        idle_seconds=settings.database_idle_seconds,
-    )
-
-
-def prepare_database(
-    settings: Settings,
-    *,
-    patience_seconds: int = schema.START_PATIENCE_SECONDS,
-    report: Callable[[str], None] = log.info,
-) -> schema.Preparation:
-    """Makes or upgrades the tables, and makes the bootstrap key where missing; see `create_schema`.
-
-    Raises DatabaseUnavailable, ConfigurationError.
-    """
-    done = schema.create_schema(patience_seconds=patience_seconds, report=report)
-    if settings.bootstrap_admin_key:
-        _make_bootstrap_key(settings.bootstrap_admin_key)
-    return done
-
-
-def _make_bootstrap_key(key: str) -> None:
-    try:
-        keys.create_key(
-            name=keys.BOOTSTRAP_KEY,
-            scopes=keys.ROLES["admin"],
-            key=key,
-            now=utc_now(),
-            caller=keys.OPERATOR,
-        )
-    except peewee.IntegrityError as error:
-        # Made before, by another process or an earlier start; one that was revoked stays revoked.
-        if not is_duplicate(error):
-            raise
 
 
 def _prepare_database_before_first_request(app: Flask, settings: Settings) -> None:

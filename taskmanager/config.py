@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from taskmanager.exceptions import ConfigurationError
+from taskmanager.errors import ConfigurationError
 from taskmanager.rates import SYNTAX, Rate, parse_rate
 
 PREFIX = "TASKMANAGER_"

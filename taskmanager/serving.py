@@ -10,7 +10,7 @@ from typing import Any, cast
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from taskmanager.exceptions import ConfigurationError
+from taskmanager.errors import ConfigurationError
 
 # So long a process waits before it takes a connection that another one, with fewer, may want.
 HEAD_START_SECONDS = 0.0005

@@ -11,11 +11,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from taskmanager import clock as clock_module
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
-from taskmanager.database import close_connection
-from taskmanager.models import MODELS, SchemaVersion
-from taskmanager.services import keys
+from taskmanager.db.connection import close_connection
+from taskmanager.db.models import MODELS, SchemaVersion
 from tests import mariadb, other_databases
 from tests.debian_packages import NotToBeHad
 from tests.server import Server
@@ -237,7 +238,7 @@ class Api:
 def make_key(role: str, **options: Any) -> str:
     """A key made the way the command line does it."""
     _, key = keys.create_key(
-        name=role, scopes=keys.ROLES[role], now=utc_now(), caller=keys.OPERATOR, **options
+        name=role, scopes=keys.ROLES[role], now=utc_now(), caller=OPERATOR, **options
     )
     return key
 

@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-from taskmanager.database import SQLITE, dialect, fetch_all
+from taskmanager.db.connection import dialect
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.statements import fetch_all
 
 
 def structure() -> dict[str, list[Any]]:

@@ -10,14 +10,14 @@ from typing import Any
 import click
 import pytest
 
+from taskmanager.access import keys
 from taskmanager.api import request_schemas
 from taskmanager.api.requests import RequestBody
 from taskmanager.app import create_app
 from taskmanager.cli import main
 from taskmanager.config import PREFIX, Settings
-from taskmanager.database import close_connection
+from taskmanager.db.connection import close_connection
 from taskmanager.doctor.findings import CODES
-from taskmanager.services import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,20 +7,12 @@ from typing import Any
 import peewee
 import pytest
 
-from taskmanager import schema
-from taskmanager.database import (
-    MYSQL,
-    SQLITE,
-    Row,
-    close_connection,
-    connect_database,
-    dialect,
-    execute,
-    fetch_all,
-    insert,
-)
-from taskmanager.exceptions import ConfigurationError
-from taskmanager.models import MODELS
+from taskmanager.db import schema
+from taskmanager.db.connection import close_connection, connect_database, dialect
+from taskmanager.db.dialect import MYSQL, SQLITE
+from taskmanager.db.models import MODELS
+from taskmanager.db.statements import Row, execute, fetch_all, insert
+from taskmanager.errors import ConfigurationError
 
 TABLES = {model._meta.table_name: model for model in MODELS}
 

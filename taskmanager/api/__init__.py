@@ -5,6 +5,8 @@ import re
 
 from flask import Blueprint, Flask, Response, g, request
 
+from taskmanager.access.audit import record_failed_authentication
+from taskmanager.access.keys import mark_used
 from taskmanager.api import (
     audit,
     claims,
@@ -27,8 +29,6 @@ from taskmanager.api.errors import register_error_handlers
 from taskmanager.api.http_rules import answer_headers
 from taskmanager.api.rate_limits import client_address
 from taskmanager.clock import utc_now
-from taskmanager.services.audit import record_failed_authentication
-from taskmanager.services.keys import mark_used
 
 RESOURCES = (
     *(task_types, tasks, claims, schedules, workers, service, keys, audit, maintenance),

@@ -2,11 +2,11 @@
 
 from flask import Blueprint, Response, g
 
+from taskmanager.access import audit
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import MAX_INTEGER, QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import audit_event_json
-from taskmanager.services import audit
 
 blueprint = Blueprint("audit", __name__, url_prefix="/admin/audit")
 

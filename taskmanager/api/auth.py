@@ -5,12 +5,12 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Flask, current_app, g, request
 
+from taskmanager.access import keys
+from taskmanager.access.audit import MAX_ADDRESS_LENGTH
+from taskmanager.access.caller import Caller
 from taskmanager.api import rate_limits
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import NotAllowed, NotAuthenticated
-from taskmanager.services import keys
-from taskmanager.services.audit import MAX_ADDRESS_LENGTH
-from taskmanager.services.keys import Caller
+from taskmanager.errors import NotAllowed, NotAuthenticated
 
 View = TypeVar("View", bound=Callable[..., Any])
 

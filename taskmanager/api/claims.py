@@ -11,8 +11,10 @@ from taskmanager.api.errors import error_json
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import claimed_task_json, task_json
 from taskmanager.clock import format_time, utc_now
-from taskmanager.services import claiming, completion, leases
-from taskmanager.services.claim_orders import claim_order
+from taskmanager.queue import lease
+from taskmanager.queue.claim import ClaimRequest, claim_tasks
+from taskmanager.queue.claim_orders import claim_order
+from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task, complete_tasks
 
 blueprint = Blueprint("claims", __name__, url_prefix="/tasks")
 
@@ -30,8 +32,8 @@ def claim() -> Response:
     200; 400; 404 `no_task_available` with `details.poll_after_seconds`.
     """
     body = request_schemas.CLAIM.read()
-    claimed = claiming.claim_tasks(
-        claiming.ClaimRequest(
+    claimed = claim_tasks(
+        ClaimRequest(
             worker_id=body["worker_id"],
             order=claim_order(body.get("sort_by"), body.get("sort_order")),
             type_ids=_both(body.get("task_type_id"), body.get("task_type_ids")),
@@ -70,7 +72,7 @@ def complete(task_id: int) -> Response:
     `claim_lost`, `task_not_claimed`, `task_finished`, `task_cancelled`.
     """
     body = request_schemas.COMPLETE_TASK.read()
-    outcome = completion.complete_task(
+    outcome = complete_task(
         _completion(task_id, body), worker_id=body["worker_id"], caller=g.caller, now=utc_now()
     )
     return success(_completed_json(outcome), _completion_message(outcome))
@@ -85,7 +87,7 @@ def complete_batch() -> Response:
     `error`), as POST /api/tasks/{id}/complete would have answered; 400.
     """
     body = request_schemas.COMPLETE_TASKS.read()
-    outcomes = completion.complete_tasks(
+    outcomes = complete_tasks(
         [_completion(int(item["id"]), item) for item in body["completions"]],
         worker_id=body["worker_id"],
         caller=g.caller,
@@ -107,8 +109,8 @@ def complete_batch() -> Response:
     )
 
 
-def _completion(task_id: int, body: dict[str, Any]) -> completion.Completion:
-    return completion.Completion(
+def _completion(task_id: int, body: dict[str, Any]) -> Completion:
+    return Completion(
         task_id=task_id,
         claim_token=body.get("claim_token"),
         success=body["success"],
@@ -120,7 +122,7 @@ def _completion(task_id: int, body: dict[str, Any]) -> completion.Completion:
     )
 
 
-def _completed_json(outcome: completion.CompletionOutcome) -> dict[str, Any]:
+def _completed_json(outcome: CompletionOutcome) -> dict[str, Any]:
     return {
         **task_json(outcome.task or {}, params=False),
         "will_retry": outcome.will_retry,
@@ -128,7 +130,7 @@ def _completed_json(outcome: completion.CompletionOutcome) -> dict[str, Any]:
     }
 
 
-def _completion_message(outcome: completion.CompletionOutcome) -> str:
+def _completion_message(outcome: CompletionOutcome) -> str:
     status = (outcome.task or {})["status"]
     if outcome.will_retry:
         return "Task failed and will be tried again"
@@ -143,7 +145,7 @@ def progress(task_id: int) -> Response:
     Renews the lease. 200 with `cancelled`; 400; 403; 404; 409.
     """
     body = request_schemas.REPORT_PROGRESS.read()
-    task, cancelled = leases.report_progress(
+    task, cancelled = lease.report_progress(
         task_id=task_id,
         holder=_holder(body),
         progress=body["progress"],
@@ -162,7 +164,7 @@ def heartbeat(task_id: int) -> Response:
     Renews the lease. 200 with `lease_expires_at` and `cancelled`; 400; 403; 404; 409.
     """
     body = request_schemas.TASK_HEARTBEAT.read()
-    task, cancelled = leases.send_heartbeat(
+    task, cancelled = lease.send_heartbeat(
         task_id=task_id,
         holder=_holder(body),
         lease_seconds=body.get("lease_seconds"),
@@ -172,8 +174,8 @@ def heartbeat(task_id: int) -> Response:
     return _lease_answer(task, cancelled, "Lease renewed")
 
 
-def _holder(body: dict[str, Any]) -> leases.Holder:
-    return leases.Holder(worker_id=body["worker_id"], claim_token=body.get("claim_token"))
+def _holder(body: dict[str, Any]) -> lease.Holder:
+    return lease.Holder(worker_id=body["worker_id"], claim_token=body.get("claim_token"))
 
 
 def _lease_answer(task: dict[str, Any], cancelled: bool, message: str) -> Response:
@@ -199,7 +201,7 @@ def release(task_id: int) -> Response:
     Hands the task back unprocessed; the attempt is not counted. 200; 400; 403; 404; 409.
     """
     body = request_schemas.RELEASE_TASK.read()
-    task = leases.release_task(
+    task = lease.release_task(
         task_id=task_id,
         holder=_holder(body),
         delay_seconds=body.get("delay_seconds", 0),

@@ -4,7 +4,7 @@ from flask import current_app
 
 from taskmanager.api.requests import MAX_INTEGER
 from taskmanager.config import Settings
-from taskmanager.services.tasks import TaskDefaults
+from taskmanager.queue.task_types import TaskDefaults
 
 TASK = f"/<int(max={MAX_INTEGER}):task_id>"
 

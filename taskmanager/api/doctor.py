@@ -10,7 +10,7 @@ from taskmanager.api.context import settings
 from taskmanager.api.rate_limits import counts_are_shared
 from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import success
-from taskmanager.exceptions import NotAllowed
+from taskmanager.errors import NotAllowed
 
 if TYPE_CHECKING:
     from taskmanager.doctor.case import CallFacts

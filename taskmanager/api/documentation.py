@@ -22,7 +22,9 @@ def document_text(app: Flask, *, root: str = "", indent: int | None = None) -> s
     kept: tuple[str, int | None, str] | None = app.extensions.get(_EXTENSION)
     if kept is not None and kept[:2] == (root, indent):
         return kept[2]
-    from taskmanager.api.openapi import build_document  # most processes are never asked for it
+    from taskmanager.api.openapi.document import (
+        build_document,  # most processes are never asked for it
+    )
 
     document = {**build_document(app), "servers": [{"url": root or "/"}]}
     text = json.dumps(document, ensure_ascii=False, indent=indent)

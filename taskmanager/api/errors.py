@@ -10,21 +10,21 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from taskmanager import exceptions
+from taskmanager import errors
 from taskmanager.api.responses import failure
 
 log = logging.getLogger(__name__)
 
 # The nearest class in an error's ancestry decides.
-STATUS_OF: dict[type[exceptions.TaskManagerError], int] = {
-    exceptions.InvalidRequest: 400,
-    exceptions.NotAuthenticated: 401,
-    exceptions.NotAllowed: 403,
-    exceptions.NotFound: 404,
-    exceptions.Conflict: 409,
-    exceptions.RateLimited: 429,
-    exceptions.DatabaseUnavailable: 503,
-    exceptions.TaskManagerError: 500,
+STATUS_OF: dict[type[errors.TaskManagerError], int] = {
+    errors.InvalidRequest: 400,
+    errors.NotAuthenticated: 401,
+    errors.NotAllowed: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.RateLimited: 429,
+    errors.DatabaseUnavailable: 503,
+    errors.TaskManagerError: 500,
 }
 
 # What Flask raises by itself: code and sentence.
@@ -41,12 +41,12 @@ _HTTP_ERRORS = {
 DRAINED_BYTES = 32 * 1024 * 1024
 
 
-def status_of(error: exceptions.TaskManagerError) -> int:
+def status_of(error: errors.TaskManagerError) -> int:
     """The HTTP status of one of our errors."""
     return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
 
 
-def error_json(error: exceptions.TaskManagerError | None) -> dict[str, Any]:
+def error_json(error: errors.TaskManagerError | None) -> dict[str, Any]:
     """One refused item of a batch: `message`, `code`, `status`, and `details` where it has them."""
     if error is None:
         raise AssertionError("an outcome has a task or an error")
@@ -55,17 +55,17 @@ def error_json(error: exceptions.TaskManagerError | None) -> dict[str, Any]:
 
 
 def register_error_handlers(app: Flask) -> None:
-    app.register_error_handler(exceptions.TaskManagerError, _ours)
+    app.register_error_handler(errors.TaskManagerError, _ours)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)
 
 
-def _ours(error: exceptions.TaskManagerError) -> Response:
+def _ours(error: errors.TaskManagerError) -> Response:
     status = status_of(error)
     if status == 500:
         return _unforeseen(error)
     response = failure(error.message, code=error.code, status=status, details=error.details)
-    if isinstance(error, (exceptions.DatabaseUnavailable, exceptions.RateLimited)):
+    if isinstance(error, (errors.DatabaseUnavailable, errors.RateLimited)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="TaskManager"'

@@ -4,14 +4,14 @@ from typing import Any
 
 from flask import Blueprint, Response, g
 
+from taskmanager.access import key_changes, keys
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import MAX_INTEGER, QueryParameters, read_time
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import key_json
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import InvalidRequest
-from taskmanager.services import key_changes, keys
+from taskmanager.errors import InvalidRequest
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/keys")
 

@@ -9,8 +9,8 @@ from taskmanager.api.auth import requires
 from taskmanager.api.context import settings, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.clock import utc_now
-from taskmanager.services import maintenance
-from taskmanager.services.maintenance_runs import record_run
+from taskmanager.queue import maintenance
+from taskmanager.queue.maintenance_runs import record_run
 
 blueprint = Blueprint("maintenance", __name__, url_prefix="/maintenance")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from taskmanager.services.metrics import Gauge
+from taskmanager.queue.figures.metrics import Gauge
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

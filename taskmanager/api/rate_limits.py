@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, current_app, request
 
+from taskmanager.access.audit import MAX_ADDRESS_LENGTH
+from taskmanager.access.caller import Caller
 from taskmanager.api.http_rules import answer_headers
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
-from taskmanager.exceptions import ConfigurationError, RateLimited
+from taskmanager.errors import ConfigurationError, RateLimited
 from taskmanager.rates import Rate, parse_rate
-from taskmanager.services.audit import MAX_ADDRESS_LENGTH
-from taskmanager.services.keys import Caller
 
 if TYPE_CHECKING:  # imported by the server only: a command is spared their 50 ms
     from flask_limiter import Limiter, RequestLimit
 
-    from taskmanager.api.rate_limit_storage import GuardedStorage
+    from taskmanager.ratelimits.storage import GuardedStorage
 
 WITHOUT_KEY = Rate(600, "minute")  # per address, all routes that take no key together
 FAILURES = Rate(30, "minute")  # per address and purpose
@@ -60,7 +60,7 @@ def register_rate_limits(app: Flask, settings: Settings) -> None:
     import limits.errors
     from flask_limiter import Limiter
 
-    from taskmanager.api.rate_limit_storage import GuardedStorage
+    from taskmanager.ratelimits.storage import GuardedStorage
 
     limiter = Limiter(
         client_address,
@@ -93,7 +93,7 @@ def register_rate_limits(app: Flask, settings: Settings) -> None:
 
 
 def _storage_uri(settings: Settings) -> str:
-    from taskmanager.api.rate_limit_storage import GUARDED, SHARED_FILE
+    from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE
 
     own = f"{SHARED_FILE}{settings.instance_path / 'rate_limits.counters'}"
     return GUARDED + (settings.rate_limit_storage_uri or own)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from taskmanager.access import keys
+from taskmanager.access.key_changes import MAX_OVERLAP_SECONDS
 from taskmanager.api.requests import MAX_INTEGER, RequestBody
-from taskmanager.services import claim_orders, deduplication, keys, retries, schedules
-from taskmanager.services.key_changes import MAX_OVERLAP_SECONDS
-from taskmanager.services.tasks import MAX_DELAY_SECONDS
+from taskmanager.queue import claim_orders, dedupe, retry
+from taskmanager.queue.create import MAX_DELAY_SECONDS
+from taskmanager.queue.schedules import manage
 
 Schema = dict[str, Any]
 
@@ -59,7 +61,7 @@ ATTEMPTS: Schema = {"type": "integer", "minimum": 1, "maximum": 100}
 LEASE_SECONDS: Schema = {"type": "integer", "minimum": 1, "maximum": 86_400}
 DELAY_SECONDS: Schema = {"type": "number", "minimum": 0, "maximum": MAX_DELAY_SECONDS}
 TIME: Schema = {"type": "string", "format": "date-time"}
-DEDUPE: Schema = {"type": "string", "enum": list(deduplication.POLICIES)}
+DEDUPE: Schema = {"type": "string", "enum": list(dedupe.POLICIES)}
 # 100/minute; 100 is a minute's, 0 is no limit.
 RATE_LIMIT: Schema = {"type": ["string", "integer"], "minimum": 0, "maxLength": 50}
 SCOPES: Schema = _list_of({"type": "string", "enum": list(keys.SCOPES)}, len(keys.SCOPES))
@@ -67,7 +69,7 @@ MESSAGE: Schema = {"type": "string", "maxLength": 10_000}
 RETRY: Schema = {
     "type": "object",
     "properties": {
-        "strategy": {"type": "string", "enum": list(retries.STRATEGIES)},
+        "strategy": {"type": "string", "enum": list(retry.STRATEGIES)},
         "base_seconds": {"type": "number", "minimum": 0, "maximum": 86_400},
         "max_seconds": {"type": "number", "minimum": 0, "maximum": 604_800},
         "jitter": FLAG,
@@ -195,11 +197,11 @@ _SCHEDULE: dict[str, Any] = {
     "interval_seconds": {
         "type": "integer",
         "minimum": 1,
-        "maximum": schedules.MAX_INTERVAL_SECONDS,
+        "maximum": manage.MAX_INTERVAL_SECONDS,
     },
     "priority": _or_null(PRIORITY),
     "max_attempts": _or_null(ATTEMPTS),
-    "overlap": {"type": "string", "enum": list(schedules.OVERLAPS)},
+    "overlap": {"type": "string", "enum": list(manage.OVERLAPS)},
     "is_active": FLAG,
 }
 CREATE_SCHEDULE = RequestBody(required=("name", "type", "params"), type=TYPE_NAME, **_SCHEDULE)

@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 
 from taskmanager.api.json_text import decode_json
 from taskmanager.clock import parse_time
-from taskmanager.exceptions import InvalidRequest, ValidationFailed
-from taskmanager.services import validation
+from taskmanager.errors import InvalidRequest, ValidationFailed
+from taskmanager.params import validation
 
 MAX_DEPTH = 64
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1

@@ -5,8 +5,8 @@ from typing import Any
 
 from taskmanager.api.json_text import decode_json
 from taskmanager.clock import format_time
-from taskmanager.database import Row
-from taskmanager.services.task_queries import WITH_WORKER_STATUSES
+from taskmanager.db.statements import Row
+from taskmanager.queue.read import WITH_WORKER_STATUSES
 
 
 def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import time
 
 from flask import Blueprint, Response, g
 
-from taskmanager import __version__, schema
+from taskmanager import __version__
 from taskmanager.api import prometheus
 from taskmanager.api.auth import PUBLIC, requires
 from taskmanager.api.context import settings
@@ -13,7 +13,8 @@ from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import failure, success
 from taskmanager.api.serializers import statistics_json
 from taskmanager.clock import format_time, utc_now
-from taskmanager.services import metrics, statistics
+from taskmanager.db import schema
+from taskmanager.queue.figures import metrics, statistics
 
 blueprint = Blueprint("service", __name__)
 

@@ -8,8 +8,9 @@ from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import task_type_json
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import InvalidRequest
-from taskmanager.services import task_types, validation
+from taskmanager.errors import InvalidRequest
+from taskmanager.params import validation
+from taskmanager.queue import task_types
 
 blueprint = Blueprint("task_types", __name__, url_prefix="/task-types")
 

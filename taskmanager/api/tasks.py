@@ -12,9 +12,10 @@ from taskmanager.api.requests import QueryParameters, read_time
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import attempt_error_json, log_json, task_json
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import InvalidRequest, TaskManagerError, ValidationFailed
-from taskmanager.services import history, interventions, task_queries, tasks, waiting
-from taskmanager.services.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
+from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
+from taskmanager.queue import history, operate, read, waiting
+from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
+from taskmanager.queue.create import Outcome, create_task, create_tasks
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 
@@ -37,7 +38,7 @@ def create() -> Response:
     type is not active; 403; 404 no such type.
     """
     body = _with_time(request_schemas.CREATE_TASK.read())
-    outcome = tasks.create_task(body, defaults=task_defaults(), caller=g.caller, now=utc_now())
+    outcome = create_task(body, defaults=task_defaults(), caller=g.caller, now=utc_now())
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
     if outcome.deduplicated:
         return success(data, "Task already exists (deduplicated)")
@@ -65,13 +66,12 @@ def create_batch() -> Response:
     good = [item for item in checked if isinstance(item, dict)]
     outcomes = []
     if len(good) == len(checked) or not atomic:
-        outcomes = tasks.create_tasks(
+        outcomes = create_tasks(
             good, atomic=atomic, defaults=task_defaults(), caller=g.caller, now=utc_now()
         )
     made = iter(outcomes)
     every = [
-        next(made, tasks.Outcome()) if isinstance(item, dict) else tasks.Outcome(error=item)
-        for item in checked
+        next(made, Outcome()) if isinstance(item, dict) else Outcome(error=item) for item in checked
     ]
     bad = [(index, one.error) for index, one in enumerate(every) if one.error is not None]
     if atomic and bad:
@@ -96,7 +96,7 @@ def create_batch() -> Response:
     )
 
 
-def _batch_results(outcomes: list[tasks.Outcome]) -> list[dict[str, Any]]:
+def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     """One result per outcome; the tasks that were there with their results, while there is room."""
     results: list[dict[str, Any]] = []
     room = MAX_ANSWER_TEXT
@@ -133,15 +133,15 @@ def list_all() -> Response:
         "with_total",
     )
     limit = query.integer("limit", 1, 100, 50) or 50
-    offset = query.integer("offset", 0, task_queries.MAX_OFFSET, 0) or 0
+    offset = query.integer("offset", 0, read.MAX_OFFSET, 0) or 0
     cursor = query.text("cursor")
     if cursor is not None and offset:
         raise InvalidRequest("Send cursor or offset, not both.")
     include = tuple(dict.fromkeys(query.names("include", LARGE_COLUMNS)))
     order = query.text("sort_order", ("asc", "desc", "ASC", "DESC")) or "desc"
-    page = task_queries.list_tasks(
-        task_filter=task_queries.TaskFilter(
-            status=query.text("status", task_queries.STATUSES),
+    page = read.list_tasks(
+        task_filter=read.TaskFilter(
+            status=query.text("status", read.STATUSES),
             type_pattern=query.text("type"),
             worker_id=query.text("worker_id"),
             priority_min=query.integer("priority_min", -(2**31), 2**31 - 1),
@@ -149,7 +149,7 @@ def list_all() -> Response:
             created_after=query.time("created_after"),
             created_before=query.time("created_before"),
         ),
-        sort_by=query.text("sort_by", task_queries.SORT_COLUMNS) or "created_at",
+        sort_by=query.text("sort_by", read.SORT_COLUMNS) or "created_at",
         descending=order.lower() == "desc",
         limit=limit,
         offset=offset,
@@ -183,7 +183,7 @@ def get(task_id: int) -> Response:
     """
     QueryParameters()
     now = utc_now()
-    task = task_queries.get_task(task_id=task_id, caller=g.caller)
+    task = read.get_task(task_id=task_id, caller=g.caller)
     errors = history.list_attempt_errors(task_id=task_id)
     return success(
         {
@@ -199,7 +199,7 @@ def get(task_id: int) -> Response:
 def logs(task_id: int) -> Response:
     """GET /api/tasks/{id}/logs: its history, oldest first. 200; 403; 404."""
     QueryParameters()
-    task_queries.get_task(task_id=task_id, caller=g.caller)
+    read.get_task(task_id=task_id, caller=g.caller)
     rows = history.list_logs(task_id=task_id)
     return success({"logs": [log_json(row) for row in rows], "count": len(rows)})
 
@@ -212,7 +212,7 @@ def cancel(task_id: int) -> Response:
     200, also where it was cancelled before; 403; 404; 409 `task_finished`.
     """
     body = request_schemas.CANCEL_TASK.read()
-    task = interventions.cancel_task(
+    task = operate.cancel_task(
         task_id=task_id, reason=body.get("reason"), caller=g.caller, now=utc_now()
     )
     return success(task_json(task, params=False), "Task cancelled")
@@ -226,5 +226,5 @@ def retry(task_id: int) -> Response:
     200; 403; 404; 409 `task_not_retryable`, `duplicate_task`.
     """
     request_schemas.NOTHING.read()
-    task = interventions.retry_task(task_id=task_id, caller=g.caller, now=utc_now())
+    task = operate.retry_task(task_id=task_id, caller=g.caller, now=utc_now())
     return success(task_json(task, params=False), "Task will be tried again")

@@ -9,7 +9,7 @@ from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import worker_json
 from taskmanager.clock import utc_now
-from taskmanager.services import leases, workers
+from taskmanager.queue import lease, workers
 
 blueprint = Blueprint("workers", __name__, url_prefix="/workers")
 
@@ -27,7 +27,7 @@ def heartbeat() -> Response:
     now = utc_now()
     claims = body.get("tasks")
     workers.save_metadata(worker_id=body["worker_id"], metadata=body.get("metadata"), now=now)
-    outcomes = leases.renew_leases(
+    outcomes = lease.renew_leases(
         worker_id=body["worker_id"],
         claims=None
         if claims is None
@@ -74,9 +74,7 @@ def shutdown(worker_id: str) -> Response:
     200 with the ids `released`; 400; 403.
     """
     request_schemas.NOTHING.read()
-    released = leases.shut_down_worker(
-        worker_id=_checked(worker_id), caller=g.caller, now=utc_now()
-    )
+    released = lease.shut_down_worker(worker_id=_checked(worker_id), caller=g.caller, now=utc_now())
     return success({"worker_id": worker_id, "status": "inactive", "released": released})
 
 

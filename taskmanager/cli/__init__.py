@@ -17,7 +17,7 @@ from taskmanager.cli.reports import audit, openapi, stats
 from taskmanager.cli.server import demo, serve
 from taskmanager.cli.terminal import say
 from taskmanager.cli.transfer import export, import_
-from taskmanager.exceptions import TaskManagerError
+from taskmanager.errors import TaskManagerError
 
 
 class _Group(click.Group):

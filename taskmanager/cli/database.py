@@ -2,10 +2,10 @@
 
 import click
 
-from taskmanager import schema
-from taskmanager.app import open_database, prepare_database
+from taskmanager.bootstrap import open_database, prepare_database
 from taskmanager.cli.terminal import say
 from taskmanager.config import load_settings
+from taskmanager.db import schema
 
 
 @click.command("init-db")

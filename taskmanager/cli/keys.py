@@ -4,10 +4,11 @@ import json
 
 import click
 
+from taskmanager.access import key_changes, keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import open_queue, say, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.rates import parse_rate
-from taskmanager.services import key_changes, keys
 
 
 @click.group("keys")
@@ -48,7 +49,7 @@ def create_key(
         rate_limit=rate_limit,
         expires_at=now + expires * 86_400_000 if expires else None,
         now=now,
-        caller=keys.OPERATOR,
+        caller=OPERATOR,
     )
     say(f"Key {row['id']} ({role}). It is shown this once:")
     click.echo(key)
@@ -92,7 +93,7 @@ def rotate_key(key_id: int, overlap: int) -> None:
     """Replace a key by a new one with the same rights and print it, alone, on stdout."""
     open_queue()
     row, key = key_changes.rotate_key(
-        key_id=key_id, overlap_seconds=overlap, caller=keys.OPERATOR, now=utc_now()
+        key_id=key_id, overlap_seconds=overlap, caller=OPERATOR, now=utc_now()
     )
     ends = format_time(keys.get_key(key_id=key_id)["expires_at"])
     say(f"Key {row['id']} replaces key {key_id}, which is valid until {ends}. Shown this once:")
@@ -104,5 +105,5 @@ def rotate_key(key_id: int, overlap: int) -> None:
 def revoke_key(key_id: int) -> None:
     """Revoke a key for good."""
     open_queue()
-    row = key_changes.revoke_key(key_id=key_id, force=True, caller=keys.OPERATOR, now=utc_now())
+    row = key_changes.revoke_key(key_id=key_id, force=True, caller=OPERATOR, now=utc_now())
     say(f"Key {key_id} ({row['name']}) is revoked; every process refuses it within 5 seconds.")

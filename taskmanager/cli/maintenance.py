@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import click
 
+from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import open_queue, say
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
-from taskmanager.file_locks import try_file_lock
-from taskmanager.services import keys, maintenance, maintenance_runs
-from taskmanager.services.tasks import TaskDefaults
+from taskmanager.files.locks import try_file_lock
+from taskmanager.queue import maintenance, maintenance_runs
+from taskmanager.queue.task_types import TaskDefaults
 
 
 def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:
@@ -53,7 +54,7 @@ def prune() -> None:
         lambda: {
             "pruned": maintenance.prune_finished_tasks(
                 retention_days=settings.retention_days,
-                caller=keys.OPERATOR,
+                caller=OPERATOR,
                 now=utc_now(),
                 deadline=deadline,
             )
@@ -70,7 +71,7 @@ def maintain() -> None:
         lambda: maintenance.maintain(
             retention_days=settings.retention_days,
             defaults=TaskDefaults.of(settings),
-            caller=keys.OPERATOR,
+            caller=OPERATOR,
             now=utc_now(),
         ),
     )

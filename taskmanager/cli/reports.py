@@ -2,10 +2,11 @@
 
 import click
 
+from taskmanager.access import audit as audit_trail
+from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import open_queue, show, show_json
 from taskmanager.clock import format_time, utc_now
-from taskmanager.services import audit as audit_trail
-from taskmanager.services import keys, statistics
+from taskmanager.queue.figures import statistics
 
 
 @click.command()
@@ -13,7 +14,7 @@ from taskmanager.services import keys, statistics
 def stats(as_json: bool) -> None:
     """Show how many tasks there are, by status and type."""
     open_queue()
-    figures = statistics.queue_statistics(caller=keys.OPERATOR, now=utc_now())
+    figures = statistics.queue_statistics(caller=OPERATOR, now=utc_now())
     if as_json:
         from taskmanager.api.serializers import statistics_json
 

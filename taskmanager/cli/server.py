@@ -5,12 +5,14 @@ from pathlib import Path
 
 import click
 
-from taskmanager import __version__, schema
+from taskmanager import __version__
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import open_queue, say
 from taskmanager.clock import utc_now
-from taskmanager.database import close_connection
-from taskmanager.exceptions import DatabaseUnavailable
-from taskmanager.services import keys
+from taskmanager.db import schema
+from taskmanager.db.connection import close_connection
+from taskmanager.errors import DatabaseUnavailable
 
 
 @click.command()
@@ -44,7 +46,7 @@ def _make_first_key() -> None:
     if keys.any_key_exists():
         return
     _, key = keys.create_key(
-        name=keys.FIRST_KEY, scopes=keys.ROLES["admin"], now=utc_now(), caller=keys.OPERATOR
+        name=keys.FIRST_KEY, scopes=keys.ROLES["admin"], now=utc_now(), caller=OPERATOR
     )
     say("Your admin key. It is shown this once, so keep it:")
     click.echo(key)

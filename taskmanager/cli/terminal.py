@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from taskmanager import schema
-from taskmanager.app import load_plugins, open_database, prepare_database
+from taskmanager.bootstrap import load_plugins, open_database, prepare_database
 from taskmanager.config import Settings, load_settings
+from taskmanager.db import schema
 
 
 def say(message: str) -> None:

@@ -10,13 +10,13 @@ from typing import Any, BinaryIO, cast
 
 import click
 
+from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import open_queue, say, show_json
 from taskmanager.clock import utc_now
-from taskmanager.exceptions import TransferFailed
-from taskmanager.services import keys
-from taskmanager.services.exporting import export_queue
-from taskmanager.services.importing import import_queue
-from taskmanager.services.transfer_files import new_file, unpacked
+from taskmanager.errors import TransferFailed
+from taskmanager.transfer.exporting import export_queue
+from taskmanager.transfer.files import new_file, unpacked
+from taskmanager.transfer.importing import import_queue
 
 SHOWN_EVERY_SECONDS = 0.2
 
@@ -56,7 +56,7 @@ def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
     imported = import_queue(
         _stdin_once() if str(file) == "-" else lambda: _opened(file),
         replace_keys=replace_keys,
-        caller=keys.OPERATOR,
+        caller=OPERATOR,
         now=utc_now(),
         report=watch.show,
     )

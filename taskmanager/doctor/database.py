@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from taskmanager.database import connect_database, fetch_one
-from taskmanager.database_errors import mysql_code
-from taskmanager.database_facts import engine_and_version
+from taskmanager.db.connection import connect_database
+from taskmanager.db.errors import mysql_code
+from taskmanager.db.facts import engine_and_version
+from taskmanager.db.statements import fetch_one
 from taskmanager.doctor.case import DATABASE, Case
 from taskmanager.doctor.findings import Finding, ok, problem, reason_of, warning
-from taskmanager.exceptions import ConfigurationError, DatabaseUnavailable
+from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
 OLDEST = {"SQLite": (3, 7), "MySQL": (5, 7), "MariaDB": (10, 3)}
 

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from taskmanager.clock import utc_now
-from taskmanager.database import SQLITE, dialect, fetch_all, fetch_one
+from taskmanager.db.connection import dialect
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.statements import fetch_all, fetch_one
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.findings import Finding, not_applicable, ok, warning
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
+from taskmanager.access import keys
 from taskmanager.clock import utc_now
-from taskmanager.database import SQLITE, database, dialect, skips_locked
+from taskmanager.db.connection import database, dialect, skips_locked
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.models import MODELS
+from taskmanager.db.schema import SCHEMA_VERSION, schema_version
 from taskmanager.doctor.case import TABLES, Case
 from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, warning
-from taskmanager.models import MODELS
-from taskmanager.schema import SCHEMA_VERSION, schema_version
-from taskmanager.services import keys, maintenance_runs
+from taskmanager.queue import maintenance_runs
 
 SILENT_MS = 15 * 60_000
 CRON = (

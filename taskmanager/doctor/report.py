@@ -42,7 +42,7 @@ def run_doctor(*, as_json: bool, url: str | None) -> int:
 
 def _close_database() -> None:
     # Only where it was loaded at all: it may be what is broken.
-    module = sys.modules.get("taskmanager.database")
+    module = sys.modules.get("taskmanager.db.connection")
     if module is not None:
         module.close_connection()
 

@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from taskmanager.database import SQLITE, database, dialect
-from taskmanager.database_facts import database_facts
+from taskmanager.db.connection import database, dialect
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.facts import database_facts
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, warning
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from taskmanager.database import close_connection, connect_database, fetch_all
+from taskmanager.db.connection import close_connection, connect_database
+from taskmanager.db.statements import fetch_all
 from tests import mariadb
 from tests.conftest import require
 from tests.server import Server

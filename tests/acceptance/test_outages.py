@@ -15,7 +15,8 @@ import pymysql
 import pytest
 
 from taskmanager.app import create_app
-from taskmanager.database import close_connection, fetch_all
+from taskmanager.db.connection import close_connection
+from taskmanager.db.statements import fetch_all
 from tests.conftest import Api, make_key, require
 from tests.mariadb import MariaDB, is_installed
 from tests.server import Server

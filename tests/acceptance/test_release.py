@@ -186,7 +186,7 @@ def test_what_an_upload_left_broken_is_told_file_by_file(host: Path) -> None:
         Difference("taskmanager/cli.py", Fault.LEFT_OVER),
         Difference("taskmanager/clock.py", Fault.CUT_SHORT),
         Difference("taskmanager/config.py", Fault.CHANGED),
-        Difference("taskmanager/models.py", Fault.UNREADABLE),
+        Difference("taskmanager/db/models.py", Fault.UNREADABLE),
         Difference("taskmanager/rates.py", Fault.CUT_SHORT),
     ]
 

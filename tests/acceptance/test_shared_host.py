@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from taskmanager.access.keys import BOOTSTRAP_KEY
 from taskmanager.manifest import Difference, Fault, compare_with_manifest
-from taskmanager.services.keys import BOOTSTRAP_KEY
 from tests.acceptance.conftest import ADMIN_KEY
 from tests.releases import current
 from tests.shared_host import Site

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from taskmanager.models import MODELS
+from taskmanager.db.models import MODELS
 from tests.conftest import Api
 
 Tables = dict[str, list[dict[str, Any]]]

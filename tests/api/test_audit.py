@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 
+from taskmanager.access import audit, keys
 from taskmanager.cli import main
-from taskmanager.database import close_connection, execute, fetch_all, write_transaction
-from taskmanager.services import audit, keys
+from taskmanager.db.connection import close_connection
+from taskmanager.db.statements import execute, fetch_all
+from taskmanager.db.transactions import write_transaction
 from tests.conftest import Api, Clock, make_key
 
 SECRET = "the-params-nobody-may-read"

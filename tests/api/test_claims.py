@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from taskmanager.clock import format_time
-from taskmanager.database import database, fetch_all
+from taskmanager.db.connection import database
+from taskmanager.db.statements import fetch_all
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, in_every_mode, make_key
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from taskmanager.services import statistics, task_storing
+from taskmanager.queue import store
+from taskmanager.queue.figures import statistics
 from tests.api.tables import send
 from tests.conftest import Api, Clock
 
@@ -132,7 +133,7 @@ def test_nothing_is_stored_where_a_creation_breaks_down(
 ) -> None:
     api.register()
     with monkeypatch.context() as broken:
-        broken.setattr(task_storing.history, "record", None)  # breaks after the task was inserted
+        broken.setattr(store.history, "record", None)  # breaks after the task was inserted
         response = api.call("POST", "/api/tasks", {"type": "job", "params": {}})
     assert_error(response, 500, "internal_error")
     assert api.get("/api/tasks")["count"] == 0

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.clock import format_time, utc_now
-from taskmanager.services import keys
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 
@@ -21,9 +22,7 @@ ROLES = {
 
 
 def key_with(*scopes: str, **options: Any) -> str:
-    _, key = keys.create_key(
-        name="test", scopes=scopes, now=utc_now(), caller=keys.OPERATOR, **options
-    )
+    _, key = keys.create_key(name="test", scopes=scopes, now=utc_now(), caller=OPERATOR, **options)
     return key
 
 

@@ -1,7 +1,7 @@
 """What is kept of the last run of maintenance, on each of its three roads."""
 
-from taskmanager.database import execute
-from taskmanager.services.maintenance_runs import last_runs
+from taskmanager.db.statements import execute
+from taskmanager.queue.maintenance_runs import last_runs
 from tests.conftest import Api, Clock
 
 

@@ -6,8 +6,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from taskmanager import __version__
-from taskmanager.services import workers
-from taskmanager.services.task_queries import FINISHED_STATUSES, STATUSES
+from taskmanager.queue import workers
+from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 

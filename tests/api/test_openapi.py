@@ -10,7 +10,8 @@ from flask import Flask
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from taskmanager.api import openapi, openapi_calls
+from taskmanager.api.openapi import document as documents
+from taskmanager.api.openapi.calls import CALLS, Call
 from taskmanager.cli import main
 from tests.conftest import Api
 
@@ -68,20 +69,20 @@ def test_every_operation_names_the_scope_that_its_view_requires(app: Flask, docu
 def test_a_view_that_is_not_described_stops_the_document(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = dict(openapi_calls.CALLS)
+    calls = dict(CALLS)
     del calls["tasks.get"]
-    monkeypatch.setattr(openapi, "CALLS", calls)
+    monkeypatch.setattr(documents, "CALLS", calls)
     with pytest.raises(AssertionError, match=r"tasks\.get"):
-        openapi.build_document(app)
+        documents.build_document(app)
 
 
 def test_a_description_without_a_view_stops_the_document(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = {**openapi_calls.CALLS, "tasks.gone": openapi_calls.Call()}
-    monkeypatch.setattr(openapi, "CALLS", calls)
+    calls = {**CALLS, "tasks.gone": Call()}
+    monkeypatch.setattr(documents, "CALLS", calls)
     with pytest.raises(AssertionError, match=r"tasks\.gone"):
-        openapi.build_document(app)
+        documents.build_document(app)
 
 
 def test_every_example_fits_its_schema(document: Any) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from taskmanager.access.caller import OPERATOR
 from taskmanager.clock import parse_time
-from taskmanager.database import execute
-from taskmanager.services import history, schedule_runs, schedules, tasks
-from taskmanager.services.keys import OPERATOR
-from taskmanager.services.tasks import TaskDefaults
+from taskmanager.db.statements import execute
+from taskmanager.queue import create, history
+from taskmanager.queue.schedules import manage, runs
+from taskmanager.queue.task_types import TaskDefaults
 from tests.conftest import Api, Clock, make_key
 
 DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=300)
@@ -37,9 +38,7 @@ def shown(api: Api, schedule: Any) -> Any:
 
 def run_due(clock: Clock) -> int:
     """What maintenance does, whoever calls it."""
-    return schedule_runs.run_due_schedules(
-        now=clock.now, defaults=DEFAULTS, deadline=time.monotonic() + 60
-    )
+    return runs.run_due_schedules(now=clock.now, defaults=DEFAULTS, deadline=time.monotonic() + 60)
 
 
 def made(api: Api) -> list[Any]:
@@ -175,7 +174,7 @@ def test_a_run_stops_at_its_deadline_and_the_rest_is_left_for_the_next(
         add(api, name=f"report {number}")
     clock.advance(3600)
     past = time.monotonic() - 1
-    assert schedule_runs.run_due_schedules(now=clock.now, defaults=DEFAULTS, deadline=past) == 1
+    assert runs.run_due_schedules(now=clock.now, defaults=DEFAULTS, deadline=past) == 1
     assert run_due(clock) == 2
 
 
@@ -379,10 +378,10 @@ def test_a_run_leaves_alone_what_a_caller_has_changed_since_it_looked(
 ) -> None:
     schedule = add(api, params={"old": True})
     clock.advance(3600)
-    now, prepare_task = clock.now, tasks.prepare_task
+    now, prepare_task = clock.now, create.prepare_task
 
     def change_meanwhile(*arguments: Any, **options: Any) -> Any:
-        schedules.change_schedule(
+        manage.change_schedule(
             schedule_id=schedule["id"],
             changes={"params": {"new": True}},
             caller=OPERATOR,
@@ -391,7 +390,7 @@ def test_a_run_leaves_alone_what_a_caller_has_changed_since_it_looked(
         return prepare_task(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "prepare_task", change_meanwhile)
+        patch.setattr(create, "prepare_task", change_meanwhile)
         assert run_due(clock) == 0
     assert run_due(clock) == 1
     assert [task["params"] for task in made(api)] == [{"new": True}]

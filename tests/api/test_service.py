@@ -10,8 +10,8 @@ from flask import Flask
 from taskmanager import __version__
 from taskmanager.app import create_app
 from taskmanager.clock import format_time
-from taskmanager.exceptions import ConfigurationError
-from taskmanager.services.formats import FORMATS
+from taskmanager.errors import ConfigurationError
+from taskmanager.params.formats import FORMATS
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock
 from tests.mariadb import free_port
@@ -156,7 +156,7 @@ def test_a_plugin_is_imported_and_its_formats_checked(
 ) -> None:
     monkeypatch.setitem(FORMATS, "order-number", lambda text: True)  # taken away afterwards
     (tmp_path / "order_checks.py").write_text(
-        "from taskmanager.services.formats import register_format\n"
+        "from taskmanager.params.formats import register_format\n"
         "@register_format('order-number')\n"
         "def is_order_number(text: str) -> bool:\n"
         "    return text.startswith('ORD-')\n"

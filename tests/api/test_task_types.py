@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from taskmanager.services import task_types
+from taskmanager.queue import task_types
 from tests.api.tables import dump_tables, send, sent_json
 from tests.conftest import Api, Clock
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from taskmanager.clock import format_time
-from taskmanager.services.deduplication import dedupe_key
+from taskmanager.queue.dedupe import dedupe_key
 from tests.api.tables import dump_tables, send, sent_json
 from tests.conftest import Api, Clock
 

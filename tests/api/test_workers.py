@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from taskmanager.clock import format_time
-from taskmanager.database import execute
+from taskmanager.db.statements import execute
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from taskmanager import file_systems
+from taskmanager.access import key_changes, keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
-from taskmanager.database import close_connection, connect_database, execute
+from taskmanager.db.connection import close_connection, connect_database
+from taskmanager.db.schema import create_schema
+from taskmanager.db.statements import execute
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.checks import examine
 from taskmanager.doctor.database import judge_version
 from taskmanager.doctor.mysql import judge_connections
-from taskmanager.schema import create_schema
-from taskmanager.services import key_changes, keys
+from taskmanager.files import systems
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, in_every_mode, require
 from tests.doctor.patients import Report, Upload, remount_read_only
@@ -150,8 +152,8 @@ def test_without_a_key_in_force_that_may_administer_there_is_a_problem(
 ) -> None:
     assert examined().level("admin_key") == "ok"
     row = keys.list_keys()[0]
-    key_changes.revoke_key(key_id=row["id"], force=True, caller=keys.OPERATOR, now=utc_now())
-    options = {"scopes": ["admin"], "now": utc_now(), "caller": keys.OPERATOR}
+    key_changes.revoke_key(key_id=row["id"], force=True, caller=OPERATOR, now=utc_now())
+    options = {"scopes": ["admin"], "now": utc_now(), "caller": OPERATOR}
     keys.create_key(name="limited", task_types=["A.%"], **options)  # type: ignore[arg-type]
     keys.create_key(name="short", expires_at=clock.now + 1_000, **options)  # type: ignore[arg-type]
     assert examined().of("admin_key")["found"] == "1 key may administer."
@@ -225,7 +227,7 @@ def test_a_network_file_system_is_a_warning_and_a_log_on_it_another(
 ) -> None:
     assert examined().level("sqlite_file") == "ok"
     (tmp_path / "mountinfo").write_text("22 1 0:40 / / rw - nfs4 nas:/home rw\n")
-    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr(systems, "MOUNTS", tmp_path / "mountinfo")
     forced = load_settings(
         {"instance_path": tmp_path, "database_url": database_url + "?journal=wal"}, environ={}
     )

@@ -11,9 +11,10 @@ import pytest
 from flask import Flask
 from jsonschema import Draft202012Validator
 
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
 from taskmanager.doctor import case, network
 from taskmanager.doctor.case import CallFacts, Case
-from taskmanager.services import keys
 from tests.api.tables import dump_tables
 from tests.conftest import Api
 from tests.doctor.patients import Report
@@ -85,7 +86,7 @@ def test_no_path_is_told_where_everything_is_wrong(
 
 def test_a_key_that_is_limited_to_task_types_does_not_see_the_host(api: Api) -> None:
     _, key = keys.create_key(
-        name="limited", scopes=["admin"], task_types=["A.%"], now=1, caller=keys.OPERATOR
+        name="limited", scopes=["admin"], task_types=["A.%"], now=1, caller=OPERATOR
     )
     refused = api.with_key(key).get("/api/admin/doctor", 403)
     assert refused["code"] == "task_type_not_allowed"

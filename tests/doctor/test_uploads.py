@@ -75,8 +75,8 @@ def test_lines_that_the_host_has_added_to_htaccess_are_a_warning(upload: Upload)
 
 
 CRUCIAL = [
-    *("cli/__init__.py", "app.py", "config.py", "exceptions.py", "clock.py", "database.py"),
-    *("services", "api", "models.py", "rates.py"),
+    *("cli/__init__.py", "app.py", "config.py", "errors.py", "clock.py", "db"),
+    *("queue", "api", "access", "rates.py"),
 ]
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from taskmanager.database import Row, dialect, execute, fetch_all, insert
-from taskmanager.schema import statements_of
+from taskmanager.db.connection import dialect
+from taskmanager.db.schema import statements_of
+from taskmanager.db.statements import Row, execute, fetch_all, insert
 
 VERSION = 1
 SCHEMA = Path(__file__).with_name("schema-0.1.0.sql")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from taskmanager.database import close_connection
+from taskmanager.db.connection import close_connection
 from tests import mariadb
 from tests.transfer.queues import Queue
 

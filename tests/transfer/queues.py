@@ -12,11 +12,12 @@ from typing import Any
 import peewee
 from click.testing import CliRunner, Result
 
-from taskmanager import schema
 from taskmanager.cli import main
-from taskmanager.database import close_connection, connect_database, fetch_all, insert
-from taskmanager.models import MODELS
-from taskmanager.services.transfer_format import OF_THE_DATABASE, queue_tables
+from taskmanager.db import schema
+from taskmanager.db.connection import close_connection, connect_database
+from taskmanager.db.models import MODELS
+from taskmanager.db.statements import fetch_all, insert
+from taskmanager.transfer.format import OF_THE_DATABASE, queue_tables
 
 MODEL_OF = {model._meta.table_name: model for model in MODELS if model not in OF_THE_DATABASE}
 

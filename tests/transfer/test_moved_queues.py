@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from taskmanager.app import create_app
-from taskmanager.database import close_connection, execute
+from taskmanager.db.connection import close_connection
+from taskmanager.db.statements import execute
 from tests.conftest import ENGINES, Api, make_key
 from tests.transfer.conftest import MakeQueue
 from tests.transfer.queues import Queue, rewrite

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from taskmanager import schema
-from taskmanager.database import close_connection, execute
-from taskmanager.migrations import MIGRATIONS, DataStep
-from taskmanager.services import importing
+from taskmanager.db import schema
+from taskmanager.db.connection import close_connection
+from taskmanager.db.migrations import MIGRATIONS, DataStep
+from taskmanager.db.statements import execute
+from taskmanager.transfer import importing
 from tests.conftest import require
 from tests.transfer.conftest import MakeQueue
 from tests.transfer.queues import Queue, rewrite, with_schema_version

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from taskmanager import schema
-from taskmanager.database import MYSQL, insert
-from taskmanager.models import MODELS
-from taskmanager.services.transfer_format import queue_tables
+from taskmanager.db import schema
+from taskmanager.db.dialect import MYSQL
+from taskmanager.db.models import MODELS
+from taskmanager.db.statements import insert
+from taskmanager.transfer.format import queue_tables
 from tests.conftest import ENGINES
 from tests.transfer.conftest import MakeQueue
 from tests.transfer.queues import FAR_ID, Queue, nasty_row, rewrite, with_schema_version

@@ -1,0 +1,1 @@
+"""Who may do what: API keys, the caller that a key stands for, the audit trail."""

@@ -1,0 +1,135 @@
+"""Changing, rotating and revoking keys that exist, so that an admin key is left to do it with.
+
+Every process refuses what a key may no longer do within keys.CACHE_SECONDS.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from taskmanager.access import audit, keys
+from taskmanager.access.caller import Caller
+from taskmanager.clock import format_time
+from taskmanager.db.connection import dialect
+from taskmanager.db.statements import Row, execute, fetch_all
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import Conflict
+
+DEFAULT_OVERLAP_SECONDS = 86_400
+MAX_OVERLAP_SECONDS = 30 * 86_400
+
+
+def change_key(
+    *, key_id: int, changes: Mapping[str, Any], force: bool, caller: Caller, now: int
+) -> Row:
+    """Sets what `changes` names (see keys.stored_columns); returns the key's row.
+
+    Raises NotFound, InvalidRequest, Conflict for a revoked key, and, unless
+    `force`, for the last key that may administer.
+    """
+    columns = keys.stored_columns(changes)
+    row = _change(key_id, columns, force=force, caller=caller, now=now)
+    keys.forget_remembered()
+    return row
+
+
+@write_transaction
+def _change(key_id: int, columns: Row, *, force: bool, caller: Caller, now: int) -> Row:
+    before = _key_in_force(key_id)
+    _set(key_id, {**columns, "updated_at": now})
+    if not force:
+        _require_admin_left(before, now=now)
+    _record("key_changed", before, f"changed ({', '.join(sorted(columns))})", caller, now)
+    return keys.get_key(key_id=key_id)
+
+
+def revoke_key(*, key_id: int, force: bool, caller: Caller, now: int) -> Row:
+    """Revokes a key for good; revoking it again changes nothing.
+
+    Raises NotFound, and, unless `force`, Conflict for the last key that may administer.
+    """
+    row = _revoke(key_id, force=force, caller=caller, now=now)
+    keys.forget_remembered()
+    return row
+
+
+@write_transaction
+def _revoke(key_id: int, *, force: bool, caller: Caller, now: int) -> Row:
+    before = keys.get_key(key_id=key_id)
+    if before["revoked_at"] is None:
+        _set(key_id, {"revoked_at": now, "updated_at": now})
+        if not force:
+            _require_admin_left(before, now=now)
+        _record("key_revoked", before, "revoked", caller, now)
+    return keys.get_key(key_id=key_id)
+
+
+def rotate_key(*, key_id: int, overlap_seconds: int, caller: Caller, now: int) -> tuple[Row, str]:
+    """Makes a key with the same name and rights; returns its row and the key itself.
+
+    The old one stays valid for `overlap_seconds`, never longer than it was. A
+    key made to last a number of days is replaced by one that lasts as many.
+    Raises NotFound, and Conflict for a key that is revoked or expired.
+    """
+    key = keys.new_key()
+    row = _rotate(key_id, key, overlap_ms=overlap_seconds * 1000, caller=caller, now=now)
+    keys.forget_remembered()
+    return row, key
+
+
+@write_transaction
+def _rotate(key_id: int, key: str, *, overlap_ms: int, caller: Caller, now: int) -> Row:
+    old = _key_in_force(key_id)
+    expires_at = old["expires_at"]
+    if expires_at is not None and expires_at <= now:
+        raise Conflict(
+            f"Key {key_id} expired at {format_time(expires_at)}; make a new one.",
+            code="key_expired",
+        )
+    rights = {name: old[name] for name in ("name", "scopes", "task_types", "rate_limit")}
+    lasts = None if expires_at is None else expires_at - old["created_at"]
+    new = keys.key_row(
+        key, {**rights, "expires_at": None if lasts is None else now + lasts}, now=now
+    )
+    new = keys.insert_key(new, caller=caller, now=now)
+    end = now + overlap_ms
+    _set(
+        key_id,
+        {"expires_at": end if expires_at is None else min(end, expires_at), "updated_at": now},
+    )
+    _record("key_rotated", old, f"replaced by key {new['id']}", caller, now)
+    return new
+
+
+def _key_in_force(key_id: int) -> Row:
+    row = keys.get_key(key_id=key_id)
+    if row["revoked_at"] is not None:
+        raise Conflict(f"Key {key_id} is revoked for good; make a new one.", code="key_revoked")
+    return row
+
+
+def _set(key_id: int, columns: Row) -> None:
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    execute(f"UPDATE api_keys SET {assignments} WHERE id = ?", [*columns.values(), key_id])
+
+
+def _require_admin_left(before: Row, *, now: int) -> None:
+    """Raises Conflict where a key that could administer was the last; undoes the transaction."""
+    if not keys.may_administer(before, now=now):
+        return
+    left = fetch_all(f"SELECT * FROM api_keys WHERE revoked_at IS NULL {dialect().lock_rows}")
+    if not any(keys.may_administer(row, now=now) for row in left):
+        raise Conflict(
+            f"Key {before['id']} ({before['name']}) is the last one with the scope 'admin': nobody "
+            "could manage keys over the API any more. Make another admin key first, or repeat "
+            "this with ?force=true.",
+            code="last_admin_key",
+        )
+
+
+def _record(event: str, row: Row, what: str, caller: Caller, now: int) -> None:
+    audit.record(
+        event=event,
+        caller=caller,
+        message=f"key {row['id']} ({row['name']}) {what} by {caller.name}",
+        now=now,
+    )

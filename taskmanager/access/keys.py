@@ -1,0 +1,251 @@
+"""API keys: making and finding them, and what a key allows.
+
+Owns the list of scopes. Never stores a key: only its SHA-256, which is what
+it is looked up by.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taskmanager.access import audit
+from taskmanager.access.caller import Caller
+from taskmanager.db.connection import database
+from taskmanager.db.statements import Row, execute_if_free, fetch_all, fetch_one, insert
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import InvalidRequest, NotAuthenticated, NotFound
+from taskmanager.rates import parse_rate
+
+SCOPES = (
+    "tasks:read",
+    "tasks:create",
+    "tasks:claim",
+    "tasks:complete",
+    "tasks:manage",
+    "task-types:read",
+    "task-types:write",
+    "workers:read",
+    "metrics:read",
+    "admin",
+)
+ROLES = {
+    "admin": ("admin",),
+    "producer": (
+        "tasks:create",
+        "tasks:read",
+        "tasks:manage",
+        "task-types:read",
+        "task-types:write",
+    ),
+    "worker": ("tasks:claim", "tasks:complete", "tasks:read", "task-types:read"),
+    "viewer": ("tasks:read", "task-types:read", "workers:read", "metrics:read"),
+}
+# The names of keys that a start makes by itself, where no key exists or by setting.
+FIRST_KEY = "first admin key"
+BOOTSTRAP_KEY = "bootstrap"
+MADE_AT_START = (FIRST_KEY, BOOTSTRAP_KEY)
+KEY_PREFIX = "tm_"
+SHOWN_CHARACTERS = 11
+CACHE_SECONDS = 3.0  # a revoked key is refused by every process after this long
+CACHE_SIZE = 1_000
+LAST_USED_RESOLUTION_MS = 60_000
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
+_TYPE_PATTERN = re.compile(r"[A-Za-z0-9._%-]{1,255}")
+
+
+def hash_key(key: str) -> str:
+    """The 64 hexadecimal digits under which a key is stored."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def create_key(
+    *,
+    name: str,
+    scopes: Sequence[str],
+    task_types: Sequence[str] | None = None,
+    rate_limit: str | None = None,
+    expires_at: int | None = None,
+    now: int,
+    caller: Caller,
+    key: str | None = None,
+) -> tuple[Row, str]:
+    """Makes a key; returns its row and the key itself, which nobody can read again.
+
+    `key` is given only for the bootstrap key, whose text its owner chose.
+    Raises InvalidRequest for a name, a scope or a rate limit that cannot be.
+    """
+    fields = {
+        "name": name,
+        "scopes": scopes,
+        "task_types": task_types,
+        "rate_limit": rate_limit,
+        "expires_at": expires_at,
+    }
+    key = key or new_key()
+    return _store_key(key_row(key, stored_columns(fields), now=now), caller=caller, now=now), key
+
+
+def new_key() -> str:
+    """A key that nobody can guess: 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def stored_columns(fields: Mapping[str, Any]) -> Row:
+    """Fields of a key as its table holds them. Raises InvalidRequest for one that cannot be.
+
+    `name`, `scopes`; `task_types`, `rate_limit` and `expires_at`, which may be None.
+    """
+    columns = dict(fields)
+    if "name" in fields and not _NAME.fullmatch(fields["name"]):
+        raise InvalidRequest("The name of a key is 1 to 255 printable characters.")
+    if "scopes" in fields:
+        columns["scopes"] = json.dumps(_checked_scopes(fields["scopes"]))
+    if "task_types" in fields:
+        patterns = fields["task_types"]
+        for pattern in patterns or ():
+            if not _TYPE_PATTERN.fullmatch(pattern):
+                raise InvalidRequest(
+                    f"'{pattern[:50]}' is no pattern of task types: write a name, in which % "
+                    "stands for any characters, such as PrismQ.%"
+                )
+        columns["task_types"] = json.dumps(list(patterns)) if patterns else None
+    if fields.get("rate_limit") is not None:
+        columns["rate_limit"] = _checked_rate(fields["rate_limit"])
+    return columns
+
+
+def _checked_scopes(scopes: Sequence[str]) -> list[str]:
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise InvalidRequest(f"No such scope: '{scope}'. Scopes: {', '.join(SCOPES)}.")
+    if not scopes:
+        raise InvalidRequest("A key needs at least one scope.")
+    return list(scopes)
+
+
+def _checked_rate(text: str) -> str:
+    try:
+        return str(parse_rate(text))
+    except ValueError as error:
+        raise InvalidRequest(f"rate_limit must be {error}; not '{text[:50]}'.") from None
+
+
+def key_row(key: str, columns: Row, *, now: int) -> Row:
+    """A whole row for a new key."""
+    return {
+        **columns,
+        "key_hash": hash_key(key),
+        "prefix": key[:SHOWN_CHARACTERS] if key.startswith(KEY_PREFIX) else "",
+        "revoked_at": None,
+        "last_used_at": None,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+@write_transaction
+def _store_key(row: Row, *, caller: Caller, now: int) -> Row:
+    return insert_key(row, caller=caller, now=now)
+
+
+def insert_key(row: Row, *, caller: Caller, now: int) -> Row:
+    """Inserts a row made by `key_row`, inside the caller's transaction."""
+    key_id = insert("api_keys", row)
+    audit.record(
+        event="key_created",
+        caller=caller,
+        message=f"key {key_id} ({row['name']}) made by {caller.name}",
+        now=now,
+    )
+    return {"id": key_id, **row}
+
+
+def list_keys() -> list[Row]:
+    """Every key, revoked ones included, oldest first."""
+    return fetch_all("SELECT * FROM api_keys ORDER BY id")
+
+
+def get_key(*, key_id: int) -> Row:
+    """One key's row. Raises NotFound."""
+    row = fetch_one("SELECT * FROM api_keys WHERE id = ?", (key_id,))
+    if row is None:
+        raise NotFound(f"There is no key with id {key_id}.", code="key_not_found")
+    return row
+
+
+def any_key_exists() -> bool:
+    """False on an installation that nobody can use yet."""
+    return fetch_one("SELECT id FROM api_keys LIMIT 1") is not None
+
+
+def may_administer(row: Row, *, now: int) -> bool:
+    """True where the key is in force and has the scope admin, for every task type."""
+    in_force = row["revoked_at"] is None and (row["expires_at"] is None or row["expires_at"] > now)
+    return in_force and "admin" in json.loads(row["scopes"]) and row["task_types"] is None
+
+
+def authenticate(key: str, *, now: int) -> Caller:
+    """Who presents `key`. Raises NotAuthenticated for an unknown, revoked or expired one.
+
+    A key that was found is remembered for CACHE_SECONDS per process.
+    """
+    key_hash = hash_key(key)
+    cache = _cache()
+    remembered = cache.get(key_hash)
+    if remembered is None or remembered[0] < time.monotonic():
+        row = fetch_one("SELECT * FROM api_keys WHERE key_hash = ?", (key_hash,))
+        if row is None or not hmac.compare_digest(row["key_hash"], key_hash):
+            raise NotAuthenticated(
+                "This API key is not known. Keys are made with: taskmanager keys create",
+            )
+        if len(cache) >= CACHE_SIZE:
+            cache.clear()
+        remembered = cache[key_hash] = (time.monotonic() + CACHE_SECONDS, row, _caller_of(row))
+    _, row, caller = remembered
+    if row["revoked_at"] is not None:
+        raise NotAuthenticated("This API key has been revoked.")
+    if row["expires_at"] is not None and row["expires_at"] <= now:
+        raise NotAuthenticated("This API key has expired.")
+    return caller
+
+
+def _caller_of(row: Row) -> Caller:
+    return Caller(
+        key_id=row["id"],
+        name=row["name"],
+        scopes=frozenset(json.loads(row["scopes"])),
+        task_types=tuple(json.loads(row["task_types"])) if row["task_types"] else None,
+        rate_limit=row["rate_limit"],
+    )
+
+
+def _cache() -> dict[str, tuple[float, Row, Caller]]:
+    """Lives on the database object, so another database starts with an empty one."""
+    cache: dict[str, Any] = database.obj.cache.setdefault("keys", {})
+    return cache
+
+
+def forget_remembered() -> None:
+    """Makes this process look every key up anew."""
+    _cache().clear()
+
+
+def mark_used(caller: Caller, *, now: int) -> None:
+    """Notes that a key is in use: one write a minute and process at the most.
+
+    What was asked for is done by now, so nothing that happens here may refuse it or hold it up.
+    """
+    marks: dict[int | None, int] = database.obj.cache.setdefault("keys_marked", {})
+    if caller.key_id is None or now - marks.get(caller.key_id, 0) < LAST_USED_RESOLUTION_MS:
+        return
+    marks[caller.key_id] = now
+    execute_if_free(
+        "UPDATE api_keys SET last_used_at = ? WHERE id = ? "
+        "AND (last_used_at IS NULL OR last_used_at < ?)",
+        (now, caller.key_id, now - LAST_USED_RESOLUTION_MS),
+    )

@@ -1,0 +1,211 @@
+"""The OpenAPI document, made of what the application is: its routes, docstrings, scopes, bodies."""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from werkzeug.routing import Rule
+
+from taskmanager import __version__
+from taskmanager.api import request_schemas
+from taskmanager.api.auth import PUBLIC
+from taskmanager.api.openapi.calls import CALLS, Call
+from taskmanager.api.openapi.schemas import (
+    COMPONENTS,
+    Schema,
+    example_of,
+    like,
+    record,
+    ref,
+)
+
+Document = dict[str, Any]
+
+_PREFIX = "api."
+_ARGUMENT = re.compile(r"<(?:[^>]*:)?((?:[a-z]+_)?([a-z]+))>")
+_ARGUMENT_SCHEMAS = {"name": request_schemas.TYPE_NAME, "worker_id": request_schemas.NAME}
+_JSON = "application/json"
+_DESCRIPTION = """A task queue: producers post tasks, workers claim them under a lease and report.
+
+Send your key as `X-API-Key` or as a bearer token. Every answer is an envelope with `success`,
+`message` and `data`, or with `error`, `code` and sometimes `details`. An `X-Request-ID` of your own
+(1 to 128 letters, digits and `._:-`) comes back on the answer and stands in the server's log."""
+
+_ERRORS = {
+    400: "Malformed JSON, or a field or parameter that is missing, wrong or unknown",
+    401: "No key, or one that is unknown, revoked or expired",
+    403: "The key lacks the scope, may not touch the type, or another worker holds the task",
+    404: "No such thing, or nothing to hand out",
+    405: "The address does not take this method",
+    409: "The state forbids it",
+    413: "The body is over the limit",
+    415: "The body is not JSON",
+    429: "Over the rate limit",
+    503: "The database cannot be reached or stayed locked; nothing is half done",
+}
+_ERROR_HEADERS = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    405: {"Allow": {"schema": {"type": "string"}}},
+    429: {"Retry-After": {"schema": {"type": "integer"}}},
+    503: {"Retry-After": {"schema": {"type": "integer"}}},
+}
+_REQUEST_ID = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
+
+
+def build_document(app: Flask) -> Document:
+    """The document for every route under /api of `app`.
+
+    Raises AssertionError for a route without an entry in CALLS, an entry
+    without a route, and a docstring that names another route.
+    """
+    paths: dict[str, Any] = {}
+    views = set()
+    for rule in app.url_map.iter_rules():
+        name = rule.endpoint.removeprefix(_PREFIX)
+        if name == rule.endpoint:
+            continue
+        views.add(name)
+        path = _ARGUMENT.sub(r"{\2}", rule.rule)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            view = app.view_functions[rule.endpoint]
+            paths.setdefault(path, {})[method.lower()] = _operation(
+                name, f"{method} {path}", rule, view
+            )
+    if views != CALLS.keys():
+        raise AssertionError(f"documented and real views differ: {views ^ CALLS.keys()}")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "TaskManager", "version": __version__, "description": _DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "tags": _tags(app),
+        "paths": paths,
+        "components": _components(),
+    }
+
+
+def _tags(app: Flask) -> list[dict[str, str]]:
+    modules = {
+        endpoint.split(".")[1]: view.__module__
+        for endpoint, view in app.view_functions.items()
+        if endpoint.startswith(_PREFIX)
+    }
+    return [
+        {"name": name, "description": (sys.modules[module].__doc__ or "").split("\n")[0]}
+        for name, module in modules.items()
+    ]
+
+
+def _operation(name: str, line: str, rule: Rule, view: Callable[..., Any]) -> dict[str, Any]:
+    call = CALLS.get(name)
+    if call is None:
+        raise AssertionError(f"the view {name} is missing in openapi_calls.CALLS")
+    first, _, rest = (inspect.getdoc(view) or "").partition("\n")
+    if not first.startswith(f"{line}: "):
+        raise AssertionError(f"the docstring of {name} must begin with '{line}: '")
+    scope: str = view.required_scope  # type: ignore[attr-defined]
+    summary = first.removeprefix(f"{line}: ")
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "tags": [name.split(".")[0]],
+        "summary": summary[0].upper() + summary[1:],
+        "description": f"{rest.strip()}\n\nScope: `{scope}`.".strip(),
+        "parameters": _parameters(call, rule),
+        "responses": _responses(call, name, scope, has_path=bool(rule.arguments)),
+        # The lists hold the scope that the key needs.
+        "security": [] if scope == PUBLIC else [{"ApiKey": [scope]}, {"Bearer": [scope]}],
+    }
+    if call.body is not None:
+        operation["requestBody"] = {
+            "required": "required" in call.body.schema,
+            "content": {_JSON: {"schema": call.body.schema, "example": call.example}},
+        }
+    return operation
+
+
+def _parameters(call: Call, rule: Rule) -> list[dict[str, Any]]:
+    of_path = [
+        {
+            "name": short,
+            "in": "path",
+            "required": True,
+            "schema": _ARGUMENT_SCHEMAS.get(argument, request_schemas.ID),
+            "example": {"name": "PrismQ.Script.Generate", "worker_id": "worker-1"}.get(argument, 1),
+        }
+        for argument, short in _ARGUMENT.findall(rule.rule)
+    ]
+    of_query = [
+        {"name": name, "in": "query", "schema": schema}
+        | ({"style": "form", "explode": False} if schema.get("type") == "array" else {})
+        for name, schema in call.query.items()
+    ]
+    return of_path + of_query
+
+
+def _responses(call: Call, name: str, scope: str, *, has_path: bool) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        str(status): _success(data) for status, data in call.answers.items()
+    }
+    if call.page:
+        responses["200"] = {
+            "description": "As it is, without an envelope",
+            "headers": _REQUEST_ID,
+            "content": {
+                call.page: {"schema": {"type": "string"}, "example": call.example}
+                if call.example
+                else {}
+            },
+        }
+    errors = {405, 429, 503, *call.errors}
+    if scope != PUBLIC:
+        errors |= {400, 401, 403}
+    if has_path:
+        errors.add(404)
+    if call.body is not None:
+        errors |= {413, 415}
+    for status in sorted(errors):
+        responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
+    return responses
+
+
+def _success(data: Schema) -> dict[str, Any]:
+    envelope = record(
+        success={"const": True},
+        message=like({"type": "string"}, "OK"),
+        data=data,
+        timestamp=like({"type": "integer"}, 1_769_860_800),
+    )
+    return {
+        "description": "Done",
+        "headers": _REQUEST_ID,
+        "content": {_JSON: {"schema": envelope, "example": example_of(envelope)}},
+    }
+
+
+def _components() -> dict[str, Any]:
+    return {
+        "schemas": COMPONENTS,
+        "headers": {
+            "RequestId": {
+                "description": "The request's id: the caller's own where it sent one",
+                "required": True,
+                "schema": {"type": "string"},
+            }
+        },
+        "responses": {
+            str(status): {
+                "description": description,
+                "headers": {**_REQUEST_ID, **_ERROR_HEADERS.get(status, {})},
+                "content": {
+                    _JSON: {"schema": ref("Error"), "example": example_of(COMPONENTS["Error"])}
+                },
+            }
+            for status, description in _ERRORS.items()
+        },
+        "securitySchemes": {
+            "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "Bearer": {"type": "http", "scheme": "bearer"},
+        },
+    }

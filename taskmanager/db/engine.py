@@ -1,0 +1,90 @@
+"""What the engines share: reconnecting, giving up, and the options of a database URL.
+
+Refuses to know which engine is in use: connection.py holds that.
+"""
+
+import contextlib
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+import peewee
+
+from taskmanager.db.errors import is_connection_lost, translated
+from taskmanager.errors import ConfigurationError, DatabaseUnavailable
+
+
+class Recovering:
+    """Outside a transaction: opens a connection that was closed meanwhile again, once.
+
+    Every statement passes here, those of the models too. Raises
+    DatabaseUnavailable where the database cannot do it now. Inside a
+    transaction errors pass as they are, for write_transaction() to judge.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # What services remember of this very database; another one starts empty.
+        self.cache: dict[str, Any] = {}
+
+    def execute_sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
+        run = super().execute_sql  # type: ignore[misc]
+        if self.in_transaction():  # type: ignore[attr-defined]
+            return run(sql, params)
+        try:
+            return run(sql, params)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            if not is_connection_lost(error):
+                raise self.given_up(error) from error
+        self.close_quietly()
+        try:
+            self.connect_anew()
+            return run(sql, params)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            raise self.given_up(error) from error
+
+    def connect_anew(self) -> None:
+        """Opens this thread's connection; never one that was open before."""
+        self.connect()  # type: ignore[attr-defined]
+
+    def release(self) -> None:
+        """This thread needs no connection for now. One to a file takes nothing from anybody."""
+
+    def dispose(self) -> None:
+        """In a forked child: forgets the connections of the parent, which still uses them."""
+        self._lock = threading.Lock()  # a thread that the child does not have may have held it
+        super().dispose()  # type: ignore[misc]
+
+    def given_up(self, error: Exception) -> Exception:
+        """What to raise where nothing is tried again. After a failure the next call connects anew:
+
+        a file may have been put back in another's place, which an open connection never sees.
+        """
+        raised = translated(error)
+        if isinstance(raised, DatabaseUnavailable):
+            self.close_quietly()
+        return raised
+
+    def close_quietly(self) -> None:
+        """Closes this thread's connection in whatever state; the next statement opens another."""
+        with contextlib.suppress(Exception):  # a dead connection may fail to say goodbye
+            self.close()  # type: ignore[attr-defined]
+
+
+def options_of(query: str, known: Mapping[str, Collection[str] | None]) -> dict[str, str]:
+    """What follows the `?` of a URL; `known` has the values that an option may have."""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigurationError(
+                f"TASKMANAGER_DATABASE_URL has an option that is not known: {name}. "
+                f"Known: {', '.join(known)}."
+            )
+        values = known[name]
+        if values is not None and value not in values:
+            raise ConfigurationError(
+                f"TASKMANAGER_DATABASE_URL has {name}={value}, but it must be "
+                f"{' or '.join(f'{name}={one}' for one in values)}, or be left out."
+            )
+    return options

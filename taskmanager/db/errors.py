@@ -1,0 +1,99 @@
+"""What the drivers' errors mean: to be tried again, to be reported, or a bug of our own.
+
+Knows the codes of SQLite and MySQL; refuses to act on them.
+"""
+
+import logging
+import sqlite3
+
+import peewee
+
+from taskmanager.errors import DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+# Server error numbers: mariadb.com/kb/en/mariadb-error-codes, dev.mysql.com "Server Error Message
+# Reference". The first group says that the server has rolled back and the same may be tried again.
+MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
+MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
+MYSQL_NO_SUCH_TABLE = 1146
+# A table, column or index is there already, or is not, a CHECK forbids it (MySQL, MariaDB): PyMySQL
+# calls these operational, but no waiting will mend them.
+MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1060, 1061, 1072, 1091, 3819, 4025})
+MYSQL_DUPLICATE_ENTRY = 1062
+
+
+def is_duplicate(error: peewee.IntegrityError) -> bool:
+    """True where a unique index refused a row; False for any other constraint."""
+    original = _original(error)
+    if isinstance(original, sqlite3.Error):
+        return original.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    return mysql_code(error) == MYSQL_DUPLICATE_ENTRY
+
+
+def _original(error: BaseException) -> BaseException:
+    """The driver's own exception, which peewee keeps as `orig`, once or twice."""
+    while isinstance(error, peewee.PeeweeException) and hasattr(error, "orig"):
+        error = error.orig
+    return error
+
+
+def mysql_code(error: BaseException) -> int | None:
+    """The server's error number, or None where the error has none."""
+    original = _original(error)
+    if isinstance(original, sqlite3.Error) or not original.args:
+        return None
+    code = original.args[0]
+    return code if isinstance(code, int) else None
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """True where the connection is gone and another one may do."""
+    original = _original(error)
+    if isinstance(original, sqlite3.Error):
+        return False
+    return isinstance(error, peewee.InterfaceError) or mysql_code(error) in MYSQL_CONNECTION_LOST
+
+
+def is_rolled_back(error: BaseException) -> bool:
+    """True where the server has undone the transaction and the same may be tried again."""
+    return mysql_code(error) in MYSQL_ROLLED_BACK
+
+
+def translated(error: Exception) -> Exception:
+    """DatabaseUnavailable where waiting or the host can mend it, else the error itself (a bug)."""
+    original = _original(error)
+    if isinstance(original, sqlite3.OperationalError):
+        sentence = _SQLITE_SENTENCES.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
+        if sentence is None and "no such table" not in str(original):
+            return error
+    elif isinstance(original, sqlite3.DatabaseError):
+        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+        if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return error
+        sentence = "The database file is damaged or is not a database"
+    elif mysql_code(error) in MYSQL_STATEMENT_DOES_NOT_FIT:
+        return error
+    elif isinstance(error, (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)):
+        sentence = "The database server does not answer or refuses work"
+    elif mysql_code(error) == MYSQL_NO_SUCH_TABLE:
+        sentence = None
+    else:
+        return error
+    log.error("database: %s", original)
+    return DatabaseUnavailable(
+        f"{sentence or 'The database has no tables yet (run: taskmanager init-db)'}. "
+        "Nothing was changed; try again shortly."
+    )
+
+
+_SQLITE_SENTENCES = {
+    sqlite3.SQLITE_BUSY: "The database stayed locked by another process",
+    sqlite3.SQLITE_LOCKED: "The database stayed locked by another process",
+    sqlite3.SQLITE_NOMEM: "The database ran out of memory",
+    sqlite3.SQLITE_READONLY: "The database file cannot be written",
+    sqlite3.SQLITE_IOERR: "The disk failed to read or write the database",
+    sqlite3.SQLITE_FULL: "The disk is full",
+    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened",
+    sqlite3.SQLITE_PROTOCOL: "The database stayed locked by another process",
+}

@@ -1,0 +1,47 @@
+"""What kind of database is connected and which ways the queue takes with it, for people to read."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from taskmanager.db.connection import database, dialect, skips_locked
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.statements import fetch_one
+from taskmanager.files.systems import file_system_of, is_network
+
+
+class DatabaseFacts(NamedTuple):
+    """`engine` is "SQLite", "MySQL" or "MariaDB". What does not apply to it is None."""
+
+    engine: str
+    version: str
+    journal: str | None = None  # SQLite: "wal", or "delete" where the file system cannot
+    wanted_journal: str | None = None  # another one: somebody used the database at each start
+    file_system: str | None = None  # "ext4", "nfs4"…; None also where the system does not tell
+    is_network_file_system: bool | None = None
+    skips_locked: bool | None = None  # MySQL: claims pass by locked rows, else guarded updates
+
+
+def engine_and_version() -> tuple[str, str]:
+    """The engine as in DatabaseFacts, and what it calls its version. Raises DatabaseUnavailable."""
+    function = "sqlite_version()" if dialect() is SQLITE else "VERSION()"
+    row = fetch_one(f"SELECT {function} AS version")
+    version: str = row["version"] if row else ""
+    if dialect() is SQLITE:
+        return "SQLite", version
+    return ("MariaDB" if "mariadb" in version.lower() else "MySQL"), version
+
+
+def database_facts() -> DatabaseFacts:
+    """Asks the database that is connected. Raises DatabaseUnavailable."""
+    engine, version = engine_and_version()
+    if dialect() is SQLITE:
+        file_system = file_system_of(Path(database.database).parent)
+        return DatabaseFacts(
+            engine=engine,
+            version=version,
+            journal=database.journal(),
+            wanted_journal=database.wanted_journal(),
+            file_system=file_system,
+            is_network_file_system=is_network(file_system),
+        )
+    return DatabaseFacts(engine=engine, version=version, skips_locked=skips_locked())

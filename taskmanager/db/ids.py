@@ -1,0 +1,38 @@
+"""The counters that the database gives out ids from: what was given once is not given again.
+
+Knows how each engine keeps them. Refuses to know any table.
+"""
+
+import re
+
+from taskmanager.db.connection import dialect
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.schema import change_tables
+from taskmanager.db.statements import execute, fetch_one
+
+
+def next_id(table: str) -> int:
+    """The id that the next row of a table will be given, at the least."""
+    if dialect() is SQLITE:
+        row = fetch_one("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+        return int(row["seq"]) + 1 if row else 1
+    # MySQL's information_schema has figures of yesterday.
+    row = fetch_one(f"SHOW CREATE TABLE {table}")
+    found = re.search(r"\bAUTO_INCREMENT=(\d+)", row["Create Table"] if row else "")
+    return int(found[1]) if found else 1
+
+
+def skip_ids_below(table: str, wanted: int) -> None:
+    """Makes `wanted` the next id of a table, unless the next one is higher already.
+
+    For use outside a transaction: on MySQL it changes the table. Raises
+    DatabaseUnavailable, and ConfigurationError where the user may not change tables.
+    """
+    if next_id(table) >= wanted:
+        return
+    if dialect() is not SQLITE:
+        change_tables(f"ALTER TABLE {table} AUTO_INCREMENT = {wanted:d}")
+        return
+    last = wanted - 1
+    if not execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (last, table)).rowcount:
+        execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))

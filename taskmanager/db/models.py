@@ -1,0 +1,212 @@
+"""The tables as Peewee models: columns only, no rules.
+
+schema.sql makes the tables and their indexes; a test compares what it makes
+with the fields here on every database. Statements on the hot path (create,
+claim, complete) are written as SQL in the services, because building a Peewee
+query costs more than running it.
+"""
+
+import peewee
+
+from taskmanager.db.connection import database
+
+
+class _Model(peewee.Model):
+    class Meta:
+        database = database
+
+
+class TaskType(_Model):
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255)
+    version = peewee.CharField(50)
+    is_active = peewee.SmallIntegerField()
+    is_paused = peewee.SmallIntegerField()
+    priority = peewee.IntegerField(null=True)
+    max_attempts = peewee.IntegerField(null=True)
+    lease_seconds = peewee.IntegerField(null=True)
+    retry = peewee.TextField(null=True)
+    dedupe = peewee.CharField(10, null=True)
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "task_types"
+
+
+class TaskTypeVersion(_Model):
+    id = peewee.BigAutoField()
+    task_type_id = peewee.BigIntegerField()
+    version = peewee.CharField(50)
+    param_schema = peewee.TextField()
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "task_type_versions"
+
+
+class Task(_Model):
+    id = peewee.BigAutoField()
+    task_type_id = peewee.BigIntegerField()
+    type_version = peewee.CharField(50)
+    status = peewee.CharField(10)
+    params = peewee.TextField()
+    result = peewee.TextField(null=True)
+    error_message = peewee.TextField(null=True)
+    error_code = peewee.CharField(100, null=True)
+    priority = peewee.IntegerField()
+    claim_rank = peewee.IntegerField()
+    progress = peewee.SmallIntegerField(null=True)
+    progress_message = peewee.TextField(null=True)
+    attempts = peewee.IntegerField()
+    max_attempts = peewee.IntegerField()
+    dedupe = peewee.CharField(10)
+    dedupe_key = peewee.FixedCharField(64)
+    holds_key_forever = peewee.SmallIntegerField(null=True)
+    holds_key_while_open = peewee.SmallIntegerField(null=True)
+    parent_task_id = peewee.BigIntegerField(null=True)
+    worker_id = peewee.CharField(255, null=True)
+    claim_token = peewee.CharField(64, null=True)
+    claim_request_id = peewee.CharField(255, null=True)
+    lease_seconds = peewee.IntegerField(null=True)
+    claimed_at = peewee.BigIntegerField(null=True)
+    lease_expires_at = peewee.BigIntegerField(null=True)
+    available_at = peewee.BigIntegerField()
+    completed_at = peewee.BigIntegerField(null=True)
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "tasks"
+
+
+class TaskLog(_Model):
+    id = peewee.BigAutoField()
+    task_id = peewee.BigIntegerField()
+    event = peewee.CharField(32)
+    status = peewee.CharField(10, null=True)
+    attempt = peewee.IntegerField(null=True)
+    worker_id = peewee.CharField(255, null=True)
+    api_key_id = peewee.BigIntegerField(null=True)
+    claim_token = peewee.CharField(64, null=True)
+    message = peewee.TextField(null=True)
+    metadata = peewee.TextField(null=True)
+    created_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "task_logs"
+
+
+class Worker(_Model):
+    id = peewee.CharField(255, primary_key=True)
+    metadata = peewee.TextField(null=True)
+    tasks_completed = peewee.BigIntegerField()
+    tasks_failed = peewee.BigIntegerField()
+    first_seen_at = peewee.BigIntegerField()
+    last_seen_at = peewee.BigIntegerField()
+    shut_down_at = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "workers"
+
+
+class Schedule(_Model):
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255)
+    task_type_id = peewee.BigIntegerField()
+    params = peewee.TextField()
+    priority = peewee.IntegerField(null=True)
+    max_attempts = peewee.IntegerField(null=True)
+    overlap = peewee.CharField(10)
+    cron = peewee.CharField(100, null=True)
+    timezone = peewee.CharField(64)
+    interval_seconds = peewee.IntegerField(null=True)
+    is_active = peewee.SmallIntegerField()
+    next_run_at = peewee.BigIntegerField(null=True)
+    last_run_at = peewee.BigIntegerField(null=True)
+    last_outcome = peewee.CharField(10, null=True)
+    last_task_id = peewee.BigIntegerField(null=True)
+    last_error = peewee.TextField(null=True)
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "schedules"
+
+
+class ApiKey(_Model):
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255)
+    key_hash = peewee.FixedCharField(64)
+    prefix = peewee.CharField(16)
+    scopes = peewee.TextField()
+    task_types = peewee.TextField(null=True)
+    rate_limit = peewee.CharField(50, null=True)
+    expires_at = peewee.BigIntegerField(null=True)
+    revoked_at = peewee.BigIntegerField(null=True)
+    last_used_at = peewee.BigIntegerField(null=True)
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "api_keys"
+
+
+class AuditEvent(_Model):
+    id = peewee.BigAutoField()
+    event = peewee.CharField(32)
+    api_key_id = peewee.BigIntegerField(null=True)
+    address = peewee.CharField(64, null=True)
+    request_id = peewee.CharField(128, null=True)
+    message = peewee.TextField()
+    created_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "audit_events"
+
+
+class SchemaVersion(_Model):
+    version = peewee.IntegerField(primary_key=True)
+    applied_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "schema_versions"
+
+
+class MigrationStep(_Model):
+    name = peewee.CharField(100, primary_key=True)
+    version = peewee.IntegerField()
+    position = peewee.BigIntegerField()
+    finished_at = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "migration_steps"
+
+
+class MaintenanceRun(_Model):
+    road = peewee.CharField(10, primary_key=True)
+    last_run_at = peewee.BigIntegerField()
+    duration_ms = peewee.BigIntegerField()
+    tasks_moved = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "maintenance_runs"
+
+
+class StatisticsSnapshot(_Model):
+    id = peewee.SmallIntegerField(primary_key=True)
+    figures = peewee.TextField()
+    tasks = peewee.BigIntegerField()
+    counted_at = peewee.BigIntegerField()
+    duration_ms = peewee.BigIntegerField()
+    counting_since = peewee.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "statistics_snapshots"
+
+
+MODELS = (
+    *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey),
+    *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
+)

@@ -1,0 +1,208 @@
+"""MySQL and MariaDB: connecting, who has which connection, and what a server can do.
+
+Refuses to know any table.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import peewee
+from pymysql.constants import CLIENT
+
+from taskmanager.db.dialect import MYSQL
+from taskmanager.db.engine import Recovering, options_of
+from taskmanager.db.errors import mysql_code
+from taskmanager.db.mysql.connection import MySQLConnection, connect, context_that_trusts
+from taskmanager.db.mysql.pool import IdleConnections
+from taskmanager.errors import ConfigurationError
+
+MYSQL_CONNECT_TIMEOUT_SECONDS = 5
+MYSQL_READ_TIMEOUT_SECONDS = 60
+MYSQL_PATIENCE_SECONDS = 3_600
+MYSQL_SYNTAX_ERROR = 1064
+# Of Red Hat and with it cPanel, and of Debian. None in /tmp, where a neighbour can put one up.
+SERVER_SOCKETS = ("/var/lib/mysql/mysql.sock", "/run/mysqld/mysqld.sock")
+SESSION = (
+    # Hosts often run without strict mode, which cuts what does not fit without a word.
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
+    "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+)
+
+
+class _PerThread(threading.local):
+    """`patience`: options of connections that only this thread may have, else empty."""
+
+    patience: Mapping[str, Any] = {}
+
+
+class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
+    """Servers count connections: a thread has one while it works, and shares it in between."""
+
+    dialect = MYSQL
+    _state: Any  # peewee's: what this thread has
+
+    def __init__(
+        self, name: str, *, idle_seconds: float, prefers_socket: bool, **options: Any
+    ) -> None:
+        self._prefers_socket = prefers_socket
+        self._idle = IdleConnections(idle_seconds)
+        self._own = _PerThread()
+        super().__init__(name, **options)
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        idle = self._idle.take() if self.is_closed() and not self._own.patience else None
+        if idle is None:
+            self.connect_anew()
+        else:
+            self._state.set_connection(idle)
+        return True
+
+    def connect_anew(self) -> None:
+        try:
+            super().connect()
+        except BaseException:
+            self.close_quietly()  # open, perhaps, but without the settings of its session
+            raise
+
+    def _connect(self) -> Any:
+        options = {**self.connect_params, **self._own.patience}
+        if self._prefers_socket and (path := _server_socket()) is not None:
+            options["unix_socket"] = path
+        return connect(database=self.database, autocommit=True, **options)
+
+    def release(self) -> None:
+        state = self._state
+        if state.closed or state.transactions:
+            return
+        connection = state.conn
+        state.reset()
+        self._idle.put(connection)
+
+    def close_quietly(self) -> None:
+        """Also those that nobody uses: what has befallen this thread's has befallen them."""
+        super().close_quietly()
+        self._idle.close_all()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._idle.forget_those_of_parent()
+
+    def _connected(self) -> MySQLConnection:
+        return cast(MySQLConnection, self.connection())  # type: ignore[no-untyped-call]
+
+    def begin(self) -> None:  # type: ignore[override]  # nobody asks for an isolation level
+        self._connected().put_off_begin()
+
+    def commit(self) -> None:
+        if not self.is_closed() and self._connected().has_only_begun:
+            self._connected().forget_put_off()
+        else:
+            super().commit()
+
+    def rollback(self) -> None:
+        if not self.is_closed():
+            self._connected().forget_put_off()
+        super().rollback()
+
+    def execute_later(self, sql: str, values: Sequence[Any], rows: int | None) -> None:
+        """Within a transaction: runs `sql` with the next statement, at the latest with COMMIT."""
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            self._connected().put_off(sql, values, rows=rows)
+
+    def look_before_next(self, sql: str, values: Sequence[Any]) -> None:
+        """Runs a SELECT … INTO in one packet with the next statement, which follows at once."""
+        self._connected().look_before_next(sql, values)
+
+    def skips_locked(self) -> bool:
+        """Whether the server knows SKIP LOCKED: asked once, by trying it on no row at all."""
+        if "skips_locked" not in self.cache:
+            try:
+                self.execute_sql(
+                    "SELECT version FROM schema_versions LIMIT 0 FOR UPDATE SKIP LOCKED"
+                )
+                self.cache["skips_locked"] = True
+            except peewee.ProgrammingError as error:
+                if mysql_code(error) != MYSQL_SYNTAX_ERROR:
+                    raise
+                self.cache["skips_locked"] = False
+        found: bool = self.cache["skips_locked"]
+        return found
+
+    def _initialize_connection(self, conn: Any) -> None:
+        with conn.cursor() as cursor:
+            cursor.execute("; ".join(SESSION))
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """On a connection of its own, whose statements may take an hour: some rewrite a table."""
+        self.close_quietly()
+        self._own.patience = {
+            "read_timeout": MYSQL_PATIENCE_SECONDS,
+            "write_timeout": MYSQL_PATIENCE_SECONDS,
+        }
+        try:
+            yield
+        finally:
+            self.close_quietly()
+            self._own.patience = {}
+
+
+def _server_socket() -> str | None:
+    """The path of the socket of a server on this machine; None where none is to be seen."""
+    for path in SERVER_SOCKETS:
+        with contextlib.suppress(OSError):  # its folder may be closed to others
+            if Path(path).is_socket():
+                return path
+    return None
+
+
+def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
+    """`localhost` without a port is the server's socket where there is one, as to MySQL's clients.
+
+    Raises ConfigurationError where `url` cannot be understood.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # the port is no number, or the host no address
+        parts, port = urlsplit(""), None
+    name = unquote(parts.path.lstrip("/"))
+    if not name or not parts.username:
+        raise ConfigurationError(
+            "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name"
+        )
+    options = options_of(
+        parts.query, {"unix_socket": None, "ssl_ca": None, "skip_locked": ("off",)}
+    )
+    connection: dict[str, Any] = {
+        "user": unquote(parts.username),
+        "password": unquote(parts.password or ""),
+        "host": parts.hostname or "localhost",
+        "port": port or 3306,
+        "charset": "utf8mb4",
+        # Guarded updates count the rows that matched, not those whose values differ.
+        # Several statements may travel in one packet: docs/decisions/0013.
+        "client_flag": CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS,
+        "connect_timeout": MYSQL_CONNECT_TIMEOUT_SECONDS,
+        "read_timeout": MYSQL_READ_TIMEOUT_SECONDS,
+        "write_timeout": MYSQL_READ_TIMEOUT_SECONDS,
+    }
+    if "unix_socket" in options:
+        connection["unix_socket"] = options["unix_socket"]
+    if "ssl_ca" in options:
+        connection["ssl"] = context_that_trusts(options["ssl_ca"])
+    elif "unix_socket" in options or parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        connection["ssl_disabled"] = True
+    is_local_name = parts.hostname == "localhost" and port is None
+    prefers_socket = is_local_name and options.keys().isdisjoint({"unix_socket", "ssl_ca"})
+    engine = _MySQLDatabase(
+        name, idle_seconds=idle_seconds, prefers_socket=prefers_socket, **connection
+    )
+    if options.get("skip_locked") == "off":
+        engine.cache["skips_locked"] = False
+    return engine

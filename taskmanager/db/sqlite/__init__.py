@@ -1,0 +1,1 @@
+"""What only SQLite needs: its connection, the lock of writers, commits that share one sync."""

@@ -1,0 +1,134 @@
+"""SQLite: connecting, the log, and how those who write wait for one another.
+
+Refuses to know any table.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import peewee
+
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.engine import Recovering, options_of
+from taskmanager.db.sqlite.group_commit import WriteAheadLog
+from taskmanager.db.sqlite.writer_lock import Turnstile
+from taskmanager.errors import ConfigurationError, DatabaseUnavailable
+from taskmanager.files.systems import file_system_of, is_network
+
+SQLITE_BUSY_TIMEOUT_SECONDS = 10
+# Of a new database. A commit writes every page that it touches to the log, most of them for the
+# sake of a few bytes: half of SQLite's usual size makes half of it.
+SQLITE_PAGE_BYTES = 2_048
+# A page that many commits have changed is copied from the log once; 16 MB of log, read in no time.
+SQLITE_CHECKPOINT_PAGES = 8_000
+
+
+class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
+    """Writers pass a turnstile before they ask SQLite for its lock.
+
+    SQLite's own waiting sleeps up to 100 ms between two looks, while the lock is
+    free and newcomers overtake those who sleep.
+    """
+
+    dialect = SQLITE
+
+    def __init__(self, path: str, *, synchronous: str, journal: str | None) -> None:
+        super().__init__(
+            path,
+            lock_type="IMMEDIATE",
+            timeout=SQLITE_BUSY_TIMEOUT_SECONDS,
+            pragmas={
+                "page_size": SQLITE_PAGE_BYTES,
+                "foreign_keys": 1,
+                "temp_store": "memory",
+                "wal_autocheckpoint": SQLITE_CHECKPOINT_PAGES,
+            },
+        )
+        self._synchronous = synchronous
+        self._journal = journal
+        self._writers = Turnstile(Path(path + ".writers"))
+        self._log = WriteAheadLog(path)
+        self._waits_for_disk = False
+
+    def skips_locked(self) -> bool:
+        return True
+
+    def wanted_journal(self) -> str:
+        """`wal`, or `delete` where the URL says so or the file lies on a network file system."""
+        if self._journal is None:
+            file_system = file_system_of(Path(self.database).parent)
+            self._journal = "delete" if is_network(file_system) else "wal"
+        return self._journal
+
+    def journal(self) -> str:
+        """The mode in force. It is kept in the file, so all processes have the same."""
+        mode: str = self.execute_sql("PRAGMA journal_mode").fetchone()[0]
+        return mode
+
+    def switch_journal(self) -> None:
+        """Takes the wanted mode, unless somebody uses the database: then the next start may."""
+        if self.journal() != self.wanted_journal():
+            with contextlib.suppress(DatabaseUnavailable):
+                self.execute_sql("PRAGMA busy_timeout = 0")
+                self.execute_sql(f"PRAGMA journal_mode = {self.wanted_journal()}")
+            self.close_quietly()  # a connection learns the mode when it is opened
+
+    def _initialize_connection(self, conn: Any) -> None:
+        has_log = conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        self._waits_for_disk = has_log and self._synchronous == "FULL"
+        by_sqlite = "NORMAL" if self._waits_for_disk else self._synchronous
+        conn.execute(f"PRAGMA synchronous = {by_sqlite}")
+
+    def begin(self, lock_type: str | None = None) -> None:
+        if not self._writers.enter(SQLITE_BUSY_TIMEOUT_SECONDS):
+            raise DatabaseUnavailable(
+                "The database stayed locked by another process. Nothing was changed; "
+                "try again shortly."
+            )
+        try:
+            super().begin(lock_type)
+        except BaseException:
+            self._writers.leave()
+            raise
+
+    def commit(self) -> None:
+        super().commit()
+        self._writers.leave()
+        if self._waits_for_disk:
+            try:
+                self._log.sync()
+            except OSError as error:
+                raise DatabaseUnavailable(
+                    f"The disk failed ({error.strerror}) and may not keep what was asked for. "
+                    "Look whether it was done, or send the same again."
+                ) from error
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self._writers.leave()
+
+    def close(self) -> bool:
+        try:
+            return bool(super().close())
+        finally:
+            self._writers.close()
+            self._log.close()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._writers.forget_turn_of_parent()
+        self._log.forget_file_of_parent()
+
+
+def sqlite_engine(url: str, synchronous: str) -> _SqliteDatabase:
+    """Raises ConfigurationError where `url` names no file, or an option that is not known."""
+    path, _, query = url.removeprefix("sqlite:///").partition("?")
+    if not path:
+        raise ConfigurationError(
+            "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db"
+        )
+    options = options_of(query, {"journal": ("delete", "wal")})
+    return _SqliteDatabase(path, synchronous=synchronous, journal=options.get("journal"))

@@ -1,0 +1,1 @@
+"""What the schema of a task type may be, and whether params fit it."""

@@ -1,0 +1,1 @@
+"""The product: task types, tasks, claims, leases, retries, schedules. Knows nothing of HTTP."""

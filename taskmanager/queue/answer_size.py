@@ -1,0 +1,52 @@
+"""How much of what callers have stored one answer may hold.
+
+A task may hold a megabyte of params and as much of a result. Read a hundred at
+a time they would fill the memory of a small host, and decoded many times over:
+a megabyte of empty lists takes twenty.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from taskmanager.db.models import Task
+from taskmanager.db.statements import fetch_all, placeholders
+from taskmanager.errors import ValidationFailed
+
+MAX_ANSWER_TEXT = 4_000_000  # characters of params and results, as they are stored
+
+COLUMNS: tuple[str, ...] = tuple(Task._meta.columns)
+LARGE_COLUMNS = ("params", "result")
+LIGHT_COLUMNS = tuple(column for column in COLUMNS if column not in LARGE_COLUMNS)
+
+
+def count_that_fits(sizes: Iterable[int], room: int = MAX_ANSWER_TEXT) -> int:
+    """How many of these, from the first on, an answer has room for: one at the least."""
+    count = 0
+    for size in sizes:
+        room -= size
+        if room < 0 and count:
+            break
+        count += 1
+    return count
+
+
+def require_small(field: str, text: str, most: int) -> None:
+    """Raises ValidationFailed where what is always shown by the hundred is larger than `most`."""
+    if len(text) > most:
+        message = f"has {len(text):,} characters as JSON; the limit is {most:,}"
+        raise ValidationFailed(
+            f"{field} {message}.",
+            code="invalid_request",
+            details=[{"path": field, "message": message, "keyword": "maxLength"}],
+        )
+
+
+def sizes_of(task_ids: Sequence[int], columns: Sequence[str]) -> list[int]:
+    """How long these columns of each task are together; 0 for a task that is gone."""
+    if not columns or not task_ids:
+        return [0] * len(task_ids)
+    size = " + ".join(f"COALESCE(LENGTH({column}), 0)" for column in columns)
+    rows = fetch_all(
+        f"SELECT id, {size} AS size FROM tasks WHERE id IN ({placeholders(task_ids)})", task_ids
+    )
+    found = {row["id"]: row["size"] for row in rows}
+    return [found.get(task_id, 0) for task_id in task_ids]

@@ -1,0 +1,236 @@
+"""Ending an attempt: a worker reports success or failure, once or, after a lost answer, again."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from taskmanager.access.caller import Caller
+from taskmanager.db.statements import Row, fetch_all, fetch_one, placeholders
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import InvalidRequest, TaskManagerError
+from taskmanager.queue import dedupe, history, retry, workers
+from taskmanager.queue.lease import NOT_CLAIMED, Holder, lock_tasks, require_holder, update_held
+
+MAX_ERROR_CHARACTERS = 10_000
+
+
+class Completion(NamedTuple):
+    """What a worker reports of one attempt. `result` is any JSON value."""
+
+    task_id: int
+    success: bool
+    claim_token: str | None = None
+    result: Any = None
+    error_message: str | None = None
+    error_code: str | None = None
+    is_retryable: bool = True
+    retry_after_seconds: float | None = None
+
+
+class CompletionOutcome(NamedTuple):
+    """What became of one report: `task` with `will_retry` and `replayed`, or `error`."""
+
+    task: Row | None = None
+    will_retry: bool = False
+    replayed: bool = False
+    error: TaskManagerError | None = None
+
+
+def complete_task(
+    completion: Completion, *, worker_id: str, caller: Caller, now: int
+) -> CompletionOutcome:
+    """Reports on one attempt.
+
+    Transition: claimed → completed, or on failure → pending or scheduled while
+    attempts remain, else → failed.
+    Commits together: status, result or error, the retry decision, the history
+    row and the worker's figures.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    Dying before the commit leaves the task claimed; the same report sent again
+    after it is recognised and answered the same.
+    """
+    outcome = complete_tasks([completion], worker_id=worker_id, caller=caller, now=now)[0]
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+@write_transaction
+def complete_tasks(
+    completions: Sequence[Completion], *, worker_id: str, caller: Caller, now: int
+) -> list[CompletionOutcome]:
+    """Reports on many attempts of one worker in one transaction; an outcome per report, in order.
+
+    A report that is refused changes nothing and does not keep the others from counting.
+    """
+    tasks = lock_tasks([completion.task_id for completion in completions], caller)
+    failed = {completion.task_id for completion in completions if not completion.success}
+    policies = _retry_policies([task for task in tasks.values() if task["id"] in failed])
+    outcomes: list[CompletionOutcome] = []
+    events: list[Row] = []
+    unwritten: dict[int, tuple[Row, Row, Row]] = {}
+    for completion in completions:
+        if completion.task_id in unwritten:  # a second report is judged by what the first has left
+            _write(unwritten)
+        holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
+        task = tasks.get(completion.task_id)
+        try:
+            held = require_holder(task, completion.task_id, holder)
+            changes, event = _decide(held, completion, policies, now)
+        except TaskManagerError as error:
+            outcomes.append(_replay(task, completion, holder) or _refused(error))
+            continue
+        tasks[completion.task_id] = done = {**held, **changes}
+        events.append(
+            history.event_row(
+                task_id=done["id"],
+                event=event,
+                status=done["status"],
+                attempt=done["attempts"],
+                worker_id=worker_id,
+                api_key_id=caller.key_id,
+                claim_token=held["claim_token"],
+                message=None if completion.success else done["error_message"],
+                metadata=_failure_metadata(completion, done),
+                now=now,
+            )
+        )
+        unwritten[completion.task_id] = held, changes, events[-1]
+        outcomes.append(CompletionOutcome(task=done, will_retry=event == "retry_scheduled"))
+    _write(unwritten)
+    if events:
+        succeeded = sum(event["event"] == "completed" for event in events)
+        workers.record_sign_of_life(
+            worker_id, now=now, completed=succeeded, failed=len(events) - succeeded
+        )
+    return outcomes
+
+
+def _write(unwritten: dict[int, tuple[Row, Row, Row]]) -> None:
+    """Stores, and takes out, tasks as they were locked, with what changes of each and its event."""
+    update_held([(task, changes) for task, changes, _ in unwritten.values()])
+    history.record([event for _, _, event in unwritten.values()])
+    unwritten.clear()
+
+
+def _refused(error: TaskManagerError) -> CompletionOutcome:
+    return CompletionOutcome(error=error)
+
+
+def _retry_policies(tasks: Sequence[Row]) -> dict[int, Any]:
+    type_ids = sorted({task["task_type_id"] for task in tasks})
+    if not type_ids:
+        return {}
+    rows = fetch_all(
+        f"SELECT id, retry FROM task_types WHERE id IN ({placeholders(type_ids)})",
+        type_ids,
+    )
+    return {row["id"]: json.loads(row["retry"]) if row["retry"] else None for row in rows}
+
+
+def _decide(
+    task: Row, completion: Completion, policies: dict[int, Any], now: int
+) -> tuple[Row, str]:
+    """The columns that change, and the event for the history."""
+    if completion.success:
+        if completion.error_message or completion.error_code:
+            raise InvalidRequest("A successful completion carries no error.")
+        changes = {
+            "status": "completed",
+            "result": _result_text(completion),
+            "error_message": None,
+            "error_code": None,
+            "progress": 100,
+        }
+        return {**changes, **_finished(now)}, "completed"
+    error = {
+        "error_message": (completion.error_message or "")[:MAX_ERROR_CHARACTERS] or None,
+        "error_code": completion.error_code,
+    }
+    decision = retry.decide_retry(
+        policy=policies[task["task_type_id"]],
+        attempts=task["attempts"],
+        max_attempts=task["max_attempts"],
+        is_retryable=completion.is_retryable,
+        retry_after_seconds=completion.retry_after_seconds,
+    )
+    if decision.delay_seconds is None:
+        return {**error, "status": "failed", **_finished(now)}, "failed"
+    available_at = now + round(decision.delay_seconds * 1000)
+    return {
+        **error,
+        **NOT_CLAIMED,
+        "status": "scheduled" if available_at > now else "pending",
+        "available_at": available_at,
+        "updated_at": now,
+    }, "retry_scheduled"
+
+
+def _finished(now: int) -> Row:
+    return {
+        **NOT_CLAIMED,
+        **dedupe.KEYS_WHEN_FINISHED,
+        "completed_at": now,
+        "updated_at": now,
+    }
+
+
+def _result_text(completion: Completion) -> str | None:
+    if completion.result is None:
+        return None
+    return json.dumps(completion.result, ensure_ascii=False, separators=(",", ":"))
+
+
+def _is_result(result: Any, stored_text: str | None) -> bool:
+    """Whether `result` is what is stored; the order of keys says nothing."""
+    stored = None if stored_text is None else json.loads(stored_text)
+    return dedupe.canonical_json(result) == dedupe.canonical_json(stored)
+
+
+def _failure_metadata(completion: Completion, task: Row) -> dict[str, Any] | None:
+    if completion.success:
+        return None
+    return {
+        "error_code": completion.error_code,
+        "is_retryable": completion.is_retryable,
+        "available_at": task["available_at"] if task["completed_at"] is None else None,
+    }
+
+
+def _replay(task: Row | None, completion: Completion, holder: Holder) -> CompletionOutcome | None:
+    """The first answer again, where this very report was accepted before; else None.
+
+    The history knows it: with a token by the attempt that the token names,
+    without one by the worker's report on the latest attempt.
+    """
+    if task is None:
+        return None
+    of_attempt = "claim_token = ?" if holder.claim_token else "worker_id = ? AND attempt = ?"
+    values = [holder.claim_token] if holder.claim_token else [holder.worker_id, task["attempts"]]
+    event = fetch_one(
+        "SELECT event, message, metadata, worker_id FROM task_logs WHERE task_id = ? "
+        f"AND event IN ('completed', 'failed', 'retry_scheduled') AND {of_attempt} "
+        "ORDER BY id DESC LIMIT 1",
+        (task["id"], *values),
+    )
+    if event is None or event["worker_id"] != holder.worker_id:
+        return None
+    stored = fetch_one("SELECT result FROM tasks WHERE id = ?", (task["id"],))
+    task = {**task, **(stored or {})}
+    if not _is_same_report(task, completion, event):
+        return None
+    return CompletionOutcome(
+        task=task, will_retry=event["event"] == "retry_scheduled", replayed=True
+    )
+
+
+def _is_same_report(task: Row, completion: Completion, event: Row) -> bool:
+    if completion.success:
+        return event["event"] == "completed" and _is_result(completion.result, task["result"])
+    if event["event"] == "completed":
+        return False
+    metadata = json.loads(event["metadata"])
+    message = (completion.error_message or "")[:MAX_ERROR_CHARACTERS]
+    return bool(
+        message == (event["message"] or "") and completion.error_code == metadata["error_code"]
+    )

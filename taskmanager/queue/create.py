@@ -1,0 +1,224 @@
+"""Making tasks: one or a thousand, each recognised by its dedupe key where it has one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskmanager.access.caller import Caller
+from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, placeholders
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    NotFound,
+    TaskManagerError,
+    ValidationFailed,
+)
+from taskmanager.params import validation
+from taskmanager.params.work_meter import WorkMeter
+from taskmanager.queue import dedupe, task_types
+from taskmanager.queue.store import TypeHasChanged, store_tasks
+from taskmanager.queue.task_types import TaskDefaults
+
+MAX_DELAY_SECONDS = 10 * 366 * 86_400
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one requested task: `task` or `error` is set."""
+
+    task: Row | None = None
+    deduplicated: bool = False
+    error: TaskManagerError | None = None
+
+
+def create_task(
+    request: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
+) -> Outcome:
+    """Makes one task, or finds the one that holds its key.
+
+    `request` has `type`, `params` and, optionally, the other fields of
+    `POST /api/tasks`; `available_at` in milliseconds.
+
+    Transition: nothing → pending, or scheduled where its time is to come.
+    Commits together: the task and its first history row.
+    Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed.
+    Dying in the middle leaves nothing; sent again it is made, or found.
+    """
+    outcome = _create_with_remembered_type(request, defaults, caller, now)
+    if outcome is None:
+        [outcome] = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+def _create_with_remembered_type(
+    request: Mapping[str, Any], defaults: TaskDefaults, caller: Caller, now: int
+) -> Outcome | None:
+    """Saves the question what the type is, where this process knows it and it has not changed.
+
+    None: it may have changed, or the request is to be refused, which is decided anew.
+    """
+    task_type = task_types.remembered_task_type(request["type"])
+    if task_type is None or not task_type["is_active"] or request.get("parent_task_id"):
+        return None
+    try:
+        caller.require_type(task_type["name"])
+        row = _new_row(request, task_type, defaults, now)
+        [(task, existed)] = _store_if_type_is(task_type, row, caller.key_id)
+    except (TypeHasChanged, ValidationFailed):
+        return None
+    return Outcome(task={**task, "type": task_type["name"]}, deduplicated=existed)
+
+
+def create_tasks(
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    atomic: bool,
+    defaults: TaskDefaults,
+    caller: Caller,
+    now: int,
+) -> list[Outcome]:
+    """Makes many tasks in one transaction; an Outcome per request, in order.
+
+    With `atomic` one bad request keeps all of them from being made. Otherwise
+    see `create_task`.
+    """
+    outcomes = [Outcome() for _ in requests]
+    rows: list[Row | None] = []
+    types: dict[str, Row | TaskManagerError] = {}
+    missing_parents = _missing_parents(requests, caller)
+    allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
+    for request, outcome in zip(requests, outcomes, strict=True):
+        try:
+            if request.get("parent_task_id") in missing_parents:
+                raise InvalidRequest(
+                    f"There is no task {request['parent_task_id']} to be the parent.",
+                    code="parent_task_not_found",
+                )
+            task_type = _type_for(request["type"], types, caller)
+            rows.append(_new_row(request, task_type, defaults, now, allowance))
+        except DatabaseUnavailable:  # no fault of this one request
+            raise
+        except TaskManagerError as error:
+            outcome.error = error
+            rows.append(None)
+    if atomic and any(outcome.error for outcome in outcomes):
+        return outcomes
+    wanted = [row for row in rows if row is not None]
+    if not wanted:
+        return outcomes
+    made = iter(_store(wanted, caller.key_id))
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if row is not None:
+            task, outcome.deduplicated = next(made)
+            outcome.task = {**task, "type": task_types.name_of(task["task_type_id"])}
+    return outcomes
+
+
+def prepare_task(
+    request: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
+) -> Row:
+    """The row that `request` makes, for `store_tasks`; raises what `create_task` raises."""
+    return _new_row(request, _type_for(request["type"], {}, caller), defaults, now)
+
+
+def _missing_parents(requests: Sequence[Mapping[str, Any]], caller: Caller) -> set[int]:
+    """Parents asked for that are not there, or that the caller may not know to be there."""
+    wanted = {request["parent_task_id"] for request in requests if request.get("parent_task_id")}
+    if not wanted:
+        return set()
+    ids = list(wanted)
+    found: list[Row] = []
+    for start in range(0, len(ids), MAX_ROWS):
+        some = ids[start : start + MAX_ROWS]
+        found += fetch_all(
+            f"SELECT id, task_type_id FROM tasks WHERE id IN ({placeholders(some)})", some
+        )
+    return wanted - {
+        row["id"] for row in found if caller.may_touch(task_types.name_of(row["task_type_id"]))
+    }
+
+
+def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Caller) -> Row:
+    """The type's row, looked up once a batch. Raises what makes it unusable."""
+    if name not in known:
+        caller.require_type(name)
+        try:
+            known[name] = task_types.get_task_type(name=name)
+        except NotFound as error:
+            known[name] = error
+    found = known[name]
+    if isinstance(found, TaskManagerError):
+        raise found
+    if not found["is_active"]:
+        raise InvalidRequest(
+            f"Task type '{name}' is not active and takes no new tasks.",
+            code="task_type_inactive",
+        )
+    return found
+
+
+def _new_row(
+    request: Mapping[str, Any],
+    task_type: Row,
+    defaults: TaskDefaults,
+    now: int,
+    allowance: WorkMeter | None = None,
+) -> Row:
+    name, params = task_type["name"], request["params"]
+    validation.check_params(task_type["param_schema"], params, type_name=name, allowance=allowance)
+    policy = request.get("dedupe") or task_type["dedupe"] or dedupe.DEFAULT_POLICY
+    priority = _first_given(request.get("priority"), task_type["priority"], 0)
+    available_at = max(now, _available_at(request, now))
+    return {
+        "task_type_id": task_type["id"],
+        "type_version": task_type["version"],
+        "status": "scheduled" if available_at > now else "pending",
+        "params": params_text(params),
+        "priority": priority,
+        "claim_rank": -priority,
+        "attempts": 0,
+        "max_attempts": _first_given(
+            request.get("max_attempts"), task_type["max_attempts"], defaults.max_attempts
+        ),
+        "dedupe": policy,
+        "dedupe_key": dedupe.dedupe_key(
+            type_name=name, params=params, requested_key=request.get("dedupe_key")
+        ),
+        **dedupe.held_keys(policy),
+        "parent_task_id": request.get("parent_task_id"),
+        "available_at": available_at,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Params as they are stored: key order kept, no needless spaces."""
+    return json.dumps(params, ensure_ascii=False, separators=(",", ":"))
+
+
+def _first_given(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
+
+
+def _available_at(request: Mapping[str, Any], now: int) -> int:
+    delay, moment = request.get("delay_seconds"), request.get("available_at")
+    if delay is not None and moment is not None:
+        raise InvalidRequest("Send delay_seconds or available_at, not both.")
+    if moment is not None and moment > now + MAX_DELAY_SECONDS * 1000:
+        raise InvalidRequest("available_at is more than ten years away.")
+    return round(now + delay * 1000) if delay is not None else (moment or now)
+
+
+@write_transaction
+def _store_if_type_is(task_type: Row, row: Row, key_id: int | None) -> list[tuple[Row, bool]]:
+    return store_tasks([row], key_id=key_id, task_type=task_type)
+
+
+@write_transaction
+def _store(rows: list[Row], key_id: int | None) -> list[tuple[Row, bool]]:
+    return store_tasks(rows, key_id=key_id)

@@ -1,0 +1,62 @@
+"""The key by which a task is recognised as one that exists, and who holds it.
+
+A task with `forever` holds its key as long as it exists, one with `active`
+until it is finished, one with `none` never. Two unique indexes decide, on
+(dedupe_key, holds_key_forever) and (dedupe_key, holds_key_while_open): a NULL
+in the second column never collides.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from taskmanager.db.statements import Row
+
+POLICIES = ("forever", "active", "none")
+DEFAULT_POLICY = "forever"
+
+# Above this a float no longer tells neighbouring integers apart (IEEE 754, 53-bit significand).
+MAX_EXACT_FLOAT = 2**53
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal JSON values: keys sorted at every depth, no spaces, 1.0 as 1."""
+    text = _sorted_text(value)
+    # Written again only where a whole float may be in it: a copy of a megabyte takes long.
+    return _sorted_text(_whole_floats_decoder.decode(text)) if ".0" in text else text
+
+
+def _sorted_text(value: Any) -> str:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def _whole_as_integer(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) <= MAX_EXACT_FLOAT else number
+
+
+_whole_floats_decoder = json.JSONDecoder(parse_float=_whole_as_integer)
+
+
+def dedupe_key(*, type_name: str, params: Any, requested_key: str | None = None) -> str:
+    """64 hexadecimal digits: SHA-256 of the type's name, a NUL byte and the canonical JSON.
+
+    `requested_key` takes the place of `params`; as a JSON string it cannot
+    equal the text of any params, which are an object.
+    """
+    content = canonical_json(params if requested_key is None else requested_key)
+    return hashlib.sha256(f"{type_name}\0{content}".encode()).hexdigest()
+
+
+def held_keys(policy: str) -> Row:
+    """The columns by which an unfinished task of this policy holds its key."""
+    return {
+        "holds_key_forever": 1 if policy == "forever" else None,
+        "holds_key_while_open": None if policy == "none" else 1,
+    }
+
+
+# What becomes of them when a task is finished.
+KEYS_WHEN_FINISHED: Row = {"holds_key_while_open": None}

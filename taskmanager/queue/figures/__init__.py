@@ -1,0 +1,1 @@
+"""Counts, statistics and metrics of the queue, bounded at any size."""

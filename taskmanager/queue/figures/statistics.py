@@ -1,0 +1,103 @@
+"""Figures about the whole queue, of the task types that a caller may touch.
+
+What is counted may be a moment old, see task_counts.py. The oldest pending task
+of each type is the head of an index, and looked up for every answer.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from taskmanager.access.caller import Caller
+from taskmanager.db.statements import MAX_ROWS, fetch_all, placeholders
+from taskmanager.queue import task_types
+from taskmanager.queue.claim_heads import find_heads
+from taskmanager.queue.claim_orders import claim_order
+from taskmanager.queue.figures.counts import PERIODS_MS, task_counts
+from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
+
+Counts = dict[str, int]
+
+
+class QueueFigures(NamedTuple):
+    """By the type's name: `tasks` by status, `finished` by period and status.
+
+    `oldest_pending_seconds` has the types with pending tasks alone, and is of this
+    moment; the others are of `counted_at`.
+    """
+
+    tasks: Mapping[str, Counts]
+    finished: Mapping[str, Mapping[str, Counts]]
+    oldest_pending_seconds: Mapping[str, float]
+    counted_at: int
+    count_duration_ms: int
+
+
+def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
+    """The figures of each type that has tasks and that the caller may touch."""
+    counts = task_counts(now=now)
+    found = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
+    names = {row["id"]: row["name"] for row in found}
+    tasks: dict[str, Counts] = {}
+    finished: dict[str, dict[str, Counts]] = {}
+    for group in counts.groups:
+        if group.task_type_id not in names:
+            continue
+        name = names[group.task_type_id]
+        if name not in tasks:
+            tasks[name] = dict.fromkeys(STATUSES, 0)
+            finished[name] = {period: dict.fromkeys(FINISHED_STATUSES, 0) for period in PERIODS_MS}
+        tasks[name][group.status] = group.tasks
+        if group.status in FINISHED_STATUSES:
+            for period in PERIODS_MS:
+                finished[name][period][group.status] = getattr(group, period)
+    return QueueFigures(
+        tasks=tasks,
+        finished=finished,
+        oldest_pending_seconds={
+            names[type_id]: max(now - created_at, 0) / 1000
+            for type_id, created_at in _oldest_pending(list(names)).items()
+        },
+        counted_at=counts.counted_at,
+        count_duration_ms=counts.duration_ms,
+    )
+
+
+def _oldest_pending(type_ids: Sequence[int]) -> dict[int, int]:
+    """By type id: when the oldest of its pending tasks was made."""
+    heads = find_heads(type_ids, order=claim_order("id", "ASC"), count=1)
+    oldest: dict[int, int] = {}
+    for start in range(0, len(heads), MAX_ROWS):
+        ids = [head["id"] for head in heads[start : start + MAX_ROWS]]
+        rows = fetch_all(
+            f"SELECT task_type_id, created_at FROM tasks WHERE id IN ({placeholders(ids)})", ids
+        )
+        oldest |= {row["task_type_id"]: row["created_at"] for row in rows}
+    return oldest
+
+
+def queue_statistics(*, caller: Caller, now: int) -> dict[str, Any]:
+    """Counts by status and by type, the oldest pending task's age, and what was finished lately.
+
+    Types that the caller may not touch are left out.
+    """
+    figures = queue_figures(caller=caller, now=now)
+    by_status = _sum(STATUSES, figures.tasks.values())
+    return {
+        "by_status": by_status,
+        "by_type": dict(figures.tasks),
+        "total": sum(by_status.values()),
+        "oldest_pending_seconds": max(figures.oldest_pending_seconds.values(), default=None),
+        "finished": {
+            period: _sum(FINISHED_STATUSES, [one[period] for one in figures.finished.values()])
+            for period in PERIODS_MS
+        },
+        "counted_at": figures.counted_at,
+    }
+
+
+def _sum(statuses: Iterable[str], counts: Iterable[Counts]) -> Counts:
+    total = dict.fromkeys(statuses, 0)
+    for one in counts:
+        for status, count in one.items():
+            total[status] += count
+    return total

@@ -1,0 +1,58 @@
+"""One row for every transition of a task.
+
+Always written in the transaction of what it records, so the two cannot disagree.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taskmanager.db.statements import Row, fetch_all, insert_many
+
+
+def event_row(
+    *,
+    task_id: int,
+    event: str,
+    status: str | None,
+    now: int,
+    attempt: int | None = None,
+    worker_id: str | None = None,
+    api_key_id: int | None = None,
+    claim_token: str | None = None,
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Row:
+    """A row for `record`; `status` is the task's after the event."""
+    return {
+        "task_id": task_id,
+        "event": event,
+        "status": status,
+        "attempt": attempt,
+        "worker_id": worker_id,
+        "api_key_id": api_key_id,
+        "claim_token": claim_token,
+        "message": message,
+        "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else None,
+        "created_at": now,
+    }
+
+
+def record(rows: Sequence[Row]) -> None:
+    """Stores rows made by `event_row`, in order."""
+    if rows:
+        insert_many("task_logs", rows)
+
+
+def list_logs(*, task_id: int) -> list[Row]:
+    """A task's history, oldest first."""
+    return fetch_all("SELECT * FROM task_logs WHERE task_id = ? ORDER BY id", (task_id,))
+
+
+def list_attempt_errors(*, task_id: int) -> list[Row]:
+    """How each failed attempt of a task ended, oldest first: reported as failed, or gone silent."""
+    return fetch_all(
+        "SELECT * FROM task_logs WHERE task_id = ? "
+        "AND event IN ('retry_scheduled', 'failed', 'lease_expired') ORDER BY id",
+        (task_id,),
+    )

@@ -1,0 +1,356 @@
+"""What time does to tasks: leases run out, schedules fall due, finished tasks grow old.
+
+One implementation, reached by three roads: the cron command, the URL for hosts
+whose cron can only fetch one, and a small slice on ordinary claims. Everything
+is done in slices, each a short transaction of its own, so a run can be stopped
+anywhere, two runs at once do no harm, and no lock is held for long.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from taskmanager.access import audit
+from taskmanager.access.caller import Caller
+from taskmanager.clock import format_time
+from taskmanager.db.connection import database, dialect, skips_locked
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, placeholders
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import DatabaseUnavailable
+from taskmanager.queue import history, maintenance_runs
+from taskmanager.queue.figures import counts
+from taskmanager.queue.schedules import runs
+from taskmanager.queue.task_types import TaskDefaults
+
+SLICE_ROWS = 25
+MAX_SLICE_ROWS = 50
+SLICE_SECONDS = 0.005  # what a slice should take, and so hold its locks
+CLAIM_SLICE_INTERVAL_MS = 1_000
+DUE_RESOLUTION_MS = 500  # what others delay for less than this is noticed so much later
+MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
+DAY_MS = 86_400_000
+LEASE_EXPIRED = "lease_expired"
+
+# Three looks at the head of an index.
+SELECT_NEXT_DUE = (
+    "SELECT (SELECT MIN(next_run_at) FROM schedules) AS schedule_at, "
+    "(SELECT lease_expires_at FROM tasks WHERE lease_expires_at > 0 "
+    "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
+    "(SELECT available_at FROM tasks WHERE status = 'scheduled' "
+    "ORDER BY available_at LIMIT 1) AS task_at"
+)
+
+
+def maintain(
+    *,
+    retention_days: int,
+    defaults: TaskDefaults,
+    caller: Caller,
+    now: int,
+    max_seconds: float = MAX_RUN_SECONDS,
+) -> dict[str, int]:
+    """Everything that is due, for `max_seconds` at the most; returns how many of each.
+
+    What is left over is done by the next run. The pruning is recorded as the
+    caller's action. The statistics are counted anew where that takes long and
+    was not done lately, so that no request has to.
+    """
+    started = time.monotonic()
+    deadline = started + max_seconds
+    done = {
+        "created": runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
+        "requeued": requeue_expired_claims(now=now, deadline=deadline),
+        "started": start_due_tasks(now=now, deadline=deadline),
+        "pruned": prune_finished_tasks(
+            retention_days=retention_days, caller=caller, now=now, deadline=deadline
+        ),
+    }
+    passed = time.monotonic() - started
+    if passed < max_seconds:
+        _renew_statistics(now + round(passed * 1000))
+    return done
+
+
+def _renew_statistics(now: int) -> None:
+    # The work is done, whatever becomes of this.
+    with contextlib.suppress(DatabaseUnavailable):
+        counts.task_counts(now=now, max_age_ms=counts.RENEWED_BY_MAINTENANCE_MS)
+
+
+def requeue_expired_claims(*, now: int, deadline: float) -> int:
+    """Takes back every claim whose lease has run out; returns how many.
+
+    Stops at `deadline`, in seconds of time.monotonic().
+    """
+    return _until_done(lambda rows: _requeue_slice(now, rows), deadline)
+
+
+def start_due_tasks(*, now: int, deadline: float) -> int:
+    """Makes every scheduled task claimable whose time has come; returns how many."""
+    return _until_done(lambda rows: _start_slice(now, rows), deadline)
+
+
+def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadline: float) -> int:
+    """Removes tasks that were finished `retention_days` ago, with their history; returns how many.
+
+    0 days keeps everything. Workers that nobody has seen for as long and audit
+    events as old go too.
+    """
+    if retention_days == 0:
+        audit.prune(before=None)
+        return 0
+    cutoff = now - retention_days * DAY_MS
+    audit.prune(before=cutoff)
+    pruned = _until_done(lambda rows: _prune_slice(cutoff, rows), deadline)
+    _forget_workers(cutoff)
+    if pruned:
+        _record_pruning(pruned, cutoff, caller, now)
+    return pruned
+
+
+@write_transaction
+def _record_pruning(pruned: int, cutoff: int, caller: Caller, now: int) -> None:
+    audit.record(
+        event="pruned",
+        message=f"{pruned} tasks finished before {format_time(cutoff)} removed by {caller.name}",
+        caller=caller,
+        now=now,
+    )
+
+
+@write_transaction
+def _forget_workers(cutoff: int) -> None:
+    # In a transaction, to be run again: signs of life lock the same rows in another order.
+    execute("DELETE FROM workers WHERE last_seen_at < ?", (cutoff,))
+
+
+def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
+    """On the way of a claim: one slice, once a second and process, or always while much is due."""
+    last: int = database.obj.cache.get("maintenance_slice_at", 0)
+    if abs(now - last) >= CLAIM_SLICE_INTERVAL_MS:
+        moved = run_slice(defaults=defaults, now=now)
+        if moved < SLICE_ROWS:
+            database.obj.cache["maintenance_slice_at"] = now
+
+
+class NextDue(NamedTuple):
+    """When the next schedule, lease and delayed task fall due; None: there is none of the kind."""
+
+    schedule_at: int | None
+    lease_at: int | None
+    task_at: int | None
+
+    def is_anything_due(self, now: int) -> bool:
+        return any([moment is not None and moment <= now for moment in self])  # noqa: C419 - faster
+
+
+def next_due(*, now: int) -> NextDue:
+    """What is next; the answer of this process's last look, where that is a moment ago."""
+    looked_at: int
+    found: NextDue | None
+    looked_at, found = database.obj.cache.get("next_due", (0, None))
+    if found is None or abs(now - looked_at) >= DUE_RESOLUTION_MS or found.is_anything_due(now):
+        row = fetch_one(SELECT_NEXT_DUE)
+        found = NextDue(**row) if row else NextDue(None, None, None)
+        database.obj.cache["next_due"] = (now, found)
+    return found
+
+
+def run_slice(*, defaults: TaskDefaults, now: int) -> int:
+    """Requeues and starts at most SLICE_ROWS tasks each and runs a schedule or more that is due.
+
+    Returns how many tasks that concerned; writes nothing where none is due.
+    """
+    due = next_due(now=now)
+    if not due.is_anything_due(now):
+        return 0
+    started, moved = time.monotonic(), 0
+    if due.schedule_at is not None and due.schedule_at <= now:
+        moved += runs.run_due_schedules(
+            now=now, defaults=defaults, deadline=time.monotonic() + SLICE_SECONDS
+        )
+    if due.lease_at is not None and due.lease_at <= now:
+        moved += _requeue_slice(now, SLICE_ROWS)
+    if due.task_at is not None and due.task_at <= now:
+        moved += _start_slice(now, SLICE_ROWS)
+    maintenance_runs.record_slice_of_claim(started_at=now, started=started, tasks_moved=moved)
+    return moved
+
+
+def _until_done(run_slice: Callable[[int], int], deadline: float) -> int:
+    """Runs slices until nothing is left, each sized by how long the one before took.
+
+    After each it rests as long as the slice took: SQLite's waiting writers look
+    only now and then whether the lock is free, and would otherwise starve.
+    """
+    total, rows = 0, SLICE_ROWS
+    while True:
+        started = time.monotonic()
+        done = run_slice(rows)
+        now = time.monotonic()
+        total += done
+        if done < rows or now > deadline:
+            return total
+        time.sleep(min(now - started, 0.1))
+        rows = next_slice_rows(rows, now - started)
+
+
+def next_slice_rows(rows: int, seconds: float) -> int:
+    """How many rows the next slice takes, when one of `rows` took `seconds`."""
+    fitting = round(rows * SLICE_SECONDS / max(seconds, 0.001))
+    # Halved or doubled at the most, so that one slow moment does not decide.
+    return max(1, rows // 2, min(fitting, rows * 2, MAX_SLICE_ROWS))
+
+
+def _lock_slice(
+    columns: str, *, index: str, condition: str, order: str, value: int, rows: int
+) -> list[Row]:
+    """Locks up to `rows` tasks that meet the condition, leaving out those that others have locked.
+
+    A server that cannot leave them out is first asked without locks, and then for
+    those tasks by their ids, in the order in which everybody locks tasks.
+    """
+    first = (
+        f"FROM tasks {dialect().use_index.format(index)} WHERE {condition} ORDER BY {order} LIMIT ?"
+    )
+    if skips_locked():
+        return fetch_all(f"SELECT {columns} {first} {dialect().lock_free_rows}", (value, rows))
+    while candidates := [row["id"] for row in fetch_all(f"SELECT id {first}", (value, rows))]:
+        locked = fetch_all(
+            f"SELECT {columns} FROM tasks {dialect().by_id} WHERE id IN "
+            f"({placeholders(candidates)}) AND {condition} ORDER BY id {dialect().lock_rows}",
+            (*candidates, value),
+        )
+        if locked:  # else others have dealt with all of them meanwhile
+            return locked
+    return []
+
+
+@write_transaction
+def _requeue_slice(now: int, rows: int) -> int:
+    """Takes back up to `rows` expired claims.
+
+    Transition: claimed → pending, or → failed with `lease_expired` where no
+    attempt is left. The claim token stays on a pending task until another
+    worker takes it, so that work finished late is not lost.
+    Commits together: the slice's transitions and their history rows.
+    Raises DatabaseUnavailable.
+    Dying in the middle leaves the slice as it was.
+    """
+    expired = _lock_slice(
+        "id, attempts, max_attempts, worker_id, claim_token",
+        index="tasks_by_lease_expires_at",
+        condition="lease_expires_at <= ?",
+        order="lease_expires_at",
+        value=now,
+        rows=rows,
+    )
+    exhausted = [row for row in expired if row["attempts"] >= row["max_attempts"]]
+    again = [row for row in expired if row["attempts"] < row["max_attempts"]]
+    if again:
+        _move(
+            again,
+            "status = 'pending', lease_expires_at = NULL, available_at = ?, updated_at = ?",
+            (now, now),
+        )
+    if exhausted:
+        _move(
+            exhausted,
+            "status = 'failed', lease_expires_at = NULL, claim_token = NULL, "
+            "claim_request_id = NULL, holds_key_while_open = NULL, "
+            "error_code = ?, error_message = ?, completed_at = ?, updated_at = ?",
+            (
+                LEASE_EXPIRED,
+                "The worker sent no sign of life before its lease ran out, and no attempt is left.",
+                now,
+                now,
+            ),
+        )
+    history.record(
+        [_expiry_event(row, "pending", now) for row in again]
+        + [_expiry_event(row, "failed", now) for row in exhausted]
+    )
+    return len(expired)
+
+
+def _move(rows: list[Row], assignments: str, values: tuple[object, ...]) -> None:
+    ids = [row["id"] for row in rows]
+    changed = execute(
+        f"UPDATE tasks {dialect().by_id} SET {assignments} "
+        f"WHERE status = 'claimed' AND id IN ({placeholders(ids)})",
+        (*values, *ids),
+    ).rowcount
+    if changed != len(rows):
+        raise AssertionError(f"{changed} of {len(rows)} locked tasks were still claimed")
+
+
+def _expiry_event(row: Row, status: str, now: int) -> Row:
+    return history.event_row(
+        task_id=row["id"],
+        event="lease_expired",
+        status=status,
+        attempt=row["attempts"],
+        worker_id=row["worker_id"],
+        claim_token=row["claim_token"],
+        now=now,
+    )
+
+
+@write_transaction
+def _start_slice(now: int, rows: int) -> int:
+    """Makes up to `rows` due tasks claimable.
+
+    Transition: scheduled → pending.
+    Commits together: the slice's transitions and their history rows.
+    Raises DatabaseUnavailable.
+    Dying in the middle leaves the slice as it was.
+    """
+    due = _lock_slice(
+        "id",
+        index="tasks_by_available_at",
+        condition="status = 'scheduled' AND available_at <= ?",
+        order="available_at",
+        value=now,
+        rows=rows,
+    )
+    if not due:
+        return 0
+    ids = [row["id"] for row in due]
+    execute(
+        f"UPDATE tasks {dialect().by_id} SET status = 'pending', updated_at = ? "
+        f"WHERE status = 'scheduled' AND id IN ({placeholders(ids)})",
+        (now, *ids),
+    )
+    history.record(
+        [
+            history.event_row(task_id=task_id, event="due", status="pending", now=now)
+            for task_id in ids
+        ]
+    )
+    return len(ids)
+
+
+@write_transaction
+def _prune_slice(cutoff: int, rows: int) -> int:
+    """Removes up to `rows` tasks that were finished before `cutoff`.
+
+    Transition: completed, failed or cancelled → gone.
+    Commits together: the tasks and their history.
+    Raises DatabaseUnavailable.
+    Dying in the middle leaves the slice as it was.
+    """
+    old = _lock_slice(
+        "id",
+        index="tasks_by_completed_at",
+        condition="completed_at < ?",
+        order="completed_at",
+        value=cutoff,
+        rows=rows,
+    )
+    if not old:
+        return 0
+    ids = [row["id"] for row in old]
+    execute(f"DELETE FROM task_logs WHERE task_id IN ({placeholders(ids)})", ids)
+    execute(f"DELETE FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    return len(ids)

@@ -1,0 +1,1 @@
+"""Recurring tasks: their definitions, when they are due, and running them."""

@@ -1,0 +1,266 @@
+"""Schedules of recurring tasks: making, reading, changing and removing them.
+
+When they fall due is counted in due_times.py, what happens then is in schedule_runs.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+
+from taskmanager.access import audit
+from taskmanager.access.caller import Caller
+from taskmanager.db.connection import dialect
+from taskmanager.db.errors import is_duplicate
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, placeholders
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import Conflict, InvalidRequest, NotFound
+from taskmanager.params import validation
+from taskmanager.queue import create, task_types
+from taskmanager.queue.answer_size import require_small
+from taskmanager.queue.schedules import due_times
+from taskmanager.queue.schedules.due_times import Timing
+from taskmanager.queue.task_types import TaskDefaults
+
+OVERLAPS = ("allow", "skip")
+DEFAULT_TIMEZONE = "UTC"
+MAX_INTERVAL_SECONDS = 366 * 86_400
+NEXT_RUNS_SHOWN = 5
+MAX_PARAMS_LENGTH = 65_536
+
+_PLAIN_FIELDS = ("name", "priority", "max_attempts", "overlap")
+_TIMING_COLUMNS = ("cron", "timezone", "interval_seconds")
+
+
+def create_schedule(
+    fields: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
+) -> Row:
+    """Makes a schedule from the fields of `POST /api/schedules`; its first run lies ahead.
+
+    Raises NotFound, NotAllowed, InvalidRequest and ValidationFailed as
+    `create_task` does, or for its timing, and Conflict where the name is taken.
+    """
+    timing = _new_timing(fields)
+    task = create.prepare_task(
+        {"type": fields["type"], "params": fields["params"]},
+        defaults=defaults,
+        caller=caller,
+        now=now,
+    )
+    require_small("params", task["params"], MAX_PARAMS_LENGTH)
+    first = due_times.first_after(timing, now)
+    is_active = fields.get("is_active", True)
+    row: Row = {
+        "name": fields["name"],
+        "task_type_id": task["task_type_id"],
+        "params": task["params"],
+        "priority": fields.get("priority"),
+        "max_attempts": fields.get("max_attempts"),
+        "overlap": fields.get("overlap", "allow"),
+        **_timing_columns(timing),
+        "is_active": int(is_active),
+        "next_run_at": first if is_active else None,
+        "created_at": now,
+        "updated_at": now,
+    }
+    return get_schedule(schedule_id=_insert(row, caller, now), caller=caller)
+
+
+@write_transaction
+def _insert(row: Row, caller: Caller, now: int) -> int:
+    try:
+        schedule_id = insert("schedules", row)
+    except peewee.IntegrityError as error:
+        raise _name_taken(error, row["name"]) from None
+    _record("schedule_created", schedule_id, row["name"], f"made by {caller.name}", caller, now)
+    return schedule_id
+
+
+def _name_taken(error: peewee.IntegrityError, name: str) -> Exception:
+    if not is_duplicate(error):
+        return error
+    return Conflict(
+        f"There is a schedule named '{name}' already; change it with PATCH, or choose another "
+        "name.",
+        code="schedule_exists",
+    )
+
+
+def _record(event: str, schedule_id: int, name: str, what: str, caller: Caller, now: int) -> None:
+    audit.record(
+        event=event,
+        caller=caller,
+        message=f"schedule {schedule_id} ({name}) {what}",
+        now=now,
+    )
+
+
+def list_schedules(*, limit: int, offset: int, caller: Caller) -> list[Row]:
+    """Schedules of types that the caller may touch, by name."""
+    where, values = "", []
+    if caller.task_types is not None:
+        types = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
+        if not types:
+            return []
+        values = [row["id"] for row in types]
+        where = f"WHERE task_type_id IN ({placeholders(values)})"
+    rows = fetch_all(
+        f"SELECT * FROM schedules {where} ORDER BY name LIMIT ? OFFSET ?",
+        (*values, limit, offset),
+    )
+    return [with_type(row) for row in rows]
+
+
+def count_schedules(*, caller: Caller) -> dict[str, int]:
+    """How many of those are `active`, and how many `inactive`."""
+    counts = {"active": 0, "inactive": 0}
+    for type_name, is_active, count in execute(
+        "SELECT task_types.name, counts.is_active, counted FROM "
+        "(SELECT task_type_id, is_active, COUNT(*) AS counted FROM schedules "
+        "GROUP BY task_type_id, is_active) AS counts "
+        "JOIN task_types ON task_types.id = counts.task_type_id"
+    ).fetchall():
+        if caller.may_touch(type_name):
+            counts["active" if is_active else "inactive"] += count
+    return counts
+
+
+def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
+    """One schedule with `next_runs`, its next due times. Raises NotFound."""
+    row = find_schedule(schedule_id, caller)
+    return {**row, "next_runs": _next_runs(row)}
+
+
+def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Row:
+    """A schedule with the name of its type. Raises NotFound, also for one of another's types."""
+    row = fetch_one(
+        f"SELECT * FROM schedules WHERE id = ? {dialect().lock_rows if lock else ''}",
+        (schedule_id,),
+    )
+    if row is not None:
+        row = with_type(row)
+        if caller.may_touch(row["type"]):
+            return row
+    raise NotFound(f"There is no schedule {schedule_id}.", code="schedule_not_found")
+
+
+def with_type(row: Row) -> Row:
+    """A row of the table with the name of its type."""
+    return {**row, "type": task_types.name_of(row["task_type_id"])}
+
+
+def _next_runs(row: Row) -> list[int]:
+    if row["next_run_at"] is None:
+        return []
+    try:
+        return due_times.upcoming(timing_of(row), row["next_run_at"], NEXT_RUNS_SHOWN)
+    except InvalidRequest:  # its zone is gone from this host; the run will say so
+        return [row["next_run_at"]]
+
+
+def change_schedule(
+    *, schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: int
+) -> Row:
+    """Changes what `PATCH /api/schedules/{id}` names; returns the schedule.
+
+    With another timing, or taken up again, it is next due at the first due time
+    after `now`: what was missed while it was inactive is not made up for.
+
+    Raises NotFound, InvalidRequest, ValidationFailed, Conflict.
+    """
+    row = find_schedule(schedule_id, caller)
+    if "params" in changes:
+        schema_text = task_types.get_task_type(name=row["type"])["param_schema"]
+        validation.check_params(schema_text, changes["params"], type_name=row["type"])
+        require_small("params", create.params_text(changes["params"]), MAX_PARAMS_LENGTH)
+    _changed_columns(row, changes, now)  # raises before there is a lock to hold
+    _change(schedule_id, changes, caller, now)
+    return get_schedule(schedule_id=schedule_id, caller=caller)
+
+
+@write_transaction
+def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: int) -> None:
+    row = find_schedule(schedule_id, caller, lock=True)
+    changed = _changed_columns(row, changes, now)
+    if not changed:
+        return
+    assignments = ", ".join(f"{column} = ?" for column in changed)
+    try:
+        execute(
+            f"UPDATE schedules SET {assignments}, updated_at = ? WHERE id = ?",
+            (*changed.values(), now, schedule_id),
+        )
+    except peewee.IntegrityError as error:
+        raise _name_taken(error, str(changed.get("name"))) from None
+    what = f"changed by {caller.name}: {_in_words(changed)}"
+    _record("schedule_changed", schedule_id, row["name"], what, caller, now)
+
+
+def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
+    """The columns of `row` that `changes` gives another value, `next_run_at` among them."""
+    timing = _new_timing(changes, row)
+    columns: Row = {name: changes[name] for name in _PLAIN_FIELDS if name in changes}
+    columns |= _timing_columns(timing)
+    if "params" in changes:
+        columns["params"] = create.params_text(changes["params"])
+    if "is_active" in changes:
+        columns["is_active"] = int(changes["is_active"])
+    changed = {column: value for column, value in columns.items() if row[column] != value}
+    is_active = columns.get("is_active", row["is_active"])
+    if changed.keys() & set(_TIMING_COLUMNS):
+        first = due_times.first_after(timing, now)  # an inactive one must be right as well
+        changed["next_run_at"] = first if is_active else None
+    elif "is_active" in changed:
+        changed["next_run_at"] = due_times.first_after(timing, now) if is_active else None
+    return changed
+
+
+def _in_words(changed: Row) -> str:
+    # Params may be long, and the next run follows from the rest.
+    shown = [
+        column if column == "params" else f"{column} = {value}"
+        for column, value in changed.items()
+        if column != "next_run_at"
+    ]
+    return ", ".join(shown)
+
+
+def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
+    """The timing that a request asks for, where `row` has one already in place of that."""
+    cron, interval_seconds = fields.get("cron"), fields.get("interval_seconds")
+    if cron is not None and interval_seconds is not None:
+        raise InvalidRequest("Send cron or interval_seconds, not both.")
+    if cron is None and interval_seconds is None:
+        if row is None:
+            raise InvalidRequest("A schedule needs a cron expression or interval_seconds.")
+        cron, interval_seconds = row["cron"], row["interval_seconds"]
+    if cron is None:
+        if "timezone" in fields:
+            raise InvalidRequest("timezone goes with cron; an interval is the same in every zone.")
+        return Timing(cron=None, timezone=DEFAULT_TIMEZONE, interval_seconds=interval_seconds)
+    zone = fields.get("timezone", row["timezone"] if row else DEFAULT_TIMEZONE)
+    return Timing(cron=due_times.clean_cron(cron), timezone=zone, interval_seconds=None)
+
+
+def _timing_columns(timing: Timing) -> Row:
+    return {column: getattr(timing, column) for column in _TIMING_COLUMNS}
+
+
+def timing_of(row: Row) -> Timing:
+    """When a schedule falls due."""
+    return Timing(**{column: row[column] for column in _TIMING_COLUMNS})
+
+
+def delete_schedule(*, schedule_id: int, caller: Caller, now: int) -> Row:
+    """Removes a schedule; the tasks that it made stay. Raises NotFound."""
+    row = find_schedule(schedule_id, caller)
+    _delete(row, caller, now)
+    return row
+
+
+@write_transaction
+def _delete(row: Row, caller: Caller, now: int) -> None:
+    removed = execute("DELETE FROM schedules WHERE id = ?", (row["id"],)).rowcount
+    if removed:
+        what = f"removed by {caller.name}"
+        _record("schedule_deleted", row["id"], row["name"], what, caller, now)

@@ -1,0 +1,66 @@
+"""Why a task is not running, in words and as a code."""
+
+from taskmanager.clock import format_time
+from taskmanager.db.statements import Row, fetch_one
+from taskmanager.queue.read import WITH_WORKER_STATUSES
+
+Reason = dict[str, str]
+
+
+def explain(task: Row, *, now: int) -> Reason | None:
+    """`{code, message}` for a task that waits, or that waits no more because its attempts are used.
+
+    Codes: `type_paused`, `delayed`, `queued` (a worker holds one of its type),
+    `no_worker`, `attempts_used`. None for any other task.
+    """
+    if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
+        return _reason(
+            "attempts_used",
+            f"All {task['max_attempts']} attempts are used. "
+            f"POST /api/tasks/{task['id']}/retry gives it new ones.",
+        )
+    if task["status"] not in ("scheduled", "pending"):
+        return None
+    task_type = fetch_one("SELECT is_paused FROM task_types WHERE id = ?", (task["task_type_id"],))
+    if task_type is not None and task_type["is_paused"]:
+        return _reason(
+            "type_paused", f"Task type '{task['type']}' is paused: nothing of it is handed out."
+        )
+    if task["available_at"] > now:
+        why = "its last attempt failed" if task["attempts"] else "it was asked to wait"
+        return _reason("delayed", f"Not before {format_time(task['available_at'])}: {why}.")
+    return _waits_for_worker(task, now)
+
+
+def _waits_for_worker(task: Row, now: int) -> Reason:
+    held = fetch_one(
+        "SELECT id FROM tasks WHERE task_type_id = ? AND status = 'claimed' "
+        "AND lease_expires_at > ? LIMIT 1",
+        (task["task_type_id"], now),
+    )
+    if held is not None:
+        return _reason(
+            "queued", "Workers are busy with other tasks of this type; it waits for its turn."
+        )
+    # The newest of each state tell about when workers last took any of this type.
+    taken = max(
+        task["claimed_at"] or 0,
+        *(_last_taken(task["task_type_id"], status) for status in WITH_WORKER_STATUSES),
+    )
+    since = f"since {format_time(taken)}" if taken else "so far"
+    return _reason(
+        "no_worker", f"No worker has taken a task of type '{task['type']}' {since}. Is one running?"
+    )
+
+
+def _last_taken(task_type_id: int, status: str) -> int:
+    row = fetch_one(
+        "SELECT claimed_at FROM tasks WHERE task_type_id = ? AND status = ? "
+        "ORDER BY id DESC LIMIT 1",
+        (task_type_id, status),
+    )
+    return (row["claimed_at"] or 0) if row else 0
+
+
+def _reason(code: str, message: str) -> Reason:
+    return {"code": code, "message": message}

@@ -1,0 +1,1 @@
+"""Counting requests across the processes of one host."""

@@ -1,0 +1,169 @@
+"""Where hits are counted, as storages of the library `limits`.
+
+`shared-file:/path` is our own: a file that all processes of the host share.
+`guarded:<any storage>` keeps the service limited and answering while that
+storage is broken, by counting in this process alone meanwhile.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+from limits.errors import ConfigurationError
+from limits.storage import MemoryStorage, Storage, storage_from_string
+
+from taskmanager.clock import utc_now
+from taskmanager.ratelimits.counter_file import CounterFile
+from taskmanager.ratelimits.tallies import Tallies
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+GUARDED = "guarded:"
+SHARED_FILE = "shared-file:"
+RETRY_SECONDS = 5.0
+
+
+class SharedFileStorage(Storage):
+    """A CounterFile as `limits` sees it: fixed windows."""
+
+    STORAGE_SCHEME = ["shared-file"]  # noqa: RUF012 - the library's own type
+
+    def __init__(self, uri: str, wrap_exceptions: bool = False) -> None:
+        super().__init__(uri, wrap_exceptions)
+        self._counters = CounterFile(Path(uri.removeprefix(SHARED_FILE)))
+        self._tallies = Tallies(self._counters)
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return OSError
+
+    def hit(self, key: str, expiry: int, limit: int) -> tuple[int, float]:
+        """Counts one; returns the count and when its window ends, in seconds since the epoch."""
+        count, ends_at = self._tallies.hit(key, limit=limit, seconds=expiry, now=utc_now())
+        return count, ends_at / 1000
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        return self._counters.add(key, amount=amount, seconds=expiry, now=utc_now()).hits
+
+    def get(self, key: str) -> int:
+        return self._counters.read(key, now=utc_now()).hits
+
+    def get_expiry(self, key: str) -> float:
+        return self._counters.read(key, now=utc_now()).ends_at / 1000
+
+    def check(self) -> bool:
+        try:
+            self._counters.read("check", now=utc_now())
+        except OSError:
+            return False
+        return True
+
+    def reset(self) -> None:
+        self._tallies.forget()
+        self._counters.reset()
+
+    def clear(self, key: str) -> None:
+        self._tallies.forget()
+        self._counters.clear(key)
+
+
+class GuardedStorage(Storage):
+    """Another storage, and this process's memory while that one is broken. Never raises.
+
+    A broken storage is tried again every RETRY_SECONDS, on the way of a hit.
+    """
+
+    STORAGE_SCHEME = ["guarded"]  # noqa: RUF012 - the library's own type
+
+    def __init__(
+        self, uri: str, wrap_exceptions: bool = False, **options: float | str | bool
+    ) -> None:
+        """Raises limits.errors.ConfigurationError where there can be no such storage."""
+        super().__init__(uri, wrap_exceptions)
+        self._uri = uri.removeprefix(GUARDED)
+        self._options = options
+        self._storage: Storage | None = None
+        self._memory: MemoryStorage | None = None
+        self._memory_lock = threading.Lock()
+        self._is_broken = False
+        self._retry_at = 0.0
+        try:
+            self._connect()
+        except (ConfigurationError, ValueError):
+            raise
+        except Exception as error:  # noqa: BLE001 - each client library has errors of its own
+            self._note_failure(error)
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return OSError
+
+    @property
+    def is_shared(self) -> bool:
+        """False while every process counts for itself."""
+        return not self._is_broken and not isinstance(self._storage, MemoryStorage)
+
+    def hit(self, key: str, expiry: int, limit: int) -> tuple[int, float]:
+        """Counts one; returns the count and when its window ends, in seconds since the epoch."""
+        return self._guard(lambda storage: _hit(storage, key, expiry, limit))
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        return self._guard(lambda storage: storage.incr(key, expiry, amount))
+
+    def get(self, key: str) -> int:
+        return self._guard(lambda storage: storage.get(key))
+
+    def get_expiry(self, key: str) -> float:
+        return self._guard(lambda storage: storage.get_expiry(key))
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int | None:
+        return self._guard(lambda storage: storage.reset())
+
+    def clear(self, key: str) -> None:
+        self._guard(lambda storage: storage.clear(key))
+
+    def _guard(self, operation: Callable[[Storage], Answer]) -> Answer:
+        if self._is_broken:
+            if time.monotonic() < self._retry_at:
+                return operation(self._fallback())
+            self._retry_at = time.monotonic() + RETRY_SECONDS  # one request pays for the attempt
+        try:
+            answer = operation(self._storage or self._connect())
+        except Exception as error:  # noqa: BLE001 - each client library has errors of its own
+            self._note_failure(error)
+            return operation(self._fallback())
+        if self._is_broken:
+            log.warning("the storage of the rate limits works again")
+            self._is_broken = False
+        return answer
+
+    def _connect(self) -> Storage:
+        if self._uri.startswith("async+"):
+            raise ConfigurationError("an asynchronous storage cannot be used here")
+        self._storage = storage = cast(Storage, storage_from_string(self._uri, **self._options))
+        return storage
+
+    def _note_failure(self, error: Exception) -> None:
+        if not self._is_broken:
+            log.error("the rate limits count in each process alone: %s", error)
+        self._is_broken = True
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _fallback(self) -> MemoryStorage:
+        with self._memory_lock:
+            self._memory = self._memory or MemoryStorage()
+            return self._memory
+
+
+def _hit(storage: Storage, key: str, expiry: int, limit: int) -> tuple[int, float]:
+    if isinstance(storage, SharedFileStorage):
+        return storage.hit(key, expiry, limit)
+    return storage.incr(key, expiry), storage.get_expiry(key)

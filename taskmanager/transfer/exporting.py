@@ -1,0 +1,88 @@
+"""Writes the whole queue to a stream, as it was at one moment."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+from taskmanager import __version__
+from taskmanager.clock import format_time
+from taskmanager.db import schema
+from taskmanager.db.ids import next_id
+from taskmanager.db.snapshot import read_snapshot, streamed_rows
+from taskmanager.db.statements import fetch_one
+from taskmanager.errors import TransferFailed
+from taskmanager.transfer.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    Column,
+    LineWriter,
+    Table,
+    first_wrong,
+    queue_tables,
+)
+
+REPORTED_ROWS = 1000
+
+Report = Callable[[str, int], None]
+
+
+def export_queue(stream: BinaryIO, *, now: int, report: Report) -> dict[str, int]:
+    """Writes every row of every table of the queue; returns the number of rows by table.
+
+    Transition: none; nothing is changed, and no writer waits.
+    Commits together: what is written was all there at the same moment.
+    Raises: DatabaseUnavailable; TransferFailed where the database holds what no
+    import would take; OSError of the stream.
+    Dying in the middle: what is written lacks its last line, so no import takes it.
+    """
+    with read_snapshot():
+        writer = LineWriter(stream)
+        writer.write(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "program": f"TaskManager {__version__}",
+                "schema_version": schema.SCHEMA_VERSION,
+                "exported_at": format_time(now),
+                "next_ids": _next_ids(),
+            }
+        )
+        rows = {table.name: _export_table(writer, table, report) for table in queue_tables()}
+        writer.close(rows)
+    return rows
+
+
+def _next_ids() -> dict[str, int]:
+    """Of the tables where an import would not find it by itself: their last rows are gone."""
+    found = {}
+    for table in queue_tables():
+        if table.is_counted:
+            row = fetch_one(f"SELECT MAX({table.key}) AS last FROM {table.name}")
+            last = row["last"] if row and row["last"] else 0
+            if (next_one := next_id(table.name)) > last + 1:
+                found[table.name] = next_one
+    return found
+
+
+def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
+    writer.write({"table": table.name, "columns": table.column_names})
+    statement = f"SELECT {', '.join(table.column_names)} FROM {table.name} ORDER BY {table.key}"
+    count = 0
+    with streamed_rows(statement) as rows:
+        for row in rows:
+            if (wrong := first_wrong(table.columns, row)) is not None:
+                raise TransferFailed(_damaged(table, row, wrong))
+            writer.write(row)
+            count += 1
+            if count % REPORTED_ROWS == 0:
+                report(table.name, count)
+    report(table.name, count)
+    return count
+
+
+def _damaged(table: Table, row: Sequence[Any], wrong: Column) -> str:
+    key = row[table.column_names.index(table.key)]
+    return (
+        f"The database holds what TaskManager never writes: in the table {table.name}, where "
+        f"{table.key} is {key!r}, {wrong.name} is not {wrong.expected}. Correct or remove that "
+        "row, then export again."
+    )

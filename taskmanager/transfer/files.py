@@ -1,0 +1,80 @@
+"""The files that a queue is written to and read from: whole or not there, packed or not."""
+
+import contextlib
+import gzip
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from taskmanager.errors import TransferFailed
+
+GZIP_MAGIC = b"\x1f\x8b"
+# Half the time of gzip's own 9 for a few percent more bytes.
+GZIP_LEVEL = 6
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that its owner alone may read, and that has its name only once it is whole.
+
+    It is written beside its place; an older one of that name stays until then.
+    A name that ends in .gz: compressed. Raises TransferFailed where it cannot be written.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise TransferFailed(f"{path} is no file. To write to a pipe, give - and redirect it.")
+    try:
+        number, name = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".part", dir=target.parent
+        )
+        try:
+            with os.fdopen(number, "wb") as plain:
+                with _packed(plain) if path.suffix == ".gz" else _as_it_is(plain) as stream:
+                    yield stream
+                plain.flush()
+                os.fsync(number)
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink()
+            raise
+    except OSError as error:
+        raise TransferFailed(
+            f"{path} could not be written: {error.strerror or error}. Nothing of it was kept."
+        ) from error
+
+
+def _packed(plain: BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
+    packed = gzip.GzipFile(fileobj=plain, mode="wb", compresslevel=GZIP_LEVEL, filename="", mtime=0)
+    return cast(BinaryIO, packed)
+
+
+def _as_it_is(plain: BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(plain)
+
+
+@contextlib.contextmanager
+def unpacked(plain: BufferedReader) -> Iterator[BinaryIO]:
+    """What is in a stream, uncompressed where it is not: its first bytes say so, whatever its name.
+
+    Raises TransferFailed where the stream is damaged or cannot be read, also
+    from within the block.
+    """
+    try:
+        if plain.peek(2)[:2] == GZIP_MAGIC:
+            with gzip.GzipFile(fileobj=plain, mode="rb") as stream:
+                yield cast(BinaryIO, stream)
+        else:
+            yield plain
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TransferFailed(
+            f"The file is damaged or was cut off ({error}). Nothing was imported; export again, or "
+            "copy the file again."
+        ) from error
+    except OSError as error:
+        raise TransferFailed(
+            f"The file could not be read: {error.strerror or error}. Nothing was imported."
+        ) from error

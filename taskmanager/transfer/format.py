@@ -1,0 +1,220 @@
+"""The form of a queue in a file: JSON lines that say themselves whether they are whole.
+
+    {"format": "taskmanager-queue", "format_version": 1, "schema_version": …, "next_ids": {}, …}
+    {"table": "task_types", "columns": ["id", "name", …]}
+    [1, "video.scrape", …]
+    …
+    {"end": true, "rows": {"task_types": 1, …}, "sha256": "…"}
+
+`next_ids` in the first line has the tables whose last rows are gone: their ids are not given out
+again. A table is followed by its rows, one a line, in the order of its key; the tables
+in an order in which each refers to those before it alone. The last line has the
+number of rows and the SHA-256 of all lines before it. Tables and columns are
+those of the models. Refuses to know files and databases.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO, NoReturn
+
+import peewee
+
+from taskmanager.db.models import MODELS, MigrationStep, SchemaVersion, StatisticsSnapshot, TaskLog
+from taskmanager.errors import TransferFailed
+
+FORMAT = "taskmanager-queue"
+FORMAT_VERSION = 1
+MAX_HEADER_BYTES = 4096
+MAX_LINE_BYTES = 256 * 1024 * 1024  # two texts of 16 MB with every character escaped
+
+# What tells of the database that holds the queue, and not of the queue.
+OF_THE_DATABASE = (SchemaVersion, MigrationStep, StatisticsSnapshot)
+
+_BITS = {peewee.SmallIntegerField: 16, peewee.BigIntegerField: 64, peewee.BigAutoField: 64}
+
+IsRight = Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column with what may be in it: SQLite would store anything anywhere."""
+
+    name: str
+    is_right: IsRight
+    expected: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the queue; `key` is the column that its rows are ordered by."""
+
+    name: str
+    key: str
+    is_counted: bool  # the database gives out the keys, and none of them twice
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def queue_tables() -> tuple[Table, ...]:
+    """Every table of the queue, each after those that it refers to."""
+    return tuple(
+        Table(
+            name=model._meta.table_name,
+            key=_key_of(model),
+            # Nobody asks for an entry of the history by its id, so that may be given out again.
+            is_counted=isinstance(model._meta.primary_key, peewee.AutoField)
+            and model is not TaskLog,
+            columns=tuple(_column(field) for field in model._meta.sorted_fields),
+        )
+        for model in MODELS
+        if model not in OF_THE_DATABASE
+    )
+
+
+def _key_of(model: type[peewee.Model]) -> str:
+    return str(model._meta.primary_key.column_name)  # type: ignore[union-attr]
+
+
+def _column(field: peewee.Field) -> Column:
+    is_right, expected = _values_of(field)
+    if field.null:
+        return Column(
+            field.column_name,
+            lambda value: value is None or is_right(value),
+            f"{expected}, or null",
+        )
+    return Column(field.column_name, is_right, expected)
+
+
+def _values_of(field: peewee.Field) -> tuple[IsRight, str]:
+    if isinstance(field, peewee.IntegerField):
+        bits = _BITS.get(type(field), 32)
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        return lambda value: type(value) is int and low <= value <= high, (
+            f"a whole number of {bits} bits"
+        )
+    if isinstance(field, peewee.FixedCharField):
+        size = field.max_length
+        return lambda value: _is_text(value) and len(value) == size, f"a text of {size} characters"
+    if isinstance(field, peewee.CharField):
+        size = field.max_length
+        return lambda value: _is_text(value) and len(value) <= size, (
+            f"a text of at most {size} characters"
+        )
+    if isinstance(field, peewee.TextField):
+        return _is_text, "a text"
+    raise AssertionError(f"no rule for what may be in the column '{field.column_name}'")
+
+
+def _is_text(value: Any) -> bool:
+    """A lone surrogate, which JSON can spell, is no character."""
+    if type(value) is not str:
+        return False
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def first_wrong(columns: Sequence[Column], row: Sequence[Any]) -> Column | None:
+    """The first column whose value is not what it should be."""
+    for column, value in zip(columns, row, strict=True):
+        if not column.is_right(value):
+            return column
+    return None
+
+
+class LineWriter:
+    """Writes lines to a stream, and adds up their digest."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self._encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+    def write(self, content: Any) -> int:
+        """Writes one line; returns its bytes."""
+        line = (self._encode(content) + "\n").encode()
+        self._digest.update(line)
+        self._stream.write(line)
+        return len(line)
+
+    def close(self, rows: dict[str, int]) -> None:
+        """Writes the line that makes the file whole."""
+        self.write({"end": True, "rows": rows, "sha256": self._digest.hexdigest()})
+
+
+class LineReader:
+    """Reads lines from a stream, and adds up their digest.
+
+    `number` is that of the line read last, `size` its bytes, `digest` that of
+    all lines before it. Raises TransferFailed, which names the line.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.number = 0
+        self.size = 0
+        self.digest = ""
+
+    def read_header(self) -> dict[str, Any]:
+        """The first line. Whatever begins otherwise is not ours."""
+        line = self._stream.readline(MAX_HEADER_BYTES)
+        self.number = 1
+        self._digest.update(line)
+        try:
+            header = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            header = None
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise TransferFailed(
+                "This is not a queue: its first line is not the one that 'taskmanager export' "
+                "writes. Nothing was imported."
+            )
+        return header
+
+    def __iter__(self) -> Iterator[Any]:
+        """What is in each line after the first: a list (a row) or a dict."""
+        while True:
+            line = self._stream.readline(MAX_LINE_BYTES)
+            if not line.endswith(b"\n"):
+                self._refuse_end(line)
+            self.number += 1
+            self.size = len(line)
+            try:
+                content = json.loads(line.decode(), parse_constant=self._refuse_constant)
+            except (ValueError, RecursionError):
+                self.refuse("is not JSON: the file is damaged, or something has changed it")
+            if type(content) is dict:
+                self.digest = self._digest.hexdigest()
+            elif type(content) is not list:
+                self.refuse("is neither a row nor a table")
+            self._digest.update(line)
+            yield content
+
+    def is_at_end(self) -> bool:
+        return not self._stream.read(1)
+
+    def refuse(self, what: str, *, number: int | None = None) -> NoReturn:
+        """Raises TransferFailed for the line read last, or that with `number`."""
+        raise TransferFailed(f"Line {number or self.number} {what}. Nothing was imported.")
+
+    def _refuse_constant(self, name: str) -> NoReturn:
+        raise ValueError(name)
+
+    def _refuse_end(self, line: bytes) -> NoReturn:
+        if len(line) == MAX_LINE_BYTES:
+            self.refuse("is longer than any row can be", number=self.number + 1)
+        raise TransferFailed(
+            f"The file was cut off: it ends after line {self.number}, without the line that closes "
+            "it. Nothing was imported; export again, or copy the file again."
+        )

@@ -1,0 +1,274 @@
+"""Fills an empty queue from a stream: all of what is in it, or nothing."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import peewee
+
+from taskmanager.access import audit, keys
+from taskmanager.access.caller import Caller
+from taskmanager.db import schema
+from taskmanager.db.connection import database, dialect
+from taskmanager.db.errors import is_connection_lost, is_rolled_back
+from taskmanager.db.ids import skip_ids_below
+from taskmanager.db.migrations import MIGRATIONS, DataStep
+from taskmanager.db.statements import execute, fetch_all, placeholders
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import TransferFailed
+from taskmanager.transfer.exporting import Report
+from taskmanager.transfer.format import (
+    FORMAT_VERSION,
+    Column,
+    LineReader,
+    Table,
+    first_wrong,
+    queue_tables,
+)
+
+# Where there is a row in one of these, somebody uses the queue. The others have rows of their own
+# soon after a start, which give way to those of the file.
+WORK = ("task_types", "tasks", "schedules")
+
+BATCH_ROWS = 500
+MAX_ID = 2**63 - 1
+BATCH_BYTES = 1_000_000
+
+Source = Callable[[], AbstractContextManager[BinaryIO]]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The number of rows by table, and the names of the keys that are valid no longer."""
+
+    rows: dict[str, int]
+    lost_keys: tuple[str, ...]
+
+
+def import_queue(
+    source: Source, *, replace_keys: bool, caller: Caller, now: int, report: Report
+) -> Imported:
+    """Reads what `export_queue` wrote into a queue without types, tasks and schedules.
+
+    `source` opens the stream, anew where the database wants the transaction
+    again. `replace_keys`: keys may go that somebody has made in this queue.
+
+    Transition: none; every task comes in the state it was in, with its claim.
+    Commits together: everything in the stream, and an audit event. Before that the counters of
+    ids are put forward, which changes nothing that is there.
+    Raises: TransferFailed, which says what is wrong and in which line;
+    DatabaseUnavailable.
+    Dying in the middle: the queue is as empty as it was, and the same may be tried again.
+    """
+    _require_empty_queue()
+    _require_keys_that_may_go(replace_keys=replace_keys)
+    with contextlib.ExitStack() as opened:
+
+        def open_again() -> _Import:
+            return _Import(LineReader(opened.enter_context(source())), report)
+
+        first = open_again()
+        for table, wanted in first.next_ids().items():
+            skip_ids_below(table, wanted)
+        imports = itertools.chain([first], iter(open_again, None))
+        return _replace_all(imports, replace_keys=replace_keys, caller=caller, now=now)
+
+
+@write_transaction
+def _replace_all(
+    imports: Iterator["_Import"], *, replace_keys: bool, caller: Caller, now: int
+) -> Imported:
+    """Takes the next of `imports`, of which each reads the stream from its beginning."""
+    _require_empty_queue()
+    keys_before = _require_keys_that_may_go(replace_keys=replace_keys)
+    import_ = next(imports)
+    for table in reversed(import_.tables):
+        execute(f"DELETE FROM {table}")
+    import_.run()
+    audit.record(
+        event="queue_imported",
+        message=f"{sum(import_.rows.values())} rows, exported at {import_.exported_at}",
+        caller=caller,
+        now=now,
+    )
+    keys_after = _keys_by_hash()
+    gone = [name for key_hash, name in keys_before.items() if key_hash not in keys_after]
+    return Imported(import_.rows, tuple(gone))
+
+
+def _require_empty_queue() -> None:
+    used = [table for table in WORK if fetch_all(f"SELECT id FROM {table} LIMIT 1")]
+    if used:
+        raise TransferFailed(
+            f"This queue is in use: it has {' and '.join(used).replace('_', ' ')}. A queue is "
+            "imported into an empty one only; make a new database and let "
+            "TASKMANAGER_DATABASE_URL name it. Nothing was imported."
+        )
+
+
+def _require_keys_that_may_go(*, replace_keys: bool) -> dict[str, str]:
+    """Returns the keys of this queue."""
+    found = _keys_by_hash()
+    made = [name for name in found.values() if name not in keys.MADE_AT_START]
+    if made and not replace_keys:
+        raise TransferFailed(
+            f"Somebody has made keys in this queue: {', '.join(made)}. The keys of the file would "
+            "take their place, and these be refused from then on. If that is right, give "
+            "--replace-keys. Nothing was imported."
+        )
+    return found
+
+
+def _keys_by_hash() -> dict[str, str]:
+    rows = fetch_all("SELECT key_hash, name FROM api_keys ORDER BY id")
+    return {row["key_hash"]: row["name"] for row in rows}
+
+
+class _Import:
+    """The state of one import: which table is being read, and the rows that wait to be stored."""
+
+    def __init__(self, lines: LineReader, report: Report) -> None:
+        self._lines = lines
+        self._report = report
+        self._header = lines.read_header()
+        self._require_known_version()
+        self.exported_at = str(self._header.get("exported_at"))
+        self.tables = {table.name: table for table in queue_tables()}
+        self.rows: dict[str, int] = {}
+        self._table: Table | None = None
+        self._columns: tuple[Column, ...] = ()
+        self._insert = ""
+        self._waiting: list[list[Any]] = []
+        self._waiting_bytes = 0
+
+    def next_ids(self) -> dict[str, int]:
+        """By table, from which id on new rows may be numbered."""
+        found = self._header.get("next_ids", {})
+        counted = {table.name for table in self.tables.values() if table.is_counted}
+        if not isinstance(found, dict) or not all(
+            name in counted and type(value) is int and 0 < value < MAX_ID
+            for name, value in found.items()
+        ):
+            self._lines.refuse("does not say as numbers by table which ids are free")
+        return found
+
+    def run(self) -> None:
+        for content in self._lines:
+            if type(content) is list:
+                self._take_row(content)
+                continue
+            self._store()
+            if "end" in content:
+                self._check_end(content)
+                return
+            self._begin_table(content)
+
+    def _require_known_version(self) -> None:
+        form, version = (self._header.get(name) for name in ("format_version", "schema_version"))
+        if type(form) is not int or type(version) is not int:
+            self._lines.refuse("does not say which version of the queue this is")
+        if form > FORMAT_VERSION or version > schema.SCHEMA_VERSION:
+            raise TransferFailed(
+                f"The file was written by a newer program ({self._header.get('program')}, schema "
+                f"version {version}); this one knows schema version {schema.SCHEMA_VERSION}. "
+                "Install the newer program here. Nothing was imported."
+            )
+        self._is_older = version < schema.SCHEMA_VERSION
+        steps = [step for later in MIGRATIONS if later > version for step in MIGRATIONS[later]]
+        if any(isinstance(step, DataStep) for step in steps):
+            raise TransferFailed(
+                f"The file has schema version {version}; version {schema.SCHEMA_VERSION} has data "
+                "that are computed from the older. Run 'taskmanager migrate' where the file was "
+                "exported, and export again. Nothing was imported."
+            )
+
+    def _begin_table(self, content: dict[str, Any]) -> None:
+        name, names = content.get("table"), content.get("columns")
+        table = self.tables.get(name) if isinstance(name, str) else None
+        if table is None:
+            self._lines.refuse(f"begins the table {name!r}, which this program does not know")
+        if table.name in self.rows:
+            self._lines.refuse(f"begins the table {table.name} a second time")
+        if not isinstance(names, list) or len(set(map(str, names))) < len(names):
+            self._lines.refuse(f"does not list the columns of {table.name}, each once")
+        for column in names:
+            if column not in table.column_names:
+                self._lines.refuse(f"has a column {column!r}, which {table.name} does not have")
+        missing = [column for column in table.column_names if column not in names]
+        if missing and not self._is_older:
+            self._lines.refuse(f"lacks the columns {', '.join(missing)} of {table.name}")
+        known = dict(zip(table.column_names, table.columns, strict=True))
+        self._table = table
+        self._columns = tuple(known[column] for column in names)
+        self._insert = dialect().sql(
+            f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({placeholders(names)})"
+        )
+        self.rows[table.name] = 0
+
+    def _take_row(self, row: list[Any]) -> None:
+        if self._table is None:
+            self._lines.refuse("is a row before any table")
+        if len(row) != len(self._columns):
+            self._lines.refuse(
+                f"has {len(row)} values for the {len(self._columns)} columns of {self._table.name}"
+            )
+        if (wrong := first_wrong(self._columns, row)) is not None:
+            self._lines.refuse(f"is not right: {self._table.name}.{wrong.name} is {wrong.expected}")
+        if self._waiting_bytes + self._lines.size > BATCH_BYTES:
+            self._store(upto=self._lines.number - 1)
+        self._waiting.append(row)
+        self._waiting_bytes += self._lines.size
+        self.rows[self._table.name] += 1
+        if len(self._waiting) == BATCH_ROWS:
+            self._store(upto=self._lines.number)
+
+    def _store(self, *, upto: int | None = None) -> None:
+        """Inserts the rows that wait; `upto` is the line of the last of them."""
+        if not self._waiting or self._table is None:
+            return
+        execute("SAVEPOINT batch")
+        try:
+            _execute_many(self._insert, self._waiting)
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            if is_connection_lost(error) or is_rolled_back(error):
+                raise
+            execute("ROLLBACK TO SAVEPOINT batch")
+            last = self._lines.number - 1 if upto is None else upto
+            self._name_refused_row(last + 1 - len(self._waiting))
+            raise
+        execute("RELEASE SAVEPOINT batch")
+        self._waiting = []
+        self._waiting_bytes = 0
+        self._report(self._table.name, self.rows[self._table.name])
+
+    def _name_refused_row(self, first_line: int) -> None:
+        """Inserts the rows one by one, to find the one that the database does not take."""
+        for number, row in enumerate(self._waiting, first_line):
+            try:
+                _execute_many(self._insert, [row])
+            except (peewee.IntegrityError, peewee.DataError, peewee.OperationalError) as error:
+                if is_connection_lost(error) or is_rolled_back(error):
+                    raise
+                self._lines.refuse(
+                    f"is not taken by the database ({error.args[-1]})", number=number
+                )
+
+    def _check_end(self, content: dict[str, Any]) -> None:
+        if content.get("rows") != self.rows or content.get("sha256") != self._lines.digest:
+            raise TransferFailed(
+                "The file was changed after it was written: its rows are not those that its last "
+                "line tells of. Nothing was imported; export again, or copy the file again."
+            )
+        missing = [name for name in self.tables if name not in self.rows]
+        if missing and not self._is_older:
+            self._lines.refuse(f"ends a file without the tables {', '.join(missing)}")
+        if not self._lines.is_at_end():
+            self._lines.refuse("should be the last, but more follows")
+
+
+def _execute_many(statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+        database.cursor().executemany(statement, rows)

@@ -1,0 +1,58 @@
+"""How a database URL becomes the options of a connection; nothing is connected."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from taskmanager.db.connection import connect_database, database
+from taskmanager.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def _put_the_database_back() -> Iterator[None]:
+    before = database.obj
+    yield
+    database.initialize(before)
+
+
+def options(url: str) -> dict[str, Any]:
+    connect_database(url)
+    return {**database.obj.connect_params, "database": database.obj.database}
+
+
+def test_a_mysql_url_is_read_whole_and_unquoted() -> None:
+    found = options("mysql://m%40e:p%2F%3A%40ss@db.example.org:3307/que%20ue")
+    assert (found["user"], found["password"]) == ("m@e", "p/:@ss")
+    assert (found["host"], found["port"]) == ("db.example.org", 3307)
+    assert (found["database"], found["charset"]) == ("que ue", "utf8mb4")
+    assert "ssl_disabled" not in found
+
+
+def test_what_a_mysql_url_leaves_out_has_defaults() -> None:
+    found = options("mysql://me@localhost/queue")
+    assert (found["password"], found["port"], found["ssl_disabled"]) == ("", 3306, True)
+
+
+def test_a_socket_is_an_option() -> None:
+    found = options("mysql://me@localhost/queue?unix_socket=/run/mysqld.sock")
+    assert (found["unix_socket"], found["ssl_disabled"]) == ("/run/mysqld.sock", True)
+
+
+def test_a_sqlite_url_names_a_file() -> None:
+    assert options("sqlite:////srv/queue.db")["database"] == "/srv/queue.db"
+    assert options("sqlite:///queue.db")["database"] == "queue.db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("sqlite:///", "mysql://", "mysql://me@host", "mysql://host/queue"),
+        *("mysql://me@host:port/queue", "mysql://me@host:70000/queue", "mysql://me@[::1/queue"),
+        *("mysql://me@host/queue?charset=latin1", "mysql://me@host/queue?ssl=1"),
+    ],
+)
+def test_a_url_that_cannot_be_understood_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        connect_database(url)
+    assert "TASKMANAGER_DATABASE_URL" in refused.value.message

@@ -1,0 +1,220 @@
+"""Patterns of ECMA 262 in linear time: compared with `re`, and pumped until `re` would hang."""
+
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taskmanager.params import pattern_matching
+from taskmanager.params.pattern_matching import MAX_STATES, Pattern, compile_pattern
+from taskmanager.params.pattern_syntax import PatternRefused
+from taskmanager.params.work_meter import TooCostly, WorkMeter
+
+PLENTY = 10**9
+
+
+def found(pattern: str, text: str) -> bool:
+    return Pattern(pattern).found_in(text, WorkMeter(PLENTY))
+
+
+def units(pattern: str, text: str) -> int:
+    meter = WorkMeter(PLENTY)
+    Pattern(pattern).found_in(text, meter)
+    return meter.units - meter.left
+
+
+MEANINGS = [
+    ("", "", True),
+    ("", "abc", True),
+    ("b", "abc", True),
+    ("^b", "abc", False),
+    ("c$", "abc", True),
+    ("c$", "abc\n", False),
+    ("^$", "", True),
+    ("^abc|x$", "abcd", True),
+    (".", "\n", False),
+    (".", "\u2028", False),
+    ("^.$", "\x0b", True),
+    ("[^]", "\n", True),
+    ("[]", "a", False),
+    ("^[a-c]$", "b", True),
+    ("^[a-]$", "-", True),
+    ("^[-a]$", "-", True),
+    (r"^[\w-.]$", "-", True),
+    (r"^[\d\-x]$", "-", True),
+    (r"^[\b]$", "\b", True),
+    (r"^\d$", "٣", False),
+    (r"^\w$", "é", False),
+    (r"^\W$", "é", True),
+    (r"^\s$", "\u00a0", True),
+    (r"^\s$", "\ufeff", True),
+    (r"^\S$", "\u3000", False),
+    (r"^[\s\S]$", "\n", True),
+    (r"^\u0041\x42\u{43}$", "ABC", True),
+    (r"^\ud83d\ude00$", "😀", True),
+    ("^😀{2}$", "😀😀", True),
+    (r"^\cJ\t\n\v\f\r\0$", "\n\t\n\x0b\x0c\r\0", True),
+    (r"^\/\-\$\.\{\}$", "/-$.{}", True),
+    ("^{a}$", "{a}", True),
+    ("^a{2}$", "aa", True),
+    ("^a{2}$", "aaa", False),
+    ("^a{2,}$", "aaaa", True),
+    ("^a{1,3}$", "aaaa", False),
+    ("^a{0}$", "", True),
+    ("^a+?$", "aaa", True),
+    ("^(?:ab)+(?<name>c)?$", "abab", True),
+    ("^(a|)$", "", True),
+    (r"\bfoo\b", "a foo!", True),
+    (r"\bfoo\b", "afoo", False),
+    (r"\Boo", "foo", True),
+    (r"^\B$", "", True),
+    ("(?=b)b", "ab", True),
+    ("a(?!b)", "ab", False),
+    ("a(?!b)", "ac", True),
+    ("a(?!b)", "a", True),
+    ("(?<=a)b", "ab", True),
+    ("(?<!a|b)c", "bc", False),
+    ("(?<!a)b", "b", True),
+    ("^(?=.*b)(?!.*c)a", "aab", True),
+    ("^(?=.*b)(?!.*c)a", "aabc", False),
+    ("^(?=ab)", "ab", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "text", "is_found"), MEANINGS)
+def test_a_pattern_means_what_ecma_262_says(pattern: str, text: str, is_found: bool) -> None:
+    assert found(pattern, text) is is_found
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("a**", "a{2}{3}", "a++", "*", "+a", "a|*", "(", ")", "a)", "[", "[b-a]", "\\"),
+        *(r"\x4", r"\u12", r"\u{110000}", r"\u{}", r"\ud800\u0041", r"\c1"),
+        *("a{2,1}", "a{,5}", "(?<>a)", "(?<a", "^*", r"\b+", "(?=a)*"),
+        *(r"\1", r"\k<a>", r"\p{L}", r"\A", r"\Z", r"\z", r"\a"),
+        *("(?i)a", "(?P<a>b)", "(?>a)", "(?#a)", "a(?=bc)", r"\b(?=bc)", "(?<=ab)c", "((?!ab).)*"),
+        *("(" * 51 + ")" * 51, "a{1001}", "(a{100}){100}", "(" * 3 + "){1000}" * 3),
+        *("a" * (MAX_STATES + 1), "".join(f"(?!{letter})" for letter in "abcdefghi")),
+    ],
+)
+def test_what_no_automaton_can_run_or_ecma_262_does_not_know_is_refused(pattern: str) -> None:
+    with pytest.raises(PatternRefused) as refused:
+        compile_pattern(pattern)
+    assert str(refused.value).split()[0].endswith("s")  # "The pattern has …"
+
+
+def test_the_same_pattern_is_compiled_once() -> None:
+    assert compile_pattern("^abc$") is compile_pattern("^abc$")
+
+
+def test_a_long_text_costs_a_unit_a_character() -> None:
+    few, many = units("^(a+)+$", "a" * 10_000 + "!"), units("^(a+)+$", "a" * 20_000 + "!")
+    assert many - few == 10_000
+
+
+def test_a_pattern_whose_positions_never_repeat_stops_when_its_units_are_spent() -> None:
+    text = "".join(random.Random(1).choices("ab", k=50_000))
+    pattern = Pattern("(a|b)*a(a|b){200}c")
+    with pytest.raises(TooCostly):
+        pattern.found_in(text, WorkMeter(1_500_000))
+
+
+def test_what_is_remembered_is_bounded_and_forgetting_changes_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pattern_matching, "MAX_REMEMBERED", 3_000)
+    pattern = Pattern("(a|b)*a(a|b){12}c")
+    texts = [f"{number:014b}".translate({48: "a", 49: "b"}) + "c" for number in range(0, 16_384, 7)]
+    answers = [pattern.found_in(text, WorkMeter(PLENTY)) for text in texts]
+    assert answers == [text[-14] == "a" for text in texts]
+    assert pattern_matching._MEMORY.entries <= 3_000
+    assert len(pattern._main._positions) < 3_000
+
+
+# Patterns as pairs: for this module, and the same for `re`, where they are written differently.
+Both = tuple[str, str]
+_ATOMS = st.sampled_from(
+    [(text, text) for text in ("a", "b", "[ab]", "[^a]", "1", "-", r"\n", r"\d", r"\w", r"\W")]
+    + [(".", r"[^\n\r\u2028\u2029]"), ("^", "^"), ("$", r"\Z"), (r"\b", r"\b"), ("(?=a)", "(?=a)")]
+    + [("(?!b)", "(?!b)"), ("(?<=a)", "(?<=a)"), ("(?<!b)", "(?<!b)"), ("", ""), ("(?:)", "(?:)")]
+)
+
+
+def _joined(between: str) -> Callable[[list[Both]], Both]:
+    return lambda parts: (
+        between.join(part[0] for part in parts),
+        between.join(part[1] for part in parts),
+    )
+
+
+def _repeated(part_and_count: tuple[Both, str]) -> Both:
+    (mine, theirs), count = part_and_count
+    return f"(?:{mine}){count}", f"(?:{theirs}){count}"
+
+
+_COUNTS = st.sampled_from(["*", "+", "?", "{2}", "{1,2}", "{2,}", "*?", "{0,1}", "{0}"])
+_PATTERNS = st.recursive(
+    _ATOMS,
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3).map(_joined(""))
+        | st.lists(inner, min_size=2, max_size=3)
+        .map(_joined("|"))
+        .map(lambda both: (f"({both[0]})", f"({both[1]})"))
+        | st.tuples(inner, _COUNTS).map(_repeated)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(_PATTERNS, st.lists(st.text(alphabet="ab1-\n ", max_size=7), min_size=1, max_size=5))
+def test_a_random_pattern_gives_the_answers_of_re(patterns: Both, texts: list[str]) -> None:
+    mine, theirs = patterns
+    compiled = Pattern(mine)
+    for text in texts:
+        expected = re.search(theirs, text, re.ASCII) is not None
+        assert compiled.found_in(text, WorkMeter(PLENTY)) is expected, (mine, text)
+
+
+PUMP = """
+import random, resource
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+from taskmanager.params.pattern_matching import Pattern
+from taskmanager.params.work_meter import WorkMeter
+choose = random.Random(20)
+
+def make(depth):
+    if depth == 0 or choose.random() < 0.2:
+        return choose.choice(["a", "b", "[ab]", ".", "ab", "a|b", "", r"\\\\w", r"\\\\b"])
+    kind = choose.randrange(3)
+    if kind == 0:
+        return make(depth - 1) + make(depth - 1)
+    if kind == 1:
+        return f"({make(depth - 1)}|{make(depth - 1)})"
+    return f"(?:{make(depth - 1)}){choose.choice(['*', '+', '?', '{2,3}', '{1,}'])}"
+
+for _ in range(300):
+    pattern = Pattern(choose.choice(["", "^"]) + make(5) + choose.choice(["", "$", "!"]))
+    for word in ("a", "b", "ab", "aab", "a b"):
+        pattern.found_in(word * (5_000 // len(word)) + "#", WorkMeter(10**12))
+print("done")
+"""
+
+
+@pytest.mark.timeout(150)
+def test_random_patterns_on_pumped_texts_end() -> None:
+    """Three hundred nested patterns; for `re` the first few would already take for ever."""
+    finished = subprocess.run(
+        [sys.executable, "-c", PUMP.replace("\\\\", "\\")],
+        capture_output=True,
+        text=True,
+        timeout=140,
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "done\n", "")

@@ -1,0 +1,476 @@
+"""What the database does for a call, seen in its plans and in the work that it counts.
+
+Two tables are compared: one of a thousand rows of every type and state, and one
+of two hundred thousand. A call that is served by its index costs the same on both.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from taskmanager.app import create_app
+from taskmanager.db.connection import close_connection, database, dialect, skips_locked
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.facts import database_facts
+from taskmanager.db.statements import Row, execute, fetch_all, insert_many
+from taskmanager.db.transactions import write_transaction
+from taskmanager.queue.claim import from_pending
+from taskmanager.queue.claim_heads import select_head, select_heads
+from taskmanager.queue.claim_orders import CLAIM_ORDERS, ClaimOrder
+from taskmanager.queue.guarded_claims import select_candidates
+from taskmanager.queue.read import COLUMNS, _cursor
+from tests.conftest import ENGINES, Api, Clock, make_key
+from tests.mariadb import MariaDB
+
+SMALL, LARGE = 1_000, 200_000
+PLAN_TYPES = ("plan.a", "plan.b", "plan.c")
+OTHER_TYPES = tuple(f"other.{number:02}" for number in range(20))
+FAR_AWAY = 4_000_000_000_000  # milliseconds; in the year 2096
+BY_KEY = ("search", "PRIMARY")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def tables(
+    engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, str]:
+    """Number of rows → address of a database with as many tasks."""
+    urls = {}
+    for rows in (SMALL, LARGE):
+        if engine == "sqlite":
+            urls[rows] = f"sqlite:///{tmp_path_factory.mktemp('plans') / 'queue.db'}"
+        else:
+            server: MariaDB = request.getfixturevalue("mariadb_server")
+            urls[rows] = server.create_database(f"plans_{rows}")
+        create_app(
+            {"instance_path": tmp_path_factory.mktemp("instance"), "database_url": urls[rows]}
+        )
+        _fill(rows)
+        if engine == "mariadb":
+            execute("ANALYZE TABLE tasks, task_logs")
+        close_connection()
+    return urls
+
+
+def _fill(rows: int) -> None:
+    """The same few rows that the calls are about, and `rows` others of every type and state."""
+    names = (*PLAN_TYPES, "crowded", *OTHER_TYPES, "empty")
+    type_rows = [
+        {"id": n, "name": name, "version": "1", "created_at": 1, "updated_at": 1}
+        for n, name in enumerate(names, 1)
+    ]
+    versions = [
+        {
+            "task_type_id": row["id"],
+            "version": "1",
+            "param_schema": '{"type":"object"}',
+            "created_at": 1,
+            "updated_at": 1,
+        }
+        for row in type_rows
+    ]
+    wanted = [_task(n, type_id=1 + n % 3, status="pending") for n in range(600)]
+    wanted += [_task(600 + n, type_id=1, status="claimed", worker_id="me") for n in range(5)]
+    others = [_other_task(n, len(names) - 1) for n in range(1_000, 1_000 + rows)]
+
+    @write_transaction
+    def store() -> None:
+        insert_many("task_types", type_rows)
+        insert_many("task_type_versions", versions)
+        for start in range(0, len(others), 50_000):
+            insert_many("tasks", others[start : start + 50_000])
+        insert_many("tasks", wanted)
+
+    store()
+
+
+def _other_task(n: int, types: int) -> Row:
+    status = (
+        *("completed", "completed", "completed", "failed", "cancelled"),
+        *("pending", "pending", "claimed", "scheduled", "completed"),
+    )[n % 10]
+    if status == "pending":
+        type_id = 4  # one type with a long backlog, of which every fourth task is another's
+        if n % 4 == 0:
+            type_id = 5 + n // 10 % (types - 4)
+    elif status == "claimed" or status == "scheduled":
+        type_id = 5 + n // 10 % (types - 4)
+    else:
+        type_id = 1 + n // 10 % types
+    worker = "veteran" if n % 10 == 0 else f"worker-{n % 50}"
+    return _task(n, type_id=type_id, status=status, worker_id=worker)
+
+
+def _task(n: int, *, type_id: int, status: str, worker_id: str | None = None) -> Row:
+    finished = status in ("completed", "failed", "cancelled")
+    priority = n * 7 % 11
+    return {
+        "task_type_id": type_id,
+        "type_version": "1",
+        "status": status,
+        "params": json.dumps({"n": n}),
+        "priority": priority,
+        "claim_rank": -priority,
+        "attempts": 0 if status in ("pending", "scheduled") else 1,
+        "max_attempts": 3,
+        "dedupe": "forever",
+        "dedupe_key": f"{n:064}",
+        "holds_key_forever": 1,
+        "holds_key_while_open": None if finished else 1,
+        "worker_id": None if status in ("pending", "scheduled") else worker_id,
+        "claim_token": f"token.{n}" if status == "claimed" else None,
+        "lease_seconds": 300 if status == "claimed" else None,
+        "claimed_at": 1 if status == "claimed" else None,
+        "lease_expires_at": FAR_AWAY if status == "claimed" else None,
+        "available_at": FAR_AWAY if status == "scheduled" else 1,
+        "completed_at": FAR_AWAY if finished else None,
+        "created_at": n,
+        "updated_at": n,
+    }
+
+
+class Plan(NamedTuple):
+    """How the rows of `tasks` are reached, and whether they are then sorted or copied."""
+
+    how: str  # "search" in an index, or "scan" of all of it
+    index: str | None  # PRIMARY: by id
+    sorts: bool
+
+
+class Watched:
+    """The service on one of the tables, with a view of the statements that a call makes."""
+
+    def __init__(self, url: str, folder: Path, engine: str) -> None:
+        self._engine = engine
+        application = create_app({"instance_path": folder, "database_url": url})
+        self.api = Api(application.test_client(), make_key("admin"))
+        # The caches are filled and the slice of maintenance that is due has run.
+        self.api.get("/api/tasks/1")
+        self.api.claim(type="no.such.type", status=404)
+
+    def cost(self, call: Callable[[Api], Any]) -> int:
+        """Steps of SQLite's virtual machine, or rows that MariaDB asked its storage engine for."""
+        if self._engine == "sqlite":
+            return self._steps(call)
+        execute("FLUSH STATUS")
+        call(self.api)
+        counted = fetch_all("SHOW SESSION STATUS LIKE ?", ("Handler_read%",))
+        return sum(int(row["Value"]) for row in counted)
+
+    def _steps(self, call: Callable[[Api], Any]) -> int:
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        connection = database.connection()
+        connection.set_progress_handler(count, 1)
+        call(self.api)
+        connection.set_progress_handler(None, 1)
+        return steps
+
+    def plans(self, call: Callable[[Api], Any]) -> set[Plan]:
+        """Those of every statement that reads `tasks`, looking one up by its id left out."""
+        statements: list[tuple[str, Any]] = []
+
+        def note(event: Any) -> None:
+            statements.append((event.sql, event.params))
+
+        database.query_hooks.append(note)
+        call(self.api)
+        database.query_hooks.remove(note)
+        return {
+            plan
+            for sql, values in statements
+            if sql.startswith(("SELECT", "UPDATE", "DELETE", "(SELECT"))
+            for plan in self.explain(sql, values)
+            if plan[:2] != BY_KEY
+        }
+
+    def explain(self, sql: str, values: Any) -> set[Plan]:
+        rows = self.explain_rows(sql, values)
+        if self._engine == "sqlite":
+            return _sqlite_plans([row["detail"] for row in rows])
+        return _mariadb_plans(rows)
+
+    def explain_rows(self, sql: str, values: Any) -> list[Row]:
+        """The database's own words."""
+        how = "QUERY PLAN "
+        if self._engine != "sqlite":
+            # MySQL 9 draws a tree unless asked for the table that MariaDB has no other name for.
+            how = "FORMAT=TRADITIONAL " if database_facts().engine == "MySQL" else ""
+        cursor = database.execute_sql(f"EXPLAIN {how}{sql}", values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+# SQLite calls the id PRIMARY nowhere, and names the index of a UNIQUE constraint by its place.
+SQLITE_NAMES = {
+    None: "PRIMARY",
+    "sqlite_autoindex_tasks_1": "tasks_key_forever",
+    "sqlite_autoindex_tasks_2": "tasks_key_while_open",
+}
+
+
+def _sqlite_plans(details: list[str]) -> set[Plan]:
+    sorts = any("TEMP B-TREE" in detail for detail in details)
+    found = set()
+    for detail in details:
+        match = re.match(
+            # "TABLE" before 3.36
+            r"(SEARCH|SCAN) (?:TABLE )?tasks\b"
+            r"(?: USING (?:COVERING )?(?:INDEX (\w+)|INTEGER PRIMARY KEY))?",
+            detail,
+        )
+        # Looking for the children of a row that is deleted is not in MariaDB's plans.
+        if match and match[2] != "tasks_by_parent":
+            found.add(Plan(match[1].lower(), SQLITE_NAMES.get(match[2], match[2]), sorts))
+    return found
+
+
+def _mariadb_plans(rows: list[Row]) -> set[Plan]:
+    sorts = any(
+        re.search("filesort|temporary", row["Extra"] or "")
+        for row in rows
+        # What it sorts there are the few rows that each of the members came up with.
+        if row["select_type"] != "UNION RESULT"
+    )
+    return {
+        Plan("scan" if row["type"] in ("ALL", "index") else "search", row["key"], sorts)
+        for row in rows
+        if row["table"] == "tasks"
+    }
+
+
+@pytest.fixture
+def small(
+    tables: dict[int, str], tmp_path: Path, engine: str, clock: Clock
+) -> Callable[[], Watched]:
+    return lambda: Watched(tables[SMALL], tmp_path / "small", engine)
+
+
+@pytest.fixture
+def large(
+    tables: dict[int, str], tmp_path: Path, engine: str, clock: Clock
+) -> Iterator[Callable[[], Watched]]:
+    yield lambda: Watched(tables[LARGE], tmp_path / "large", engine)
+    close_connection()
+
+
+def claims(**fields: Any) -> Callable[[Api], Any]:
+    return lambda api: api.claim("someone", **fields)
+
+
+def gets(path: str) -> Callable[[Api], Any]:
+    return lambda api: api.get(path)
+
+
+def from_cursor(query: str) -> Callable[[Api], Any]:
+    """A page that begins behind all tasks of one of the priorities."""
+    cursor = _cursor({"id": 10**9, "claim_rank": -5}, "claim_rank")
+    return gets(f"/api/tasks?limit=5&sort_by=priority&cursor={cursor}&{query}")
+
+
+def _no_preparation() -> None:
+    """Most calls find what they need."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the API, the indexes of `tasks` that are to serve it, and its preparation."""
+
+    run: Callable[[Api], Any]
+    indexes: tuple[str, ...]
+    prepare: Callable[[], None] = _no_preparation
+    sorts: bool = False  # only where what is sorted is what one worker holds
+    how: str = "search"
+
+
+def _let_leases_run_out() -> None:
+    _change_some("lease_expires_at = 1", "claimed")
+
+
+def _let_tasks_fall_due() -> None:
+    _change_some("available_at = 1", "scheduled")
+
+
+def _let_tasks_grow_old() -> None:
+    _change_some("completed_at = 1", "failed")
+
+
+def _forget_the_last_look() -> None:
+    database.obj.cache.pop("next_due", None)
+
+
+def _change_some(assignment: str, status: str) -> None:
+    rows = fetch_all("SELECT id FROM tasks WHERE status = ? ORDER BY id LIMIT 3", (status,))
+    for row in rows:
+        execute(f"UPDATE tasks SET {assignment} WHERE id = ?", (row["id"],))
+
+
+def run_maintenance(api: Api) -> Any:
+    return api.post("/api/maintenance/run")
+
+
+def creates(count: int, **fields: Any) -> Callable[[Api], Any]:
+    """The first time they are made, every other time they exist."""
+    bodies = [{"type": "plan.b", "params": {"made": n}, **fields} for n in range(count)]
+    return lambda api: api.call("POST", "/api/tasks/batch", {"tasks": bodies})
+
+
+def metrics(api: Api) -> Any:
+    return api.call("GET", "/api/metrics")
+
+
+def complete_one(api: Api) -> Any:
+    return api.complete(api.claim("finisher", type="plan.c"))
+
+
+BY_PRIORITY, BY_ID = "tasks_claim_by_priority", "tasks_claim_by_id"
+DUE, EXPIRED, OLD = "tasks_by_available_at", "tasks_by_lease_expires_at", "tasks_by_completed_at"
+KEYS = ("tasks_key_forever", "tasks_key_while_open")
+
+CALLS = {
+    "claim of one type": Call(claims(type="plan.a"), (BY_PRIORITY,)),
+    "claim of a type with a long backlog": Call(claims(type="crowded"), (BY_PRIORITY,)),
+    "claim of three types": Call(claims(task_types=list(PLAN_TYPES)), (BY_PRIORITY,)),
+    "claim by a pattern": Call(claims(type_pattern="plan.%"), (BY_PRIORITY,)),
+    "claim of anything": Call(claims(), (BY_PRIORITY,)),
+    "claim of ten": Call(claims(limit=10, type_pattern="plan.%"), (BY_PRIORITY,)),
+    "claim by id": Call(claims(sort_by="id"), (BY_ID,)),
+    "claim by attempts": Call(claims(sort_by="attempts"), ("tasks_claim_by_attempts",)),
+    "claim that finds nothing": Call(
+        claims(type="plan.a", status=404, type_pattern="plan.b"),
+        (BY_PRIORITY, DUE, EXPIRED),
+        _forget_the_last_look,
+    ),
+    "claim of a type without tasks": Call(
+        claims(type="empty", status=404),
+        (BY_PRIORITY, DUE, EXPIRED),
+        _forget_the_last_look,
+    ),
+    "claim sent again": Call(
+        claims(type="plan.a", request_id="again", limit=3),
+        ("tasks_by_worker",),
+        sorts=True,
+    ),
+    "completion": Call(complete_one, (BY_PRIORITY,)),
+    "renewal of all leases": Call(
+        lambda api: api.post("/api/workers/heartbeat", {"worker_id": "me"}), ("tasks_by_worker",)
+    ),
+    "maintenance with nothing to do": Call(run_maintenance, (DUE, EXPIRED, OLD)),
+    "expiry": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_leases_run_out),
+    "due tasks": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_tasks_fall_due),
+    "prune": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_tasks_grow_old),
+    "statistics": Call(gets("/api/stats"), (BY_ID,)),
+    "metrics": Call(metrics, (BY_ID, DUE, EXPIRED), _forget_the_last_look),
+    "creation of a duplicate": Call(creates(1), KEYS),
+    "creation of 500 duplicates": Call(creates(500), KEYS),
+    "creation of an unfinished duplicate": Call(creates(1, dedupe="active"), KEYS[1:]),
+    "task by id": Call(gets("/api/tasks/1100"), ()),
+    "history": Call(gets("/api/tasks/1100/logs"), ()),
+    "list": Call(gets("/api/tasks?limit=5"), ("PRIMARY",), how="scan"),
+    "list by priority": Call(
+        gets("/api/tasks?limit=5&sort_by=priority"), ("tasks_by_priority",), how="scan"
+    ),
+    "list by priority, from a cursor": Call(from_cursor(""), ("tasks_by_priority",)),
+    "list of a status by priority": Call(
+        gets("/api/tasks?limit=5&status=failed&sort_by=priority"), (BY_PRIORITY,)
+    ),
+    "list of a status": Call(gets("/api/tasks?limit=5&status=failed"), (BY_ID,)),
+    "list of a type": Call(gets("/api/tasks?limit=5&type=plan.a"), (BY_ID,)),
+    "list of a type and status": Call(
+        gets("/api/tasks?limit=5&type=plan.a&status=completed"), (BY_ID,)
+    ),
+    "list of a pattern by priority": Call(
+        gets("/api/tasks?limit=5&type=plan.%25&sort_by=priority&sort_order=asc"), (BY_PRIORITY,)
+    ),
+    "list of a worker": Call(gets("/api/tasks?limit=5&worker_id=veteran"), ("tasks_by_worker",)),
+    "list of a worker by priority": Call(
+        gets("/api/tasks?limit=5&worker_id=veteran&sort_by=priority"),
+        ("tasks_by_worker_and_priority",),
+    ),
+    "list of a worker by priority, from a cursor": Call(
+        from_cursor("worker_id=veteran"), ("tasks_by_worker_and_priority",)
+    ),
+    "list of a worker and status": Call(
+        gets("/api/tasks?limit=5&worker_id=veteran&status=completed"), ("tasks_by_worker",)
+    ),
+    "list of workers": Call(gets("/api/workers"), ("tasks_by_worker",)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_reads_its_index_and_costs_the_same_on_a_large_table(
+    name: str, small: Callable[[], Watched], large: Callable[[], Watched]
+) -> None:
+    call = CALLS[name]
+    costs = []
+    for open_table in (small, large):
+        watched = open_table()
+        call.run(watched.api)
+        call.prepare()
+        costs.append(watched.cost(call.run))
+    call.prepare()
+    plans = watched.plans(call.run)
+
+    assert {plan.index for plan in plans} == set(call.indexes), plans
+    assert {plan.how for plan in plans} <= {call.how}
+    assert call.sorts or not any(plan.sorts for plan in plans), plans
+    on_small, on_large = costs
+    assert on_large <= on_small * 1.5 + 50, f"{on_small} on the small table"
+
+
+@pytest.mark.parametrize(
+    ("order", "types"), list(product(sorted(set(CLAIM_ORDERS.values()), key=str), (1, 3, 24)))
+)
+def test_the_claims_statements_read_one_index_in_its_order(
+    order: ClaimOrder, types: int, large: Callable[[], Watched]
+) -> None:
+    watched = large()
+    heads = [value for type_id in range(1, types + 1) for value in (type_id, 2)]
+    select_next = (
+        f"SELECT {', '.join(COLUMNS)} {from_pending(order)}"
+        if skips_locked()
+        else select_candidates(order)
+    )
+    statements = [(select_heads(types, order), heads), (select_next, [4, 2])]
+    if skips_locked() and dialect() is not SQLITE:
+        statements.insert(0, (select_head(order), [4]))
+        execute(*statements[0])  # or the next tasks would begin nowhere
+    for sql, values in statements:
+        plans = watched.explain(dialect().sql(sql), values)
+        assert plans == {Plan("search", order.index_name, sorts=False)}
+
+
+def test_counting_all_tasks_is_one_pass_over_an_index_that_holds_all_it_needs(
+    large: Callable[[], Watched], engine: str
+) -> None:
+    watched = large()
+    execute("DELETE FROM statistics_snapshots")
+    statements: list[tuple[str, Any]] = []
+    database.query_hooks.append(lambda event: statements.append((event.sql, event.params)))
+    total = watched.api.get("/api/stats")["total"]
+    database.query_hooks.pop()
+
+    assert total >= LARGE
+    [(sql, values)] = [one for one in statements if "COUNT(*)" in one[0]]
+    [plan] = watched.explain_rows(sql, values)
+    if engine == "sqlite":
+        covering = rf"SCAN (TABLE )?tasks USING COVERING INDEX {BY_ID}"
+        assert re.fullmatch(covering, plan["detail"]), plan
+    else:
+        found = (plan["type"], plan["key"], plan["Extra"])
+        assert found == ("index", BY_ID, "Using index")
