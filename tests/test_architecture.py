@@ -31,13 +31,12 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size", "history", "dedupe", "retry", "claim_orders", "task_types", "workers"),
-    ("claim_heads", "store", "read"),
+    ("answer_size", "history", "dedupe", "retry", "task_types", "workers"),
+    ("store", "read", "claim_sql"),
     ("create", "lease", "waiting"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "maintenance_runs"),
     ("maintenance",),
-    ("guarded_claims",),
     ("claim", "figures.statistics", "figures.metrics"),
 ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from taskmanager.clock import format_time
-from taskmanager.db.connection import database
+from taskmanager.db.connection import cache
 from taskmanager.db.statements import Row, execute, execute_if_free, fetch_all, fetch_one, insert
 from taskmanager.db.transactions import write_transaction
 
@@ -61,12 +61,12 @@ def record_failed_authentication(
     ADDRESSES_PER_WINDOW addresses; the others are counted and the counts are
     stored with the next failure in a later minute. Waits for no writer.
     """
-    cache = database.obj.cache
-    failures: _Failures | None = cache.get("failed_authentication")
+    remembered = cache()
+    failures: _Failures | None = remembered.failed_authentications
     rows = []
     if failures is None or not 0 <= now - failures.began_at < WINDOW_MS:
         rows = _counted(failures, now) if failures else []
-        failures = cache["failed_authentication"] = _Failures(now)
+        failures = remembered.failed_authentications = _Failures(now)
     if address in failures.repeated:
         failures.repeated[address] += 1
     elif len(failures.repeated) < ADDRESSES_PER_WINDOW:

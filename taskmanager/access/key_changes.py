@@ -9,7 +9,6 @@ from typing import Any
 from taskmanager.access import audit, keys
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.connection import dialect
 from taskmanager.db.statements import Row, execute, fetch_all
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict
@@ -116,7 +115,7 @@ def _require_admin_left(before: Row, *, now: int) -> None:
     """Raises Conflict where a key that could administer was the last; undoes the transaction."""
     if not keys.may_administer(before, now=now):
         return
-    left = fetch_all(f"SELECT * FROM api_keys WHERE revoked_at IS NULL {dialect().lock_rows}")
+    left = fetch_all("SELECT * FROM api_keys WHERE revoked_at IS NULL {lock_rows}")
     if not any(keys.may_administer(row, now=now) for row in left):
         raise Conflict(
             f"Key {before['id']} ({before['name']}) is the last one with the scope 'admin': nobody "

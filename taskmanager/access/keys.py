@@ -15,7 +15,7 @@ from typing import Any
 
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
-from taskmanager.db.connection import database
+from taskmanager.db.connection import cache
 from taskmanager.db.statements import Row, execute_if_free, fetch_all, fetch_one, insert
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotAuthenticated, NotFound
@@ -52,7 +52,6 @@ MADE_AT_START = (FIRST_KEY, BOOTSTRAP_KEY)
 KEY_PREFIX = "tm_"
 SHOWN_CHARACTERS = 11
 CACHE_SECONDS = 3.0  # a revoked key is refused by every process after this long
-CACHE_SIZE = 1_000
 LAST_USED_RESOLUTION_MS = 60_000
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 _TYPE_PATTERN = re.compile(r"[A-Za-z0-9._%-]{1,255}")
@@ -195,17 +194,15 @@ def authenticate(key: str, *, now: int) -> Caller:
     A key that was found is remembered for CACHE_SECONDS per process.
     """
     key_hash = hash_key(key)
-    cache = _cache()
-    remembered = cache.get(key_hash)
+    remembered = cache().keys.get(key_hash)
     if remembered is None or remembered[0] < time.monotonic():
         row = fetch_one("SELECT * FROM api_keys WHERE key_hash = ?", (key_hash,))
         if row is None or not hmac.compare_digest(row["key_hash"], key_hash):
             raise NotAuthenticated(
                 "This API key is not known. Keys are made with: taskmanager keys create",
             )
-        if len(cache) >= CACHE_SIZE:
-            cache.clear()
-        remembered = cache[key_hash] = (time.monotonic() + CACHE_SECONDS, row, _caller_of(row))
+        remembered = (time.monotonic() + CACHE_SECONDS, row, _caller_of(row))
+        cache().keys[key_hash] = remembered
     _, row, caller = remembered
     if row["revoked_at"] is not None:
         raise NotAuthenticated("This API key has been revoked.")
@@ -224,15 +221,9 @@ def _caller_of(row: Row) -> Caller:
     )
 
 
-def _cache() -> dict[str, tuple[float, Row, Caller]]:
-    """Lives on the database object, so another database starts with an empty one."""
-    cache: dict[str, Any] = database.obj.cache.setdefault("keys", {})
-    return cache
-
-
 def forget_remembered() -> None:
     """Makes this process look every key up anew."""
-    _cache().clear()
+    cache().keys.clear()
 
 
 def mark_used(caller: Caller, *, now: int) -> None:
@@ -240,10 +231,10 @@ def mark_used(caller: Caller, *, now: int) -> None:
 
     What was asked for is done by now, so nothing that happens here may refuse it or hold it up.
     """
-    marks: dict[int | None, int] = database.obj.cache.setdefault("keys_marked", {})
-    if caller.key_id is None or now - marks.get(caller.key_id, 0) < LAST_USED_RESOLUTION_MS:
+    used_at = cache().keys_used_at
+    if caller.key_id is None or now - used_at.get(caller.key_id, 0) < LAST_USED_RESOLUTION_MS:
         return
-    marks[caller.key_id] = now
+    used_at[caller.key_id] = now
     execute_if_free(
         "UPDATE api_keys SET last_used_at = ? WHERE id = ? "
         "AND (last_used_at IS NULL OR last_used_at < ?)",

@@ -13,7 +13,7 @@ from taskmanager.api.serializers import claimed_task_json, task_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.queue import lease
 from taskmanager.queue.claim import ClaimRequest, claim_tasks
-from taskmanager.queue.claim_orders import claim_order
+from taskmanager.queue.claim_sql import claim_order
 from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task, complete_tasks
 
 blueprint = Blueprint("claims", __name__, url_prefix="/tasks")

@@ -5,7 +5,7 @@ from typing import Any
 from taskmanager.access import keys
 from taskmanager.access.key_changes import MAX_OVERLAP_SECONDS
 from taskmanager.api.requests import MAX_INTEGER, RequestBody
-from taskmanager.queue import claim_orders, dedupe, retry
+from taskmanager.queue import claim_sql, dedupe, retry
 from taskmanager.queue.create import MAX_DELAY_SECONDS
 from taskmanager.queue.schedules import manage
 
@@ -122,7 +122,7 @@ CLAIM = RequestBody(
     type=TYPE_NAME,
     task_types=_list_of(TYPE_NAME, 100),
     type_pattern=TYPE_PATTERN,
-    sort_by={"type": "string", "enum": list(claim_orders.SORT_COLUMNS)},
+    sort_by={"type": "string", "enum": list(claim_sql.SORT_COLUMNS)},
     sort_order={"type": "string", "enum": ["ASC", "DESC", "asc", "desc"]},
     limit={"type": "integer", "minimum": 1, "maximum": 100},
     lease_seconds=LEASE_SECONDS,

@@ -1,46 +1,101 @@
-"""The database of this process: pointing at it, its dialect, this thread's connection.
+"""The database of the application at work: pointing at it, and this thread's connection to it.
 
 Refuses to know any table.
 """
 
 import os
+import weakref
+from contextvars import ContextVar
+from typing import Any
 
 import peewee
 
+from taskmanager.db.cache import Cache
 from taskmanager.db.dialect import Dialect
 from taskmanager.db.sqlite.engine import sqlite_engine
 
-database = peewee.DatabaseProxy()
+# Those of this process, for a child that is forked.
+_engines: weakref.WeakSet[Any] = weakref.WeakSet()
+_chosen: ContextVar[Any] = ContextVar("database of the application at work", default=None)
+
+
+class _CurrentDatabase(peewee.DatabaseProxy):
+    """What the models and statements talk to: the database chosen in this context, else the latest.
+
+    One process may hold several applications, each with a database of its own.
+    """
+
+    __slots__ = ("_latest",)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # peewee's own knows the slots of its class alone
+
+    @property
+    def obj(self) -> Any:
+        return _chosen.get() or self._latest
+
+    @obj.setter
+    def obj(self, engine: Any) -> None:
+        self._latest = engine
+
+
+database = _CurrentDatabase()
 
 
 def connect_database(
-    url: str, *, sqlite_synchronous: str = "FULL", idle_seconds: float = 60
-) -> None:
-    """Points the proxy at `url`; no connection is opened before the first statement.
+    url: str,
+    *,
+    sqlite_synchronous: str = "FULL",
+    idle_seconds: float = 60,
+    table_prefix: str = "",
+) -> peewee.Database:
+    """Makes the database at `url` the current one; the first statement opens a connection.
 
     Raises ConfigurationError where the URL cannot be understood.
     """
     engine: peewee.Database
     if url.startswith("sqlite:///"):
-        engine = sqlite_engine(url, sqlite_synchronous)
+        engine = sqlite_engine(url, synchronous=sqlite_synchronous, table_prefix=table_prefix)
     else:
         # PyMySQL and TLS take a while to load, and SQLite needs none of it.
         from taskmanager.db.mysql.engine import mysql_engine
 
-        engine = mysql_engine(url, idle_seconds)
-    if database.obj is not None:
-        close_connection()
+        engine = mysql_engine(url, idle_seconds=idle_seconds, table_prefix=table_prefix)
+    _engines.add(engine)
+    use_database(engine)
     database.initialize(engine)
+    return engine
+
+
+def use_database(engine: peewee.Database) -> None:
+    """Chooses one of the connected databases for the rest of this context, such as a thread."""
+    _chosen.set(engine)
+
+
+def disconnect_database(engine: peewee.Database) -> None:
+    """Ends the use of a database: closes this thread's connection and those that no thread uses."""
+    engine.close_quietly()  # type: ignore[attr-defined]
+    _engines.discard(engine)
+    if _chosen.get() is engine:
+        _chosen.set(None)
+    if database.obj is engine:
+        database.initialize(None)
+
+
+def cache() -> Cache:
+    """What this process remembers of the current database."""
+    remembered: Cache = database.obj.cache
+    return remembered
 
 
 def dialect() -> Dialect:
-    """The dialect of the database that is connected."""
+    """The dialect of the current database."""
     found: Dialect = database.obj.dialect
     return found
 
 
 def skips_locked() -> bool:
-    """Whether `lock_free_rows` may be used; where not, rows must be taken by guarded updates.
+    """Whether `{lock_free_rows}` may be used; where not, rows must be taken by guarded updates.
 
     Found out once per database. On SQLite nobody else holds a lock within a write transaction.
     """
@@ -58,7 +113,7 @@ def close_connection() -> None:
 
 
 def release_connection() -> None:
-    """This thread needs none for now: another one may use it, and if nobody does it is closed.
+    """Lets another thread use this thread's connection; if none does, it is closed after a while.
 
     Nothing happens within a transaction, nor on SQLite, where an open connection is an open file.
     """
@@ -66,9 +121,9 @@ def release_connection() -> None:
 
 
 def forget_connections_of_parent() -> None:
-    """A forked child must not talk over, nor close, a connection that its parent still uses."""
-    if database.obj is not None:
-        database.dispose()
+    """A forked child must not use, nor close, a connection that its parent still uses."""
+    for engine in _engines:
+        engine.dispose()
 
 
 os.register_at_fork(after_in_child=forget_connections_of_parent)

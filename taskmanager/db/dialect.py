@@ -1,6 +1,16 @@
-"""What the engines share: words in which their SQL differs, recovery, and options of a URL.
+"""How the engines' SQL differs. A statement is written once, as a template; a dialect spells it.
 
-Refuses to know any table, and which engine is in use: database.py holds that.
+In a template `?` stands for a value and braces for a word that depends on the engine or on the
+table prefix:
+
+    {tasks}                     a table, with the prefix
+    {index tasks_by_worker}     reads the table that it follows through this index
+    {unique tasks_key_forever}  the same for the index of a UNIQUE constraint
+    {by_id}                     the same for the primary key
+    {lock_rows}                 closes a SELECT of rows that this transaction will change
+    {lock_free_rows}            the same, but skips rows that another transaction has locked
+
+Refuses to know any table, and which engine is in use: connection.py holds that.
 """
 
 from collections.abc import Sequence
@@ -8,22 +18,24 @@ from typing import NamedTuple
 
 
 class Dialect(NamedTuple):
-    """What differs between the engines, as words to put into a statement."""
+    """The words of one engine. A `%s` in a hint stands for the name of the index."""
 
     name: str
     placeholder: str
-    lock_rows: str  # closes a SELECT of rows that this transaction will change
-    lock_free_rows: str  # the same, leaving out rows that another transaction has locked
-    use_index: str  # follows the table's name; `{}` is the index
-    # The same for the index of a UNIQUE constraint. SQLite names that one itself, and finds it.
-    use_unique: str
-    # The same for rows looked up by id: MySQL would otherwise reach them through an index that the
-    # statement changes, and lock the neighbours that other transactions are at work on.
+    lock_rows: str
+    lock_free_rows: str
+    index_hint: str
+    # SQLite names the index of a UNIQUE constraint itself, and finds it without a hint.
+    unique_hint: str
+    # MySQL would otherwise reach rows through an index that the statement changes, and lock the
+    # neighbours that other transactions are at work on.
     by_id: str
     union_member: str  # a SELECT with its own ORDER BY and LIMIT inside a UNION ALL
 
-    def sql(self, statement: str) -> str:
-        return statement.replace("?", self.placeholder)
+    def spell(self, template: str, prefix: str = "") -> str:
+        """The statement of a template, for tables and indexes whose names begin with `prefix`."""
+        text = template.format_map(_Words(self, prefix))
+        return text.replace("?", self.placeholder)
 
     def first_of(self, members: Sequence[str], order: str, limit: int) -> str:
         """The SELECT of the first rows of all members together; each reads an index in that order.
@@ -36,23 +48,42 @@ class Dialect(NamedTuple):
         return f"{' UNION ALL '.join(members)} ORDER BY {order} LIMIT {limit}"
 
 
+class _Words(dict[str, str]):
+    """What stands for the braces of a template."""
+
+    def __init__(self, dialect: Dialect, prefix: str) -> None:
+        super().__init__(
+            by_id=dialect.by_id,
+            lock_rows=dialect.lock_rows,
+            lock_free_rows=dialect.lock_free_rows,
+        )
+        self._hints = {"index": dialect.index_hint, "unique": dialect.unique_hint}
+        self._prefix = prefix
+
+    def __missing__(self, key: str) -> str:
+        hint, _, name = key.rpartition(" ")
+        if not hint:
+            return self._prefix + name
+        return self._hints[hint].replace("%s", self._prefix + name)
+
+
 SQLITE = Dialect(
     name="sqlite",
     placeholder="?",
     lock_rows="",
     lock_free_rows="",
-    use_index="INDEXED BY {}",
-    use_unique="",
+    index_hint="INDEXED BY %s",
+    unique_hint="",
     by_id="NOT INDEXED",
-    union_member="SELECT * FROM ({})",
+    union_member="SELECT * FROM (%s)",
 )
 MYSQL = Dialect(
     name="mysql",
     placeholder="%s",
     lock_rows="FOR UPDATE",
     lock_free_rows="FOR UPDATE SKIP LOCKED",
-    use_index="FORCE INDEX ({})",
-    use_unique="FORCE INDEX ({})",
+    index_hint="FORCE INDEX (%s)",
+    unique_hint="FORCE INDEX (%s)",
     by_id="FORCE INDEX (PRIMARY)",
-    union_member="({})",
+    union_member="(%s)",
 )

@@ -11,22 +11,34 @@ from urllib.parse import parse_qsl
 
 import peewee
 
+from taskmanager.db.cache import Cache
+from taskmanager.db.dialect import Dialect
 from taskmanager.db.errors import is_connection_lost, translated
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
 
 class Recovering:
-    """Outside a transaction: opens a connection that was closed meanwhile again, once.
+    """Outside a transaction, reopens a connection that was closed meanwhile, once.
 
     Every statement passes here, those of the models too. Raises
     DatabaseUnavailable where the database cannot do it now. Inside a
     transaction errors pass as they are, for write_transaction() to judge.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    dialect: Dialect
+
+    def __init__(self, *args: Any, table_prefix: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # What services remember of this very database; another one starts empty.
-        self.cache: dict[str, Any] = {}
+        self.table_prefix = table_prefix
+        self.cache = Cache()
+
+    def spelled(self, template: str) -> str:
+        """The statement of a template as this engine spells it; see dialect.py."""
+        statements = self.cache.statements
+        sql = statements.get(template)
+        if sql is None:
+            sql = statements[template] = self.dialect.spell(template, self.table_prefix)
+        return sql
 
     def execute_sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
         run = super().execute_sql  # type: ignore[misc]
@@ -49,7 +61,7 @@ class Recovering:
         self.connect()  # type: ignore[attr-defined]
 
     def release(self) -> None:
-        """This thread needs no connection for now. One to a file takes nothing from anybody."""
+        """Lets another thread use this thread's connection; an open file is kept."""
 
     def dispose(self) -> None:
         """In a forked child: forgets the connections of the parent, which still uses them."""
@@ -57,9 +69,9 @@ class Recovering:
         super().dispose()  # type: ignore[misc]
 
     def given_up(self, error: Exception) -> Exception:
-        """What to raise where nothing is tried again. After a failure the next call connects anew:
+        """What to raise where nothing is tried again. The next statement connects anew.
 
-        a file may have been put back in another's place, which an open connection never sees.
+        The database file may have been replaced, which an open connection never sees.
         """
         raised = translated(error)
         if isinstance(raised, DatabaseUnavailable):

@@ -1,9 +1,9 @@
 """The tables as Peewee models: columns only, no rules.
 
-schema.sql makes the tables and their indexes; a test compares what it makes
+schema.sql creates the tables and their indexes; a test compares what it creates
 with the fields here on every database. Statements on the hot path (create,
-claim, complete) are written as SQL in the services, because building a Peewee
-query costs more than running it.
+claim, complete) are SQL templates beside the functions that run them, because
+building a Peewee query costs more than running it.
 """
 
 import peewee
@@ -11,9 +11,32 @@ import peewee
 from taskmanager.db.connection import database
 
 
+class _Metadata(peewee.Metadata):
+    """Puts the table prefix of the current database before a model's own name of its table."""
+
+    @property
+    def table_name(self) -> str:
+        return (database.table_prefix if database.obj else "") + self._plain_name
+
+    @table_name.setter
+    def table_name(self, name: str) -> None:
+        self._plain_name = name
+
+    @property
+    def table(self) -> peewee.Table:
+        """Not kept, as peewee would: the prefix may be another one the next time."""
+        columns = [field.column_name for field in self.sorted_fields]
+        return peewee.Table(self.table_name, columns, _model=self.model, _database=self.database)
+
+    @table.deleter
+    def table(self) -> None:
+        """Nothing is kept."""
+
+
 class _Model(peewee.Model):
     class Meta:
         database = database
+        model_metadata_class = _Metadata
 
 
 class TaskType(_Model):

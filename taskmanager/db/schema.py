@@ -189,7 +189,7 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
 
 def _run_slice(step: DataStep) -> bool:
     """Returns whether there is more. On a cluster another node may be at the same step."""
-    state = _state_of(step, dialect().lock_rows)
+    state = _state_of(step, "{lock_rows}")
     if state["finished_at"] is not None:
         return False
     following = step.run(state["position"] or 0)

@@ -8,7 +8,7 @@ a megabyte of empty lists takes twenty.
 from collections.abc import Iterable, Sequence
 
 from taskmanager.db.models import Task
-from taskmanager.db.statements import fetch_all, placeholders
+from taskmanager.db.statements import fetch_all
 from taskmanager.errors import ValidationFailed
 
 MAX_ANSWER_TEXT = 4_000_000  # characters of params and results, as they are stored
@@ -45,8 +45,6 @@ def sizes_of(task_ids: Sequence[int], columns: Sequence[str]) -> list[int]:
     if not columns or not task_ids:
         return [0] * len(task_ids)
     size = " + ".join(f"COALESCE(LENGTH({column}), 0)" for column in columns)
-    rows = fetch_all(
-        f"SELECT id, {size} AS size FROM tasks WHERE id IN ({placeholders(task_ids)})", task_ids
-    )
+    rows = fetch_all(f"SELECT id, {size} AS size FROM {{tasks}} WHERE id IN ?", (list(task_ids),))
     found = {row["id"]: row["size"] for row in rows}
     return [found.get(task_id, 0) for task_id in task_ids]

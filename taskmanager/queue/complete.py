@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.statements import Row, fetch_all, fetch_one, placeholders
+from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import dedupe, history, retry, workers
@@ -121,10 +121,7 @@ def _retry_policies(tasks: Sequence[Row]) -> dict[int, Any]:
     type_ids = sorted({task["task_type_id"] for task in tasks})
     if not type_ids:
         return {}
-    rows = fetch_all(
-        f"SELECT id, retry FROM task_types WHERE id IN ({placeholders(type_ids)})",
-        type_ids,
-    )
+    rows = fetch_all("SELECT id, retry FROM {task_types} WHERE id IN ?", (type_ids,))
     return {row["id"]: json.loads(row["retry"]) if row["retry"] else None for row in rows}
 
 
@@ -208,14 +205,14 @@ def _replay(task: Row | None, completion: Completion, holder: Holder) -> Complet
     of_attempt = "claim_token = ?" if holder.claim_token else "worker_id = ? AND attempt = ?"
     values = [holder.claim_token] if holder.claim_token else [holder.worker_id, task["attempts"]]
     event = fetch_one(
-        "SELECT event, message, metadata, worker_id FROM task_logs WHERE task_id = ? "
+        "SELECT event, message, metadata, worker_id FROM {task_logs} WHERE task_id = ? "
         f"AND event IN ('completed', 'failed', 'retry_scheduled') AND {of_attempt} "
         "ORDER BY id DESC LIMIT 1",
         (task["id"], *values),
     )
     if event is None or event["worker_id"] != holder.worker_id:
         return None
-    stored = fetch_one("SELECT result FROM tasks WHERE id = ?", (task["id"],))
+    stored = fetch_one("SELECT result FROM {tasks} WHERE id = ?", (task["id"],))
     task = {**task, **(stored or {})}
     if not _is_same_report(task, completion, event):
         return None

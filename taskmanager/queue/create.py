@@ -1,4 +1,4 @@
-"""Making tasks: one or a thousand, each recognised by its dedupe key where it has one."""
+"""Creating tasks: one or a thousand, de-duplicated by their dedupe keys."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, placeholders
+from taskmanager.db.statements import MAX_ROWS, Row, fetch_all
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import (
     DatabaseUnavailable,
     InvalidRequest,
     NotFound,
     TaskManagerError,
-    ValidationFailed,
 )
 from taskmanager.params import validation
 from taskmanager.params.work_meter import WorkMeter
 from taskmanager.queue import dedupe, task_types
-from taskmanager.queue.store import TypeHasChanged, store_tasks
+from taskmanager.queue.store import Stored, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
 MAX_DELAY_SECONDS = 10 * 366 * 86_400
@@ -36,7 +35,7 @@ class Outcome:
 def create_task(
     request: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
 ) -> Outcome:
-    """Makes one task, or finds the one that holds its key.
+    """Creates one task, or finds the one that holds its key.
 
     `request` has `type`, `params` and, optionally, the other fields of
     `POST /api/tasks`; `available_at` in milliseconds.
@@ -44,33 +43,12 @@ def create_task(
     Transition: nothing → pending, or scheduled where its time is to come.
     Commits together: the task and its first history row.
     Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed.
-    Dying in the middle leaves nothing; sent again it is made, or found.
+    A crash leaves nothing, or the whole task; sent again it is created, or found.
     """
-    outcome = _create_with_remembered_type(request, defaults, caller, now)
-    if outcome is None:
-        [outcome] = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)
+    [outcome] = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)
     if outcome.error is not None:
         raise outcome.error
     return outcome
-
-
-def _create_with_remembered_type(
-    request: Mapping[str, Any], defaults: TaskDefaults, caller: Caller, now: int
-) -> Outcome | None:
-    """Saves the question what the type is, where this process knows it and it has not changed.
-
-    None: it may have changed, or the request is to be refused, which is decided anew.
-    """
-    task_type = task_types.remembered_task_type(request["type"])
-    if task_type is None or not task_type["is_active"] or request.get("parent_task_id"):
-        return None
-    try:
-        caller.require_type(task_type["name"])
-        row = _new_row(request, task_type, defaults, now)
-        [(task, existed)] = _store_if_type_is(task_type, row, caller.key_id)
-    except (TypeHasChanged, ValidationFailed):
-        return None
-    return Outcome(task={**task, "type": task_type["name"]}, deduplicated=existed)
 
 
 def create_tasks(
@@ -81,9 +59,9 @@ def create_tasks(
     caller: Caller,
     now: int,
 ) -> list[Outcome]:
-    """Makes many tasks in one transaction; an Outcome per request, in order.
+    """Creates many tasks in one transaction; an Outcome per request, in order.
 
-    With `atomic` one bad request keeps all of them from being made. Otherwise
+    With `atomic` one bad request keeps all of them from being created. Otherwise
     see `create_task`.
     """
     outcomes = [Outcome() for _ in requests]
@@ -110,10 +88,10 @@ def create_tasks(
     wanted = [row for row in rows if row is not None]
     if not wanted:
         return outcomes
-    made = iter(_store(wanted, caller.key_id))
+    stored = iter(_store(wanted, caller))
     for row, outcome in zip(rows, outcomes, strict=True):
         if row is not None:
-            task, outcome.deduplicated = next(made)
+            task, outcome.deduplicated = next(stored)
             outcome.task = {**task, "type": task_types.name_of(task["task_type_id"])}
     return outcomes
 
@@ -126,7 +104,7 @@ def prepare_task(
 
 
 def _missing_parents(requests: Sequence[Mapping[str, Any]], caller: Caller) -> set[int]:
-    """Parents asked for that are not there, or that the caller may not know to be there."""
+    """Parents asked for that do not exist, or that the caller may not know to exist."""
     wanted = {request["parent_task_id"] for request in requests if request.get("parent_task_id")}
     if not wanted:
         return set()
@@ -134,9 +112,7 @@ def _missing_parents(requests: Sequence[Mapping[str, Any]], caller: Caller) -> s
     found: list[Row] = []
     for start in range(0, len(ids), MAX_ROWS):
         some = ids[start : start + MAX_ROWS]
-        found += fetch_all(
-            f"SELECT id, task_type_id FROM tasks WHERE id IN ({placeholders(some)})", some
-        )
+        found += fetch_all("SELECT id, task_type_id FROM {tasks} WHERE id IN ?", (some,))
     return wanted - {
         row["id"] for row in found if caller.may_touch(task_types.name_of(row["task_type_id"]))
     }
@@ -215,10 +191,5 @@ def _available_at(request: Mapping[str, Any], now: int) -> int:
 
 
 @write_transaction
-def _store_if_type_is(task_type: Row, row: Row, key_id: int | None) -> list[tuple[Row, bool]]:
-    return store_tasks([row], key_id=key_id, task_type=task_type)
-
-
-@write_transaction
-def _store(rows: list[Row], key_id: int | None) -> list[tuple[Row, bool]]:
-    return store_tasks(rows, key_id=key_id)
+def _store(rows: list[Row], caller: Caller) -> list[Stored]:
+    return store_tasks(rows, caller=caller)

@@ -4,9 +4,10 @@ Always written in the transaction of what it records, so the two cannot disagree
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all, insert_many
 
 
@@ -44,15 +45,44 @@ def record(rows: Sequence[Row]) -> None:
         insert_many("task_logs", rows)
 
 
+def record_each(
+    tasks: Iterable[Row],
+    *,
+    event: str,
+    now: int,
+    caller: Caller | None = None,
+    status: str | None = None,
+) -> None:
+    """Stores the same event for each task, with its attempt, worker and claim token.
+
+    `status` is that of the tasks after the event, unless their rows have it already.
+    """
+    record(
+        [
+            event_row(
+                task_id=task["id"],
+                event=event,
+                status=status or task["status"],
+                attempt=task["attempts"],
+                worker_id=task["worker_id"],
+                api_key_id=caller.key_id if caller else None,
+                claim_token=task["claim_token"],
+                now=now,
+            )
+            for task in tasks
+        ]
+    )
+
+
 def list_logs(*, task_id: int) -> list[Row]:
     """A task's history, oldest first."""
-    return fetch_all("SELECT * FROM task_logs WHERE task_id = ? ORDER BY id", (task_id,))
+    return fetch_all("SELECT * FROM {task_logs} WHERE task_id = ? ORDER BY id", (task_id,))
 
 
 def list_attempt_errors(*, task_id: int) -> list[Row]:
-    """How each failed attempt of a task ended, oldest first: reported as failed, or gone silent."""
+    """How each failed attempt of a task ended, oldest first: reported, or lease expired."""
     return fetch_all(
-        "SELECT * FROM task_logs WHERE task_id = ? "
+        "SELECT * FROM {task_logs} WHERE task_id = ? "
         "AND event IN ('retry_scheduled', 'failed', 'lease_expired') ORDER BY id",
         (task_id,),
     )

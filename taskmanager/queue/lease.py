@@ -1,4 +1,4 @@
-"""The hold that a worker has on an attempt: who may report, renewing it, giving it back.
+"""The lease that a worker holds on an attempt: who may report, renewing it, handing it back.
 
 A claim token names one attempt of one task. With a token only that attempt can
 be touched; without one the worker's name must match, which cannot tell two
@@ -10,33 +10,25 @@ from typing import NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.connection import dialect
-from taskmanager.db.statements import (
-    MAX_ROWS,
-    Row,
-    execute_later,
-    fetch_all,
-    fetch_one,
-    fetch_packed,
-    placeholders,
-)
+from taskmanager.db.statements import MAX_ROWS, Row, execute, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ClaimLost, NotAllowed, TaskFinished, TaskManagerError, TaskNotClaimed
 from taskmanager.queue import history, task_types, workers
 from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits
 from taskmanager.queue.read import FINISHED_STATUSES, task_not_found
 
-# What one statement changes: tasks, each of which it looks up in lists of what is not the same for
-# all, and characters of their results and errors; servers take packets of 1 MB and more.
+# What one statement changes: tasks, each of which looks up its own values, and characters of
+# their results and errors. Servers take packets of 1 MB and more.
 MAX_TOGETHER = 50
 MAX_TEXT_TOGETHER = 65_536
 
 # What a task loses when its attempt is over.
 NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
+_LIGHT = ", ".join(LIGHT_COLUMNS)
 
 
 class Holder(NamedTuple):
-    """Who says that it holds a task: a worker's name and, better, a claim token."""
+    """Who reports on a task: a worker's name and, better, the claim token of its attempt."""
 
     worker_id: str
     claim_token: str | None = None
@@ -45,20 +37,18 @@ class Holder(NamedTuple):
 def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     """Rows by id, locked for this transaction, with type names and without params and results.
 
-    Raises nothing for an id that is not there, nor for a task of a type that the
-    caller may not touch: to the caller it is not there either.
+    An id that does not exist is left out, and so is a task of a type that the
+    caller may not touch: to the caller it does not exist either.
     """
     # One order for everybody: two transactions that want the same rows cannot deadlock.
     ids = sorted(set(task_ids))
     rows: list[Row] = []
     for start in range(0, len(ids), MAX_ROWS):
         some = ids[start : start + MAX_ROWS]
-        rows += fetch_packed(
-            LIGHT_COLUMNS,
-            f"FROM tasks WHERE id IN ({placeholders(some)}) ORDER BY id {dialect().lock_rows}",
-            some,
+        rows += fetch_all(
+            f"SELECT {_LIGHT} FROM {{tasks}} WHERE id IN ? ORDER BY id {{lock_rows}}", (some,)
         )
-    # Only what is completed has a result, and of that a repeated report alone tells it again.
+    # Only a completed task has a result, which a repeated report alone reads: see complete.py.
     named = (
         {**row, "result": None, "type": task_types.name_of(row["task_type_id"])} for row in rows
     )
@@ -116,7 +106,7 @@ _ENDS = {
 def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
     """Says what became of the attempt that the token named."""
     last = fetch_one(
-        "SELECT event, attempt FROM task_logs WHERE task_id = ? AND claim_token = ? "
+        "SELECT event, attempt FROM {task_logs} WHERE task_id = ? AND claim_token = ? "
         "ORDER BY id DESC LIMIT 1",
         (task["id"], claim_token),
     )
@@ -130,7 +120,7 @@ def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
         last["event"], "ended when the task was cancelled"
     )
     latest = fetch_one(
-        "SELECT claim_token FROM task_logs WHERE task_id = ? AND event = 'claimed' "
+        "SELECT claim_token FROM {task_logs} WHERE task_id = ? AND event = 'claimed' "
         "ORDER BY id DESC LIMIT 1",
         (task["id"],),
     )
@@ -148,7 +138,7 @@ def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
 def update_held(updates: Sequence[tuple[Row, Row]]) -> list[Row]:
     """Writes its changes to each of these tasks of `lock_tasks`; returns them as they are then.
 
-    That nobody has changed them since is what the lock is for.
+    Nobody else can have changed them since: that is what the lock is for.
     """
     for some in [updates] if len(updates) == 1 else _those_for_one_statement(updates):
         _update_together(some)
@@ -173,7 +163,7 @@ def _those_for_one_statement(
 
 
 def _update_together(updates: Sequence[tuple[Row, Row]]) -> None:
-    """Where a value is not the same for all, each task finds its own by its id."""
+    """One UPDATE. A value that differs between the tasks is found by the task's id."""
     (_, first), *others = updates
     ids = [task["id"] for task, _ in updates]
     assignments, values = [], []
@@ -186,17 +176,17 @@ def _update_together(updates: Sequence[tuple[Row, Row]]) -> None:
             assignments.append(f"{column} = ?")
             values.append(value)
     statuses = sorted({task["status"] for task, _ in updates})
-    execute_later(
-        f"UPDATE tasks {dialect().by_id} SET {', '.join(assignments)} "
-        f"WHERE id IN ({placeholders(ids)}) AND status IN ({placeholders(statuses)}) "
-        f"AND claim_token IN ({placeholders(ids)})",
-        (*values, *ids, *statuses, *(task["claim_token"] for task, _ in updates)),
-        rows=len(ids),
-    )
+    matched = execute(
+        f"UPDATE {{tasks}} {{by_id}} SET {', '.join(assignments)} "
+        "WHERE id IN ? AND status IN ? AND claim_token IN ?",
+        (*values, ids, statuses, [task["claim_token"] for task, _ in updates]),
+    ).rowcount
+    if matched != len(ids):
+        raise AssertionError(f"{matched} of {len(ids)} locked tasks were still held")
 
 
 def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
-    """The columns of a renewed lease; a task taken back but not yet given away is claimed again."""
+    """The columns of a renewed lease. A requeued task that nobody else took is claimed again."""
     seconds = lease_seconds or task["lease_seconds"]
     return {
         "status": "claimed",
@@ -208,22 +198,8 @@ def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
 
 def _renew(updates: Sequence[tuple[Row, Row]], caller: Caller, now: int) -> list[Row]:
     renewed = update_held(updates)
-    history.record(
-        [
-            history.event_row(
-                task_id=task["id"],
-                event="lease_restored",
-                status="claimed",
-                attempt=task["attempts"],
-                worker_id=task["worker_id"],
-                api_key_id=caller.key_id,
-                claim_token=task["claim_token"],
-                now=now,
-            )
-            for task, _ in updates
-            if task["status"] != "claimed"
-        ]
-    )
+    restored = [task for task, _ in updates if task["status"] != "claimed"]
+    history.record_each(restored, event="lease_restored", status="claimed", caller=caller, now=now)
     return renewed
 
 
@@ -236,7 +212,7 @@ def send_heartbeat(
     Transition: none, or pending → claimed where the lease had run out unnoticed by others.
     Commits together: the lease and the worker's sign of life.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
-    Dying in the middle leaves the old lease.
+    A crash leaves the old lease.
     """
     found = lock_tasks([task_id], caller).get(task_id)
     if found is not None and found["status"] == "cancelled":
@@ -281,7 +257,7 @@ def release_task(
     Transition: claimed → pending, or → scheduled with a delay.
     Commits together: the transition and its history row.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
-    Dying in the middle leaves it claimed.
+    A crash leaves it claimed.
     """
     task = require_holder(lock_tasks([task_id], caller).get(task_id), task_id, holder)
     workers.record_sign_of_life(holder.worker_id, now=now)
@@ -302,27 +278,13 @@ def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: in
     released = update_held(
         [(task, {**changes, "attempts": max(0, task["attempts"] - 1)}) for task in tasks]
     )
-    history.record(
-        [
-            history.event_row(
-                task_id=task["id"],
-                event="released",
-                status=changes["status"],
-                attempt=task["attempts"],
-                worker_id=task["worker_id"],
-                api_key_id=caller.key_id,
-                claim_token=task["claim_token"],
-                now=now,
-            )
-            for task in tasks
-        ]
-    )
+    history.record_each(tasks, event="released", status=changes["status"], caller=caller, now=now)
     return released
 
 
 def _held_ids(worker_id: str) -> list[int]:
     rows = fetch_all(
-        f"SELECT id FROM tasks {dialect().use_index.format('tasks_by_worker')} "
+        "SELECT id FROM {tasks} {index tasks_by_worker} "
         "WHERE worker_id = ? AND status = 'claimed' ORDER BY id",
         (worker_id,),
     )
@@ -367,14 +329,14 @@ def renew_leases(
 
 @write_transaction
 def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> list[int]:
-    """Gives back what the worker holds and marks it inactive; returns the tasks' ids.
+    """Hands back what the worker holds and marks it inactive; returns the tasks' ids.
 
     Tasks of types that the caller may not touch stay claimed.
 
     Transition: claimed → pending, the attempts not counted.
     Commits together: all of it.
     Raises DatabaseUnavailable.
-    Dying in the middle leaves the tasks claimed until their leases run out.
+    A crash leaves the tasks claimed until their leases expire.
     """
     held = [
         task

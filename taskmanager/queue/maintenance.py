@@ -1,9 +1,9 @@
-"""What time does to tasks: leases run out, schedules fall due, finished tasks grow old.
+"""Maintenance: expired leases, due schedules and delayed tasks, and pruning of old tasks.
 
-One implementation, reached by three roads: the cron command, the URL for hosts
-whose cron can only fetch one, and a small slice on ordinary claims. Everything
-is done in slices, each a short transaction of its own, so a run can be stopped
-anywhere, two runs at once do no harm, and no lock is held for long.
+It can run in three ways that share this code: the cron command, a URL for
+hosts whose cron can only fetch one, and a small slice on ordinary claims. All
+work is done in slices, each a short transaction of its own. So a run can be
+stopped anywhere, two runs at once do no harm, and no lock is held for long.
 """
 
 import contextlib
@@ -14,12 +14,13 @@ from typing import NamedTuple
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.connection import database, dialect, skips_locked
-from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, placeholders
+from taskmanager.db.connection import cache, skips_locked
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
-from taskmanager.queue import history, maintenance_runs
+from taskmanager.queue import dedupe, history, maintenance_runs
 from taskmanager.queue.figures import counts
+from taskmanager.queue.lease import NOT_CLAIMED
 from taskmanager.queue.schedules import runs
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -27,17 +28,17 @@ SLICE_ROWS = 25
 MAX_SLICE_ROWS = 50
 SLICE_SECONDS = 0.005  # what a slice should take, and so hold its locks
 CLAIM_SLICE_INTERVAL_MS = 1_000
-DUE_RESOLUTION_MS = 500  # what others delay for less than this is noticed so much later
+DUE_RESOLUTION_MS = 500  # how late a task that another process delayed may be noticed
 MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
 DAY_MS = 86_400_000
 LEASE_EXPIRED = "lease_expired"
 
-# Three looks at the head of an index.
+# Three looks at the first entry of an index.
 SELECT_NEXT_DUE = (
-    "SELECT (SELECT MIN(next_run_at) FROM schedules) AS schedule_at, "
-    "(SELECT lease_expires_at FROM tasks WHERE lease_expires_at > 0 "
+    "SELECT (SELECT MIN(next_run_at) FROM {schedules}) AS schedule_at, "
+    "(SELECT lease_expires_at FROM {tasks} WHERE lease_expires_at > 0 "
     "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
-    "(SELECT available_at FROM tasks WHERE status = 'scheduled' "
+    "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
     "ORDER BY available_at LIMIT 1) AS task_at"
 )
 
@@ -79,7 +80,7 @@ def _renew_statistics(now: int) -> None:
 
 
 def requeue_expired_claims(*, now: int, deadline: float) -> int:
-    """Takes back every claim whose lease has run out; returns how many.
+    """Requeues every task whose lease has expired; returns how many.
 
     Stops at `deadline`, in seconds of time.monotonic().
     """
@@ -122,16 +123,16 @@ def _record_pruning(pruned: int, cutoff: int, caller: Caller, now: int) -> None:
 @write_transaction
 def _forget_workers(cutoff: int) -> None:
     # In a transaction, to be run again: signs of life lock the same rows in another order.
-    execute("DELETE FROM workers WHERE last_seen_at < ?", (cutoff,))
+    execute("DELETE FROM {workers} WHERE last_seen_at < ?", (cutoff,))
 
 
 def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
-    """On the way of a claim: one slice, once a second and process, or always while much is due."""
-    last: int = database.obj.cache.get("maintenance_slice_at", 0)
-    if abs(now - last) >= CLAIM_SLICE_INTERVAL_MS:
+    """Part of a claim: runs one slice, once a second per process, or always while much is due."""
+    remembered = cache()
+    if abs(now - remembered.maintenance_slice_at) >= CLAIM_SLICE_INTERVAL_MS:
         moved = run_slice(defaults=defaults, now=now)
         if moved < SLICE_ROWS:
-            database.obj.cache["maintenance_slice_at"] = now
+            remembered.maintenance_slice_at = now
 
 
 class NextDue(NamedTuple):
@@ -146,14 +147,17 @@ class NextDue(NamedTuple):
 
 
 def next_due(*, now: int) -> NextDue:
-    """What is next; the answer of this process's last look, where that is a moment ago."""
-    looked_at: int
-    found: NextDue | None
-    looked_at, found = database.obj.cache.get("next_due", (0, None))
-    if found is None or abs(now - looked_at) >= DUE_RESOLUTION_MS or found.is_anything_due(now):
-        row = fetch_one(SELECT_NEXT_DUE)
-        found = NextDue(**row) if row else NextDue(None, None, None)
-        database.obj.cache["next_due"] = (now, found)
+    """What is due next; at most DUE_RESOLUTION_MS old, unless it is due by now."""
+    remembered = cache()
+    if remembered.next_due is not None:
+        looked_at: int
+        found: NextDue
+        looked_at, found = remembered.next_due
+        if abs(now - looked_at) < DUE_RESOLUTION_MS and not found.is_anything_due(now):
+            return found
+    row = fetch_one(SELECT_NEXT_DUE)
+    found = NextDue(**row) if row else NextDue(None, None, None)
+    remembered.next_due = (now, found)
     return found
 
 
@@ -206,21 +210,19 @@ def next_slice_rows(rows: int, seconds: float) -> int:
 def _lock_slice(
     columns: str, *, index: str, condition: str, order: str, value: int, rows: int
 ) -> list[Row]:
-    """Locks up to `rows` tasks that meet the condition, leaving out those that others have locked.
+    """Locks up to `rows` tasks that meet the condition, skipping those that others have locked.
 
-    A server that cannot leave them out is first asked without locks, and then for
-    those tasks by their ids, in the order in which everybody locks tasks.
+    A server without SKIP LOCKED is first asked without locks, and then for those
+    tasks by their ids, in the order in which everybody locks tasks.
     """
-    first = (
-        f"FROM tasks {dialect().use_index.format(index)} WHERE {condition} ORDER BY {order} LIMIT ?"
-    )
+    first = f"FROM {{tasks}} {{index {index}}} WHERE {condition} ORDER BY {order} LIMIT ?"
     if skips_locked():
-        return fetch_all(f"SELECT {columns} {first} {dialect().lock_free_rows}", (value, rows))
+        return fetch_all(f"SELECT {columns} {first} {{lock_free_rows}}", (value, rows))
     while candidates := [row["id"] for row in fetch_all(f"SELECT id {first}", (value, rows))]:
         locked = fetch_all(
-            f"SELECT {columns} FROM tasks {dialect().by_id} WHERE id IN "
-            f"({placeholders(candidates)}) AND {condition} ORDER BY id {dialect().lock_rows}",
-            (*candidates, value),
+            f"SELECT {columns} FROM {{tasks}} {{by_id}} WHERE id IN ? AND {condition} "
+            "ORDER BY id {lock_rows}",
+            (candidates, value),
         )
         if locked:  # else others have dealt with all of them meanwhile
             return locked
@@ -229,17 +231,17 @@ def _lock_slice(
 
 @write_transaction
 def _requeue_slice(now: int, rows: int) -> int:
-    """Takes back up to `rows` expired claims.
+    """Requeues up to `rows` tasks whose lease has expired.
 
     Transition: claimed → pending, or → failed with `lease_expired` where no
     attempt is left. The claim token stays on a pending task until another
     worker takes it, so that work finished late is not lost.
     Commits together: the slice's transitions and their history rows.
     Raises DatabaseUnavailable.
-    Dying in the middle leaves the slice as it was.
+    A crash leaves the slice as it was.
     """
     expired = _lock_slice(
-        "id, attempts, max_attempts, worker_id, claim_token",
+        "id, status, attempts, max_attempts, worker_id, claim_token",
         index="tasks_by_lease_expires_at",
         condition="lease_expires_at <= ?",
         order="lease_expires_at",
@@ -248,53 +250,35 @@ def _requeue_slice(now: int, rows: int) -> int:
     )
     exhausted = [row for row in expired if row["attempts"] >= row["max_attempts"]]
     again = [row for row in expired if row["attempts"] < row["max_attempts"]]
-    if again:
-        _move(
-            again,
-            "status = 'pending', lease_expires_at = NULL, available_at = ?, updated_at = ?",
-            (now, now),
-        )
-    if exhausted:
-        _move(
-            exhausted,
-            "status = 'failed', lease_expires_at = NULL, claim_token = NULL, "
-            "claim_request_id = NULL, holds_key_while_open = NULL, "
-            "error_code = ?, error_message = ?, completed_at = ?, updated_at = ?",
-            (
-                LEASE_EXPIRED,
-                "The worker sent no sign of life before its lease ran out, and no attempt is left.",
-                now,
-                now,
-            ),
-        )
-    history.record(
-        [_expiry_event(row, "pending", now) for row in again]
-        + [_expiry_event(row, "failed", now) for row in exhausted]
+    _move(
+        again,
+        {"status": "pending", "lease_expires_at": None, "available_at": now, "updated_at": now},
     )
+    _move(
+        exhausted,
+        {
+            **NOT_CLAIMED,
+            **dedupe.KEYS_WHEN_FINISHED,
+            "status": "failed",
+            "error_code": LEASE_EXPIRED,
+            "error_message": "The worker sent no sign of life before its lease expired, and no "
+            "attempt is left.",
+            "completed_at": now,
+            "updated_at": now,
+        },
+    )
+    history.record_each(again, event=LEASE_EXPIRED, status="pending", now=now)
+    history.record_each(exhausted, event=LEASE_EXPIRED, status="failed", now=now)
     return len(expired)
 
 
-def _move(rows: list[Row], assignments: str, values: tuple[object, ...]) -> None:
+def _move(rows: list[Row], changes: Row) -> None:
+    if not rows:
+        return
     ids = [row["id"] for row in rows]
-    changed = execute(
-        f"UPDATE tasks {dialect().by_id} SET {assignments} "
-        f"WHERE status = 'claimed' AND id IN ({placeholders(ids)})",
-        (*values, *ids),
-    ).rowcount
+    changed = update("tasks", changes, "status = 'claimed' AND id IN ?", (ids,), hint="{by_id}")
     if changed != len(rows):
         raise AssertionError(f"{changed} of {len(rows)} locked tasks were still claimed")
-
-
-def _expiry_event(row: Row, status: str, now: int) -> Row:
-    return history.event_row(
-        task_id=row["id"],
-        event="lease_expired",
-        status=status,
-        attempt=row["attempts"],
-        worker_id=row["worker_id"],
-        claim_token=row["claim_token"],
-        now=now,
-    )
 
 
 @write_transaction
@@ -304,7 +288,7 @@ def _start_slice(now: int, rows: int) -> int:
     Transition: scheduled → pending.
     Commits together: the slice's transitions and their history rows.
     Raises DatabaseUnavailable.
-    Dying in the middle leaves the slice as it was.
+    A crash leaves the slice as it was.
     """
     due = _lock_slice(
         "id",
@@ -317,10 +301,12 @@ def _start_slice(now: int, rows: int) -> int:
     if not due:
         return 0
     ids = [row["id"] for row in due]
-    execute(
-        f"UPDATE tasks {dialect().by_id} SET status = 'pending', updated_at = ? "
-        f"WHERE status = 'scheduled' AND id IN ({placeholders(ids)})",
-        (now, *ids),
+    update(
+        "tasks",
+        {"status": "pending", "updated_at": now},
+        "status = 'scheduled' AND id IN ?",
+        (ids,),
+        hint="{by_id}",
     )
     history.record(
         [
@@ -338,7 +324,7 @@ def _prune_slice(cutoff: int, rows: int) -> int:
     Transition: completed, failed or cancelled → gone.
     Commits together: the tasks and their history.
     Raises DatabaseUnavailable.
-    Dying in the middle leaves the slice as it was.
+    A crash leaves the slice as it was.
     """
     old = _lock_slice(
         "id",
@@ -351,6 +337,6 @@ def _prune_slice(cutoff: int, rows: int) -> int:
     if not old:
         return 0
     ids = [row["id"] for row in old]
-    execute(f"DELETE FROM task_logs WHERE task_id IN ({placeholders(ids)})", ids)
-    execute(f"DELETE FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    execute("DELETE FROM {task_logs} WHERE task_id IN ?", (ids,))
+    execute("DELETE FROM {tasks} WHERE id IN ?", (ids,))
     return len(ids)

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import peewee
 
-from taskmanager.db.connection import database
-from taskmanager.db.statements import Row, execute, fetch_all, insert
+from taskmanager.db.connection import cache
+from taskmanager.db.statements import Row, fetch_all, insert, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 
@@ -30,7 +30,7 @@ def last_runs() -> Mapping[str, LastRun]:
 
     `claims` is noted once a minute at the most, and only where there was something to do.
     """
-    rows = fetch_all("SELECT * FROM maintenance_runs")
+    rows = fetch_all("SELECT * FROM {maintenance_runs}")
     return {row.pop("road"): LastRun(**row) for row in rows}
 
 
@@ -53,11 +53,7 @@ def record_run(road: Road, *, started_at: int, started: float, tasks_moved: int)
 
 
 def _replace(road: Road, run: Row) -> bool:
-    assignments = ", ".join(f"{column} = ?" for column in run)
-    changed: int = execute(
-        f"UPDATE maintenance_runs SET {assignments} WHERE road = ?", (*run.values(), road)
-    ).rowcount
-    return bool(changed)
+    return bool(update("maintenance_runs", run, "road = ?", (road,)))
 
 
 def record_slice_of_claim(*, started_at: int, started: float, tasks_moved: int) -> None:
@@ -65,8 +61,8 @@ def record_slice_of_claim(*, started_at: int, started: float, tasks_moved: int) 
 
     Left out where nothing was moved, or this process has noted one within the minute.
     """
-    last: int = database.obj.cache.get("maintenance_recorded_at", 0)
-    if tasks_moved and abs(started_at - last) >= CLAIMS_RESOLUTION_MS:
-        database.obj.cache["maintenance_recorded_at"] = started_at
+    remembered = cache()
+    if tasks_moved and abs(started_at - remembered.maintenance_recorded_at) >= CLAIMS_RESOLUTION_MS:
+        remembered.maintenance_recorded_at = started_at
         with contextlib.suppress(DatabaseUnavailable):
             record_run("claims", started_at=started_at, started=started, tasks_moved=tasks_moved)

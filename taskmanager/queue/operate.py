@@ -4,9 +4,8 @@ import peewee
 
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
-from taskmanager.db.connection import dialect
 from taskmanager.db.errors import is_duplicate
-from taskmanager.db.statements import Row, execute
+from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, TaskFinished
 from taskmanager.queue import dedupe, history
@@ -107,12 +106,8 @@ def _locked(task_id: int, caller: Caller) -> Row:
 def _intervene(
     task: Row, event: str, changes: Row, reason: str | None, caller: Caller, now: int
 ) -> Row:
-    assignments = ", ".join(f"{column} = ?" for column in changes)
-    changed = execute(
-        f"UPDATE tasks {dialect().by_id} SET {assignments} WHERE id = ? AND status = ?",
-        (*changes.values(), task["id"], task["status"]),
-    ).rowcount
-    if changed != 1:
+    guard = (task["id"], task["status"])
+    if not update("tasks", changes, "id = ? AND status = ?", guard, hint="{by_id}"):
         raise Conflict(f"Task {task['id']} has changed meanwhile; nothing was done.")
     history.record(
         [

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import dialect
-from taskmanager.db.statements import Row, fetch_all, fetch_one, fetch_packed, placeholders
+from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.errors import InvalidRequest, NotFound
 from taskmanager.queue import task_types
-from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
+from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits, sizes_of
 
 STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
 FINISHED_STATUSES = ("completed", "failed", "cancelled")
@@ -51,7 +51,7 @@ class Page(NamedTuple):
 
 def get_task(*, task_id: int, caller: Caller) -> Row:
     """One task with the name of its type. Raises NotFound, also for one of another's types."""
-    for row in fetch_packed(COLUMNS, "FROM tasks WHERE id = ?", (task_id,)):
+    for row in fetch_all("SELECT * FROM {tasks} WHERE id = ?", (task_id,)):
         row["type"] = task_types.name_of(row["task_type_id"])
         if caller.may_touch(row["type"]):
             return row
@@ -127,9 +127,9 @@ def _first(
         members: list[str] = []
         values: list[Any] = []
         for index, of_stream in streams[start : start + STREAMS_PER_STATEMENT]:
-            hint = dialect().use_index.format(index) if index else ""
+            hint = f"{{index {index}}}" if index else ""
             where, some = _where([*of_stream, *conditions])
-            members.append(f"SELECT {', '.join(columns)} FROM tasks {hint} WHERE {where}")
+            members.append(f"SELECT {', '.join(columns)} FROM {{tasks}} {hint} WHERE {where}")
             values += some
         found += fetch_all(dialect().first_of(members, order, limit), values)
     found.sort(key=lambda row: (row[column], row["id"]), reverse=descending)
@@ -161,7 +161,7 @@ def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -
     statuses = [status] if status else list(STATUSES)
     of_types: list[_Condition] = []
     if type_ids is not None:
-        of_types = [(f"task_type_id IN ({placeholders(type_ids)})", type_ids)]
+        of_types = [("task_type_id IN ?", [type_ids])]
     if worker_id is not None:
         index = "tasks_by_worker" if column == "id" else "tasks_by_worker_and_priority"
         return [
@@ -191,7 +191,7 @@ def _residual(task_filter: TaskFilter) -> list[_Condition]:
 def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
     if not ids:
         return []
-    rows = fetch_packed(columns, f"FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    rows = fetch_all(f"SELECT {', '.join(columns)} FROM {{tasks}} WHERE id IN ?", (ids,))
     by_id = {row["id"]: row for row in rows}
     # A task may have been pruned between the two reads.
     tasks = [by_id[task_id] for task_id in ids if task_id in by_id]
@@ -204,7 +204,7 @@ def _count(streams: Sequence[_Stream], bounds: Sequence[_Condition]) -> int:
     total = 0
     for _, of_stream in streams:
         where, values = _where([*of_stream, *bounds])
-        row = fetch_one(f"SELECT COUNT(*) AS counted FROM tasks WHERE {where}", values)
+        row = fetch_one(f"SELECT COUNT(*) AS counted FROM {{tasks}} WHERE {where}", values)
         total += row["counted"] if row else 0
     return total
 

@@ -1,4 +1,4 @@
-"""Storing new tasks: each is made once, or the task that holds its key stands for it.
+"""Storing new tasks: each is inserted once, or the task that holds its dedupe key stands for it.
 
 Knows nothing of requests, types or schemas: it is given whole rows of the table.
 """
@@ -8,18 +8,11 @@ from typing import Any
 
 import peewee
 
+from taskmanager.access.caller import Caller
 from taskmanager.db.connection import dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import is_duplicate
-from taskmanager.db.statements import (
-    MAX_VALUES,
-    Row,
-    execute,
-    fetch_all,
-    fetch_one,
-    fetch_packed,
-    placeholders,
-)
+from taskmanager.db.statements import MAX_VALUES, Row, fetch_all, fetch_one, insert_rows
 from taskmanager.errors import Conflict
 from taskmanager.queue import history
 from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
@@ -42,46 +35,40 @@ _UNSET: Row = dict.fromkeys(
     )
 )
 
-
-class TypeHasChanged(Exception):
-    """The transaction found another type than the one it was begun for."""
+Stored = tuple[Row, bool]
 
 
 def store_tasks(
     rows: list[Row],
     *,
-    key_id: int | None,
+    caller: Caller,
     message: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    task_type: Row | None = None,
-) -> list[tuple[Row, bool]]:
-    """For each row the task that stands for it now, and whether it was there before.
+) -> list[Stored]:
+    """For each row the task that stands for it now, and whether it existed before.
 
     Part of the caller's transaction. `message` and `metadata` say in the
-    history of the tasks made where they come from. Where `task_type` is given
-    and has changed since, nothing is made and TypeHasChanged is raised.
+    history of the tasks inserted where they come from.
     """
     first_of_key: dict[str, int] = {}
-    new: list[int] = []
     same_as: dict[int, int] = {}
     for index, row in enumerate(rows):
-        holds_key = row["holds_key_while_open"]
-        first = first_of_key.setdefault(row["dedupe_key"], index) if holds_key else index
-        if first == index:
-            new.append(index)
-        else:
-            same_as[index] = first
+        if row["holds_key_while_open"]:
+            first = first_of_key.setdefault(row["dedupe_key"], index)
+            if first != index:
+                same_as[index] = first
+    new = [index for index in range(len(rows)) if index not in same_as]
 
-    tasks: dict[int, tuple[Row, bool]] = {}
+    tasks: dict[int, Stored] = {}
     for start in range(0, len(new), ROWS_PER_INSERT):
-        _insert_or_find(rows, new[start : start + ROWS_PER_INSERT], tasks, task_type)
+        tasks |= _insert_or_find({i: rows[i] for i in new[start : start + ROWS_PER_INSERT]})
     history.record(
         [
             history.event_row(
                 task_id=task["id"],
                 event="created",
                 status=task["status"],
-                api_key_id=key_id,
+                api_key_id=caller.key_id,
                 message=message,
                 metadata=metadata,
                 now=task["created_at"],
@@ -95,97 +82,64 @@ def store_tasks(
     return [tasks[index] for index in range(len(rows))]
 
 
-def _insert_or_find(
-    rows: list[Row],
-    indexes: list[int],
-    tasks: dict[int, tuple[Row, bool]],
-    task_type: Row | None,
-) -> None:
-    """Inserts the rows at `indexes`; where the unique index refuses, finds who holds the keys.
+def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
+    """Inserts rows; where the unique index refuses, finds who holds the keys. By the same indexes.
 
     The index decides, never a look before the insert: after its refusal the
     holders are read and left out. A holder may let go of its key between the
     refusal and the read, hence the rounds.
     """
-    remaining = _without_open_duplicates(rows, indexes, tasks, task_type)
-    if not remaining:
-        return
+    found = _open_duplicates(rows)
     for _ in range(MAX_DUPLICATE_ROUNDS):
+        free = {index: row for index, row in rows.items() if index not in found}
+        if not free:
+            return found
         try:
-            ids = _insert_tasks([rows[index] for index in remaining], task_type)
+            ids = _insert_tasks(list(free.values()))
         except peewee.IntegrityError as error:
             if not is_duplicate(error):
                 raise Conflict("The parent task has just been removed; try again.") from None
+            found |= _duplicates(free)
         else:
-            for index, task_id in zip(remaining, ids, strict=True):
-                tasks[index] = ({"id": task_id, **rows[index], **_UNSET}, False)
-            return
-        remaining = _without_duplicates(rows, remaining, tasks)
-        if not remaining:
-            return
+            for (index, row), task_id in zip(free.items(), ids, strict=True):
+                found[index] = ({"id": task_id, **row, **_UNSET}, False)
+            return found
     raise Conflict("Tasks with the same key come and go too fast; try again.")
 
 
-def _without_open_duplicates(
-    rows: list[Row],
-    indexes: list[int],
-    tasks: dict[int, tuple[Row, bool]],
-    task_type: Row | None,
-) -> list[int]:
-    """Leaves out, without a lock, what an unfinished task keeps from being made. MySQL only.
+def _open_duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
+    """Tasks that exist already of those kept unique while unfinished. MySQL only; takes no lock.
 
     This decides nothing, it spares locks: InnoDB locks the entry that refuses a
     row and the gap before it, which the end of that very task has to change. Where
-    many ask for a task over and over, the worker that has it would lose one
-    deadlock after the other and never get to report it.
+    producers ask for a task over and over, the worker that has it would lose one
+    deadlock after the other and never get to report it. What is kept for ever is
+    refused by an index that the end of a task leaves alone.
     """
     if dialect() is SQLITE:
-        return indexes
-    # What is kept for ever is refused by an index that the end of a task leaves alone.
-    active = [index for index in indexes if rows[index]["dedupe"] == "active"]
-    if len(_without_duplicates(rows, active, tasks)) < len(active) and task_type is not None:
-        _require_unchanged(task_type)
-    return [index for index in indexes if index not in tasks]
+        return {}
+    return _duplicates({i: row for i, row in rows.items() if row["dedupe"] == "active"})
 
 
-def _require_unchanged(task_type: Row) -> None:
-    values = (task_type["id"], task_type["updated_at"])
-    if fetch_one("SELECT id FROM task_types WHERE id = ? AND updated_at = ?", values) is None:
-        raise TypeHasChanged
+def _duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
+    """The tasks that hold the keys of these rows now; a row whose key is free is left out."""
+    holders = _find_holders(list(rows.values()))
+    return {
+        index: (holders[row["dedupe_key"]], True)
+        for index, row in rows.items()
+        if row["holds_key_while_open"] and row["dedupe_key"] in holders
+    }
 
 
-def _without_duplicates(
-    rows: list[Row], indexes: list[int], tasks: dict[int, tuple[Row, bool]]
-) -> list[int]:
-    """The indexes whose key is free; for the others puts the holder into `tasks`."""
-    holders = _find_holders([rows[index] for index in indexes])
-    for index in indexes:
-        holder = holders.get(rows[index]["dedupe_key"])
-        if holder and rows[index]["holds_key_while_open"]:
-            tasks[index] = (holder, True)
-    return [index for index in indexes if index not in tasks]
-
-
-def _insert_tasks(rows: list[Row], task_type: Row | None) -> list[int]:
+def _insert_tasks(rows: list[Row]) -> list[int]:
     """Inserts rows with one statement; returns their ids in order.
-
-    With `task_type` the one row is only inserted while the type is just that.
 
     The ids of one multi-row INSERT are consecutive: on SQLite because there is
     one writer, on InnoDB in every innodb_autoinc_lock_mode, because the number
     of rows is known beforehand ("simple inserts" in MySQL's manual, chapter
     AUTO_INCREMENT Handling in InnoDB). Galera's step between ids is asked for.
     """
-    one = placeholders(list(rows[0]))
-    values = [value for row in rows for value in row.values()]
-    if task_type is not None:
-        source = f"SELECT {one} FROM task_types WHERE id = ? AND updated_at = ?"
-        values += [task_type["id"], task_type["updated_at"]]
-    else:
-        source = f"VALUES {', '.join([f'({one})'] * len(rows))}"
-    cursor = execute(f"INSERT INTO tasks ({', '.join(rows[0])}) {source}", values)
-    if cursor.rowcount != len(rows):
-        raise TypeHasChanged
+    cursor = insert_rows("tasks", rows)
     if dialect() is SQLITE:
         last = cursor.lastrowid
         return list(range(last - len(rows) + 1, last + 1))
@@ -202,7 +156,7 @@ def _find_holders(rows: list[Row]) -> dict[str, Row]:
 
     Of several without their params, and with as many results as an answer has room for.
     """
-    columns = LIGHT_COLUMNS if len(rows) > 1 else COLUMNS
+    columns = ", ".join(LIGHT_COLUMNS if len(rows) > 1 else COLUMNS)
     holders: dict[str, Row] = {}
     for column, index in (
         ("holds_key_forever", "tasks_key_forever"),
@@ -210,13 +164,12 @@ def _find_holders(rows: list[Row]) -> dict[str, Row]:
     ):
         keys = [row["dedupe_key"] for row in rows if row[column]]
         if keys:
-            # MySQL would search for both by one of the indexes: by the key alone, which any number
-            # of tasks may have that hold it no more.
-            found = fetch_packed(
-                columns,
-                f"FROM tasks {dialect().use_unique.format(index)} "
-                f"WHERE {column} = 1 AND dedupe_key IN ({placeholders(keys)})",
-                keys,
+            # MySQL would search by the key alone, which any number of tasks may have that no
+            # longer hold it.
+            found = fetch_all(
+                f"SELECT {columns} FROM {{tasks}} {{unique {index}}} "
+                f"WHERE {column} = 1 AND dedupe_key IN ?",
+                (keys,),
             )
             holders |= {holder["dedupe_key"]: holder for holder in found}
     if len(rows) > 1:
@@ -229,7 +182,7 @@ def _add_results(tasks: list[Row]) -> None:
     ids = ids[: count_that_fits(sizes_of(ids, ["result"]))]
     if not ids:
         return
-    found = fetch_all(f"SELECT id, result FROM tasks WHERE id IN ({placeholders(ids)})", ids)
+    found = fetch_all("SELECT id, result FROM {tasks} WHERE id IN ?", (ids,))
     results = {row["id"]: row["result"] for row in found}
     for task in tasks:
         if task["id"] in results:

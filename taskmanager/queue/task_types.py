@@ -14,15 +14,14 @@ import peewee
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller, matches
 from taskmanager.config import Settings
-from taskmanager.db.connection import database, dialect
+from taskmanager.db.connection import cache
 from taskmanager.db.statements import (
     Row,
     execute,
     fetch_all,
     fetch_one,
-    fetch_packed,
     insert,
-    placeholders,
+    update,
 )
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound
@@ -38,7 +37,6 @@ OPEN_TASKS_COUNTED = 10_000  # a list must not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
 OPEN_TASKS_READ_AT_ONCE = 10  # each may hold a megabyte
 REJECTED_TASKS_SHOWN = 5
-TYPES_REMEMBERED = 1_000
 _SELECT = (
     "SELECT task_types.*, task_type_versions.param_schema FROM task_types "
     "JOIN task_type_versions ON task_type_versions.task_type_id = task_types.id "
@@ -102,7 +100,7 @@ def _store(
         outcome = "created"
     except peewee.IntegrityError:
         row = fetch_one(
-            f"SELECT id FROM task_types WHERE name = ? {dialect().lock_rows}",
+            "SELECT id FROM {task_types} WHERE name = ? {lock_rows}",
             (name,),
         )
         if row is None:  # never deleted, so only a different constraint gets here
@@ -136,13 +134,7 @@ def _store(
 
 
 def _update(type_id: int, columns: Row, now: int) -> None:
-    assignments = "".join(f"{column} = ?, " for column in columns)
-    execute(
-        # Two changes within a millisecond must differ, see remembered_task_type().
-        f"UPDATE task_types SET {assignments}updated_at = "
-        "CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END WHERE id = ?",
-        (*columns.values(), now, now, type_id),
-    )
+    update("task_types", {**columns, "updated_at": now}, "id = ?", (type_id,))
 
 
 def _columns(fields: Mapping[str, Any]) -> Row:
@@ -189,7 +181,6 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
     row = fetch_one(SELECT_BY_NAME, (name,))
     if row is None:
         raise not_registered(name)
-    _remember(row)
     if version is None or version == row["version"]:
         return row
     older = fetch_one(
@@ -204,23 +195,6 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
             code="task_type_version_not_found",
         )
     return {**row, **older}
-
-
-def remembered_task_type(name: str) -> Row | None:
-    """A type as this process last saw it, which may be out of date; None where it never did.
-
-    Who builds on it makes sure in the same statement that the type still is as
-    it was: its `updated_at` changes with every change.
-    """
-    remembered: dict[str, Row] = database.obj.cache.get("task_types", {})
-    return remembered.get(name)
-
-
-def _remember(row: Row) -> None:
-    remembered: dict[str, Row] = database.obj.cache.setdefault("task_types", {})
-    if len(remembered) >= TYPES_REMEMBERED:
-        remembered.clear()
-    remembered[row["name"]] = row
 
 
 def not_registered(name: str) -> NotFound:
@@ -258,7 +232,7 @@ def _count_open_tasks(type_id: int) -> int:
 
 def name_of(type_id: int) -> str:
     """The name of a type that exists. Names never change, so they are remembered."""
-    names: dict[int, str] = database.obj.cache.setdefault("task_type_names", {})
+    names = cache().task_type_names
     if type_id not in names:
         row = fetch_one("SELECT name FROM task_types WHERE id = ?", (type_id,))
         if row is None:
@@ -284,14 +258,14 @@ def find_task_types(
     if ids == [] or names == []:  # MySQL does not take `IN ()`
         return []
     if ids is not None:
-        conditions.append(f"id IN ({placeholders(ids)})")
-        values += ids
+        conditions.append("id IN ?")
+        values.append(list(ids))
     if names is not None:
-        conditions.append(f"name IN ({placeholders(names)})")
-        values += names
-    rows = fetch_packed(
-        {"id": "id", "name": "name", **columns},
-        f"FROM task_types WHERE {' AND '.join(conditions)}",
+        conditions.append("name IN ?")
+        values.append(list(names))
+    selected = ["id", "name", *(f"{sql} AS {name}" for name, sql in columns.items())]
+    rows = fetch_all(
+        f"SELECT {', '.join(selected)} FROM {{task_types}} WHERE {' AND '.join(conditions)}",
         values,
     )
     return [

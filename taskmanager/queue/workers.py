@@ -9,15 +9,14 @@ from typing import Any
 
 import peewee
 
-from taskmanager.db.connection import database, dialect
-from taskmanager.db.statements import Row, execute, execute_later, fetch_all, fetch_one, insert
+from taskmanager.db.connection import cache
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, update
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import NotFound
 from taskmanager.queue.answer_size import require_small
 
 # `last_seen_at` of a worker that claims and reports without pause is not written more often.
 SEEN_RESOLUTION_MS = 10_000
-MARKS_KEPT = 1_000
 MAX_METADATA_LENGTH = 16_384
 STALE_AFTER_HEARTBEATS = 3
 INACTIVE_AFTER_HEARTBEATS = 20
@@ -29,36 +28,31 @@ def record_sign_of_life(
 ) -> None:
     """Part of the transaction of a claim, renewal or completion: the worker was seen.
 
-    That it was seen is not written again within SEEN_RESOLUTION_MS,
-    unless `always`, which is how two calls of one worker are made to take turns.
+    Within SEEN_RESOLUTION_MS that is not written again, unless `always`: two calls
+    of one worker take turns by writing its row.
     """
-    marks: dict[str, int] = database.obj.cache.setdefault("workers_seen", {})
-    recent = abs(now - marks.get(worker_id, 0)) < SEEN_RESOLUTION_MS
-    if recent and not completed and not failed and not always:
+    seen_at = cache().workers_seen_at
+    is_recent = abs(now - seen_at.get(worker_id, 0)) < SEEN_RESOLUTION_MS and not always
+    if is_recent and not completed and not failed:
         return
-    figures = (
-        "shut_down_at = NULL, "
-        "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?"
-    )
-    values = (completed, failed, worker_id)
-    if recent and not always:
-        # Its row was there a moment ago, and nobody has to look.
-        execute_later(f"UPDATE workers SET {figures}", values)
+    if is_recent:
+        execute(COUNT_REPORTS, (completed, failed, worker_id))
         return
-    if not execute(f"UPDATE workers SET last_seen_at = ?, {figures}", (now, *values)).rowcount:
+    if not execute(SEEN, (now, completed, failed, worker_id)).rowcount:
         try:
             insert("workers", _new_worker(worker_id, now, completed, failed))
-        except peewee.IntegrityError:  # another process has just made it
-            record_sign_of_life(
-                worker_id, now=now, completed=completed, failed=failed, always=always
-            )
-    after_commit(lambda: _mark(marks, worker_id, now))
+        except peewee.IntegrityError:  # another process has just created it
+            execute(SEEN, (now, completed, failed, worker_id))
+    after_commit(lambda: seen_at.__setitem__(worker_id, now))
 
 
-def _mark(marks: dict[str, int], worker_id: str, now: int) -> None:
-    if len(marks) >= MARKS_KEPT:
-        marks.clear()
-    marks[worker_id] = now
+_COUNTS = (
+    "shut_down_at = NULL, "
+    "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?"
+)
+# Leaves the index of last_seen_at alone.
+COUNT_REPORTS = f"UPDATE {{workers}} SET {_COUNTS}"
+SEEN = f"UPDATE {{workers}} SET last_seen_at = ?, {_COUNTS}"
 
 
 def _new_worker(worker_id: str, now: int, completed: int, failed: int) -> Row:
@@ -86,19 +80,23 @@ def save_metadata(*, worker_id: str, metadata: Mapping[str, Any] | None, now: in
 def _save_metadata(worker_id: str, text: str | None, now: int) -> None:
     record_sign_of_life(worker_id, now=now, always=True)
     if text is not None:
-        execute("UPDATE workers SET metadata = ? WHERE id = ?", (text, worker_id))
+        update("workers", {"metadata": text}, "id = ?", (worker_id,))
 
 
 def mark_shut_down(worker_id: str, *, now: int) -> None:
     """Part of the shutdown's transaction: the worker is inactive until it is seen again."""
     record_sign_of_life(worker_id, now=now, always=True)
-    execute("UPDATE workers SET shut_down_at = ? WHERE id = ?", (now, worker_id))
-    after_commit(lambda: database.obj.cache.get("workers_seen", {}).pop(worker_id, None))
+    update("workers", {"shut_down_at": now}, "id = ?", (worker_id,))
+    after_commit(lambda: _forget_seen(worker_id))
+
+
+def _forget_seen(worker_id: str) -> None:
+    cache().workers_seen_at.pop(worker_id, None)
 
 
 def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
     """One worker with its `status` and `tasks_held`. Raises NotFound."""
-    row = fetch_one("SELECT * FROM workers WHERE id = ?", (worker_id,))
+    row = fetch_one("SELECT * FROM {workers} WHERE id = ?", (worker_id,))
     if row is None:
         raise NotFound(
             f"No worker '{worker_id}' has been seen. A worker is known from its first claim or "
@@ -111,15 +109,14 @@ def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
 def list_workers(*, limit: int, offset: int, heartbeat_seconds: int, now: int) -> list[Row]:
     """Workers, the one seen last first."""
     rows = fetch_all(
-        "SELECT * FROM workers ORDER BY last_seen_at DESC, id LIMIT ? OFFSET ?", (limit, offset)
+        "SELECT * FROM {workers} ORDER BY last_seen_at DESC, id LIMIT ? OFFSET ?", (limit, offset)
     )
     return [_with_figures(row, heartbeat_seconds, now) for row in rows]
 
 
 def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
     held = fetch_one(
-        "SELECT COUNT(*) AS held FROM tasks "
-        f"{dialect().use_index.format('tasks_by_worker')} "
+        "SELECT COUNT(*) AS held FROM {tasks} {index tasks_by_worker} "
         "WHERE worker_id = ? AND status = 'claimed'",
         (row["id"],),
     )
@@ -148,7 +145,7 @@ def count_workers(*, heartbeat_seconds: int, now: int) -> dict[str, int]:
         "SELECT COUNT(*), COUNT(CASE WHEN last_seen_at >= ? THEN 1 END), "
         "COUNT(CASE WHEN last_seen_at >= ? THEN 1 END) FROM "
         "(SELECT CASE WHEN shut_down_at IS NULL THEN last_seen_at END AS last_seen_at "
-        "FROM workers ORDER BY workers.last_seen_at DESC LIMIT ?) AS seen_last",
+        "FROM {workers} ORDER BY {workers}.last_seen_at DESC LIMIT ?) AS seen_last",
         (*_limits(heartbeat_seconds, now), WORKERS_COUNTED),
     ).fetchall()
     return {

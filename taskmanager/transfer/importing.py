@@ -12,11 +12,11 @@ import peewee
 from taskmanager.access import audit, keys
 from taskmanager.access.caller import Caller
 from taskmanager.db import schema
-from taskmanager.db.connection import database, dialect
+from taskmanager.db.connection import database
 from taskmanager.db.errors import is_connection_lost, is_rolled_back
 from taskmanager.db.ids import skip_ids_below
 from taskmanager.db.migrations import MIGRATIONS, DataStep
-from taskmanager.db.statements import execute, fetch_all, placeholders
+from taskmanager.db.statements import execute, fetch_all
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TransferFailed
 from taskmanager.transfer.exporting import Report
@@ -203,8 +203,9 @@ class _Import:
         known = dict(zip(table.column_names, table.columns, strict=True))
         self._table = table
         self._columns = tuple(known[column] for column in names)
-        self._insert = dialect().sql(
-            f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({placeholders(names)})"
+        self._insert = database.spelled(
+            f"INSERT INTO {{{table.name}}} ({', '.join(names)}) "
+            f"VALUES ({', '.join('?' * len(names))})"
         )
         self.rows[table.name] = 0
 

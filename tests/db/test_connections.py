@@ -233,7 +233,7 @@ def test_a_forked_child_leaves_the_connections_of_its_parent_alone(
 import os, sys
 from taskmanager.db.connection import connect_database, release_connection
 from taskmanager.db.statements import fetch_one
-from taskmanager.db.connection import write_transaction
+from taskmanager.db.transactions import write_transaction
 
 def number():
     return fetch_one("SELECT CONNECTION_ID() AS id")["id"]

@@ -1,6 +1,5 @@
 """write_transaction(): all or nothing, run again where the server has undone it, never nested."""
 
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from taskmanager.db.sqlite import engine
 from taskmanager.db.statements import (
     execute,
     execute_if_free,
-    execute_later,
     fetch_all,
     fetch_one,
     insert,
@@ -110,96 +108,6 @@ def test_a_constraint_is_the_callers_affair_and_undoes_the_transaction(app: Flas
 
     assert workers() == []
     assert runs == 1
-
-
-def mark(worker_id: str, last_seen_at: int, rows: int | None = None) -> None:
-    execute_later(
-        "UPDATE workers SET last_seen_at = ? WHERE id = ?", (last_seen_at, worker_id), rows=rows
-    )
-
-
-def test_what_was_put_off_is_done_in_its_place_and_at_the_latest_with_the_commit(
-    app: Flask,
-) -> None:
-    @write_transaction
-    def see_twice() -> Any:
-        add_worker("a")
-        mark("a", 1, rows=1)
-        seen = fetch_one("SELECT last_seen_at FROM workers")
-        mark("a", 2)
-        mark("a", 3, rows=1)
-        return seen
-
-    assert see_twice() == {"last_seen_at": 1}
-    assert fetch_one("SELECT last_seen_at FROM workers") == {"last_seen_at": 3}
-
-
-def test_a_statement_put_off_that_fails_undoes_the_transaction(app: Flask) -> None:
-    @write_transaction
-    def add_twice() -> None:
-        add_worker("a")
-        mark("a", 1)
-        for _ in range(2):
-            execute_later(
-                "INSERT INTO workers (id, first_seen_at, last_seen_at) VALUES ('b', 0, 0)"
-            )
-
-    with pytest.raises(peewee.IntegrityError):
-        add_twice()
-
-    assert workers() == []
-    assert not database.in_transaction()
-
-
-def test_statements_put_off_after_one_that_failed_are_never_run(app: Flask) -> None:
-    @write_transaction
-    def go_on_after_a_failure() -> None:
-        add_worker("a")
-        with contextlib.suppress(peewee.IntegrityError):
-            execute_later(
-                "INSERT INTO workers (id, first_seen_at, last_seen_at) VALUES ('a', 0, 0)"
-            )
-            mark("a", 1)
-            add_worker("b")
-
-    go_on_after_a_failure()
-
-    assert fetch_all("SELECT id, last_seen_at FROM workers") == [{"id": "a", "last_seen_at": 0}]
-
-
-@pytest.mark.parametrize("something_follows", [True, False])
-def test_where_a_locked_row_is_not_there_nothing_is_committed(
-    app: Flask, something_follows: bool
-) -> None:
-    @write_transaction
-    def mark_nobody() -> None:
-        add_worker("a")
-        mark("nobody", 1, rows=1)
-        if something_follows:
-            add_worker("a")
-
-    with pytest.raises(AssertionError, match="a statement put off matched"):
-        mark_nobody()
-
-    assert workers() == []
-    assert not database.in_transaction()
-
-
-def test_as_much_can_be_put_off_as_one_likes(app: Flask) -> None:
-    @write_transaction
-    def mark_often() -> None:
-        add_worker("a")
-        for moment in range(5_000):
-            mark("a", moment, rows=1)
-
-    mark_often()
-
-    assert fetch_one("SELECT last_seen_at FROM workers") == {"last_seen_at": 4_999}
-
-
-def test_nothing_is_put_off_outside_a_transaction(app: Flask) -> None:
-    with pytest.raises(RuntimeError, match="outside a transaction"):
-        mark("a", 1)
 
 
 def test_what_is_to_be_done_after_the_commit_is_not_done_without_it(app: Flask) -> None:
@@ -382,24 +290,6 @@ def test_a_connection_lost_before_commit_is_repeated_on_a_new_one(mariadb: Maria
     assert len(set(connections)) == 2
     rows = fetch_all("SELECT last_seen_at FROM workers")
     assert [row["last_seen_at"] for row in rows] == [1, 1]
-
-
-def test_a_connection_lost_before_a_statement_that_is_put_off_is_replaced_too(
-    mariadb: MariaDB,
-) -> None:
-    lost = connection_id()
-    mariadb.run(f"KILL {lost}")
-
-    write_transaction(mark)("a", 5, rows=1)
-
-    assert connection_id() != lost
-    assert fetch_one("SELECT last_seen_at FROM workers WHERE id = 'a'") == {"last_seen_at": 5}
-
-
-def test_a_transaction_without_a_statement_needs_no_connection(mariadb: MariaDB) -> None:
-    mariadb.run(f"KILL {connection_id()}")
-
-    assert write_transaction(lambda: "done")() == "done"
 
 
 def test_a_connection_lost_during_commit_is_not_repeated(mariadb: MariaDB) -> None:

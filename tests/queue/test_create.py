@@ -43,7 +43,7 @@ def test_who_asks_for_an_unfinished_task_keeps_nobody_from_finishing_it(api: Api
 
     @write_transaction
     def ask() -> Any:
-        found = store_tasks([row], key_id=None)
+        found = store_tasks([row], caller=OPERATOR)
         finisher = threading.Thread(target=finish)
         finisher.start()
         finisher.join(60)

@@ -108,17 +108,17 @@ def stolen_after_each_look(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """From now on the first candidate of each look is claimed by another connection; those."""
     import pymysql
 
-    from taskmanager.queue import guarded_claims
+    from taskmanager.queue import claim_sql
 
     stolen: list[int] = []
-    look = guarded_claims.fetch_all
+    look = claim_sql.fetch_all
     connection = pymysql.connect(
         **{**database.obj.connect_params, "database": database.obj.database, "autocommit": True}
     )
 
     def look_and_lose(sql: str, values: object = ()) -> object:
         rows = look(sql, values)  # type: ignore[arg-type]
-        if sql.startswith("SELECT id") and rows:
+        if sql != claim_sql.LOCK_PENDING and rows:
             for row in rows[:1]:
                 with connection.cursor() as cursor:
                     cursor.execute(
@@ -128,7 +128,7 @@ def stolen_after_each_look(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 stolen.append(row["id"])
         return rows
 
-    monkeypatch.setattr(guarded_claims, "fetch_all", look_and_lose)
+    monkeypatch.setattr(claim_sql, "fetch_all", look_and_lose)
     return stolen
 
 

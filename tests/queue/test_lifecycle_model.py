@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from taskmanager.access.caller import OPERATOR
 from taskmanager.bootstrap import open_database, prepare_database
 from taskmanager.config import load_settings
+from taskmanager.db.cache import Cache
 from taskmanager.db.connection import close_connection, database
 from taskmanager.db.models import MODELS, SchemaVersion
 from taskmanager.db.statements import fetch_all
@@ -30,7 +31,7 @@ from taskmanager.errors import (
     TaskNotClaimed,
 )
 from taskmanager.queue import claim, create, lease, maintenance, operate, task_types
-from taskmanager.queue.claim_orders import claim_order
+from taskmanager.queue.claim_sql import claim_order
 from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task
 from taskmanager.queue.figures import statistics
 from taskmanager.queue.task_types import TaskDefaults
@@ -180,7 +181,7 @@ class Lifecycle(RuleBasedStateMachine):
         for table in reversed(MODELS):
             if table is not SchemaVersion:
                 table.delete().execute()
-        database.obj.cache.clear()
+        database.obj.cache = Cache()
         self.model = Model()
         self.finished_rows: dict[int, dict[str, Any]] = {}
         task_types.register_task_type(

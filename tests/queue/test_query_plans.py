@@ -15,16 +15,19 @@ from typing import Any, NamedTuple
 import pytest
 
 from taskmanager.app import create_app
-from taskmanager.db.connection import close_connection, database, dialect, skips_locked
+from taskmanager.db.connection import cache, close_connection, database, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.facts import database_facts
 from taskmanager.db.statements import Row, execute, fetch_all, insert_many
 from taskmanager.db.transactions import write_transaction
-from taskmanager.queue.claim import from_pending
-from taskmanager.queue.claim_heads import select_head, select_heads
-from taskmanager.queue.claim_orders import CLAIM_ORDERS, ClaimOrder
-from taskmanager.queue.guarded_claims import select_candidates
-from taskmanager.queue.read import COLUMNS, _cursor
+from taskmanager.queue.claim_sql import (
+    CLAIM_ORDERS,
+    LOCK_PENDING,
+    ClaimOrder,
+    select_heads,
+    select_pending,
+)
+from taskmanager.queue.read import _cursor
 from tests.conftest import ENGINES, Api, Clock, make_key
 from tests.mariadb import MariaDB
 
@@ -311,7 +314,7 @@ def _let_tasks_grow_old() -> None:
 
 
 def _forget_the_last_look() -> None:
-    database.obj.cache.pop("next_due", None)
+    cache().next_due = None
 
 
 def _change_some(assignment: str, status: str) -> None:
@@ -441,18 +444,34 @@ def test_the_claims_statements_read_one_index_in_its_order(
 ) -> None:
     watched = large()
     heads = [value for type_id in range(1, types + 1) for value in (type_id, 2)]
-    select_next = (
-        f"SELECT {', '.join(COLUMNS)} {from_pending(order)}"
-        if skips_locked()
-        else select_candidates(order)
-    )
-    statements = [(select_heads(types, order), heads), (select_next, [4, 2])]
-    if skips_locked() and dialect() is not SQLITE:
-        statements.insert(0, (select_head(order), [4]))
-        execute(*statements[0])  # or the next tasks would begin nowhere
-    for sql, values in statements:
-        plans = watched.explain(dialect().sql(sql), values)
+    statements = [(select_heads(types, order), heads), *lock_next_statements(order)]
+    for template, values in statements:
+        plans = watched.explain(database.spelled(template), values)
         assert plans == {Plan("search", order.index_name, sorts=False)}
+
+
+def lock_next_statements(order: ClaimOrder) -> list[tuple[str, list[int]]]:
+    """What locks the next tasks here, beginning at the first of them."""
+    if dialect() is SQLITE:
+        return [(select_pending(order), [4, 2])]
+    if not skips_locked():
+        return []  # the heads are candidates, which are then locked by their ids
+    [head] = fetch_all(select_heads(1, order), [4, 1])
+    begin = [head["id"]]
+    if order.column != "id":
+        begin = [head["rank_value"], head["id"], head["rank_value"]]
+    return [(select_pending(order, from_head=True), [4, *begin, 2])]
+
+
+def test_without_skip_locked_candidates_are_locked_by_their_ids(
+    large: Callable[[], Watched],
+) -> None:
+    plans = large().explain(
+        database.spelled(LOCK_PENDING).replace("IN %s", "IN (1, 2)").replace("IN ?", "IN (1, 2)"),
+        [],
+    )
+
+    assert {plan.index for plan in plans} == {BY_KEY[1]}
 
 
 def test_counting_all_tasks_is_one_pass_over_an_index_that_holds_all_it_needs(

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from taskmanager.access import keys
 from taskmanager.api import rate_limits
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.config import load_settings
 from taskmanager.db.connection import close_connection
+from taskmanager.db.statements import execute
 from taskmanager.errors import ConfigurationError
 from taskmanager.ratelimits import storage
 from taskmanager.ratelimits.counter_file import BUCKETS, SLOTS, CounterFile
@@ -151,7 +151,7 @@ class TestWithAnotherDefault:
     def test_a_limit_that_was_spoiled_in_the_table_by_hand_gives_way_to_the_setting(
         self, api: Api
     ) -> None:
-        keys.database.execute_sql("UPDATE api_keys SET rate_limit = 'lots'")
+        execute("UPDATE api_keys SET rate_limit = 'lots'")
         assert statuses(api, 3) == [200, 200, 429]
 
 

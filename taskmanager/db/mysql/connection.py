@@ -7,7 +7,7 @@ authorities of the system. Here one context serves all connections of the proces
 import functools
 import logging
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pymysql.connections import Connection
@@ -17,14 +17,6 @@ from pymysql.err import OperationalError
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
-
-BEGIN = "BEGIN"
-DIRTY = "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED"  # of the next transaction alone
-# An error where the statement before matched another number of rows: nothing else ends a packet.
-# Then 1 is added to the largest number that there is.
-REQUIRE_ROWS = "SET @too_large = ~0 + (ROW_COUNT() <> {})"
-TOO_LARGE = 1690
-MAX_PUT_OFF = 65_536  # characters; servers take packets of 1 MB and more
 
 
 def context_that_trusts(authority: str) -> ssl.SSLContext:
@@ -54,85 +46,7 @@ def _context_that_trusts_anyone() -> ssl.SSLContext:
 
 
 class MySQLConnection(Connection):
-    """PyMySQL's; where the URL names no authority, encrypted if the server offers it.
-
-    Statements whose outcome nobody waits for can be put off: they travel in one packet with the
-    next one, since for a small statement the way to the server and back costs more than all else.
-    The server runs them in order, and none after one that fails.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        self._put_off: list[str] = []
-        super().__init__(**options)
-
-    def put_off_begin(self) -> None:
-        """Begins a transaction with the next statement."""
-        self._put_off.append(BEGIN)
-
-    @property
-    def has_only_begun(self) -> bool:
-        """True where the server knows nothing yet of the present transaction."""
-        return self._put_off == [BEGIN]
-
-    def put_off(
-        self, statement: str, values: Sequence[Any] = (), *, rows: int | None = None
-    ) -> None:
-        """Runs a statement other than SELECT with the next one, which raises what goes wrong.
-
-        Where it does not match just so many `rows`, that is an AssertionError, and
-        what comes after it is not run, COMMIT among others. The first statement of a
-        transaction is run at once: a connection that was lost before it, and not
-        during COMMIT, can be replaced without anybody being told.
-        """
-        texts = [self.cursor().mogrify(statement, values)]
-        if rows is not None:
-            texts.append(REQUIRE_ROWS.format(rows))
-        is_first = self.has_only_begun
-        self._make_room_for(texts)
-        self._put_off += texts
-        if is_first:
-            self._send_put_off()
-
-    def look_before_next(self, statement: str, values: Sequence[Any] = ()) -> None:
-        """Runs a SELECT … INTO with the next statement, which must follow at once.
-
-        It may see what is not committed, and does where the transaction has only
-        begun: then it is run before that.
-        """
-        text = self.cursor().mogrify(statement, values)
-        self._put_off = [DIRTY, text, BEGIN] if self.has_only_begun else [*self._put_off, text]
-
-    def forget_put_off(self) -> None:
-        """What has been put off will never be run."""
-        self._put_off.clear()
-
-    def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> int:
-        """Runs what was put off, and then `sql`, whose result it is that can be fetched."""
-        text = sql if isinstance(sql, str) else sql.decode(self.encoding)
-        self._make_room_for([text])
-        first, self._put_off = self._put_off, []
-        try:
-            affected = super().query("; ".join([*first, text]), unbuffered and not first)
-            for _ in first:
-                affected = self.next_result(unbuffered)
-        except OperationalError as error:
-            if error.args[0] == TOO_LARGE:
-                raise AssertionError("a statement put off matched more or fewer rows") from error
-            raise
-        return int(affected)
-
-    def escape(self, obj: object, mapping: Mapping[Any, Any] | None = None) -> str:
-        """PyMySQL's, which asks what else a value may be before it finds that it is a number."""
-        return str(obj) if type(obj) is int else str(super().escape(obj, mapping))
-
-    def _make_room_for(self, texts: Sequence[str]) -> None:
-        """So that together with `texts` they are no packet that a server might refuse."""
-        if sum(map(len, self._put_off)) + sum(map(len, texts)) > MAX_PUT_OFF:
-            self._send_put_off()
-
-    def _send_put_off(self) -> None:
-        if self._put_off:
-            self.query(self._put_off.pop())
+    """PyMySQL's; where the URL names no authority, encrypted if the server offers it."""
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()

@@ -5,9 +5,9 @@ Refuses to know any table.
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import peewee
@@ -16,7 +16,7 @@ from pymysql.constants import CLIENT
 from taskmanager.db.dialect import MYSQL
 from taskmanager.db.engine import Recovering, options_of
 from taskmanager.db.errors import mysql_code
-from taskmanager.db.mysql.connection import MySQLConnection, connect, context_that_trusts
+from taskmanager.db.mysql.connection import connect, context_that_trusts
 from taskmanager.db.mysql.pool import IdleConnections
 from taskmanager.errors import ConfigurationError
 
@@ -41,7 +41,7 @@ class _PerThread(threading.local):
 
 
 class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
-    """Servers count connections: a thread has one while it works, and shares it in between."""
+    """A thread has a connection while it works and shares it in between: servers count them."""
 
     dialect = MYSQL
     _state: Any  # peewee's: what this thread has
@@ -84,7 +84,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         self._idle.put(connection)
 
     def close_quietly(self) -> None:
-        """Also those that nobody uses: what has befallen this thread's has befallen them."""
+        """Closes the idle connections too: whatever broke this one has broken them."""
         super().close_quietly()
         self._idle.close_all()
 
@@ -92,50 +92,24 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         super().dispose()
         self._idle.forget_those_of_parent()
 
-    def _connected(self) -> MySQLConnection:
-        return cast(MySQLConnection, self.connection())  # type: ignore[no-untyped-call]
-
-    def begin(self) -> None:  # type: ignore[override]  # nobody asks for an isolation level
-        self._connected().put_off_begin()
-
-    def commit(self) -> None:
-        if not self.is_closed() and self._connected().has_only_begun:
-            self._connected().forget_put_off()
-        else:
-            super().commit()
-
-    def rollback(self) -> None:
-        if not self.is_closed():
-            self._connected().forget_put_off()
-        super().rollback()
-
-    def execute_later(self, sql: str, values: Sequence[Any], rows: int | None) -> None:
-        """Within a transaction: runs `sql` with the next statement, at the latest with COMMIT."""
-        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            self._connected().put_off(sql, values, rows=rows)
-
-    def look_before_next(self, sql: str, values: Sequence[Any]) -> None:
-        """Runs a SELECT … INTO in one packet with the next statement, which follows at once."""
-        self._connected().look_before_next(sql, values)
-
     def skips_locked(self) -> bool:
         """Whether the server knows SKIP LOCKED: asked once, by trying it on no row at all."""
-        if "skips_locked" not in self.cache:
+        if self.cache.skips_locked is None:
             try:
                 self.execute_sql(
-                    "SELECT version FROM schema_versions LIMIT 0 FOR UPDATE SKIP LOCKED"
+                    self.spelled("SELECT version FROM {schema_versions} LIMIT 0 {lock_free_rows}")
                 )
-                self.cache["skips_locked"] = True
+                self.cache.skips_locked = True
             except peewee.ProgrammingError as error:
                 if mysql_code(error) != MYSQL_SYNTAX_ERROR:
                     raise
-                self.cache["skips_locked"] = False
-        found: bool = self.cache["skips_locked"]
-        return found
+                self.cache.skips_locked = False
+        return self.cache.skips_locked
 
     def _initialize_connection(self, conn: Any) -> None:
         with conn.cursor() as cursor:
-            cursor.execute("; ".join(SESSION))
+            for statement in SESSION:
+                cursor.execute(statement)
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
@@ -161,7 +135,7 @@ def _server_socket() -> str | None:
     return None
 
 
-def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
+def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLDatabase:
     """`localhost` without a port is the server's socket where there is one, as to MySQL's clients.
 
     Raises ConfigurationError where `url` cannot be understood.
@@ -186,8 +160,7 @@ def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
         "port": port or 3306,
         "charset": "utf8mb4",
         # Guarded updates count the rows that matched, not those whose values differ.
-        # Several statements may travel in one packet: docs/decisions/0013.
-        "client_flag": CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS,
+        "client_flag": CLIENT.FOUND_ROWS,
         "connect_timeout": MYSQL_CONNECT_TIMEOUT_SECONDS,
         "read_timeout": MYSQL_READ_TIMEOUT_SECONDS,
         "write_timeout": MYSQL_READ_TIMEOUT_SECONDS,
@@ -201,8 +174,12 @@ def mysql_engine(url: str, idle_seconds: float) -> _MySQLDatabase:
     is_local_name = parts.hostname == "localhost" and port is None
     prefers_socket = is_local_name and options.keys().isdisjoint({"unix_socket", "ssl_ca"})
     engine = _MySQLDatabase(
-        name, idle_seconds=idle_seconds, prefers_socket=prefers_socket, **connection
+        name,
+        idle_seconds=idle_seconds,
+        prefers_socket=prefers_socket,
+        table_prefix=table_prefix,
+        **connection,
     )
     if options.get("skip_locked") == "off":
-        engine.cache["skips_locked"] = False
+        engine.cache.skips_locked = False
     return engine

@@ -33,9 +33,12 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
 
     dialect = SQLITE
 
-    def __init__(self, path: str, *, synchronous: str, journal: str | None) -> None:
+    def __init__(
+        self, path: str, *, synchronous: str, journal: str | None, table_prefix: str
+    ) -> None:
         super().__init__(
             path,
+            table_prefix=table_prefix,
             lock_type="IMMEDIATE",
             timeout=SQLITE_BUSY_TIMEOUT_SECONDS,
             pragmas={
@@ -123,7 +126,7 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         self._log.forget_file_of_parent()
 
 
-def sqlite_engine(url: str, synchronous: str) -> _SqliteDatabase:
+def sqlite_engine(url: str, *, synchronous: str, table_prefix: str) -> _SqliteDatabase:
     """Raises ConfigurationError where `url` names no file, or an option that is not known."""
     path, _, query = url.removeprefix("sqlite:///").partition("?")
     if not path:
@@ -131,4 +134,9 @@ def sqlite_engine(url: str, synchronous: str) -> _SqliteDatabase:
             "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db"
         )
     options = options_of(query, {"journal": ("delete", "wal")})
-    return _SqliteDatabase(path, synchronous=synchronous, journal=options.get("journal"))
+    return _SqliteDatabase(
+        path,
+        synchronous=synchronous,
+        journal=options.get("journal"),
+        table_prefix=table_prefix,
+    )

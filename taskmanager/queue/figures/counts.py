@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import peewee
 
-from taskmanager.db.connection import dialect
 from taskmanager.db.statements import Row, execute, fetch_one, insert
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
@@ -87,7 +86,7 @@ def _count(now: int) -> TaskCounts:
     within = ", ".join("COUNT(CASE WHEN completed_at > ? THEN 1 END)" for _ in PERIODS_MS)
     rows = execute(
         f"SELECT task_type_id, status, COUNT(*), {within} "
-        f"FROM tasks {dialect().use_index.format('tasks_claim_by_id')} "
+        f"FROM tasks {{index tasks_claim_by_id}} "
         "GROUP BY task_type_id, status",
         [now - period for period in PERIODS_MS.values()],
     ).fetchall()

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.statements import MAX_ROWS, fetch_all, placeholders
+from taskmanager.db.statements import MAX_ROWS, fetch_all
 from taskmanager.queue import task_types
-from taskmanager.queue.claim_heads import find_heads
-from taskmanager.queue.claim_orders import claim_order
+from taskmanager.queue.claim_sql import claim_order, find_heads
 from taskmanager.queue.figures.counts import PERIODS_MS, task_counts
 from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
 
@@ -68,9 +67,7 @@ def _oldest_pending(type_ids: Sequence[int]) -> dict[int, int]:
     oldest: dict[int, int] = {}
     for start in range(0, len(heads), MAX_ROWS):
         ids = [head["id"] for head in heads[start : start + MAX_ROWS]]
-        rows = fetch_all(
-            f"SELECT task_type_id, created_at FROM tasks WHERE id IN ({placeholders(ids)})", ids
-        )
+        rows = fetch_all("SELECT task_type_id, created_at FROM {tasks} WHERE id IN ?", (ids,))
         oldest |= {row["task_type_id"]: row["created_at"] for row in rows}
     return oldest
 

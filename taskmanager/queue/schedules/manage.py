@@ -10,9 +10,8 @@ import peewee
 
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
-from taskmanager.db.connection import dialect
 from taskmanager.db.errors import is_duplicate
-from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, placeholders
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
 from taskmanager.params import validation
@@ -102,10 +101,10 @@ def list_schedules(*, limit: int, offset: int, caller: Caller) -> list[Row]:
         types = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
         if not types:
             return []
-        values = [row["id"] for row in types]
-        where = f"WHERE task_type_id IN ({placeholders(values)})"
+        values = [[row["id"] for row in types]]
+        where = "WHERE task_type_id IN ?"
     rows = fetch_all(
-        f"SELECT * FROM schedules {where} ORDER BY name LIMIT ? OFFSET ?",
+        f"SELECT * FROM {{schedules}} {where} ORDER BY name LIMIT ? OFFSET ?",
         (*values, limit, offset),
     )
     return [with_type(row) for row in rows]
@@ -134,7 +133,7 @@ def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
 def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Row:
     """A schedule with the name of its type. Raises NotFound, also for one of another's types."""
     row = fetch_one(
-        f"SELECT * FROM schedules WHERE id = ? {dialect().lock_rows if lock else ''}",
+        f"SELECT * FROM schedules WHERE id = ? {'{lock_rows}' if lock else ''}",
         (schedule_id,),
     )
     if row is not None:

@@ -111,7 +111,7 @@ def _store_run(
     message = f"schedule '{schedule['name']}' was due {format_time(due_at)}"
     stored, existed = store_tasks(
         [task],
-        key_id=None,
+        caller=OPERATOR,
         message=message,
         metadata={"schedule_id": schedule["id"], "due_at": format_time(due_at)},
     )[0]
@@ -142,7 +142,7 @@ def run_schedule_now(
 def _store_by_hand(schedule: Row, task: Row, caller: Caller) -> tuple[Row, bool]:
     return store_tasks(
         [task],
-        key_id=caller.key_id,
+        caller=caller,
         message=f"schedule '{schedule['name']}' was run by hand",
         metadata={"schedule_id": schedule["id"]},
     )[0]
