@@ -8,9 +8,9 @@ import pytest
 from taskmanager.app import create_app
 from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import execute
-from tests import mariadb
 from tests.conftest import Api, make_key, require
-from tests.mariadb import MariaDB
+from tests.support import mariadb
+from tests.support.mariadb import MariaDB
 
 ODD_TEXTS = [
     "💥 ü \u2028 \u200f",

@@ -26,7 +26,7 @@ from taskmanager.queue.claim_orders import CLAIM_ORDERS, ClaimOrder
 from taskmanager.queue.guarded_claims import select_candidates
 from taskmanager.queue.read import COLUMNS, _cursor
 from tests.conftest import ENGINES, Api, Clock, make_key
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 SMALL, LARGE = 1_000, 200_000
 PLAN_TYPES = ("plan.a", "plan.b", "plan.c")
