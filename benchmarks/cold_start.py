@@ -30,9 +30,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.accounts import Account
-from tests.apache import Apache
-from tests.mariadb import MariaDB
+from tests.support.accounts import Account
+from tests.support.apache import Apache
+from tests.support.mariadb import MariaDB
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED_RATIO = 1.4

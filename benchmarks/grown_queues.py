@@ -18,7 +18,7 @@ from taskmanager.db.connection import close_connection, dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
-from tests import mariadb
+from tests.support import mariadb
 
 BATCH = 50_000
 YEAR_MS = 365 * 86_400_000

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from taskmanager.cli.server import serve
-from tests import mariadb
-from tests.server import Server
+from tests.support import mariadb
+from tests.support.server import Server
 
 
 def serve_default(option: str) -> int:

@@ -24,8 +24,8 @@ from typing import Any
 
 from benchmarks.http_load import THREADS, WORKERS
 from benchmarks.queues import ENGINES
-from tests import mariadb
-from tests.server import Server
+from tests.support import mariadb
+from tests.support.server import Server
 
 FIRST = 1_000
 CLIENTS = 8

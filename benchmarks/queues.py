@@ -15,7 +15,7 @@ from taskmanager.db.connection import close_connection, database
 from taskmanager.db.models import Task
 from taskmanager.db.statements import fetch_all, insert_many
 from taskmanager.queue import history, task_types
-from tests import mariadb
+from tests.support import mariadb
 
 ENGINES = ("sqlite", "mariadb")
 TYPES = 10

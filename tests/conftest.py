@@ -17,9 +17,9 @@ from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import close_connection
 from taskmanager.db.models import MODELS, SchemaVersion
-from tests import mariadb, other_databases
-from tests.debian_packages import NotToBeHad
-from tests.server import Server
+from tests.support import mariadb, other_databases
+from tests.support.debian_packages import NotToBeHad
+from tests.support.server import Server
 
 ENGINES = ("sqlite", "mariadb")
 # The same, and the ways that are taken where a file system or a server can do less: tests whose

@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 import pytest
 
-from tests import apache, mariadb
-from tests.accounts import SYSTEM_PYTHON, Account
 from tests.conftest import require
-from tests.ftp import FtpServer
-from tests.releases import current
-from tests.shared_host import LAYOUTS, Layout, Site
+from tests.support import apache, mariadb
+from tests.support.accounts import SYSTEM_PYTHON, Account
+from tests.support.ftp import FtpServer
+from tests.support.releases import current
+from tests.support.shared_host import LAYOUTS, Layout, Site
 
 ADMIN_KEY = "a-bootstrap-key-that-is-only-used-in-this-test"
 DATABASE_PASSWORD = "p@ss/word:1"

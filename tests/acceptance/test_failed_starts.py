@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import apache
-from tests.accounts import SYSTEM_PYTHON, Account
 from tests.conftest import require
-from tests.ftp import FtpServer
-from tests.releases import current
-from tests.shared_host import Layout, Reply, Site
+from tests.support import apache
+from tests.support.accounts import SYSTEM_PYTHON, Account
+from tests.support.ftp import FtpServer
+from tests.support.releases import current
+from tests.support.shared_host import Layout, Reply, Site
 
 OLD_PYTHON = Path("/usr/bin/pypy3")
 LAYOUT = Layout("broken.example.org", "broken", "/")

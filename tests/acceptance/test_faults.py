@@ -20,9 +20,9 @@ import pytest
 
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.statements import fetch_all
-from tests import mariadb
 from tests.conftest import require
-from tests.server import Server
+from tests.support import mariadb
+from tests.support.server import Server
 
 WORKERS = 12
 NAME = "worker"  # of all of them, so that nothing but its token tells an attempt from the next

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from tests import apache
 from tests.acceptance.conftest import ADMIN_KEY, DATABASE_PASSWORD
-from tests.accounts import Account
 from tests.conftest import require
-from tests.mariadb import MariaDB, free_port
-from tests.releases.current import ROOT
-from tests.shared_host import LAYOUTS, Site
+from tests.support import apache
+from tests.support.accounts import Account
+from tests.support.mariadb import MariaDB, free_port
+from tests.support.releases.current import ROOT
+from tests.support.shared_host import LAYOUTS, Site
 
 PAGE = (ROOT / "docs" / "hosting.md").read_text(encoding="utf-8")
 recommended = pytest.mark.parametrize("site", LAYOUTS[:1], indirect=True, ids=str)

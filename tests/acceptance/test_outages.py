@@ -18,8 +18,8 @@ from taskmanager.app import create_app
 from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import fetch_all
 from tests.conftest import Api, make_key, require
-from tests.mariadb import MariaDB, is_installed
-from tests.server import Server
+from tests.support.mariadb import MariaDB, is_installed
+from tests.support.server import Server
 
 # One of each kind: reads, writes, and what a worker says.
 CALLS: list[tuple[str, str, Any]] = [

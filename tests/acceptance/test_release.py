@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from taskmanager.manifest import Difference, Fault, NoManifest, compare_with_manifest
-from tests.releases.current import ROOT, commit, git, release
+from tests.support.releases.current import ROOT, commit, git, release
 
 ADMIN_KEY = "an-admin-key-that-is-only-used-in-this-test"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import Server
+from tests.support.server import Server
 
 CLIENTS = 8
 BURSTS = 8

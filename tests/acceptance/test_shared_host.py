@@ -9,8 +9,8 @@ import pytest
 from taskmanager.access.keys import BOOTSTRAP_KEY
 from taskmanager.manifest import Difference, Fault, compare_with_manifest
 from tests.acceptance.conftest import ADMIN_KEY
-from tests.releases import current
-from tests.shared_host import Site
+from tests.support.releases import current
+from tests.support.shared_host import Site
 
 
 def test_the_whole_life_of_a_task_over_http(site: Site) -> None:

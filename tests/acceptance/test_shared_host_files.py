@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.releases.current import ROOT
-from tests.shared_host import LAYOUTS, Site
+from tests.support.releases.current import ROOT
+from tests.support.shared_host import LAYOUTS, Site
 
 # What is in the release, what the app makes, and what people leave lying about.
 LEFT_LYING = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mariadb import free_port
-from tests.shared_host import LAYOUTS, Reply, Site
+from tests.support.mariadb import free_port
+from tests.support.shared_host import LAYOUTS, Reply, Site
 
 recommended = pytest.mark.parametrize("site", LAYOUTS[:1], indirect=True, ids=str)
 

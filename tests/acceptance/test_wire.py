@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.server import Server
+from tests.support.server import Server
 
 REGISTRATION = b'{"name": "job", "version": "1", "param_schema": {}}'
 JSON = "Content-Type: application/json"

@@ -21,7 +21,7 @@ from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import fetch_all
 from taskmanager.rates import Rate
 from tests.conftest import Api, Clock
-from tests.server import Server
+from tests.support.server import Server
 
 DAY = 86_400
 NOT_YOURS = 403  # for a type that the call itself names

@@ -12,7 +12,7 @@ from taskmanager.api import request_schemas
 from taskmanager.api.requests import MAX_DEPTH, RequestBody
 from tests.api.tables import Tables, dump_tables, send, sent_json
 from tests.conftest import Api
-from tests.server import Server
+from tests.support.server import Server
 
 WORKER = {"worker_id": "w"}
 NEW_TYPE = {"name": "new", "version": "1", "param_schema": {}}

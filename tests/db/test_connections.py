@@ -32,7 +32,7 @@ from taskmanager.db.statements import execute, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from tests.conftest import Api, make_key, require
-from tests.mariadb import MariaDB, is_installed
+from tests.support.mariadb import MariaDB, is_installed
 
 THREADS = 4
 JOB = {"type": "job", "params": {}, "dedupe": "none"}

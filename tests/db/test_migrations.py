@@ -20,9 +20,9 @@ from taskmanager.db.migrations import MIGRATIONS, DataStep, Ddl
 from taskmanager.db.models import MODELS
 from taskmanager.db.statements import execute, fetch_all, fetch_one, insert
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
-from tests.database_structure import structure
-from tests.mariadb import MariaDB
-from tests.releases import previous
+from tests.support.database_structure import structure
+from tests.support.mariadb import MariaDB
+from tests.support.releases import previous
 
 PROCESSES = 10
 CONTEXT = multiprocessing.get_context("spawn")

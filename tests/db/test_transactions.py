@@ -22,7 +22,7 @@ from taskmanager.db.statements import (
 )
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import DatabaseUnavailable
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 
 def add_worker(worker_id: str) -> None:

@@ -23,8 +23,8 @@ from taskmanager.files import systems
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, in_every_mode, require
 from tests.doctor.patients import Report, Upload, remount_read_only
-from tests.mariadb import MariaDB, is_installed
-from tests.server import Server
+from tests.support.mariadb import MariaDB, is_installed
+from tests.support.server import Server
 
 on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.doctor.patients import Upload
-from tests.mariadb import free_port
-from tests.server import Server
+from tests.support.mariadb import free_port
+from tests.support.server import Server
 
 PASSWORD = "TASKMANAGER_BOOTSTRAP_ADMIN_KEY=a-secret-that-must-not-be-served-0123456789\n"
 

@@ -14,7 +14,7 @@ import pytest
 from taskmanager.app import create_app
 from taskmanager.db.connection import close_connection
 from tests.conftest import Api, make_key
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 CLAIMED = 1_000
 

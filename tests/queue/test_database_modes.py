@@ -18,7 +18,7 @@ from taskmanager.errors import DatabaseUnavailable
 from taskmanager.files import systems
 from taskmanager.queue import store
 from tests.conftest import Api, Clock, in_every_mode
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 guarded = pytest.mark.parametrize("engine", ["mariadb without SKIP LOCKED"], indirect=True)

@@ -29,7 +29,7 @@ from taskmanager.queue.claim_sql import (
 )
 from taskmanager.queue.read import _cursor
 from tests.conftest import ENGINES, Api, Clock, make_key
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 SMALL, LARGE = 1_000, 200_000
 PLAN_TYPES = ("plan.a", "plan.b", "plan.c")

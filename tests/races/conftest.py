@@ -6,7 +6,7 @@ import pytest
 
 from taskmanager.db.connection import close_connection, connect_database
 from tests.conftest import MODES
-from tests.server import Server
+from tests.support.server import Server
 
 
 @pytest.fixture(params=list(MODES))

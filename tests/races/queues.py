@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.server import Server
+from tests.support.server import Server
 
 
 def register(server: Server, name: str, **fields: Any) -> None:

@@ -14,7 +14,7 @@ from taskmanager.db.connection import connect_database
 from taskmanager.db.statements import execute, fetch_all
 from tests.races.processes import Connection, Shared, run_processes
 from tests.races.queues import register
-from tests.server import Server
+from tests.support.server import Server
 
 TASKS = 5_000
 WORKERS = 10

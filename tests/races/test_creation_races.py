@@ -7,7 +7,7 @@ from typing import Any
 from taskmanager.db.statements import fetch_all
 from tests.races.processes import Connection, Shared, run_processes
 from tests.races.queues import register
-from tests.server import Server
+from tests.support.server import Server
 
 PRODUCERS = 16
 

@@ -19,7 +19,7 @@ from taskmanager.queue.schedules import manage, runs
 from taskmanager.queue.task_types import TaskDefaults
 from tests.races.processes import Connection, Shared, run_processes
 from tests.races.queues import register
-from tests.server import Server
+from tests.support.server import Server
 
 PROCESSES = 6
 SCHEDULES = 10

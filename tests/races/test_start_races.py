@@ -13,7 +13,7 @@ from taskmanager.db.models import MODELS
 from taskmanager.db.schema import is_ready
 from taskmanager.db.statements import fetch_all
 from tests.races.processes import Connection, Shared, run_processes
-from tests.server import Server
+from tests.support.server import Server
 
 INIT_DB = [sys.executable, "-m", "taskmanager", "init-db"]
 START = [sys.executable, "-c", "from taskmanager.app import create_app; create_app()"]

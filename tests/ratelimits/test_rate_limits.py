@@ -27,7 +27,7 @@ from taskmanager.ratelimits.counter_file import BUCKETS, SLOTS, CounterFile
 from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE, GuardedStorage
 from taskmanager.rates import Rate, parse_rate
 from tests.conftest import Api, Clock, make_key
-from tests.server import Server
+from tests.support.server import Server
 
 LIMITS = ("RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taskmanager.db.connection import close_connection
-from tests import mariadb
+from tests.support import mariadb
 from tests.transfer.queues import Queue
 
 MakeQueue = Callable[[str, str], Queue]

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from tests.accounts import Account
-from tests.mariadb import free_port
+from tests.support.accounts import Account
+from tests.support.mariadb import free_port
 
 USER, PASSWORD = "me", "ftp-password"
 
@@ -31,8 +31,8 @@ class FtpServer:
         user = self.account.user
         arguments = [self.port, self.account.home, user.pw_uid, user.pw_gid]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ftp", *map(str, arguments)],
-            cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", "tests.support.ftp", *map(str, arguments)],
+            cwd=Path(__file__).parents[2],
         )
         deadline = time.monotonic() + 60
         while True:

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 _NOT_COMMITTED = shutil.ignore_patterns(
     *(".git", ".venv", "instance", ".env", "__pycache__", "*.egg-info", ".*_cache", "dist")

@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.accounts import Account
-from tests.mariadb import free_port
+from tests.support.accounts import Account
+from tests.support.mariadb import free_port
 
 BINARY = Path("/usr/sbin/apache2")
 MODULES = Path("/usr/lib/apache2/modules")

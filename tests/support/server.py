@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.mariadb import free_port
+from tests.support.mariadb import free_port
 
 
 class Answer(NamedTuple):

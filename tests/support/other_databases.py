@@ -1,6 +1,6 @@
 """Databases that tests can be run on besides this machine's own: `pytest --database NAME`.
 
-    python -m tests.other_databases NAME
+    python -m tests.support.other_databases NAME
 
 fetches one, and says why where that cannot be done. Each is that of another Debian
 release: see debian_packages.py.
@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests import debian_packages
-from tests.debian_packages import NotToBeHad
-from tests.mariadb import MariaDB
+from tests.support import debian_packages
+from tests.support.debian_packages import NotToBeHad
+from tests.support.mariadb import MariaDB
 
 
 class Package(NamedTuple):

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.accounts import Account
-from tests.apache import Apache
-from tests.ftp import FtpServer
+from tests.support.accounts import Account
+from tests.support.apache import Apache
+from tests.support.ftp import FtpServer
 
 
 class Layout(NamedTuple):
