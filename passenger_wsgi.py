@@ -126,7 +126,8 @@ class NotStarted(object):
             ("X-Request-ID", binascii.hexlify(os.urandom(16)).decode()),
         ]
         start_response("503 Service Unavailable", headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [json.dumps(envelope).encode()]
+        body = json.dumps(envelope) + "\n"
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body.encode()]
 
 
 def forget_modules():

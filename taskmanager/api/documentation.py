@@ -37,7 +37,7 @@ def document_text(app: Flask, *, root: str = "", indent: int | None = None) -> s
 def document() -> Response:
     """GET /api/openapi.json: this API as an OpenAPI 3.1 document. 200."""
     return Response(
-        document_text(current_app, root=request.script_root), mimetype="application/json"
+        document_text(current_app, root=request.script_root) + "\n", mimetype="application/json"
     )
 
 

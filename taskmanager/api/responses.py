@@ -38,5 +38,5 @@ class JsonResponse(Response):
 
 
 def json_response(content: Mapping[str, Any], status: int) -> Response:
-    """`content` as UTF-8 JSON without needless spaces."""
-    return JsonResponse(_encode(content).encode(), status, content_type=JSON)
+    """`content` as UTF-8 JSON without needless spaces, ended by a newline for terminals."""
+    return JsonResponse(f"{_encode(content)}\n".encode(), status, content_type=JSON)

@@ -36,7 +36,8 @@ def test_the_release_is_named_for_the_version_and_holds_what_is_uploaded(archive
     assert archive.name == f"taskmanager-{version}.zip"
     assert {name.partition("/")[0] for name in names} == {
         *("passenger_wsgi.py", ".htaccess", "schema.sql", "requirements.txt", ".env.example"),
-        *("README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs", "taskmanager"),
+        *("README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+        *("docs", "taskmanager"),
         *("setup.cfg", "pyproject.toml", "MANIFEST.sha256"),
     }
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taskmanager").rglob("*.*")}

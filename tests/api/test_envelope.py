@@ -40,6 +40,15 @@ def test_a_success_has_the_envelope_and_the_time_in_seconds(api: Api, clock: Clo
     assert_common_headers(response)
 
 
+@pytest.mark.parametrize("path", ["/api/health", "/api/stats", "/api/nothing", "/api/openapi.json"])
+def test_json_ends_with_a_newline_so_that_a_terminal_shows_it_on_its_own_line(
+    api: Api, path: str
+) -> None:
+    text = api.call("GET", path).get_data(as_text=True)
+    assert text.endswith("}\n")
+    assert "\n" not in text[:-1]
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/nothing", "/api", "/api/nothing", "/api/tasks/1/nothing", "/api/tasks/x"]
 )

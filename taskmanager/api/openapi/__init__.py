@@ -1,1 +1,1 @@
-"""The OpenAPI document, built from the routes and a description of each call."""
+"""The OpenAPI document, generated from the routes and a description of each call."""

@@ -1,6 +1,6 @@
-"""What the OpenAPI document says of each view beyond its docstring, its path and its scope.
+"""What the OpenAPI document says about each call in addition to its docstring, path and scope.
 
-One entry per endpoint; the builder stops where one is missing or too many.
+There is one entry per endpoint. `build_document()` fails if one is missing or superfluous.
 """
 
 from collections.abc import Mapping
@@ -32,10 +32,11 @@ OPENAPI = "application/json"
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """`answers`: the `data` of each successful status; `errors`: statuses that not every call has.
+    """One call.
 
-    `page` is the content type of an answer that has no envelope. `example` is one of the body,
-    or of the page.
+    `answers` has the schema of `data` for each successful status. `errors` are the statuses that
+    only some calls have. `page` is the content type of an answer without an envelope. `example` is
+    an example of the request body, or of the page.
     """
 
     answers: Mapping[int, Schema] = field(default_factory=dict)
@@ -72,7 +73,7 @@ NEW_SCHEDULE = {
 }
 TASKS = record(tasks=list_of(ref("ClaimedTask")), count=COUNT)
 
-# The call itself takes any objects and answers for each; this is what they should be.
+# The call accepts any objects and reports errors for each one. This is what they should be.
 _BATCH = RequestBody(
     required=("tasks",),
     tasks={**bodies.CREATE_TASKS.schema["properties"]["tasks"], "items": bodies.CREATE_TASK.schema},
@@ -186,7 +187,7 @@ CALLS: dict[str, Call] = {
         answers={200: ref("Lease")},
         errors=(409,),
         body=bodies.REPORT_PROGRESS,
-        example={**WORKER, **TOKEN, "progress": 50, "message": "half of it"},
+        example={**WORKER, **TOKEN, "progress": 50, "message": "half done"},
     ),
     "claims.heartbeat": Call(
         answers={200: ref("Lease")},

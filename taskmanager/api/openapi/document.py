@@ -1,4 +1,4 @@
-"""The OpenAPI document, made of what the application is: its routes, docstrings, scopes, bodies."""
+"""Builds the OpenAPI document from the routes, their docstrings and scopes, and CALLS."""
 
 import inspect
 import re
@@ -28,23 +28,24 @@ _PREFIX = "api."
 _ARGUMENT = re.compile(r"<(?:[^>]*:)?((?:[a-z]+_)?([a-z]+))>")
 _ARGUMENT_SCHEMAS = {"name": request_schemas.TYPE_NAME, "worker_id": request_schemas.NAME}
 _JSON = "application/json"
-_DESCRIPTION = """A task queue: producers post tasks, workers claim them under a lease and report.
+_DESCRIPTION = """A task queue. Producers create tasks. Workers claim them and report the results.
 
-Send your key as `X-API-Key` or as a bearer token. Every answer is an envelope with `success`,
-`message` and `data`, or with `error`, `code` and sometimes `details`. An `X-Request-ID` of your own
-(1 to 128 letters, digits and `._:-`) comes back on the answer and stands in the server's log."""
+Send your key as `X-API-Key` or as a bearer token. Every answer is an envelope: `success`, `message`
+and `data`, or `success`, `error`, `message`, `code` and sometimes `details`. You may send an
+`X-Request-ID` of 1 to 128 letters, digits and `._:-`. The answer and the server's log then contain
+it."""
 
 _ERRORS = {
-    400: "Malformed JSON, or a field or parameter that is missing, wrong or unknown",
-    401: "No key, or one that is unknown, revoked or expired",
-    403: "The key lacks the scope, may not touch the type, or another worker holds the task",
-    404: "No such thing, or nothing to hand out",
-    405: "The address does not take this method",
-    409: "The state forbids it",
-    413: "The body is over the limit",
+    400: "Malformed JSON, or a missing, invalid or unknown field or parameter",
+    401: "The key is missing, unknown, revoked or expired",
+    403: "The key lacks the scope or may not use the type, or another worker holds the task",
+    404: "Not found, or no task to claim",
+    405: "The address does not support this method",
+    409: "The current state does not allow it",
+    413: "The body is larger than the limit",
     415: "The body is not JSON",
-    429: "Over the rate limit",
-    503: "The database cannot be reached or stayed locked; nothing is half done",
+    429: "The rate limit is exceeded",
+    503: "The database is unreachable or stayed locked; nothing is half done",
 }
 _ERROR_HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -56,10 +57,10 @@ _REQUEST_ID = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 
 
 def build_document(app: Flask) -> Document:
-    """The document for every route under /api of `app`.
+    """The OpenAPI 3.1 document of every route of `app` under /api, as a JSON value.
 
     Raises AssertionError for a route without an entry in CALLS, an entry
-    without a route, and a docstring that names another route.
+    without a route, and a docstring that does not begin with its route.
     """
     paths: dict[str, Any] = {}
     views = set()
@@ -101,7 +102,7 @@ def _tags(app: Flask) -> list[dict[str, str]]:
 def _operation(name: str, line: str, rule: Rule, view: Callable[..., Any]) -> dict[str, Any]:
     call = CALLS.get(name)
     if call is None:
-        raise AssertionError(f"the view {name} is missing in openapi_calls.CALLS")
+        raise AssertionError(f"the view {name} is missing in CALLS")
     first, _, rest = (inspect.getdoc(view) or "").partition("\n")
     if not first.startswith(f"{line}: "):
         raise AssertionError(f"the docstring of {name} must begin with '{line}: '")
@@ -114,7 +115,7 @@ def _operation(name: str, line: str, rule: Rule, view: Callable[..., Any]) -> di
         "description": f"{rest.strip()}\n\nScope: `{scope}`.".strip(),
         "parameters": _parameters(call, rule),
         "responses": _responses(call, name, scope, has_path=bool(rule.arguments)),
-        # The lists hold the scope that the key needs.
+        # Each list contains the scope that the key needs.
         "security": [] if scope == PUBLIC else [{"ApiKey": [scope]}, {"Bearer": [scope]}],
     }
     if call.body is not None:
@@ -150,7 +151,7 @@ def _responses(call: Call, name: str, scope: str, *, has_path: bool) -> dict[str
     }
     if call.page:
         responses["200"] = {
-            "description": "As it is, without an envelope",
+            "description": "The content itself, without an envelope",
             "headers": _REQUEST_ID,
             "content": {
                 call.page: {"schema": {"type": "string"}, "example": call.example}
@@ -189,7 +190,7 @@ def _components() -> dict[str, Any]:
         "schemas": COMPONENTS,
         "headers": {
             "RequestId": {
-                "description": "The request's id: the caller's own where it sent one",
+                "description": "The id of the request, sent by the caller or generated",
                 "required": True,
                 "schema": {"type": "string"},
             }

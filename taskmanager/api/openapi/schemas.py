@@ -1,4 +1,4 @@
-"""What the answers hold, as JSON Schemas with examples, for the OpenAPI document."""
+"""JSON Schemas of the answers, with examples, for the OpenAPI document."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def list_of(items: Schema) -> Schema:
 
 
 def record(*optional: str, **fields: Schema) -> Schema:
-    """An object that has every field, but perhaps the optional ones, and no other."""
+    """An object with exactly these fields; those named in `optional` may be missing."""
     return {
         "type": "object",
         "properties": fields,
@@ -57,7 +57,7 @@ def page_of(name: str, items: str, **more: Schema) -> Schema:
 
 
 def task(**more: Schema) -> Schema:
-    """The task object, with what a call adds to it. Some answers leave out its large fields."""
+    """A task, with the fields that a call adds. Some answers leave out `params` or `result`."""
     return record(
         "params",
         "result",
@@ -168,8 +168,8 @@ COMPONENTS: dict[str, Schema] = {
     "Error": record(
         "details",
         success={"const": False},
-        error=like(TEXT, "There is no task with id 1."),
-        message=like(TEXT, "There is no task with id 1."),
+        error=like(TEXT, "Task not found: there is no task 1."),
+        message=like(TEXT, "Task not found: there is no task 1."),
         code=like(TEXT, "task_not_found"),
         details={"type": ["array", "object"], "examples": [[]]},
         timestamp=like(NUMBER, 1_769_860_800),
@@ -316,7 +316,7 @@ COMPONENTS: dict[str, Schema] = {
 
 
 def example_of(schema: Schema) -> Any:
-    """A value that fits: the schema's own example, or one made of those of its parts."""
+    """A value that matches `schema`: its own example, or one composed from its parts' examples."""
     if "$ref" in schema:
         return example_of(COMPONENTS[schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:
