@@ -1,7 +1,7 @@
-"""Ending an attempt: a worker reports success or failure, once or, after a lost answer, again."""
+"""Ending an attempt: a worker reports success or failure, once, or again after a lost answer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
@@ -46,8 +46,8 @@ def complete_task(
     Commits together: status, result or error, the retry decision, the history
     row and the worker's figures.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
-    Dying before the commit leaves the task claimed; the same report sent again
-    after it is recognised and answered the same.
+    A crash before the commit leaves the task claimed. The same report sent again
+    after the commit is recognised and answered the same.
     """
     outcome = complete_tasks([completion], worker_id=worker_id, caller=caller, now=now)[0]
     if outcome.error is not None:
@@ -64,61 +64,78 @@ def complete_tasks(
     A report that is refused changes nothing and does not keep the others from counting.
     """
     tasks = lock_tasks([completion.task_id for completion in completions], caller)
-    failed = {completion.task_id for completion in completions if not completion.success}
-    policies = _retry_policies([task for task in tasks.values() if task["id"] in failed])
+    policies = _retry_policies(completions, tasks)
     outcomes: list[CompletionOutcome] = []
+    unwritten: dict[int, _Report] = {}
     events: list[Row] = []
-    unwritten: dict[int, tuple[Row, Row, Row]] = {}
     for completion in completions:
         if completion.task_id in unwritten:  # a second report is judged by what the first has left
             _write(unwritten)
-        holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
         task = tasks.get(completion.task_id)
+        holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
         try:
             held = require_holder(task, completion.task_id, holder)
             changes, event = _decide(held, completion, policies, now)
         except TaskManagerError as error:
-            outcomes.append(_replay(task, completion, holder) or _refused(error))
+            outcomes.append(_replay(task, completion, holder) or CompletionOutcome(error=error))
             continue
+        report = _Report(held, changes, _event_row(held, changes, event, completion, caller, now))
+        unwritten[completion.task_id] = report
+        events.append(report.event)
         tasks[completion.task_id] = done = {**held, **changes}
-        events.append(
-            history.event_row(
-                task_id=done["id"],
-                event=event,
-                status=done["status"],
-                attempt=done["attempts"],
-                worker_id=worker_id,
-                api_key_id=caller.key_id,
-                claim_token=held["claim_token"],
-                message=None if completion.success else done["error_message"],
-                metadata=_failure_metadata(completion, done),
-                now=now,
-            )
-        )
-        unwritten[completion.task_id] = held, changes, events[-1]
         outcomes.append(CompletionOutcome(task=done, will_retry=event == "retry_scheduled"))
     _write(unwritten)
     if events:
-        succeeded = sum(event["event"] == "completed" for event in events)
+        completed = sum(event["event"] == "completed" for event in events)
         workers.record_sign_of_life(
-            worker_id, now=now, completed=succeeded, failed=len(events) - succeeded
+            worker_id, now=now, completed=completed, failed=len(events) - completed
         )
     return outcomes
 
 
-def _write(unwritten: dict[int, tuple[Row, Row, Row]]) -> None:
-    """Stores, and takes out, tasks as they were locked, with what changes of each and its event."""
-    update_held([(task, changes) for task, changes, _ in unwritten.values()])
-    history.record([event for _, _, event in unwritten.values()])
+class _Report(NamedTuple):
+    """A task as it was locked, the columns that its report changes, and the row of its history."""
+
+    task: Row
+    changes: Row
+    event: Row
+
+
+def _write(unwritten: dict[int, _Report]) -> None:
+    """Stores these reports and takes them out."""
+    update_held([(report.task, report.changes) for report in unwritten.values()])
+    history.record([report.event for report in unwritten.values()])
     unwritten.clear()
 
 
-def _refused(error: TaskManagerError) -> CompletionOutcome:
-    return CompletionOutcome(error=error)
+def _event_row(
+    held: Row, changes: Row, event: str, completion: Completion, caller: Caller, now: int
+) -> Row:
+    failure = None
+    if not completion.success:
+        failure = {
+            "error_code": completion.error_code,
+            "is_retryable": completion.is_retryable,
+            "available_at": changes.get("available_at"),
+        }
+    return history.event_row(
+        task_id=held["id"],
+        event=event,
+        status=changes["status"],
+        attempt=held["attempts"],
+        worker_id=held["worker_id"],
+        api_key_id=caller.key_id,
+        claim_token=held["claim_token"],
+        message=changes["error_message"],
+        metadata=failure,
+        now=now,
+    )
 
 
-def _retry_policies(tasks: Sequence[Row]) -> dict[int, Any]:
-    type_ids = sorted({task["task_type_id"] for task in tasks})
+def _retry_policies(completions: Sequence[Completion], tasks: Mapping[int, Row]) -> dict[int, Any]:
+    """The retry policy of each task type of which a task has failed, by the type's id."""
+    failed = {completion.task_id for completion in completions if not completion.success}
+    type_ids = sorted({task["task_type_id"] for task in tasks.values() if task["id"] in failed})
     if not type_ids:
         return {}
     rows = fetch_all("SELECT id, retry FROM {task_types} WHERE id IN ?", (type_ids,))
@@ -179,26 +196,16 @@ def _result_text(completion: Completion) -> str | None:
 
 
 def _is_result(result: Any, stored_text: str | None) -> bool:
-    """Whether `result` is what is stored; the order of keys says nothing."""
+    """Whether `result` equals what is stored; the order of keys does not matter."""
     stored = None if stored_text is None else json.loads(stored_text)
     return dedupe.canonical_json(result) == dedupe.canonical_json(stored)
 
 
-def _failure_metadata(completion: Completion, task: Row) -> dict[str, Any] | None:
-    if completion.success:
-        return None
-    return {
-        "error_code": completion.error_code,
-        "is_retryable": completion.is_retryable,
-        "available_at": task["available_at"] if task["completed_at"] is None else None,
-    }
-
-
 def _replay(task: Row | None, completion: Completion, holder: Holder) -> CompletionOutcome | None:
-    """The first answer again, where this very report was accepted before; else None.
+    """The first answer again, where this same report was accepted before; else None.
 
-    The history knows it: with a token by the attempt that the token names,
-    without one by the worker's report on the latest attempt.
+    The history has it: with a token under the attempt that the token names,
+    without one as the worker's report on the latest attempt.
     """
     if task is None:
         return None

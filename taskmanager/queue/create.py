@@ -64,12 +64,31 @@ def create_tasks(
     With `atomic` one bad request keeps all of them from being created. Otherwise
     see `create_task`.
     """
-    outcomes = [Outcome() for _ in requests]
-    rows: list[Row | None] = []
+    rows = _rows(requests, defaults, caller, now)
+    wanted = [row for row in rows if not isinstance(row, TaskManagerError)]
+    if not wanted or (atomic and len(wanted) < len(rows)):
+        return [Outcome(error=row if isinstance(row, TaskManagerError) else None) for row in rows]
+    stored = iter(_store(wanted, caller))
+    return [
+        Outcome(error=row) if isinstance(row, TaskManagerError) else _outcome(*next(stored))
+        for row in rows
+    ]
+
+
+def _outcome(task: Row, existed: bool) -> Outcome:
+    type_name = task_types.name_of(task["task_type_id"])
+    return Outcome(task={**task, "type": type_name}, deduplicated=existed)
+
+
+def _rows(
+    requests: Sequence[Mapping[str, Any]], defaults: TaskDefaults, caller: Caller, now: int
+) -> list[Row | TaskManagerError]:
+    """For each request the row to store, or why there is none."""
+    rows: list[Row | TaskManagerError] = []
     types: dict[str, Row | TaskManagerError] = {}
     missing_parents = _missing_parents(requests, caller)
     allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
-    for request, outcome in zip(requests, outcomes, strict=True):
+    for request in requests:
         try:
             if request.get("parent_task_id") in missing_parents:
                 raise InvalidRequest(
@@ -81,19 +100,8 @@ def create_tasks(
         except DatabaseUnavailable:  # no fault of this one request
             raise
         except TaskManagerError as error:
-            outcome.error = error
-            rows.append(None)
-    if atomic and any(outcome.error for outcome in outcomes):
-        return outcomes
-    wanted = [row for row in rows if row is not None]
-    if not wanted:
-        return outcomes
-    stored = iter(_store(wanted, caller))
-    for row, outcome in zip(rows, outcomes, strict=True):
-        if row is not None:
-            task, outcome.deduplicated = next(stored)
-            outcome.task = {**task, "type": task_types.name_of(task["task_type_id"])}
-    return outcomes
+            rows.append(error)
+    return rows
 
 
 def prepare_task(
