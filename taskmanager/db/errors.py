@@ -1,6 +1,6 @@
-"""What the drivers' errors mean: to be tried again, to be reported, or a bug of our own.
+"""What a driver's error means: try again, report it, or a bug of our own.
 
-Knows the codes of SQLite and MySQL; refuses to act on them.
+Knows the error codes of SQLite and MySQL; refuses to act on them.
 """
 
 import logging

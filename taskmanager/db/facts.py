@@ -1,4 +1,4 @@
-"""What kind of database is connected and which ways the queue takes with it, for people to read."""
+"""Facts about the connected database and how the queue uses it, for people to read."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The counters that the database gives out ids from: what was given once is not given again.
+"""The counters that ids come from, so that an id is never used twice, also after an import.
 
 Knows how each engine keeps them. Refuses to know any table.
 """
@@ -12,7 +12,7 @@ from taskmanager.db.statements import execute, fetch_one
 
 
 def next_id(table: str) -> int:
-    """The id that the next row of a table will be given, at the least."""
+    """The lowest id that the next row of a table can get."""
     if dialect() is SQLITE:
         row = fetch_one("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
         return int(row["seq"]) + 1 if row else 1

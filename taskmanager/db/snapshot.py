@@ -1,4 +1,4 @@
-"""Reads the database as it was at one moment, row by row, and holds up nobody who writes to it."""
+"""Reading the database as it was at one moment, row by row, without blocking writers."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import translated
 from taskmanager.db.statements import execute
 
-# A reader that writes to a slow disk or pipe may pause: the server would give it up after a minute.
+# A reader may pause while it writes to a slow disk or pipe; the server's default is a minute.
 MYSQL_WRITE_PATIENCE_SECONDS = 3600
 
 
@@ -19,8 +19,8 @@ MYSQL_WRITE_PATIENCE_SECONDS = 3600
 def read_snapshot() -> Iterator[None]:
     """Within it this thread sees what was committed before it began, and nothing later.
 
-    A lost connection ends it: nothing is read again, since it would be another
-    moment. Raises DatabaseUnavailable.
+    A lost connection ends it, since a new one would read another moment. Raises
+    DatabaseUnavailable.
     """
     try:
         # Peewee forgets that it is in a transaction when it connects within one.
@@ -37,7 +37,7 @@ def read_snapshot() -> Iterator[None]:
 def _begin() -> None:
     if dialect() is SQLITE:
         execute("BEGIN")
-        execute("SELECT 1 FROM schema_versions LIMIT 1")  # the moment is that of the first read
+        execute("SELECT 1 FROM {schema_versions} LIMIT 1")  # the first read sets the moment
     else:
         execute(f"SET SESSION net_write_timeout = {MYSQL_WRITE_PATIENCE_SECONDS}")
         # Without SESSION: for the next transaction alone.
@@ -47,9 +47,9 @@ def _begin() -> None:
 
 @contextlib.contextmanager
 def streamed_rows(statement: str) -> Iterator[Iterator[tuple[Any, ...]]]:
-    """The rows of a SELECT, of which neither the program nor the driver keeps more than one.
+    """The rows of a SELECT, one at a time in memory.
 
-    For use within `read_snapshot`, whose connection is of no use when rows were left unread.
+    For use within `read_snapshot`, which closes the connection afterwards: rows may be left unread.
     """
     with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
         cursor = database.connection().cursor(*_unbuffered())
@@ -58,7 +58,7 @@ def streamed_rows(statement: str) -> Iterator[Iterator[tuple[Any, ...]]]:
             yield iter(cursor)
         finally:
             if dialect() is not SQLITE and cursor._result is not None:
-                # PyMySQL would read all that is left, and can once the connection is lost no more.
+                # Otherwise PyMySQL reads all remaining rows, which a lost connection cannot give.
                 cursor._result.unbuffered_active = False
             cursor.close()
 

@@ -1,4 +1,4 @@
-"""Locks between the processes of one host. The system drops them when their holder dies."""
+"""Locks between the processes of one host. The system releases them when their holder dies."""
 
 import contextlib
 import fcntl
@@ -12,9 +12,9 @@ LONGEST_PAUSE_SECONDS = 0.001
 
 @contextlib.contextmanager
 def try_file_lock(path: Path, *, patience_seconds: float = 0.0) -> Iterator[bool]:
-    """Holds `path` for this process alone; yields False where another has it all the while.
+    """Locks the file `path` and yields True, or False where another process held it all the time.
 
-    Where the file system knows no locks everybody passes.
+    Where the file system has no locks, every process passes.
     """
     deadline = time.monotonic() + patience_seconds
     with path.open("a") as handle:
@@ -34,7 +34,7 @@ def try_file_lock(path: Path, *, patience_seconds: float = 0.0) -> Iterator[bool
 
 
 class OpenFile:
-    """Open as long as somebody refers to it."""
+    """An open file, closed when the last reference to it is gone."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

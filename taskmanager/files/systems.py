@@ -1,4 +1,4 @@
-"""On what kind of file system a path lies: SQLite's log needs memory that all processes share."""
+"""Which kind of file system a path is on: SQLite's WAL mode does not work over a network."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 def file_system_of(path: Path) -> str | None:
-    """The type of the file system that `path` lies on, "ext4" say; None where nobody tells."""
+    """The type of the file system of `path`, such as "ext4"; None where the system does not say."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -33,7 +33,7 @@ def file_system_of(path: Path) -> str | None:
 
 
 def is_network(file_system: str | None) -> bool:
-    """Whether other machines may use the same files, or this one's processes share no memory."""
+    """Whether it is a network file system, or one whose processes cannot share memory (FUSE)."""
     return file_system in NETWORK_FILE_SYSTEMS or (file_system or "").startswith("fuse.")
 
 

@@ -135,7 +135,7 @@ def test_a_forked_child_begins_without_those_of_its_parent() -> None:
         status = 1
         signal.alarm(30)
         try:
-            idle.forget_those_of_parent()
+            idle.forget_parent()
             found = idle.take()
             idle.put(Connection())
             status = 0 if found is None and idle.take() is not None else 1

@@ -1,7 +1,7 @@
-"""Opens connections to a MySQL or MariaDB server, and owns how they are encrypted.
+"""Opens connections to a MySQL or MariaDB server; decides how they are encrypted and log in.
 
 PyMySQL builds an SSL context for every connection, which takes 30 ms of CPU where it loads the
-authorities of the system. Here one context serves all connections of the process.
+certificate authorities of the system. Here one context serves all connections of the process.
 """
 
 import functools
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def context_that_trusts(authority: str) -> ssl.SSLContext:
-    """Insists on a certificate that this file's authorities signed for the host of the URL.
+    """A context that requires a certificate signed by this file's authorities for the URL's host.
 
     Raises ConfigurationError where the file cannot be used.
     """
@@ -32,7 +32,7 @@ def context_that_trusts(authority: str) -> ssl.SSLContext:
             f"({error.strerror}). It must be a readable PEM file with the certificate of "
             "the authority that signed the database server's; ask whoever runs that server."
         ) from error
-    # Python 3.13 else refuses the authorities that MySQL and MariaDB make by themselves.
+    # Otherwise Python 3.13 refuses the authorities that MySQL and MariaDB create by themselves.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -79,10 +79,10 @@ def connect(**options: Any) -> MySQLConnection:
 
 
 def _logged_in(options: Mapping[str, Any]) -> MySQLConnection:
-    """As it is, else under TLS: a login may want the password itself to be sent.
+    """Connects as `options` say, and again with TLS where the login sends the password itself.
 
-    That of MySQL 8 does, for each user once after a start of the server. Without TLS PyMySQL needs
-    `cryptography` for it.
+    MySQL 8 asks for that once per user after each start of the server. Without
+    TLS PyMySQL would need `cryptography` for it.
     """
     try:
         try:

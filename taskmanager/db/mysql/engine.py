@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: connecting, who has which connection, and what a server can do.
+"""MySQL and MariaDB: connecting, the pool of idle connections, and what a server can do.
 
 Refuses to know any table.
 """
@@ -24,10 +24,10 @@ MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
 MYSQL_PATIENCE_SECONDS = 3_600
 MYSQL_SYNTAX_ERROR = 1064
-# Of Red Hat and with it cPanel, and of Debian. None in /tmp, where a neighbour can put one up.
+# On Red Hat, and so on cPanel, and on Debian. None in /tmp, where any account could create one.
 SERVER_SOCKETS = ("/var/lib/mysql/mysql.sock", "/run/mysqld/mysqld.sock")
 SESSION = (
-    # Hosts often run without strict mode, which cuts what does not fit without a word.
+    # Hosts often run without strict mode, where MySQL truncates what does not fit, silently.
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
     "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
@@ -35,7 +35,7 @@ SESSION = (
 
 
 class _PerThread(threading.local):
-    """`patience`: options of connections that only this thread may have, else empty."""
+    """`patience`: connection options for this thread alone, or empty."""
 
     patience: Mapping[str, Any] = {}
 
@@ -66,7 +66,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         try:
             super().connect()
         except BaseException:
-            self.close_quietly()  # open, perhaps, but without the settings of its session
+            self.close_quietly()  # it may be open, but without the settings of its session
             raise
 
     def _connect(self) -> Any:
@@ -90,7 +90,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
 
     def dispose(self) -> None:
         super().dispose()
-        self._idle.forget_those_of_parent()
+        self._idle.forget_parent()
 
     def skips_locked(self) -> bool:
         """Whether the server knows SKIP LOCKED: asked once, by trying it on no row at all."""
@@ -113,7 +113,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
-        """On a connection of its own, whose statements may take an hour: some rewrite a table."""
+        """Within it this thread's statements may take an hour, since some rewrite a table."""
         self.close_quietly()
         self._own.patience = {
             "read_timeout": MYSQL_PATIENCE_SECONDS,
@@ -127,7 +127,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
 
 
 def _server_socket() -> str | None:
-    """The path of the socket of a server on this machine; None where none is to be seen."""
+    """The path of the socket of a server on this machine; None where there is none."""
     for path in SERVER_SOCKETS:
         with contextlib.suppress(OSError):  # its folder may be closed to others
             if Path(path).is_socket():
@@ -136,7 +136,8 @@ def _server_socket() -> str | None:
 
 
 def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLDatabase:
-    """`localhost` without a port is the server's socket where there is one, as to MySQL's clients.
+    """The database that `url` names. As for MySQL's own clients, `localhost` without a port is the
+    server's socket, if there is one.
 
     Raises ConfigurationError where `url` cannot be understood.
     """

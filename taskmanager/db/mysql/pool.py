@@ -1,8 +1,7 @@
-"""Keeps open connections that no thread needs just now, and closes each that nobody comes back for.
+"""A pool of idle connections; each is closed when no thread has used it for a while.
 
-A connection is in one place: with the one thread that uses it, or here. Who takes it from here,
-a thread for its next request or the timer to close it, has it alone: so none is closed in use.
-Refuses to know more of a connection than that it can be closed.
+A connection is in one place: with the one thread that uses it, or here. Whoever takes it from here, a
+thread for its next request or the timer to close it, has it alone. So none is closed while in use.
 """
 
 import contextlib
@@ -13,27 +12,27 @@ from typing import Protocol
 
 
 class Connection(Protocol):
-    """What is kept here."""
+    """All that the pool knows of a connection."""
 
     def close(self) -> None:
-        """Says goodbye to the server."""
+        """Closes it."""
 
 
 class IdleConnections:
-    """Those of one process to one database. None is kept for longer than `seconds`."""
+    """The pool of one process and one database. No connection is kept for longer than `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self.forget_those_of_parent()
+        self.forget_parent()
 
-    def forget_those_of_parent(self) -> None:
-        """A forked child begins anew: it has no timer, and may never see the lock let go."""
+    def forget_parent(self) -> None:
+        """In a forked child: starts anew. The child has no timer, and the lock might never be released."""
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[float, Connection]] = deque()  # the longest idle one first
+        self._waiting: deque[tuple[float, Connection]] = deque()  # the one idle for longest first
         self._timer: threading.Timer | None = None
 
     def put(self, connection: Connection) -> None:
-        """Takes over a connection that nobody uses; closes it where none may be kept."""
+        """Takes over a connection; closes it where none may be kept."""
         with self._lock:
             if self._seconds and (self._timer is not None or self._start_timer(self._seconds)):
                 self._waiting.append((time.monotonic(), connection))
@@ -41,7 +40,7 @@ class IdleConnections:
         _close(connection)
 
     def take(self) -> Connection | None:
-        """Hands over the one that was used last; None where there is none, or it is too old."""
+        """Hands over the connection that was used last; None where there is none, or all are too old."""
         with self._lock:
             if not self._waiting:
                 return None
@@ -49,18 +48,18 @@ class IdleConnections:
         if time.monotonic() - since < self._seconds:
             return connection
         _close(connection)
-        self.close_all()  # they have waited for longer
+        self.close_all()  # the others have waited for longer
         return None
 
     def close_all(self) -> None:
-        """Closes all that are here."""
+        """Closes all idle connections."""
         with self._lock:
             connections, self._waiting = self._waiting, deque()
         for _, connection in connections:
             _close(connection)
 
     def _start_timer(self, seconds: float) -> bool:
-        """There is one while connections wait, and none else. False where no thread can be had."""
+        """Starts the one timer that runs while connections wait; False where no thread can be started."""
         self._timer = threading.Timer(seconds, self._close_expired)
         self._timer.daemon = True
         try:
@@ -84,5 +83,5 @@ class IdleConnections:
 
 
 def _close(connection: Connection) -> None:
-    with contextlib.suppress(Exception):  # a dead connection may fail to say goodbye
+    with contextlib.suppress(Exception):  # a dead connection may fail to close
         connection.close()

@@ -1,4 +1,4 @@
-"""SQLite: connecting, the log, and how those who write wait for one another.
+"""SQLite: connecting, the journal, and how writers wait for one another.
 
 Refuses to know any table.
 """
@@ -12,24 +12,20 @@ import peewee
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.engine import Recovering, options_of
 from taskmanager.db.sqlite.group_commit import WriteAheadLog
-from taskmanager.db.sqlite.writer_lock import Turnstile
+from taskmanager.db.sqlite.writer_lock import WriterLock
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from taskmanager.files.systems import file_system_of, is_network
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 10
-# Of a new database. A commit writes every page that it touches to the log, most of them for the
-# sake of a few bytes: half of SQLite's usual size makes half of it.
+# Of a new database. A commit writes every page that it touches to the log, most of them for a few
+# changed bytes. Half of SQLite's usual page size writes half as much.
 SQLITE_PAGE_BYTES = 2_048
-# A page that many commits have changed is copied from the log once; 16 MB of log, read in no time.
+# The larger the log may grow, the more commits share the copying of one page. This is 16 MB.
 SQLITE_CHECKPOINT_PAGES = 8_000
 
 
 class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
-    """Writers pass a turnstile before they ask SQLite for its lock.
-
-    SQLite's own waiting sleeps up to 100 ms between two looks, while the lock is
-    free and newcomers overtake those who sleep.
-    """
+    """Writers take a mutex before they ask SQLite for its lock: see writer_lock.py."""
 
     dialect = SQLITE
 
@@ -50,7 +46,7 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         )
         self._synchronous = synchronous
         self._journal = journal
-        self._writers = Turnstile(Path(path + ".writers"))
+        self._writers = WriterLock(Path(path + ".writers"))
         self._log = WriteAheadLog(path)
         self._waits_for_disk = False
 
@@ -65,12 +61,12 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         return self._journal
 
     def journal(self) -> str:
-        """The mode in force. It is kept in the file, so all processes have the same."""
+        """The mode in force. It is stored in the file, so all processes have the same."""
         mode: str = self.execute_sql("PRAGMA journal_mode").fetchone()[0]
         return mode
 
     def switch_journal(self) -> None:
-        """Takes the wanted mode, unless somebody uses the database: then the next start may."""
+        """Changes to the wanted mode, unless the database is in use: then the next start tries again."""
         if self.journal() != self.wanted_journal():
             with contextlib.suppress(DatabaseUnavailable):
                 self.execute_sql("PRAGMA busy_timeout = 0")
@@ -84,7 +80,7 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         conn.execute(f"PRAGMA synchronous = {by_sqlite}")
 
     def begin(self, lock_type: str | None = None) -> None:
-        if not self._writers.enter(SQLITE_BUSY_TIMEOUT_SECONDS):
+        if not self._writers.acquire(SQLITE_BUSY_TIMEOUT_SECONDS):
             raise DatabaseUnavailable(
                 "The database stayed locked by another process. Nothing was changed; "
                 "try again shortly."
@@ -92,12 +88,12 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         try:
             super().begin(lock_type)
         except BaseException:
-            self._writers.leave()
+            self._writers.release()
             raise
 
     def commit(self) -> None:
         super().commit()
-        self._writers.leave()
+        self._writers.release()
         if self._waits_for_disk:
             try:
                 self._log.sync()
@@ -111,7 +107,7 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         try:
             super().rollback()
         finally:
-            self._writers.leave()
+            self._writers.release()
 
     def close(self) -> bool:
         try:
@@ -122,8 +118,8 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
 
     def dispose(self) -> None:
         super().dispose()
-        self._writers.forget_turn_of_parent()
-        self._log.forget_file_of_parent()
+        self._writers.forget_parent()
+        self._log.forget_parent()
 
 
 def sqlite_engine(url: str, *, synchronous: str, table_prefix: str) -> _SqliteDatabase:

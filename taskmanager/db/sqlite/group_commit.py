@@ -1,11 +1,13 @@
-"""Makes commits to a SQLite database durable, many with one wait for the disk.
+"""Group commit: makes commits to a SQLite database durable, many with one wait for the disk.
 
-With `synchronous=FULL` SQLite waits for the disk while it holds the write lock,
-so commits wait in a row. With `NORMAL` it does not wait at all; here each writer
-waits after it has let the next one in, and those who wait together need only
-one more write of the disk's. Whoever has waited is as safe from a power cut as
-with FULL: the log is written in order, so what is on the disk of it reaches at
-least as far as its own commit. SQLite itself syncs the log before it empties it.
+With `synchronous=FULL` SQLite waits for the disk while it holds the write lock, so commits wait one
+after the other. With `NORMAL` it does not wait at all. Here SQLite runs with NORMAL, and each writer
+waits for the disk after it has released the write lock. Writers that wait at once share one
+fdatasync of the log.
+
+Every commit is as safe from a power cut as with FULL: the log is written in order, so once a sync
+returns, the disk has at least all that was committed before it began. SQLite itself syncs the log
+before it copies the log into the database. docs/decisions/0009 has the figures.
 """
 
 import contextlib
@@ -21,21 +23,21 @@ class WriteAheadLog:
 
     def __init__(self, database_path: str) -> None:
         self._path = Path(database_path + "-wal")
-        self.forget_file_of_parent()
+        self.forget_parent()
 
-    def forget_file_of_parent(self) -> None:
-        """A forked child begins anew: a thread that it does not have may have held a lock."""
+    def forget_parent(self) -> None:
+        """In a forked child: starts anew. A thread that the child does not have may hold a lock."""
         self._counting, self._syncing = threading.Lock(), threading.Lock()
         self._asked = self._done = 0
         self._file: OpenFile | None = None
 
     def sync(self) -> None:
-        """Comes back when all that was committed before the call is on the disk. Raises OSError."""
+        """Returns when all that was committed before the call is on the disk. Raises OSError."""
         with self._counting:
             self._asked += 1
             mine = self._asked
         with self._syncing:
-            if self._done >= mine:  # whoever was let in before has synced for this one too
+            if self._done >= mine:  # another writer has synced for this one too
                 return
             with self._counting:
                 reached = self._asked
@@ -43,20 +45,20 @@ class WriteAheadLog:
             self._done = reached
 
     def close(self) -> None:
-        """Closes the file unless another thread syncs it just now; the next sync opens it."""
+        """Closes the file unless another thread is syncing it; the next sync opens it."""
         if self._syncing.acquire(blocking=False):
             self._file = None
             self._syncing.release()
 
     def _descriptor(self) -> int:
-        """Of the file that is there now: the last connection to close takes it away."""
+        """Of the present file: the last connection to close deletes it, the next creates another."""
         if self._file is None or os.fstat(self._file.descriptor).st_nlink == 0:
             self._file = OpenFile(self._path)
             self._sync_name()
         return self._file.descriptor
 
     def _sync_name(self) -> None:
-        """Puts the new file's name on the disk too; like SQLite, as far as the file system can."""
+        """Makes the new file's name durable too; like SQLite, as far as the file system can."""
         with contextlib.suppress(OSError):
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

@@ -1,4 +1,8 @@
-"""The lock that writers to one SQLite file wait for, before they ask SQLite for its own."""
+"""The mutex that writers to one SQLite file take before they ask SQLite for its own lock.
+
+SQLite's own waiting sleeps up to 100 ms between two tries, while the lock is free and newcomers
+overtake those who sleep.
+"""
 
 import fcntl
 import threading
@@ -7,17 +11,17 @@ from pathlib import Path
 
 from taskmanager.files.locks import LONGEST_PAUSE_SECONDS, OpenFile
 
-# Between two looks at a lock. Who waits for a commit of a fraction of a millisecond must not sleep
-# past its end; who waits for longer may look less often.
+# Between two tries. A commit takes a fraction of a millisecond, so the first pauses are short.
 SHORTEST_PAUSE_SECONDS = 0.0001
-LOOKS_PER_WAIT = 20
+TRIES_PER_WAIT = 20
 
 
-class Turnstile:
-    """Lets the threads and processes of one host through one after the other.
+class WriterLock:
+    """Held by one thread of one process of a host at a time.
 
-    The threads of a process queue up before its lock, so that only one of them
-    asks for the file's. Where the file system knows no locks every process passes.
+    The threads of a process queue up for a lock of their own first, so that only
+    one of them asks for the file's. Where the file system has no locks, every
+    process passes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,16 +30,16 @@ class Turnstile:
         self._threads = threading.Lock()
         self._file: OpenFile | None = None
 
-    def enter(self, patience_seconds: float) -> bool:
-        """Waits until nobody else is inside; returns False where that took too long.
+    def acquire(self, patience_seconds: float) -> bool:
+        """Waits until nobody holds it; returns False where that took too long.
 
-        Looks again and again: flock() can wait by itself, but not only for a
-        while, and whoever is inside may have been stopped.
+        It tries again and again: flock() cannot wait with a timeout, and the
+        process that holds the lock may have been stopped.
         """
         began = time.monotonic()
         if not self._threads.acquire(timeout=patience_seconds):
             return False
-        self._own.is_inside = True
+        self._own.holds = True
         came = time.monotonic()
         while True:
             try:
@@ -44,20 +48,20 @@ class Turnstile:
             except BlockingIOError:
                 now = time.monotonic()
                 if now > began + patience_seconds:
-                    self.leave()
+                    self.release()
                     return False
-                pause = max((now - came) / LOOKS_PER_WAIT, SHORTEST_PAUSE_SECONDS)
+                pause = max((now - came) / TRIES_PER_WAIT, SHORTEST_PAUSE_SECONDS)
                 time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
             except OSError:
                 return True
             else:
                 return True
 
-    def leave(self) -> None:
-        """Lets the next one in; does nothing where this thread is not inside."""
-        if not getattr(self._own, "is_inside", False):
+    def release(self) -> None:
+        """Lets the next writer in; does nothing where this thread does not hold the lock."""
+        if not getattr(self._own, "holds", False):
             return
-        self._own.is_inside = False
+        self._own.holds = False
         if self._file is not None:
             try:  # noqa: SIM105 - contextlib would cost every transaction a microsecond
                 fcntl.flock(self._file.descriptor, fcntl.LOCK_UN)
@@ -66,12 +70,12 @@ class Turnstile:
         self._threads.release()
 
     def close(self) -> None:
-        """Ends this thread's turn, and closes the file unless another thread is inside."""
-        self.leave()
+        """Releases the lock, and closes the file unless another thread holds it."""
+        self.release()
         if self._threads.acquire(blocking=False):
             self._file = None
             self._threads.release()
 
-    def forget_turn_of_parent(self) -> None:
-        """A forked child that kept its parent's open file would share its parent's turn."""
+    def forget_parent(self) -> None:
+        """In a forked child: an open file shared with the parent would share its lock."""
         self.__init__(self._path)  # type: ignore[misc]
