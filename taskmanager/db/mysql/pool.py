@@ -1,7 +1,7 @@
 """A pool of idle connections; each is closed when no thread has used it for a while.
 
-A connection is in one place: with the one thread that uses it, or here. Whoever takes it from here, a
-thread for its next request or the timer to close it, has it alone. So none is closed while in use.
+A connection is in one place: with the one thread that uses it, or here. Whoever takes it from here,
+a thread for its next request or the timer to close it, has it alone. So none is closed in use.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class IdleConnections:
         self.forget_parent()
 
     def forget_parent(self) -> None:
-        """In a forked child: starts anew. The child has no timer, and the lock might never be released."""
+        """In a forked child: starts anew, without the parent's timer and connections."""
         self._lock = threading.Lock()
         self._waiting: deque[tuple[float, Connection]] = deque()  # the one idle for longest first
         self._timer: threading.Timer | None = None
@@ -40,7 +40,7 @@ class IdleConnections:
         _close(connection)
 
     def take(self) -> Connection | None:
-        """Hands over the connection that was used last; None where there is none, or all are too old."""
+        """Hands over the connection that was used last; None where all are too old."""
         with self._lock:
             if not self._waiting:
                 return None
@@ -59,7 +59,7 @@ class IdleConnections:
             _close(connection)
 
     def _start_timer(self, seconds: float) -> bool:
-        """Starts the one timer that runs while connections wait; False where no thread can be started."""
+        """Starts the timer of the pool; False where no thread can be started."""
         self._timer = threading.Timer(seconds, self._close_expired)
         self._timer.daemon = True
         try:

@@ -66,7 +66,7 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         return mode
 
     def switch_journal(self) -> None:
-        """Changes to the wanted mode, unless the database is in use: then the next start tries again."""
+        """Changes to the wanted mode; where the database is in use, the next start tries again."""
         if self.journal() != self.wanted_journal():
             with contextlib.suppress(DatabaseUnavailable):
                 self.execute_sql("PRAGMA busy_timeout = 0")

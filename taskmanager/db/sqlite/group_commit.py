@@ -1,7 +1,7 @@
 """Group commit: makes commits to a SQLite database durable, many with one wait for the disk.
 
 With `synchronous=FULL` SQLite waits for the disk while it holds the write lock, so commits wait one
-after the other. With `NORMAL` it does not wait at all. Here SQLite runs with NORMAL, and each writer
+after the other. With `NORMAL` it does not wait at all. Here SQLite runs with NORMAL; each writer
 waits for the disk after it has released the write lock. Writers that wait at once share one
 fdatasync of the log.
 
@@ -51,7 +51,7 @@ class WriteAheadLog:
             self._syncing.release()
 
     def _descriptor(self) -> int:
-        """Of the present file: the last connection to close deletes it, the next creates another."""
+        """Of the present file: the last connection to close deletes it."""
         if self._file is None or os.fstat(self._file.descriptor).st_nlink == 0:
             self._file = OpenFile(self._path)
             self._sync_name()
