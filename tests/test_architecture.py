@@ -33,6 +33,7 @@ ROOMS = [
 ROOMS_OF_QUEUE = [
     ("answer_size", "history", "dedupe", "retry", "task_types", "workers"),
     ("store", "read", "claim_sql"),
+    ("holder",),
     ("create", "lease", "waiting"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "maintenance_runs"),

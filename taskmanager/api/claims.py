@@ -15,6 +15,7 @@ from taskmanager.queue import lease
 from taskmanager.queue.claim import ClaimRequest, claim_tasks
 from taskmanager.queue.claim_sql import claim_order
 from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task, complete_tasks
+from taskmanager.queue.holder import Holder
 
 blueprint = Blueprint("claims", __name__, url_prefix="/tasks")
 
@@ -174,8 +175,8 @@ def heartbeat(task_id: int) -> Response:
     return _lease_answer(task, cancelled, "Lease renewed")
 
 
-def _holder(body: dict[str, Any]) -> lease.Holder:
-    return lease.Holder(worker_id=body["worker_id"], claim_token=body.get("claim_token"))
+def _holder(body: dict[str, Any]) -> Holder:
+    return Holder(worker_id=body["worker_id"], claim_token=body.get("claim_token"))
 
 
 def _lease_answer(task: dict[str, Any], cancelled: bool, message: str) -> Response:

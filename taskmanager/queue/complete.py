@@ -9,7 +9,7 @@ from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import dedupe, history, retry, workers
-from taskmanager.queue.lease import NOT_CLAIMED, Holder, lock_tasks, require_holder, update_held
+from taskmanager.queue.holder import NOT_CLAIMED, Holder, lock_tasks, require_holder, update_held
 
 MAX_ERROR_CHARACTERS = 10_000
 

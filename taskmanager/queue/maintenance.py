@@ -20,7 +20,7 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from taskmanager.queue import dedupe, history, maintenance_runs
 from taskmanager.queue.figures import counts
-from taskmanager.queue.lease import NOT_CLAIMED
+from taskmanager.queue.holder import NOT_CLAIMED
 from taskmanager.queue.schedules import runs
 from taskmanager.queue.task_types import TaskDefaults
 

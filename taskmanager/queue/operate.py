@@ -9,7 +9,7 @@ from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, TaskFinished
 from taskmanager.queue import dedupe, history
-from taskmanager.queue.lease import NOT_CLAIMED, lock_tasks
+from taskmanager.queue.holder import NOT_CLAIMED, lock_tasks
 from taskmanager.queue.read import FINISHED_STATUSES, task_not_found
 
 

@@ -34,6 +34,7 @@ from taskmanager.queue import claim, create, lease, maintenance, operate, task_t
 from taskmanager.queue.claim_sql import claim_order
 from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task
 from taskmanager.queue.figures import statistics
+from taskmanager.queue.holder import Holder
 from taskmanager.queue.task_types import TaskDefaults
 
 START = 1_800_000_000_000
@@ -263,7 +264,7 @@ class Lifecycle(RuleBasedStateMachine):
             return
         claim = data.draw(st.sampled_from(claims))
         task = self.model.tasks.get(claim.task_id)
-        holder = lease.Holder(worker_id=claim.worker_id, claim_token=claim.token)
+        holder = Holder(worker_id=claim.worker_id, claim_token=claim.token)
         if task is None:
             with pytest.raises(NotFound):
                 self._release(claim, holder)
@@ -273,7 +274,7 @@ class Lifecycle(RuleBasedStateMachine):
             with pytest.raises((ClaimLost, TaskNotClaimed)):
                 self._release(claim, holder)
 
-    def _release(self, claim: Claim, holder: lease.Holder, delay: float = 0) -> Any:
+    def _release(self, claim: Claim, holder: Holder, delay: float = 0) -> Any:
         return lease.release_task(
             task_id=claim.task_id,
             holder=holder,
@@ -289,7 +290,7 @@ class Lifecycle(RuleBasedStateMachine):
                 self.maintain(data, prune=False)
                 if not self.model.is_live(claim):
                     return
-            holder = lease.Holder(worker_id=claim.worker_id, claim_token=claim.token)
+            holder = Holder(worker_id=claim.worker_id, claim_token=claim.token)
             if progress is None:
                 lease.send_heartbeat(
                     task_id=claim.task_id,
@@ -314,9 +315,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def release(self, data: Any, delay: int) -> None:
         def act(claim: Claim, task: ModelTask) -> None:
-            self._release(
-                claim, lease.Holder(worker_id=claim.worker_id, claim_token=claim.token), delay
-            )
+            self._release(claim, Holder(worker_id=claim.worker_id, claim_token=claim.token), delay)
             self._hand_back(task, delay)
             task.attempts -= 1
 

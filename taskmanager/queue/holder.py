@@ -1,0 +1,191 @@
+"""Who holds a task: locking tasks, checking who may report on one, writing what changes.
+
+A claim token names one attempt of one task. With a token only that attempt can
+be touched; without one the worker's name must match, which cannot tell two
+processes of the same name apart.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from taskmanager.access.caller import Caller
+from taskmanager.clock import format_time
+from taskmanager.db.statements import MAX_ROWS, Row, execute, fetch_all, fetch_one
+from taskmanager.errors import (
+    ClaimLost,
+    NotAllowed,
+    TaskFinished,
+    TaskManagerError,
+    TaskNotClaimed,
+)
+from taskmanager.queue import task_types
+from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits
+from taskmanager.queue.read import FINISHED_STATUSES, task_not_found
+
+# What one statement changes: tasks, each of which looks up its own values, and characters of
+# their results and errors. Servers take packets of 1 MB and more.
+MAX_TOGETHER = 50
+MAX_TEXT_TOGETHER = 65_536
+
+# What a task loses when its attempt is over.
+NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
+_LIGHT = ", ".join(LIGHT_COLUMNS)
+
+
+class Holder(NamedTuple):
+    """Who reports on a task: a worker's name and, better, the claim token of its attempt."""
+
+    worker_id: str
+    claim_token: str | None = None
+
+
+def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
+    """Rows by id, locked for this transaction, with type names and without params and results.
+
+    An id that does not exist is left out, and so is a task of a type that the
+    caller may not touch: to the caller it does not exist either.
+    """
+    # One order for everybody: two transactions that want the same rows cannot deadlock.
+    ids = sorted(set(task_ids))
+    rows: list[Row] = []
+    for start in range(0, len(ids), MAX_ROWS):
+        some = ids[start : start + MAX_ROWS]
+        rows += fetch_all(
+            f"SELECT {_LIGHT} FROM {{tasks}} WHERE id IN ? ORDER BY id {{lock_rows}}", (some,)
+        )
+    # Only a completed task has a result, which a repeated report alone reads: see complete.py.
+    named = (
+        {**row, "result": None, "type": task_types.name_of(row["task_type_id"])} for row in rows
+    )
+    return {row["id"]: row for row in named if caller.may_touch(row["type"])}
+
+
+def require_holder(task: Row | None, task_id: int, holder: Holder) -> Row:
+    """The task, where `holder` may still report on it.
+
+    It may while the task is claimed with this token, also after the lease has
+    expired, and after the task was requeued for that, until another attempt begins.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    """
+    if task is None:
+        raise task_not_found(task_id)
+    status = task["status"]
+    if status in FINISHED_STATUSES:
+        raise TaskFinished(
+            f"Task {task_id} is already {status} (since {format_time(task['completed_at'])}) "
+            "and stays so; nothing was changed.",
+            code="task_cancelled" if status == "cancelled" else None,
+            details={"status": status},
+        )
+    if holder.claim_token is not None and task["claim_token"] == holder.claim_token:
+        if task["worker_id"] != holder.worker_id:
+            raise NotAllowed(
+                f"Task {task_id} is held by another worker than '{holder.worker_id}'.",
+                code="claimed_by_other",
+            )
+        return task
+    if holder.claim_token is not None:
+        raise _token_refused(task, holder.claim_token)
+    if task["claim_token"] is None:
+        raise TaskNotClaimed(
+            f"Task {task_id} is {status}: nobody holds it. Claim it first.",
+            details={"status": status},
+        )
+    if task["worker_id"] != holder.worker_id:
+        raise NotAllowed(
+            f"Task {task_id} is held by another worker than '{holder.worker_id}'.",
+            code="claimed_by_other",
+        )
+    return task
+
+
+# How an attempt came to its end, by the last event that names its token.
+_ENDS = {
+    "lease_expired": "has lost its lease",
+    "released": "was handed back",
+    "retry_scheduled": "was reported as failed",
+    "failed": "was reported as failed",
+}
+
+
+def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
+    """The error that says what became of the attempt that the token named."""
+    last = fetch_one(
+        "SELECT event, attempt FROM {task_logs} WHERE task_id = ? AND claim_token = ? "
+        "ORDER BY id DESC LIMIT 1",
+        (task["id"], claim_token),
+    )
+    if last is None:
+        return ClaimLost(
+            f"The claim token was never given out for task {task['id']}.",
+            details={"status": task["status"]},
+        )
+    # A cancellation names no token.
+    attempt = f"Attempt {last['attempt']} of task {task['id']} " + _ENDS.get(
+        last["event"], "ended when the task was cancelled"
+    )
+    latest = fetch_one(
+        "SELECT claim_token FROM {task_logs} WHERE task_id = ? AND event = 'claimed' "
+        "ORDER BY id DESC LIMIT 1",
+        (task["id"],),
+    )
+    if latest is not None and latest["claim_token"] != claim_token:
+        return ClaimLost(
+            f"{attempt} and another attempt has begun; nothing was changed. Stop working on it.",
+            details={"status": task["status"], "attempts": task["attempts"]},
+        )
+    return TaskNotClaimed(
+        f"{attempt}; the task is {task['status']} and nobody holds it now. Claim it again.",
+        details={"status": task["status"]},
+    )
+
+
+def update_held(updates: Sequence[tuple[Row, Row]]) -> list[Row]:
+    """Writes its changes to each of these tasks of `lock_tasks`; returns them as they are then.
+
+    Nobody else can have changed them since: that is what the lock is for.
+    """
+    for some in [updates] if len(updates) == 1 else _batches(updates):
+        _update_together(some)
+    return [{**task, **changes} for task, changes in updates]
+
+
+def _batches(
+    updates: Sequence[tuple[Row, Row]],
+) -> Iterator[Sequence[tuple[Row, Row]]]:
+    """Updates of the same columns together, as many as one statement may hold."""
+    by_columns: dict[tuple[str, ...], list[tuple[Row, Row]]] = {}
+    for task, changes in updates:
+        by_columns.setdefault(tuple(changes), []).append((task, changes))
+    for alike in by_columns.values():
+        while alike:
+            sizes = (
+                sum(len(value) for value in changes.values() if isinstance(value, str))
+                for _, changes in alike[:MAX_TOGETHER]
+            )
+            count = count_that_fits(sizes, MAX_TEXT_TOGETHER)
+            yield alike[:count]
+            del alike[:count]
+
+
+def _update_together(updates: Sequence[tuple[Row, Row]]) -> None:
+    """One UPDATE. A value that differs between the tasks is found by the task's id."""
+    (_, first), *others = updates
+    ids = [task["id"] for task, _ in updates]
+    assignments, values = [], []
+    for column, value in first.items():
+        if others and any(changes[column] != value for _, changes in others):
+            assignments.append(f"{column} = CASE id {'WHEN ? THEN ? ' * len(ids)}END")
+            for task, changes in updates:
+                values += [task["id"], changes[column]]
+        else:
+            assignments.append(f"{column} = ?")
+            values.append(value)
+    statuses = sorted({task["status"] for task, _ in updates})
+    matched = execute(
+        f"UPDATE {{tasks}} {{by_id}} SET {', '.join(assignments)} "
+        "WHERE id IN ? AND status IN ? AND claim_token IN ?",
+        (*values, ids, statuses, [task["claim_token"] for task, _ in updates]),
+    ).rowcount
+    if matched != len(ids):
+        raise AssertionError(f"{matched} of {len(ids)} locked tasks were still held")
