@@ -1,4 +1,4 @@
-"""docs/security.md against the program that it makes promises for."""
+"""docs/security.md against the program."""
 
 import configparser
 import re
@@ -21,11 +21,11 @@ def test_every_dependency_is_listed_with_its_reason_and_no_other() -> None:
 
 
 def test_the_figures_are_those_of_the_program() -> None:
-    assert f"limited to {FAILURES.amount} a {FAILURES.unit} and address" in WORDS
+    assert f"limited to {FAILURES.amount} a {FAILURES.unit} per address" in WORDS
     assert f"requests without a key to {WITHOUT_KEY.amount}" in WORDS
     assert f"the newest {audit.MAX_FAILURE_ROWS:,} are kept" in WORDS
     assert 2 * audit.ADDRESSES_PER_WINDOW == 20
-    assert "at most some twenty rows a minute" in WORDS
+    assert "at most about twenty rows a minute" in WORDS
     assert keys.CACHE_SECONDS < 5
     assert "within 5 seconds" in WORDS
 
