@@ -39,7 +39,7 @@ from taskmanager.queue import create as task_services
 FLASK = "Flask: routing, context, hooks, response"
 LAYERS = (
     *("key", "rate limit", "reading and checking the body", "validation of params"),
-    *("the service's own code", "SQL statements", "beginning and committing", "serialising"),
+    *("the queue's own code", "SQL statements", "BEGIN and COMMIT", "serializing"),
 )
 
 
@@ -50,14 +50,14 @@ def layers() -> dict[str, list[tuple[Any, str]]]:
         "rate limit": [(rate_limits, "count_request")],
         "reading and checking the body": [(requests.RequestBody, "read")],
         "validation of params": [(validation, "check_params")],
-        "the service's own code": [
+        "the queue's own code": [
             (task_services, "create_task"),
             (claim, "claim_tasks"),
             (complete, "complete_task"),
         ],
         "SQL statements": [(database.obj, "execute_sql")],
-        "beginning and committing": [(database.obj, "begin"), (database.obj, "commit")],
-        "serialising": [
+        "BEGIN and COMMIT": [(database.obj, "begin"), (database.obj, "commit")],
+        "serializing": [
             (tasks, "task_json"),
             (tasks, "success"),
             (claims, "claimed_task_json"),
@@ -197,7 +197,7 @@ def main() -> None:
             times = [operation.get(layer, 0.0) for operation in operations.values()]
             print(f"  {layer:42}" + "".join(f"{time:>12.0f}" for time in times))
         totals = [sum(operation.values()) for operation in operations.values()]
-        print(f"  {'together':42}" + "".join(f"{total:>12.0f}" for total in totals))
+        print(f"  {'total':42}" + "".join(f"{total:>12.0f}" for total in totals))
 
 
 if __name__ == "__main__":
