@@ -1,21 +1,23 @@
-"""The command `taskmanager`, also `python -m taskmanager`.
+"""The entry point of `taskmanager` and `python -m taskmanager`.
 
-`doctor` runs here even where a library or a part of the program is missing.
+`doctor` runs even if a library or a part of the program is missing.
 """
 
 import sys
 
 
-def main():  # type: ignore[no-untyped-def]  # read by old Pythons too
+def main():  # type: ignore[no-untyped-def]  # old Pythons must be able to read it
     if sys.version_info < (3, 11):  # noqa: UP036
         sys.exit(
-            "taskmanager: Python %d.%d is too old; take 3.11 or newer." % sys.version_info[:2]  # noqa: UP031
+            "taskmanager: Python %d.%d is too old. Use 3.11 or newer." % sys.version_info[:2]  # noqa: UP031
         )
     try:
         from taskmanager.cli import main as run
     except Exception as error:
         if sys.argv[1:2] != ["doctor"]:
-            error.add_note("What is missing or damaged: python -m taskmanager doctor")
+            error.add_note(
+                "To find out what is missing or damaged, run: python -m taskmanager doctor"
+            )
             raise
         from taskmanager.doctor.__main__ import main as examine
 

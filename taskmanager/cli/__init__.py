@@ -1,4 +1,4 @@
-"""`taskmanager …`, also `python -m taskmanager …`: a list of the commands.
+"""The command line: `taskmanager …` or `python -m taskmanager …`. Owns the list of commands.
 
 Exit status: 0 done, 1 failed, 2 wrong usage.
 """
@@ -21,7 +21,7 @@ from taskmanager.errors import TaskManagerError
 
 
 class _Group(click.Group):
-    """Reports our own errors as one sentence and exit status 1."""
+    """Prints a TaskManagerError as one line on stderr and exits with status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -34,7 +34,10 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="taskmanager")
 def main() -> None:
-    """A task queue behind an HTTP JSON API. Settings: TASKMANAGER_* or a .env file."""
+    """A task queue behind an HTTP JSON API.
+
+    Settings come from TASKMANAGER_* environment variables or a .env file.
+    """
 
 
 for command in (

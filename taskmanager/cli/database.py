@@ -1,4 +1,4 @@
-"""`taskmanager init-db` and `migrate`: the commands that look after the tables."""
+"""`taskmanager init-db` and `migrate`: create and upgrade the tables."""
 
 import click
 
@@ -10,30 +10,30 @@ from taskmanager.db import schema
 
 @click.command("init-db")
 def init_db() -> None:
-    """Make the database's tables, or bring them up to date.
+    """Create the database tables, or upgrade them.
 
-    Safe to repeat, and from several processes at once.
+    You can repeat this, and run it from several processes at once.
     """
-    _bring_up_to_date()
+    _create_or_upgrade_tables()
 
 
 @click.command()
 def migrate() -> None:
-    """Bring the database's tables up to date after an upgrade; what is in them is kept.
+    """Upgrade the database tables and keep your data.
 
-    Safe to repeat, and from several processes at once. A run that was cut short
-    is taken up again.
+    You can repeat this, and run it from several processes at once. An
+    interrupted run is continued by the next one.
     """
-    _bring_up_to_date()
+    _create_or_upgrade_tables()
 
 
-def _bring_up_to_date() -> None:
+def _create_or_upgrade_tables() -> None:
     settings = load_settings()
     open_database(settings)
     done = prepare_database(settings, patience_seconds=schema.COMMAND_PATIENCE_SECONDS, report=say)
     what = {
         schema.Preparation.NOTHING: "are up to date",
-        schema.Preparation.MADE: "have been made",
-        schema.Preparation.UPGRADED: "have been brought up to date",
+        schema.Preparation.MADE: "have been created",
+        schema.Preparation.UPGRADED: "have been upgraded",
     }[done]
     say(f"The tables {what} (schema version {schema.SCHEMA_VERSION}).")

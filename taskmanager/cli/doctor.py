@@ -1,4 +1,4 @@
-"""`taskmanager doctor`: tests the host and says how to mend what it finds."""
+"""`taskmanager doctor`: tests the host and says how to fix what it finds."""
 
 import sys
 
@@ -9,7 +9,7 @@ def _check_address(ctx: click.Context, param: click.Parameter, value: str | None
     from taskmanager.doctor.report import is_address
 
     if value is not None and not is_address(value):
-        raise click.BadParameter("must be like https://example.org/queue")
+        raise click.BadParameter("must be an address like https://example.org/queue")
     return value
 
 
@@ -19,12 +19,13 @@ def _check_address(ctx: click.Context, param: click.Parameter, value: str | None
     "--url",
     metavar="ADDRESS",
     callback=_check_address,
-    help="Where the API lies: looks what anybody can fetch from there.",
+    help="Address of the API. Also checks which files anybody can fetch from it.",
 )
 def doctor(as_json: bool, url: str | None) -> None:
-    """Test the host, and say how to mend what is found.
+    """Test the host and say how to fix what is wrong.
 
-    Changes nothing. Exit status 1 where there is a problem; warnings alone are 0.
+    Changes nothing. The exit status is 1 if there is a problem, else 0, even
+    with warnings.
     """
     from taskmanager.doctor.report import run_doctor
 

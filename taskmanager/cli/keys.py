@@ -1,4 +1,4 @@
-"""`taskmanager keys …`: make, list, rotate and revoke API keys."""
+"""`taskmanager keys …`: create, list, rotate and revoke API keys."""
 
 import json
 
@@ -13,7 +13,7 @@ from taskmanager.rates import parse_rate
 
 @click.group("keys")
 def keys_group() -> None:
-    """Make, list, rotate and revoke API keys."""
+    """Create, list, rotate and revoke API keys."""
 
 
 def _rate_limit(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
@@ -26,20 +26,35 @@ def _rate_limit(context: click.Context, option: click.Parameter, text: str | Non
 
 
 @keys_group.command("create")
-@click.option("--name", required=True, help="What you will know it by.")
-@click.option("--role", required=True, type=click.Choice(list(keys.ROLES)))
-@click.option("--types", multiple=True, metavar="PATTERN", help="Task types it may touch: PrismQ.%")
+@click.option("--name", required=True, help="A name of your choice.")
+@click.option(
+    "--role", required=True, type=click.Choice(list(keys.ROLES)), help="What the key may do."
+)
+@click.option(
+    "--types",
+    multiple=True,
+    metavar="PATTERN",
+    help="Task types that it may use, such as PrismQ.%. Repeatable. Default: all.",
+)
 @click.option(
     "--rate-limit",
     metavar="N",
     callback=_rate_limit,
-    help="Requests a minute, or N/second, N/hour, N/day; 0: unlimited.",
+    help="Requests a minute, or N/second, N/hour, N/day. 0: unlimited.",
 )
-@click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Valid this long.")
+@click.option(
+    "--expires",
+    metavar="DAYS",
+    type=click.IntRange(1, 36_500),
+    help="Days until it expires. Default: never.",
+)
 def create_key(
     name: str, role: str, types: tuple[str, ...], rate_limit: str | None, expires: int | None
 ) -> None:
-    """Make a key and print it, alone, on stdout. It cannot be shown again."""
+    """Create a key and print it on stdout.
+
+    Nothing else is printed there. The key is shown only once.
+    """
     open_queue()
     now = utc_now()
     row, key = keys.create_key(
@@ -51,14 +66,17 @@ def create_key(
         now=now,
         caller=OPERATOR,
     )
-    say(f"Key {row['id']} ({role}). It is shown this once:")
+    say(f"Key {row['id']} ({role}). It is shown only once, so save it now:")
     click.echo(key)
 
 
 @keys_group.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_keys(as_json: bool) -> None:
-    """List the keys: never the keys themselves."""
+    """List the names and rights of all keys.
+
+    The secret keys themselves are never shown.
+    """
     open_queue()
     rows = keys.list_keys()
     if as_json:
@@ -76,7 +94,7 @@ def list_keys(as_json: bool) -> None:
             f"{' '.join(json.loads(row['scopes']))}"
         )
     if not rows:
-        say("There is no key yet. Make one: taskmanager keys create --name me --role admin")
+        say("There are no keys yet. Create one: taskmanager keys create --name me --role admin")
 
 
 @keys_group.command("rotate")
@@ -87,23 +105,27 @@ def list_keys(as_json: bool) -> None:
     default=key_changes.DEFAULT_OVERLAP_SECONDS,
     show_default=True,
     type=click.IntRange(0, key_changes.MAX_OVERLAP_SECONDS),
-    help="How long the old key stays valid.",
+    help="Seconds that the old key stays valid.",
 )
 def rotate_key(key_id: int, overlap: int) -> None:
-    """Replace a key by a new one with the same rights and print it, alone, on stdout."""
+    """Replace a key with a new one.
+
+    The new key has the same rights and is printed on stdout, with nothing else.
+    """
     open_queue()
     row, key = key_changes.rotate_key(
         key_id=key_id, overlap_seconds=overlap, caller=OPERATOR, now=utc_now()
     )
     ends = format_time(keys.get_key(key_id=key_id)["expires_at"])
-    say(f"Key {row['id']} replaces key {key_id}, which is valid until {ends}. Shown this once:")
+    say(f"Key {row['id']} replaces key {key_id}, which stays valid until {ends}.")
+    say("The new key is shown only once, so save it now:")
     click.echo(key)
 
 
 @keys_group.command("revoke")
 @click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 def revoke_key(key_id: int) -> None:
-    """Revoke a key for good."""
+    """Revoke a key permanently."""
     open_queue()
     row = key_changes.revoke_key(key_id=key_id, force=True, caller=OPERATOR, now=utc_now())
-    say(f"Key {key_id} ({row['name']}) is revoked; every process refuses it within 5 seconds.")
+    say(f"Key {key_id} ({row['name']}) is revoked. All processes refuse it within 5 seconds.")

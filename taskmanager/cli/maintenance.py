@@ -1,4 +1,4 @@
-"""`taskmanager maintain`, `requeue-stale` and `prune`: what cron runs."""
+"""`taskmanager maintain`, `requeue-stale` and `prune`: the commands for cron."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from taskmanager.queue.task_types import TaskDefaults
 
 
 def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:
-    """Runs maintenance unless another run is under way, and reports only what was done."""
+    """Runs `work` unless another run holds the lock; prints a line for each count above zero."""
     now, started = utc_now(), time.monotonic()
     with try_file_lock(settings.instance_path / "maintenance.lock") as locked:
         if not locked:
@@ -31,7 +31,11 @@ def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:
 
 @click.command("requeue-stale")
 def requeue_stale() -> None:
-    """Take back tasks whose worker went silent, and start those whose time has come. For cron."""
+    """Requeue expired tasks and start due ones.
+
+    Expired tasks are those whose lease has expired. Due tasks are delayed tasks
+    whose time has come. maintain does this too.
+    """
     settings = open_queue()
     deadline = time.monotonic() + maintenance.MAX_RUN_SECONDS
     now = utc_now()
@@ -46,7 +50,11 @@ def requeue_stale() -> None:
 
 @click.command()
 def prune() -> None:
-    """Remove tasks that were finished TASKMANAGER_RETENTION_DAYS ago. For cron."""
+    """Delete old finished tasks.
+
+    These are the tasks that finished more than TASKMANAGER_RETENTION_DAYS ago.
+    maintain does this too.
+    """
     settings = open_queue()
     deadline = time.monotonic() + maintenance.MAX_RUN_SECONDS
     _alone(
@@ -64,7 +72,7 @@ def prune() -> None:
 
 @click.command()
 def maintain() -> None:
-    """Do all maintenance that is due. One cron line a minute is enough."""
+    """Run all maintenance that is due. Run it from cron once a minute."""
     settings = open_queue()
     _alone(
         settings,

@@ -1,4 +1,4 @@
-"""`taskmanager stats`, `audit` and `openapi`: the commands that only show something."""
+"""`taskmanager stats`, `audit` and `openapi`: the commands that only read."""
 
 import click
 
@@ -12,7 +12,7 @@ from taskmanager.queue.figures import statistics
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def stats(as_json: bool) -> None:
-    """Show how many tasks there are, by status and type."""
+    """Show the number of tasks by status and type."""
     open_queue()
     figures = statistics.queue_statistics(caller=OPERATOR, now=utc_now())
     if as_json:
@@ -33,10 +33,15 @@ def stats(as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--limit", metavar="N", default=50, show_default=True, type=click.IntRange(1, 100_000)
+    "--limit",
+    metavar="N",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="Number of events.",
 )
 def audit(as_json: bool, limit: int) -> None:
-    """Show who did what and who failed to get in: the last N events, the newest last."""
+    """Show who did what, and who failed to authenticate. The newest event is last."""
     open_queue()
     rows = audit_trail.list_events(limit=limit)[::-1]
     if as_json:
@@ -54,7 +59,7 @@ def audit(as_json: bool, limit: int) -> None:
 
 @click.command()
 def openapi() -> None:
-    """Print the API as an OpenAPI 3.1 document."""
+    """Print the OpenAPI 3.1 document of the API."""
     from flask import Flask
 
     from taskmanager.api import register_api

@@ -17,38 +17,56 @@ from taskmanager.errors import DatabaseUnavailable
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64))
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port to listen on.",
+)
+@click.option(
+    "--workers",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Number of processes.",
+)
+@click.option(
+    "--threads",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Threads in each process.",
+)
 def serve(host: str, port: int, workers: int, threads: int) -> None:
     """Serve the API under gunicorn.
 
-    Makes the database first; where no key exists yet, makes an admin key and
-    prints it once. A database that cannot be reached yet is waited for: until
-    it is there every call is answered with 503.
+    Creates or upgrades the database first. If there are no keys yet, it also
+    creates an admin key and prints it once. If the database cannot be reached,
+    the server starts anyway and answers 503 until it can.
     """
-    # Lazily: no other command needs gunicorn.
+    # Imported here because no other command needs gunicorn.
     from taskmanager.serving import require_free_address, run_server
 
     require_free_address(host, port)
     try:
         open_queue(patience_seconds=schema.COMMAND_PATIENCE_SECONDS)
-        _make_first_key()
+        _create_first_key()
     except DatabaseUnavailable as error:
-        say(f"Starting without the database. {error.message}")
-    close_connection()  # the processes that serve open their own
-    say(f"TaskManager {__version__} listens on http://{host}:{port} (stop with Ctrl-C)")
+        say(f"Starting without the database: {error.message}")
+    close_connection()  # each serving process opens its own
+    say(f"TaskManager {__version__} is listening on http://{host}:{port} (press Ctrl-C to stop)")
     sys.stdout.flush()
     run_server(host=host, port=port, workers=workers, threads=threads)
 
 
-def _make_first_key() -> None:
+def _create_first_key() -> None:
     if keys.any_key_exists():
         return
     _, key = keys.create_key(
         name=keys.FIRST_KEY, scopes=keys.ROLES["admin"], now=utc_now(), caller=OPERATOR
     )
-    say("Your admin key. It is shown this once, so keep it:")
+    say("Your admin key. It is shown only once, so save it now:")
     click.echo(key)
 
 
@@ -56,11 +74,15 @@ def _make_first_key() -> None:
 @click.argument(
     "folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@click.option("--keep", is_flag=True, help="Leave the server up; print its address and a key.")
+@click.option(
+    "--keep", is_flag=True, help="Keep the server running and print its address and a key."
+)
 def demo(folder: Path | None, keep: bool) -> None:
-    """Run the whole loop on real input: fingerprint every file under FOLDER.
+    """Try everything out on real files.
 
-    FOLDER defaults to Python's own standard library.
+    Starts a server, creates a task for each file in FOLDER (default: Python's
+    standard library), and lets two workers compute the checksums over HTTP. At
+    the end it checks that all figures add up.
     """
     from taskmanager.demo import run_demo
 

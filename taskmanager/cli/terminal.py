@@ -1,7 +1,4 @@
-"""What every command needs: the queue opened, and a voice on each of the two streams.
-
-What a script reads goes to stdout, what a person reads to stderr.
-"""
+"""Opens the queue for a command and prints: results on stdout, messages on stderr."""
 
 import json
 from typing import Any
@@ -14,32 +11,35 @@ from taskmanager.db import schema
 
 
 def say(message: str) -> None:
-    """Tells the person at the terminal something that is not the command's result."""
-    click.echo(_harmless(message), err=True)
+    """Prints a message for the person at the terminal, on stderr."""
+    click.echo(_escaped(message), err=True)
 
 
 def show(line: str) -> None:
-    """Prints one line of the command's result."""
-    click.echo(_harmless(line))
+    """Prints one line of the command's result, on stdout."""
+    click.echo(_escaped(line))
 
 
 def show_json(content: Any) -> None:
+    """Prints `content` as the command's result, on stdout."""
     text = json.dumps(content, ensure_ascii=False, indent=2)
-    click.echo("\n".join(_harmless(line) for line in text.split("\n")))
+    click.echo("\n".join(_escaped(line) for line in text.split("\n")))
 
 
-def _harmless(line: str) -> str:
-    """`line` with what does not print written as in JSON.
+def _escaped(line: str) -> str:
+    """`line` with non-printing characters escaped as in JSON.
 
-    Names, addresses and messages come from callers of the API; what would move
-    the cursor, end the line or turn its direction round could make the
-    terminal show something else than what is there.
+    Names, addresses and messages come from callers of the API. A character that
+    moves the cursor, ends the line or reverses the direction of the text could
+    falsify what the terminal shows.
     """
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
+    return "".join(
+        character if character.isprintable() else json.dumps(character)[1:-1] for character in line
+    )
 
 
 def open_queue(*, patience_seconds: int = schema.START_PATIENCE_SECONDS) -> Settings:
-    """Reads the settings, opens the database and makes or upgrades its tables where needed."""
+    """Reads the settings, opens the database, and creates or upgrades its tables if needed."""
     settings = load_settings()
     load_plugins(settings)
     open_database(settings)

@@ -1,4 +1,4 @@
-"""`taskmanager export` and `import`: the whole queue in a file, from one database to another."""
+"""`taskmanager export` and `import`: move a whole queue between databases through a file."""
 
 import contextlib
 import sys
@@ -25,42 +25,43 @@ SHOWN_EVERY_SECONDS = 0.2
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def export(file: Path, as_json: bool) -> None:
-    """Write the whole queue to FILE, as it is at this moment; it may be in use.
+    """Write the whole queue to FILE. The queue may be in use.
 
-    FILE ending in .gz is compressed; - is the standard output. The file holds
-    everything that tasks carry: keep it as safe as the database.
+    A FILE that ends in .gz is compressed. - means standard output. The file
+    contains all params and results, so protect it like the database.
     """
     to_stdout = str(file) == "-"
     if to_stdout and as_json:
-        raise click.UsageError("With - the standard output is the queue: leave out --json.")
+        raise click.UsageError("With - the queue is written to standard output. Leave out --json.")
     open_queue()
-    watch = _Watch()
+    progress = _Progress()
     with _stdout() if to_stdout else new_file(file) as stream:
-        rows = export_queue(stream, now=utc_now(), report=watch.show)
-    watch.close("Exported", "standard output" if to_stdout else str(file), rows, as_json=as_json)
+        rows = export_queue(stream, now=utc_now(), report=progress.show)
+    progress.close("Exported", "standard output" if to_stdout else str(file), rows, as_json=as_json)
 
 
 @click.command("import")
 @click.argument(
     "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 )
-@click.option("--replace-keys", is_flag=True, help="Keys made in this queue may go.")
+@click.option("--replace-keys", is_flag=True, help="Replace keys that were created in this queue.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
-    """Fill this queue, which must be empty, from FILE: all of it or nothing.
+    """Fill this queue from FILE. The queue must be empty.
 
-    FILE is what export has written, compressed or not; - is the standard input.
+    If the import fails, nothing is imported. FILE was written by export,
+    compressed or not. - means standard input.
     """
     open_queue()
-    watch = _Watch()
+    progress = _Progress()
     imported = import_queue(
         _stdin_once() if str(file) == "-" else lambda: _opened(file),
         replace_keys=replace_keys,
         caller=OPERATOR,
         now=utc_now(),
-        report=watch.show,
+        report=progress.show,
     )
-    watch.close(
+    progress.close(
         "Imported",
         "standard input" if str(file) == "-" else str(file),
         imported.rows,
@@ -68,20 +69,20 @@ def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
     )
     if imported.lost_keys:
         say(
-            "The keys of the file are valid here now, and no longer: "
+            "The keys from the file are valid now. These keys were replaced: "
             f"{', '.join(imported.lost_keys)}."
         )
 
 
 @contextlib.contextmanager
 def _stdout() -> Iterator[BinaryIO]:
-    """Its own buffer: what could not be written must not be tried again at exit."""
+    """stdout with a buffer of its own, so that a failed write is not repeated at exit."""
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False) as stream:
             yield stream
     except OSError as error:
         raise TransferFailed(
-            f"The standard output does not take it: {error.strerror or error}."
+            f"Cannot write to standard output: {error.strerror or error}."
         ) from error
 
 
@@ -90,7 +91,7 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
     try:
         plain = file.open("rb")
     except OSError as error:
-        raise TransferFailed(f"{file} could not be read: {error.strerror}.") from error
+        raise TransferFailed(f"Cannot read {file}: {error.strerror}.") from error
     with plain, unpacked(plain) as stream:
         yield stream
 
@@ -102,8 +103,8 @@ def _stdin_once() -> Callable[[], contextlib.AbstractContextManager[BinaryIO]]:
         nonlocal taken
         if taken:
             raise TransferFailed(
-                "The database has undone the import, and the standard input cannot be read twice. "
-                "Nothing was imported; try again, best from a file."
+                "The database has rolled back the import, and standard input cannot be read twice. "
+                "Nothing was imported. Try again, preferably from a file."
             )
         taken = True
         return unpacked(cast(BufferedReader, sys.stdin.buffer))
@@ -111,8 +112,8 @@ def _stdin_once() -> Callable[[], contextlib.AbstractContextManager[BinaryIO]]:
     return source
 
 
-class _Watch:
-    """Counts the seconds, and shows on a terminal how far it is."""
+class _Progress:
+    """Measures the time, and shows the progress if stderr is a terminal."""
 
     def __init__(self) -> None:
         self._started = self._shown = time.monotonic()

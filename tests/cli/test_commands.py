@@ -122,7 +122,7 @@ def test_a_key_that_makes_no_sense_is_not_made(
 def test_init_db_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKMANAGER_INSTANCE_PATH", str(tmp_path / "new"))
     monkeypatch.setenv("TASKMANAGER_DATABASE_URL", "")
-    assert "have been made" in Run()("init-db").stderr
+    assert "have been created" in Run()("init-db").stderr
     assert "up to date" in Run()("init-db").stderr
     assert (tmp_path / "new" / "taskmanager.db").exists()
 
