@@ -1,7 +1,7 @@
-"""Tests the host and says how to mend what it finds: `taskmanager doctor`, GET /api/admin/doctor.
+"""Tests the host and says how to fix what it finds: `taskmanager doctor`, GET /api/admin/doctor.
 
-It must also run where half of the program or of what it needs is missing. So
-findings, checks, case and report need nothing but Python's own library, every
-check is loaded when its turn comes, and one that fails is a finding itself.
-It changes nothing: it makes no database, no tables and no file that stays.
+The doctor must run even if half of the program or its libraries are missing. So
+findings, checks, case and report import only the standard library. Each check is
+imported just before it runs, and a check that fails becomes a finding itself.
+The doctor changes nothing: it creates no database, no tables and no lasting file.
 """

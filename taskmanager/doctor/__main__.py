@@ -1,6 +1,6 @@
-"""`python -m taskmanager.doctor`: the doctor where the other commands cannot even be loaded.
+"""`python -m taskmanager.doctor`: tests the host even if no other command can be loaded.
 
-What `taskmanager doctor` turns into where click, Flask or a part of the program is missing.
+`taskmanager doctor` falls back to this if click, Flask or a part of the program is missing.
 """
 
 import argparse
@@ -11,15 +11,15 @@ from taskmanager.doctor.report import is_address, run_doctor
 
 def _address(text: str) -> str:
     if not is_address(text):
-        raise argparse.ArgumentTypeError("must be like https://example.org/queue")
+        raise argparse.ArgumentTypeError("must be an address like https://example.org/queue")
     return text
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Exits with 0, 1 where there is a problem, 2 for wrong usage."""
+    """Exits with 0, with 1 if there is a problem, or with 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="taskmanager doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.add_argument("--url", metavar="ADDRESS", type=_address)
+    parser.add_argument("--url", metavar="ADDRESS", type=_address, help="Address of the API.")
     given = parser.parse_args(arguments)
     sys.exit(run_doctor(as_json=given.json, url=given.url))
 

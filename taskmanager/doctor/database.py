@@ -1,4 +1,4 @@
-"""Whether the database can be reached, and whether it is one that the program can work with."""
+"""Checks that the database can be reached and that its version is supported."""
 
 import re
 from collections.abc import Iterator
@@ -15,71 +15,73 @@ from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 OLDEST = {"SQLite": (3, 7), "MySQL": (5, 7), "MariaDB": (10, 3)}
 
 _NAME = "the name in TASKMANAGER_DATABASE_URL"
-# MySQL's error numbers: what was wrong, and what to do.
+# MySQL's error numbers → what is wrong, and what to do.
 REFUSALS = {
     1045: (
-        "the server refuses the user or the password",
-        "Set both in TASKMANAGER_DATABASE_URL as the host's panel shows them; special characters "
-        "are URL-quoted (@ is %40). And write localhost without a port: many servers let a user of "
-        "this machine in by their socket alone.",
+        "the server rejects the user or the password",
+        "Set both in TASKMANAGER_DATABASE_URL as the host's panel shows them, with special "
+        "characters URL-quoted (@ is %40). Write localhost without a port: many servers accept "
+        "local users only through their socket.",
     ),
     1044: (
-        "the user may not use this database",
-        f"Add the user to the database in the host's panel, with all privileges, and see that "
-        f"{_NAME} is whole: hosts put the account's name before it.",
+        "the user has no access to this database",
+        "Add the user to the database in the host's panel, with all privileges. Check that "
+        f"{_NAME} is complete: hosts put the account's name before it.",
     ),
     1049: (
-        "there is no database of this name",
-        f"Make it in the host's panel, and see that {_NAME} is whole: hosts put the account's "
+        "there is no database with this name",
+        f"Create it in the host's panel. Check that {_NAME} is complete: hosts put the account's "
         "name before it.",
     ),
     1040: (
-        "the server has no connection left for anybody",
-        "Wait, or ask the host; fewer processes and threads need fewer connections.",
+        "the server has no free connection",
+        "Wait, run fewer processes or threads, or ask the host.",
     ),
     1203: (
-        "the user has used up its connections",
-        "Run fewer processes or threads: each keeps one connection.",
+        "the user has reached its limit of connections",
+        "Run fewer processes or threads. Each keeps one connection.",
     ),
     1226: (
-        "the user has used up its connections or its queries for this hour",
+        "the user has reached its limit of connections or of queries this hour",
         "Run fewer processes or threads, or ask the host for a higher limit.",
     ),
     2003: (
         "nothing answers at that address",
-        "See that the server runs, and that host and port in TASKMANAGER_DATABASE_URL are those "
-        "that the host's panel names (on shared hosts mostly localhost).",
+        "Check that the server runs, and that TASKMANAGER_DATABASE_URL has the host and port that "
+        "the host's panel shows (on shared hosts usually localhost).",
     ),
 }
 
-MEND_SERVER = "See that the server runs and takes connections; its log, or the host, tells more."
-MEND_FILE = (
-    "See that the file and its folder can be read and written by the user who runs the program. A "
-    "file that is damaged is put back from a backup."
+FIX_SERVER = (
+    "Check that the server runs and accepts connections. Its log, or the host, has the details."
+)
+FIX_FILE = (
+    "Check that the user who runs the program can read and write the file and its folder. If the "
+    "file is damaged, restore it from a backup."
 )
 
 
 def check_reachable(case: Case) -> Iterator[Finding]:
-    """Connects and asks for one row. Over HTTP the connection is the service's own."""
+    """Connects and reads one row. Over HTTP it uses the connection of the service."""
     url = case.known_settings.effective_database_url
     try:
         if case.call is None:
             connect_database(url)
         if url.startswith("sqlite:///"):
-            unmade = _no_file_yet(url)
-            if unmade is not None:
-                case.missing[DATABASE] = "there is no database to be asked"
-                yield unmade
+            missing = _no_file_yet(url)
+            if missing is not None:
+                case.missing[DATABASE] = "there is no database"
+                yield missing
                 return
         fetch_one("SELECT 1 AS one")
         if url.startswith("sqlite:///"):
             fetch_one("SELECT COUNT(*) AS entries FROM sqlite_master")
     except ConfigurationError as error:
-        case.missing[DATABASE] = "the database cannot be asked"
+        case.missing[DATABASE] = "the database cannot be used"
         yield problem("database", error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
     except DatabaseUnavailable as error:
-        case.missing[DATABASE] = "the database cannot be asked"
-        yield _unavailable(error, MEND_FILE if url.startswith("sqlite:///") else MEND_SERVER)
+        case.missing[DATABASE] = "the database cannot be used"
+        yield _unavailable(error, FIX_FILE if url.startswith("sqlite:///") else FIX_SERVER)
     else:
         yield ok("database", "The database answers.")
 
@@ -92,14 +94,14 @@ def _no_file_yet(url: str) -> Finding | None:
         return warning(
             "database",
             "There is no database file yet.",
-            "The first start makes it, or now: taskmanager init-db. If the queue was in use "
-            "before, the settings name another file than they did.",
+            "The first start creates it, or run: taskmanager init-db. If the queue was in use "
+            "before, the settings now name another file.",
         )
     except OSError as error:
         return problem(
             "database",
             f"The database file cannot be reached: {reason_of(error)}.",
-            "Correct TASKMANAGER_DATABASE_URL, or let the user who runs the program into the "
+            "Correct TASKMANAGER_DATABASE_URL, or give the user who runs the program access to the "
             "folders above the file.",
         )
     return None
@@ -109,29 +111,29 @@ def _unavailable(error: DatabaseUnavailable, remedy: str) -> Finding:
     cause = error.__cause__
     code = mysql_code(cause) if cause is not None else None
     if code in REFUSALS:
-        reason, better_remedy = REFUSALS[code]
-        return problem("database", f"The database cannot be used: {reason}.", better_remedy)
+        reason, specific_remedy = REFUSALS[code]
+        return problem("database", f"The database cannot be used: {reason}.", specific_remedy)
     first, _, _ = error.message.partition(". ")
     number = f" (error {code})" if code is not None else ""
     return problem("database", f"{first}{number}.", remedy)
 
 
 def check_version(case: Case) -> Iterator[Finding]:
-    """The engine and its version, as the database itself says."""
+    """The engine and its version, as the database reports them."""
     yield judge_version(*engine_and_version())
 
 
 def judge_version(engine: str, version: str) -> Finding:
     """`engine` is "SQLite", "MySQL" or "MariaDB"."""
-    # Some MariaDB servers put 5.5.5- before their version, for clients that expect MySQL.
+    # Some MariaDB servers prefix their version with 5.5.5- for clients that expect MySQL.
     found = re.match(r"\d+(?:\.\d+)*", version.removeprefix("5.5.5-"))
     numbers = tuple(map(int, found[0].split("."))) if found else ()
     oldest = OLDEST[engine]
     if numbers < oldest:
         return problem(
             "database_version",
-            f"{engine} {version} is too old: it must be {oldest[0]}.{oldest[1]} or newer.",
-            "Ask the host for a newer one, or use another database: taskmanager export and import "
-            "move the queue.",
+            f"{engine} {version} is too old. TaskManager needs {oldest[0]}.{oldest[1]} or newer.",
+            "Ask the host for a newer one, or move to another database with taskmanager export and "
+            "import.",
         )
     return ok("database_version", f"{engine} {version}.")

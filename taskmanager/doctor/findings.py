@@ -1,18 +1,18 @@
-"""What the doctor says: one finding about one thing, under a code that programs may rely on."""
+"""The findings of the doctor. Each has a code that programs can rely on."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """`warning` works but is not as it should be; `problem` does not work, or is not safe."""
+    """WARNING: works, but should be improved. PROBLEM: does not work, or is not safe."""
 
     OK = "ok"
     WARNING = "warning"
     PROBLEM = "problem"
 
 
-# Every code and what it is about; docs/operations.md lists the same.
+# Code → what it checks; docs/operations.md has the same list.
 CODES = {
     "python_version": "whether this Python can run the program, and Passenger can load it",
     "libraries": "whether the installed libraries meet `requirements.txt`",
@@ -57,9 +57,9 @@ CODES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence about what was found and, unless all is well, one about what to do.
+    """What was found and, unless the level is OK, what to do about it.
 
-    Neither holds a secret or an absolute path. `group` is filled in by whoever runs the checks.
+    Neither text contains a secret or an absolute path. The runner of the checks sets `group`.
     """
 
     code: str
@@ -70,7 +70,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.code not in CODES:
-            raise AssertionError(f"the code {self.code} is missing in CODES")
+            raise AssertionError(f"the code {self.code} is missing from CODES")
         if self.level is not Level.OK and not self.remedy:
             raise AssertionError(f"the finding {self.code} does not say what to do")
 
@@ -80,7 +80,7 @@ def ok(code: str, found: str, remedy: str | None = None) -> Finding:
 
 
 def not_applicable(code: str, sentence: str) -> Finding:
-    """A thing that does not arise here, or cannot be known."""
+    """A check that does not apply to this host, or whose result cannot be known."""
     return Finding(code, Level.OK, f"Not applicable: {sentence}")
 
 
@@ -99,5 +99,5 @@ def listed(names: list[str], most: int = 10) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """Why the system refused, in its own words without the path."""
+    """The system's reason for the error, without the path."""
     return (error.strerror or type(error).__name__).lower()

@@ -1,4 +1,4 @@
-"""The instance folder and the disk below it. Writes a small file there and takes it away again."""
+"""Checks the instance folder and its disk. Writes a small file there and removes it again."""
 
 import os
 import shutil
@@ -22,35 +22,35 @@ NO_SPACE = 20 * 1024 * 1024
 LITTLE_INODES = 500
 
 ELSEWHERE = (
-    "Make it writable for the user who runs the program, or set TASKMANAGER_INSTANCE_PATH to a "
-    "folder that is."
+    "Make it writable for the user who runs the program, or set TASKMANAGER_INSTANCE_PATH to "
+    "another folder."
 )
 
 
 def check_instance_folder(case: Case) -> Iterator[Finding]:
-    """Tries to write there, which says more than modes do."""
+    """Writes a file there, which is more reliable than looking at the permissions."""
     folder = case.known_settings.instance_path
     if not os.path.lexists(folder):
         yield _not_there(case, folder)
         return
     if not folder.is_dir():
-        case.missing[FOLDER] = "the instance folder is no folder"
+        case.missing[FOLDER] = "the instance folder is not a folder"
         yield problem(
-            "instance_folder", "Where the instance folder should be there is no folder.", ELSEWHERE
+            "instance_folder", "The path of the instance folder is not a folder.", ELSEWHERE
         )
         return
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-"):
             pass
     except OSError as error:
-        case.missing[FOLDER] = "the instance folder cannot be written"
+        case.missing[FOLDER] = "the instance folder is not writable"
         yield problem(
             "instance_folder",
-            f"The instance folder cannot be written: {reason_of(error)}.",
+            f"The instance folder is not writable: {reason_of(error)}.",
             ELSEWHERE,
         )
     else:
-        yield ok("instance_folder", "The instance folder is there and can be written.")
+        yield ok("instance_folder", "The instance folder exists and is writable.")
     yield _judge_access(folder.stat())
 
 
@@ -61,11 +61,11 @@ def _not_there(case: Case, folder: Path) -> Finding:
         return warning(
             "instance_folder",
             "There is no instance folder yet.",
-            "The first start makes it. If the queue was in use before, TASKMANAGER_INSTANCE_PATH "
-            "names another folder than it did.",
+            "The first start creates it. If the queue was in use before, TASKMANAGER_INSTANCE_PATH "
+            "now names another folder.",
         )
     return problem(
-        "instance_folder", "There is no instance folder, and it cannot be made.", ELSEWHERE
+        "instance_folder", "There is no instance folder, and it cannot be created.", ELSEWHERE
     )
 
 
@@ -75,21 +75,21 @@ def _judge_access(found: os.stat_result) -> Finding:
         return warning(
             "instance_mode",
             f"The instance folder belongs to another user (id {found.st_uid}) than the one who "
-            f"asks (id {os.geteuid()}).",
-            "Run the service, cron and commands as one and the same user, and give the folder to "
-            "that one: files made by one cannot be written by the other.",
+            f"runs this check (id {os.geteuid()}).",
+            "Run the service, cron and all commands as the same user, and make that user the "
+            "owner of the folder. Otherwise one cannot write the files of the other.",
         )
     if mode & 0o077:
         return warning(
             "instance_mode",
-            f"Other users may look into the instance folder (mode {mode:04o}): the queue is in it.",
-            "chmod 700 on the instance folder.",
+            f"Other users can access the instance folder (mode {mode:04o}). It contains the queue.",
+            "Run chmod 700 on the instance folder.",
         )
-    return ok("instance_mode", f"The instance folder is its owner's alone (mode {mode:04o}).")
+    return ok("instance_mode", f"Only its owner can access the instance folder (mode {mode:04o}).")
 
 
 def check_space(case: Case) -> Iterator[Finding]:
-    """On each disk that the queue writes to. A smaller quota of the account is not seen."""
+    """Free space on each disk that the queue writes to. Does not see the account's quota."""
     settings = case.known_settings
     folders = {"the instance folder": settings.instance_path}
     url = settings.effective_database_url
@@ -110,25 +110,27 @@ def check_space(case: Case) -> Iterator[Finding]:
 
 
 def judge_space(name: str, free: int, inodes: int) -> Finding:
-    """`free` in bytes, `inodes` as the number of files that can still be made."""
+    """`free` is in bytes; `inodes` is how many more files can be created."""
     left = f"{free // 1024**2:,} MB"
-    make_room = "Delete what is not needed, or take a larger package from the host."
+    make_room = "Delete what you do not need, or ask the host for more space."
     if inodes < LITTLE_INODES:
         return problem(
-            "disk_space", f"On the disk of {name} only {inodes:,} files can be made.", make_room
+            "disk_space",
+            f"Only {inodes:,} more files can be created on the disk of {name}.",
+            make_room,
         )
     if free < NO_SPACE:
-        return problem("disk_space", f"On the disk of {name} only {left} are free.", make_room)
+        return problem("disk_space", f"Only {left} are free on the disk of {name}.", make_room)
     if free < LITTLE_SPACE:
-        return warning("disk_space", f"On the disk of {name} only {left} are free.", make_room)
+        return warning("disk_space", f"Only {left} are free on the disk of {name}.", make_room)
     return ok(
         "disk_space",
-        f"On the disk of {name} {left} are free (a quota of the account may leave less).",
+        f"{left} are free on the disk of {name}. A quota of the account may leave less.",
     )
 
 
 def check_sync(case: Case) -> Iterator[Finding]:
-    """Times what every answered request on SQLite waits for."""
+    """Measures fsync, for which every write request on SQLite waits."""
     milliseconds: list[float] = []
     deadline = time.monotonic() + MAX_SYNC_SECONDS
     with tempfile.TemporaryFile(dir=case.known_settings.instance_path, buffering=0) as file:
@@ -142,18 +144,18 @@ def check_sync(case: Case) -> Iterator[Finding]:
 
 
 def judge_sync(milliseconds: list[float], *, uses_sqlite: bool) -> Finding:
-    """`milliseconds` of each write."""
+    """`milliseconds` has the duration of each fsync."""
     median = statistics.median(milliseconds)
     found = (
-        f"The disk makes a write safe in {median:.1f} ms "
+        f"The disk makes a write durable in {median:.1f} ms "
         f"(median of {len(milliseconds)}, slowest {max(milliseconds):.1f} ms)"
     )
     if median > SLOW_SYNC_MS and uses_sqlite:
         return warning(
             "disk_sync",
-            f"{found}, and every change of the queue waits for that.",
-            "Send tasks in batches and complete many at once; or take MySQL or MariaDB, or another "
-            "disk. TASKMANAGER_SQLITE_SYNCHRONOUS=NORMAL does not wait, but a power cut may take "
-            "the last moments with it.",
+            f"{found}. Every change of the queue waits for it.",
+            "Create and complete tasks in batches, or use MySQL, MariaDB or another disk. "
+            "TASKMANAGER_SQLITE_SYNCHRONOUS=NORMAL does not wait, but a power cut may lose the "
+            "last moments.",
         )
     return ok("disk_sync", f"{found}.")

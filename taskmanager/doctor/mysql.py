@@ -1,4 +1,4 @@
-"""What can be wrong with a MySQL or MariaDB server alone: its clock, and room for connections."""
+"""Checks for MySQL and MariaDB only: the server's clock and its limits of connections."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ NEARLY_FULL = 0.8
 
 
 def check_clock(case: Case) -> Iterator[Finding]:
-    """The queue goes by the clock here alone; but where both differ, one of them is wrong."""
+    """The queue uses only the local clock, but if the two differ, one of them is wrong."""
     if dialect() is SQLITE:
         yield not_applicable("clock", "SQLite has no clock of its own.")
         return
@@ -27,16 +27,16 @@ def check_clock(case: Case) -> Iterator[Finding]:
     if abs(skew_ms) > MAX_SKEW_MS:
         yield warning(
             "clock",
-            f"{found} the one here. The queue goes by the one here: where it is wrong, leases, "
-            "delays and schedules are wrong too, and several machines disagree.",
-            "See which of both is wrong (date -u) and have it set by NTP, or tell the host.",
+            f"{found} the local clock. The queue uses the local clock. If that one is wrong, "
+            "leases, delays and schedules are wrong too, and machines disagree with each other.",
+            "Find out which clock is wrong (date -u). Set it with NTP, or tell the host.",
         )
     else:
-        yield ok("clock", f"{found} the one here.")
+        yield ok("clock", f"{found} the local clock.")
 
 
 def check_connections(case: Case) -> Iterator[Finding]:
-    """Those of the whole server and of this user, as far as its rights let it see."""
+    """Connections of the whole server and of this user, as far as the user may see them."""
     if dialect() is SQLITE:
         yield not_applicable("connections", "SQLite has no server.")
         return
@@ -50,7 +50,7 @@ def check_connections(case: Case) -> Iterator[Finding]:
         "WHERE user = SUBSTRING_INDEX(USER(), '@', 1)"
     )
     if limits is None or own is None:
-        raise AssertionError("the server has answered with no row")
+        raise AssertionError("the server returned no row")
     yield judge_connections(
         own=own["connections"],
         own_limit=limits["one_user"],
@@ -59,22 +59,21 @@ def check_connections(case: Case) -> Iterator[Finding]:
     )
     yield not_applicable(
         "processes",
-        "a server knows connections, not the processes that they belong to, which may also run on "
-        "other machines.",
+        "a database server knows connections, not processes.",
     )
 
 
 def judge_connections(*, own: int, own_limit: int, everybody: int, limit: int) -> Finding:
-    """`own_limit` 0: the user has none but the server's."""
+    """`own_limit` is 0 if only the limit of the server applies."""
     of_own = f" of {own_limit}" if own_limit else ""
     found = (
-        f"This user has {own}{of_own} connections, all users together {everybody} of {limit}; each "
+        f"This user has {own}{of_own} connections, and all users have {everybody} of {limit}. Each "
         "process keeps one per thread"
     )
     if (own_limit and own >= NEARLY_FULL * own_limit) or everybody >= NEARLY_FULL * limit:
         return warning(
             "connections",
-            f"{found}. Beyond the limit requests are answered with 503.",
+            f"{found}. Above the limit, requests are answered with 503.",
             "Run fewer processes or threads (under Passenger: PassengerMaxPoolSize), or ask the "
             "host for a higher limit.",
         )

@@ -1,8 +1,8 @@
-"""What anybody can fetch: asks the address that the person at the command line has given.
+"""Checks which files anybody can fetch from the address given with --url.
 
-Never done on the way of an HTTP call. The server does not know its own address but from headers
-that the caller writes, so it could be made to call other machines; and where one process serves,
-it would wait for itself.
+An HTTP call never runs these checks. The server knows its own address only from headers that the
+caller writes, so a caller could make it send requests to other machines. With a single process it
+would also wait for itself.
 """
 
 import http.client
@@ -19,25 +19,25 @@ from taskmanager.doctor.findings import Finding, listed, ok, problem, warning
 
 TIMEOUT_SECONDS = 10
 COMPARED_BYTES = 4_096
-LEAST_BYTES = 16  # fewer may well be the same by accident
+LEAST_BYTES = 16  # fewer may be equal by chance
 
 FILES = (".env", ".env.example", "schema.sql", "passenger_wsgi.py", "taskmanager/config.py")
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
-CLOSE = (
-    "Move the program out of the document root, or see that its .htaccess is there and that the "
-    "server obeys it (Apache: AllowOverride All). Until then take the address away; change the "
-    "password of the database and the keys in .env if that was among them."
+REMEDY = (
+    "Move the program out of the document root, or make sure that its .htaccess is there and that "
+    "the server applies it (Apache: AllowOverride All). Take the address offline until then. If "
+    ".env is among the files, change the password of the database and the keys in it."
 )
 
 
 def check_from_outside(case: Case) -> Iterator[Finding]:
-    """Fetches the first bytes of some files and compares them with what lies here."""
+    """Fetches the first bytes of some files and compares them with the local files."""
     if case.url is None:
         yield ok(
             "files_exposed",
-            "Not checked: that takes an address, and is done by command alone, on the host or "
-            "where the same release lies: taskmanager doctor --url https://example.org/queue",
+            "Not checked: this needs the address of the API. On the host, or where the same "
+            "release is unpacked, run: taskmanager doctor --url https://example.org/queue",
         )
         return
     base = case.url.rstrip("/")
@@ -56,19 +56,19 @@ def check_from_outside(case: Case) -> Iterator[Finding]:
             except (OSError, http.client.HTTPException):
                 unanswered += 1
     if exposed:
-        yield problem("files_exposed", f"Anybody can fetch {listed(exposed)}.", CLOSE)
+        yield problem("files_exposed", f"Anybody can fetch {listed(exposed)}.", REMEDY)
     elif unanswered:
         yield warning(
             "files_exposed",
-            f"{unanswered} attempts to fetch files got no answer, so nothing can be said.",
-            "See that the address is right and the server runs, and try again.",
+            f"{unanswered} attempts to fetch files got no answer, so this could not be checked.",
+            "Check that the address is right and the server runs, then try again.",
         )
     else:
-        yield ok("files_exposed", f"None of {tried} files can be fetched below that address.")
+        yield ok("files_exposed", f"None of {tried} files can be fetched from that address.")
 
 
 def _files(case: Case) -> dict[str, Path]:
-    """By the path under which they would be served."""
+    """Path under which a file would be served → the local file."""
     files = {name: case.root / name for name in FILES}
     if PLACE not in case.missing:
         url = case.known_settings.effective_database_url
@@ -87,7 +87,7 @@ def _beginning(file: Path) -> bytes:
 
 
 def _reach(base: str) -> Iterator[Finding]:
-    wrong_address = "Give the address that the API lies under, without /api."
+    wrong_address = "Give the address of the API, without /api."
     try:
         status, body = _fetch(f"{base}/api/health", 65_536)
         answer = json.loads(body)
@@ -95,48 +95,48 @@ def _reach(base: str) -> Iterator[Finding]:
     except (OSError, http.client.HTTPException) as error:
         yield warning(
             "service_reached",
-            f"Nothing answers at the address ({_why(error)}).",
-            "See that the server runs. " + wrong_address,
+            f"Nothing answers at the address ({_reason(error)}).",
+            "Check that the server runs. " + wrong_address,
         )
         return
     except (ValueError, KeyError, TypeError, AttributeError):
         yield warning(
             "service_reached",
-            f"What answers at the address (with {status}) is not TaskManager.",
-            wrong_address + " If that is right, the web server's error log tells more.",
+            f"The answer from the address (status {status}) is not from TaskManager.",
+            wrong_address + " If that is right, read the web server's error log.",
         )
         return
     parts = urllib.parse.urlsplit(base)
     if version != __version__:
         yield warning(
             "service_reached",
-            f"Version {version} answers at the address; here lies {__version__}.",
+            f"Version {version} answers at the address, but {__version__} is installed here.",
             "Restart the service: touch tmp/restart.txt",
         )
     elif status != 200:
         yield problem(
             "service_reached",
-            f"The service answers with {status}: it cannot reach its database.",
-            "See what was found of the database.",
+            f"The service answers with {status} because it cannot reach its database.",
+            "See the findings under Database.",
         )
     elif parts.scheme == "http" and parts.hostname not in LOCAL:
         yield warning(
             "service_reached",
-            "The service answers by plain http: on the way anybody can read keys.",
-            "Use https, and have the web server redirect http to it.",
+            "The service answers over plain HTTP. Anybody on the network path can read keys.",
+            "Use HTTPS, and let the web server redirect HTTP to it.",
         )
     else:
         yield ok("service_reached", f"TaskManager {version} answers at the address.")
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     return str(getattr(reason, "strerror", None) or reason or type(error).__name__)
 
 
 def _fetch(url: str, most: int) -> tuple[int, bytes]:
-    """Status and first bytes. Raises OSError and HTTPException where there is no answer."""
-    # The command line has let through http and https alone.
+    """Status and first `most` bytes. Raises OSError or HTTPException if there is no answer."""
+    # The command line accepts only http and https.
     request = urllib.request.Request(url, headers={"User-Agent": "taskmanager-doctor"})  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 # nosec B310

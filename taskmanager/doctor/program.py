@@ -1,4 +1,4 @@
-"""Whether the program can run at all: Python, libraries, and its own parts."""
+"""Checks that the program can run: the Python version, the libraries, its own modules."""
 
 import importlib
 import importlib.metadata
@@ -13,7 +13,7 @@ from taskmanager.doctor.findings import Finding, listed, ok, problem, warning
 OLDEST_PYTHON = (3, 11)
 WITHOUT_IMP = (3, 12)
 
-# Where the packages of Debian, Red Hat and cPanel put what Passenger loads a Python program with.
+# Where Debian, Red Hat and cPanel install the script with which Passenger loads a Python program.
 PASSENGER_LOADERS = (
     "usr/share/passenger/helper-scripts/wsgi-loader.py",
     "opt/cpanel/ea-ruby*/root/usr/share/passenger/helper-scripts/wsgi-loader.py",
@@ -24,38 +24,38 @@ _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)\s*([<>=!~0-9.,\s]*)$")
 
 
 def check_python(case: Case) -> Iterator[Finding]:
-    """The version of Python, and whether the Passenger of this host could load it."""
+    """The Python version, and whether the Passenger of this host can load it."""
     yield judge_python(sys.version_info[:3], old_loader_below(Path("/")))
 
 
 def judge_python(version: tuple[int, ...], old_loader: bool | None) -> Finding:
-    """`old_loader`: whether Passenger is here and needs the module imp; None: it is not here."""
+    """`old_loader`: whether Passenger needs the module imp; None if there is no Passenger."""
     name = "Python " + ".".join(map(str, version))
     if version[:2] < OLDEST_PYTHON:
         return problem(
             "python_version",
             f"{name} is too old for TaskManager.",
-            "Take Python 3.11 or newer: on cPanel in 'Setup Python App', else another interpreter "
-            "for the virtual environment.",
+            "Use Python 3.11 or newer. On cPanel choose it in 'Setup Python App'; elsewhere create "
+            "the virtual environment with it.",
         )
     if version[:2] < WITHOUT_IMP:
         return ok("python_version", f"{name}.")
     if old_loader:
         return warning(
             "python_version",
-            f"{name}, but the Passenger of this host loads programs with the module imp, which "
-            "Python has no more since 3.12.",
-            "Where Passenger serves the program, take Python 3.11, or a Passenger newer than "
-            "6.0.18.",
+            f"{name}, but the Passenger of this host needs the module imp, which Python 3.12 "
+            "removed.",
+            "If Passenger serves the program, use Python 3.11, or a Passenger newer than 6.0.18.",
         )
     return ok(
         "python_version",
-        f"{name}. Where Passenger serves the program it must be newer than 6.0.18: older ones "
-        "cannot load this Python.",
+        f"{name}. If Passenger serves the program, it must be newer than 6.0.18 to load this "
+        "Python.",
     )
 
 
 def old_loader_below(root: Path) -> bool | None:
+    """Whether a Passenger below `root` needs the module imp; None if there is no Passenger."""
     found = [path for pattern in PASSENGER_LOADERS for path in sorted(root.glob(pattern))]
     if not found:
         return None
@@ -63,7 +63,7 @@ def old_loader_below(root: Path) -> bool | None:
 
 
 def check_libraries(case: Case) -> Iterator[Finding]:
-    """What is installed against requirements.txt, or what pip was told where that is not there."""
+    """The installed libraries against requirements.txt, or else the package's metadata."""
     required = list(_requirements(case.root))
     missing, old, new = [], [], []
     for name, specifiers in required:
@@ -77,17 +77,17 @@ def check_libraries(case: Case) -> Iterator[Finding]:
                 old.append(f"{name} {version} (at least {bound})")
             elif operator == "<" and not is_older(version, bound):
                 new.append(f"{name} {version} (below {bound})")
-    install = "Install what is asked for: python -m pip install -r requirements.txt"
+    install = "Install the requirements: python -m pip install -r requirements.txt"
     if not required:
-        yield ok("libraries", "Not applicable: nothing here says which libraries are needed.")
+        yield ok("libraries", "Not applicable: there is no list of the required libraries.")
     if missing:
         yield problem("libraries", f"Not installed: {listed(missing)}.", install)
     if old:
         yield problem("libraries", f"Too old: {listed(old)}.", install)
     if new:
-        yield warning("libraries", f"Newer than what was tried: {listed(new)}.", install)
+        yield warning("libraries", f"Newer than the tested versions: {listed(new)}.", install)
     if required and not missing + old + new:
-        yield ok("libraries", f"All {len(required)} libraries are installed, none too old or new.")
+        yield ok("libraries", f"All {len(required)} libraries are installed in supported versions.")
 
 
 def _requirements(root: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -107,7 +107,7 @@ def _requirement_lines(root: Path) -> Iterable[str]:
 
 
 def is_older(version: str, bound: str) -> bool:
-    """Compares numbers between dots; what follows them (rc1, +local) does not count."""
+    """Compares the numbers between dots; suffixes such as rc1 or +local are ignored."""
     numbers = [
         [int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", one)[0])]  # type: ignore[index]
         for one in (version, bound)
@@ -125,7 +125,7 @@ def check_loading(case: Case) -> Iterator[Finding]:
         except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
             yield _does_not_load(error)
             return
-    yield ok("program_loads", "Every part of the program can be imported.")
+    yield ok("program_loads", "The whole program can be imported.")
 
 
 def _does_not_load(error: Exception) -> Finding:
@@ -133,7 +133,7 @@ def _does_not_load(error: Exception) -> Finding:
         return problem(
             "program_loads",
             f"The program does not start: the module {error.name} is missing.",
-            "Install what is asked for with the Python that serves the program: "
+            "Install the requirements with the Python that serves the program: "
             "python -m pip install -r requirements.txt",
         )
     return problem(
@@ -144,7 +144,7 @@ def _does_not_load(error: Exception) -> Finding:
 
 
 def _where(error: Exception) -> str:
-    """The file of ours in which it happened, by its name in the package."""
+    """`in FILE, ` for the file of the package in which the error occurred, else empty."""
     names = [error.filename or ""] if isinstance(error, SyntaxError) else []
     trace = error.__traceback__
     while trace is not None:

@@ -1,4 +1,4 @@
-"""What is in the database: tables, keys, and the traces of maintenance."""
+"""Checks the content of the database: tables, keys and the last runs of maintenance."""
 
 from collections.abc import Iterator
 
@@ -14,113 +14,110 @@ from taskmanager.queue import maintenance_runs
 
 SILENT_MS = 15 * 60_000
 CRON = (
-    "Let cron run 'taskmanager maintain' every minute, or fetch POST /api/maintenance/run where it "
-    "can only fetch an address; see docs/operations.md."
+    "Let cron run 'taskmanager maintain' every minute. If it can only fetch an address, let it "
+    "call POST /api/maintenance/run. See docs/operations.md."
 )
-ROADS = {"command": "by command", "http": "by address"}
+WAYS = {"command": "by command", "http": "over HTTP"}
 
 
 def check_schema(case: Case) -> Iterator[Finding]:
-    """The version that is noted, and whether every table is there."""
+    """The recorded schema version, and whether every table exists."""
     found = schema_version()
     finding = judge_schema(found)
     if found != SCHEMA_VERSION:
-        case.missing[TABLES] = "the tables are not those of this version"
+        case.missing[TABLES] = "the tables have another version"
     yield finding
     if found is None:
         return
-    there = set(database.get_tables())
-    missing = [name for model in MODELS if (name := model._meta.table_name) not in there]
+    existing = set(database.get_tables())
+    missing = [name for model in MODELS if (name := model._meta.table_name) not in existing]
     if missing and found == SCHEMA_VERSION:
         case.missing[TABLES] = "tables are missing"
         yield problem(
             "tables",
             f"Tables are missing: {', '.join(missing)}.",
-            "Put the database back from a backup. Without one, empty it and run 'taskmanager "
-            "init-db', which begins anew.",
+            "Restore the database from a backup. Without one, delete its other tables and run "
+            "'taskmanager init-db' to start with an empty queue.",
         )
     elif found == SCHEMA_VERSION:
-        yield ok("tables", f"All {len(MODELS)} tables are there.")
+        yield ok("tables", f"All {len(MODELS)} tables exist.")
 
 
 def judge_schema(found: int | None) -> Finding:
-    """`found` is the version noted in the database, None where there are no tables."""
+    """`found` is the version recorded in the database, or None if there are no tables."""
     if found is None:
         return warning(
             "schema_version",
             "The database has no tables yet.",
-            "The first start makes them, or now: taskmanager init-db",
+            "The first start creates them, or run: taskmanager init-db",
         )
     if found < SCHEMA_VERSION:
         return warning(
             "schema_version",
-            f"The tables are of version {found}, the program knows {SCHEMA_VERSION}: an upgrade "
-            "is pending.",
-            "The next start does it, or now: taskmanager migrate",
+            f"The tables have version {found} and the program has {SCHEMA_VERSION}: an upgrade is "
+            "pending.",
+            "The next start upgrades them, or run: taskmanager migrate",
         )
     if found > SCHEMA_VERSION:
         return problem(
             "schema_version",
-            f"The tables are of version {found}, newer than the {SCHEMA_VERSION} that this program "
-            "knows.",
-            "Upload the newer program again, or restore the database of this one.",
+            f"The tables have version {found}, but this program only has {SCHEMA_VERSION}.",
+            "Upload the newer program again, or restore a backup made with this one.",
         )
-    return ok("schema_version", f"The tables are of version {found}, as the program.")
+    return ok("schema_version", f"The tables have version {found}, like the program.")
 
 
 def check_claim_path(case: Case) -> Iterator[Finding]:
-    """Which way claims take; nothing need be done about either."""
+    """How claims lock tasks. Both ways are fine."""
     if dialect() is SQLITE:
-        yield not_applicable("claim_path", "on SQLite one writes at a time anyway.")
+        yield not_applicable("claim_path", "SQLite has one writer at a time.")
     elif skips_locked():
-        yield ok("claim_path", "Claims pass by the rows of others (SKIP LOCKED).")
+        yield ok("claim_path", "Claims use SKIP LOCKED.")
     else:
         yield ok(
             "claim_path",
-            "Claims look first and then update what is still free, because the server does not "
-            "know SKIP LOCKED or ?skip_locked=off is set; the order is then nearly exact.",
+            "Claims use guarded updates, because the server has no SKIP LOCKED or ?skip_locked=off "
+            "is set. With many workers the order of tasks is nearly exact.",
         )
 
 
 def check_keys(case: Case) -> Iterator[Finding]:
-    """Whether anybody may administer."""
+    """Whether there is a valid admin key."""
     now = utc_now()
     admins = [row for row in keys.list_keys() if keys.may_administer(row, now=now)]
     if admins:
-        count = "1 key" if len(admins) == 1 else f"{len(admins)} keys"
-        yield ok("admin_key", f"{count} may administer.")
+        count = "is 1 admin key" if len(admins) == 1 else f"are {len(admins)} admin keys"
+        yield ok("admin_key", f"There {count}.")
     else:
         yield problem(
             "admin_key",
-            "No key that is in force may administer.",
-            "Make one: taskmanager keys create --name me --role admin. Without a shell set "
-            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY to a key that was not used before, and restart.",
+            "There is no valid admin key.",
+            "Create one: taskmanager keys create --name me --role admin. Without a shell set "
+            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY to a key that was never used before, and restart.",
         )
 
 
 def check_maintenance(case: Case) -> Iterator[Finding]:
-    """When the two roads were last taken on which everything is done."""
+    """When full maintenance last ran, by command and over HTTP."""
     now = utc_now()
     runs = maintenance_runs.last_runs()
     said = [
-        f"{name} {_ago(now - runs[road].last_run_at)}"
-        for road, name in ROADS.items()
-        if road in runs
+        f"{name} {_ago(now - runs[way].last_run_at)}" for way, name in WAYS.items() if way in runs
     ]
-    last = max((runs[road].last_run_at for road in ROADS if road in runs), default=None)
+    last = max((runs[way].last_run_at for way in WAYS if way in runs), default=None)
     if last is not None and now - last <= SILENT_MS:
-        yield ok("maintenance", f"Maintenance has run: {', '.join(said)}.")
+        yield ok("maintenance", f"Maintenance last ran {', '.join(said)}.")
         return
-    found = f"Maintenance has last run {', '.join(said)}" if said else "Maintenance has never run"
+    found = f"Maintenance last ran {', '.join(said)}" if said else "Maintenance has never run"
     claims = (
-        f"; claims have last done part of it {_ago(now - runs['claims'].last_run_at)}"
+        f"; claims last did part of it {_ago(now - runs['claims'].last_run_at)}"
         if "claims" in runs
         else ""
     )
     yield warning(
         "maintenance",
         f"{found}{claims}. Without it schedules and retries wait for the next claim, and finished "
-        "tasks are never removed.",
+        "tasks are never deleted.",
         CRON,
     )
 

@@ -1,4 +1,4 @@
-"""Whether all processes count a key's requests together."""
+"""Checks that all processes share the counters of the rate limits."""
 
 import os
 from collections.abc import Iterator
@@ -10,19 +10,22 @@ OWN_FILE = "rate_limits.counters"
 
 
 def check_storage(case: Case) -> Iterator[Finding]:
-    """Over HTTP what the answering process says of itself; by command the storage is tried."""
+    """Over HTTP: what the answering process reports. By command: tries the storage."""
     uri = case.known_settings.rate_limit_storage_uri
     if uri.startswith("memory:"):
-        yield _alone("By setting", "Take TASKMANAGER_RATE_LIMIT_STORAGE_URI out")
+        yield _not_shared(
+            "TASKMANAGER_RATE_LIMIT_STORAGE_URI is set to memory:",
+            "Remove TASKMANAGER_RATE_LIMIT_STORAGE_URI",
+        )
     elif case.call is not None:
         if case.call.counts_are_shared:
-            yield ok("rate_limits", "All processes count requests together.")
+            yield ok("rate_limits", "All processes share the counters.")
         else:
-            yield _alone(
-                "The storage of the counts cannot be used, so",
-                "See that the instance folder can be written"
+            yield _not_shared(
+                "The storage of the counters cannot be used",
+                "Check that the instance folder is writable"
                 if not uri
-                else "See that the storage runs and can be reached",
+                else "Check that the storage runs and can be reached",
             )
     elif uri:
         yield _try_storage(uri)
@@ -30,25 +33,25 @@ def check_storage(case: Case) -> Iterator[Finding]:
         yield _try_file(case)
 
 
-def _alone(why: str, remedy: str) -> Finding:
+def _not_shared(why: str, remedy: str) -> Finding:
     return warning(
         "rate_limits",
-        f"{why} each process counts requests for itself: with four processes a key may make four "
-        "times as many as its limit says.",
+        f"{why}, so each process counts on its own. With four processes a key can send four times "
+        "as many requests as its limit allows.",
         f"{remedy}, and restart.",
     )
 
 
 def _try_file(case: Case) -> Finding:
-    # Looked at only: a file made here would belong to whoever runs the command.
+    # Only look: a file created here would belong to the user who runs the command.
     path = case.known_settings.instance_path / OWN_FILE
-    there = path if path.exists() else path.parent
-    if there.exists() and not os.access(there, os.R_OK | os.W_OK):
-        return _alone(
-            "The file of the counts cannot be written, so",
-            "Give the instance folder and all in it to the user who runs the service",
+    target = path if path.exists() else path.parent
+    if target.exists() and not os.access(target, os.R_OK | os.W_OK):
+        return _not_shared(
+            "The file of the counters is not writable",
+            "Make the user who runs the service the owner of the instance folder and its files",
         )
-    return ok("rate_limits", "Requests are counted in a file that all processes share.")
+    return ok("rate_limits", "All processes share the file of the counters.")
 
 
 def _try_storage(uri: str) -> Finding:
@@ -63,13 +66,15 @@ def _try_storage(uri: str) -> Finding:
     except (ConfigurationError, ValueError):
         return problem(
             "rate_limits",
-            f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: there is no storage of the kind "
-            f"'{kind}', or the library that it takes is not installed.",
-            "Leave it empty, or install the library (redis for redis://); until then the program "
+            f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: there is no storage named "
+            f"'{kind}', or the library that it needs is not installed.",
+            "Leave it empty, or install the library (redis for redis://). Until then the program "
             "does not start.",
         )
-    except Exception:  # noqa: BLE001 - each client library has errors of its own
+    except Exception:  # noqa: BLE001 - each client library has its own errors
         works = False
     if works:
-        return ok("rate_limits", f"Requests are counted in {kind}, which answers.")
-    return _alone(f"The storage of the counts ({kind}) does not answer, so", "See that it runs")
+        return ok("rate_limits", f"The counters are stored in {kind}, which answers.")
+    return _not_shared(
+        f"The storage of the counters ({kind}) does not answer", "Check that it runs"
+    )

@@ -1,4 +1,4 @@
-"""Whether an upload has brought the release whole: its files against its manifest."""
+"""Checks that the upload is complete: the files against the manifest of the release."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ from taskmanager.manifest import MANIFEST, Fault, NoManifest, compare_with_manif
 
 HTACCESS = ".htaccess"
 
-UPLOAD = "Upload these again, in binary mode, and restart (touch tmp/restart.txt)."
+UPLOAD = "Upload them again in binary mode, and restart (touch tmp/restart.txt)."
 
 
 def check_files(case: Case) -> Iterator[Finding]:
-    """Every file by its hash; files are named relative to the folder of the program."""
+    """Compares every file by its hash. File names are relative to the program's folder."""
     try:
         differences = compare_with_manifest(case.root)
     except NoManifest:
@@ -25,9 +25,7 @@ def check_files(case: Case) -> Iterator[Finding]:
         else:
             by_fault[fault].append(path)
     if missing := by_fault[Fault.MISSING]:
-        yield problem(
-            "files_missing", f"{_files(missing)} of the release missing: {listed(missing)}.", UPLOAD
-        )
+        yield problem("files_missing", f"{_files(missing)} missing: {listed(missing)}.", UPLOAD)
     damaged = [
         f"{path} ({fault})"
         for fault in (Fault.CUT_SHORT, Fault.CHANGED, Fault.UNREADABLE)
@@ -35,24 +33,26 @@ def check_files(case: Case) -> Iterator[Finding]:
     ]
     if damaged:
         yield problem(
-            "files_damaged", f"{_files(damaged)} not what was released: {listed(damaged)}.", UPLOAD
+            "files_damaged",
+            f"{_files(damaged)} different from the release: {listed(damaged)}.",
+            UPLOAD,
         )
     if in_text_mode := by_fault[Fault.TEXT_MODE]:
         yield problem(
             "files_text_mode",
-            f"{_files(in_text_mode)} uploaded as text, which has changed the line ends: "
+            f"{_files(in_text_mode)} changed by an upload in text mode (line endings): "
             f"{listed(in_text_mode)}.",
-            "Set the FTP program to binary (FileZilla: Transfer, Transfer type), and upload these "
-            "again.",
+            "Set the FTP program to binary mode (FileZilla: Transfer, Transfer type), and upload "
+            "them again.",
         )
     if left_over := by_fault[Fault.LEFT_OVER]:
         yield warning(
             "files_left_over",
-            f"{_files(left_over)} in the package of another version: {listed(left_over)}.",
-            "Delete these: Python might load one in the place of another.",
+            f"{_files(left_over)} not part of this release: {listed(left_over)}.",
+            "Delete them: Python might load one instead of the right file.",
         )
     if not differences:
-        yield ok("release_files", "Every file is what the manifest of the release says.")
+        yield ok("release_files", "Every file matches the manifest of the release.")
 
 
 def _files(names: list[str]) -> str:
@@ -63,20 +63,20 @@ def _no_manifest(case: Case) -> Finding:
     if (case.root / MANIFEST).exists():
         return problem(
             "release_files",
-            f"{MANIFEST} lists no file: it is damaged itself.",
-            "Upload the whole release again, in binary mode.",
+            f"{MANIFEST} is damaged: it lists no file.",
+            "Upload the whole release again in binary mode.",
         )
     return not_applicable(
         "release_files",
-        f"there is no {MANIFEST}, so this is no uploaded release (a git checkout, or pip has "
-        "installed it).",
+        f"there is no {MANIFEST}, so this is not an uploaded release but a git checkout or a pip "
+        "install.",
     )
 
 
 def _htaccess_changed() -> Finding:
     return warning(
         "htaccess_changed",
-        ".htaccess is not the one of the release. Hosts add lines of their own, which is no harm.",
-        "See that the rules of the release are still in it, and test them: taskmanager doctor "
+        ".htaccess differs from the release. Lines that the host has added are harmless.",
+        "Check that it still contains the rules of the release, and test them: taskmanager doctor "
         "--url ADDRESS",
     )

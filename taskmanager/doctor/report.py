@@ -18,7 +18,7 @@ MARKS = {Level.OK: "ok", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
 
 
 def is_address(text: str) -> bool:
-    """Whether it may be given as --url."""
+    """Whether `text` is valid for --url."""
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -27,7 +27,7 @@ def is_address(text: str) -> bool:
 
 
 def run_doctor(*, as_json: bool, url: str | None) -> int:
-    """Prints the report on stdout; returns 1 where there is a problem, else 0."""
+    """Prints the report on stdout. Returns the exit status: 1 if there is a problem, else 0."""
     case = case_of_command(url)
     findings = list(examine(case))
     _close_database()
@@ -41,14 +41,14 @@ def run_doctor(*, as_json: bool, url: str | None) -> int:
 
 
 def _close_database() -> None:
-    # Only where it was loaded at all: it may be what is broken.
+    # Only if it was loaded: it may be what is broken.
     module = sys.modules.get("taskmanager.db.connection")
     if module is not None:
         module.close_connection()
 
 
 def report_json(findings: list[Finding]) -> dict[str, Any]:
-    """What the HTTP call answers, too."""
+    """The report as JSON; the HTTP call returns the same."""
     return {
         "version": __version__,
         "findings": [
@@ -74,11 +74,11 @@ def summary(findings: Iterable[Finding]) -> str:
         count = _count(findings, level)
         if count:
             parts.append(f"{count} {level}{'s' if count > 1 else ''}")
-    return f"{', '.join(parts)}." if parts else "Nothing is wrong."
+    return f"{', '.join(parts)}." if parts else "No problems, no warnings."
 
 
 def report_lines(findings: list[Finding], root: Path, folder: Path | None) -> Iterator[str]:
-    """For people: by group, each finding marked, and under it what to do."""
+    """The report for people: by group, each finding with its level and what to do."""
     yield f"TaskManager {__version__} in {root}"
     if folder is not None:
         yield f"Instance folder: {folder}"

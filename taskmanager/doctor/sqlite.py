@@ -1,4 +1,4 @@
-"""What can be wrong with a SQLite database alone: its file, its log, and who has it open."""
+"""Checks for SQLite only: the file, the write-ahead log, and the processes that use it."""
 
 import os
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, wa
 
 PROCESSES = Path("/proc")
 
-MOVE = "taskmanager export and import move the queue"
+MOVE = "taskmanager export and import can move the queue"
 
 
 def check_file(case: Case) -> Iterator[Finding]:
-    """Whether it can be written, and beside it, where SQLite makes files of its own."""
+    """Whether the file is writable, and its folder, where SQLite creates more files."""
     if dialect() is not SQLITE:
         return
     file = Path(database.database)
@@ -24,55 +24,61 @@ def check_file(case: Case) -> Iterator[Finding]:
     if not (os.access(file, os.R_OK | os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK)):
         yield problem(
             "sqlite_file",
-            "The database file, or the folder that it lies in, cannot be written.",
-            "Give both to the user who runs the program, and see that the disk is not read-only.",
+            "The database file or its folder is not writable.",
+            "Make the user who runs the program the owner of both. Check that the disk is not "
+            "read-only.",
         )
     elif facts.is_network_file_system:
         yield warning(
             "sqlite_file",
-            f"The database file lies on a network file system ({facts.file_system}). Its locks are "
-            "slow there, and several machines must not use one file.",
-            f"Take MySQL or MariaDB: {MOVE}. Or keep the file on a disk of this machine.",
+            f"The database file is on a network file system ({facts.file_system}). Locks are slow "
+            "there, and several machines must not use the same file.",
+            f"Use MySQL or MariaDB ({MOVE}), or keep the file on a local disk.",
         )
     else:
-        where = f" and lies on {facts.file_system}" if facts.file_system else ""
-        yield ok("sqlite_file", f"The database file can be written{where}.")
+        where = f" and is on {facts.file_system}" if facts.file_system else ""
+        yield ok("sqlite_file", f"The database file is writable{where}.")
 
 
 def check_journal(case: Case) -> Iterator[Finding]:
-    """Whether the write-ahead log is in use, and why not."""
+    """Whether the write-ahead log is in use, and if not, why."""
     if dialect() is not SQLITE:
         return
     facts = database_facts()
     if facts.journal != facts.wanted_journal:
         yield warning(
             "sqlite_journal",
-            f"The journal mode is {facts.journal}, but should be {facts.wanted_journal}: it "
-            "changes at a start at which nobody else uses the database.",
-            "Stop every process that uses it, cron and commands too, and start again.",
+            f"The journal mode is {facts.journal} but should be {facts.wanted_journal}. It can "
+            "change only at a start while no other process uses the database.",
+            "Stop every process that uses it, including cron and commands, then start again.",
         )
     elif facts.journal == "wal":
         if facts.is_network_file_system:
             yield warning(
                 "sqlite_journal",
-                "The write-ahead log is in use on a network file system, as ?journal=wal asks.",
-                "Take that option out of TASKMANAGER_DATABASE_URL unless the file is in truth on a "
-                "disk of this machine: the database may be damaged.",
+                "The write-ahead log is in use on a network file system, because of ?journal=wal.",
+                "Remove that option from TASKMANAGER_DATABASE_URL unless the file is really on a "
+                "local disk. Otherwise the database may be damaged.",
             )
         else:
             yield ok("sqlite_journal", "The write-ahead log is in use.")
     elif facts.is_network_file_system:
-        yield ok("sqlite_journal", "No write-ahead log: it cannot be used on this file system.")
+        yield ok(
+            "sqlite_journal",
+            "There is no write-ahead log, because this file system does not support it.",
+        )
     else:
-        yield ok("sqlite_journal", "No write-ahead log, as ?journal=delete asks.")
+        yield ok("sqlite_journal", "There is no write-ahead log, because of ?journal=delete.")
 
 
 def check_processes(case: Case) -> Iterator[Finding]:
-    """Counts who has the file open among the processes that this user may look at."""
+    """Counts the processes with the file open, among those that this user may see."""
     if dialect() is not SQLITE:
         return
     if not PROCESSES.joinpath("self", "fd").is_dir():
-        yield not_applicable("processes", "this system does not tell which have the file open.")
+        yield not_applicable(
+            "processes", "this system does not show which processes have the file open."
+        )
         return
     wanted = os.stat(database.database)
     others = sum(
@@ -80,15 +86,18 @@ def check_processes(case: Case) -> Iterator[Finding]:
         for folder in PROCESSES.iterdir()
         if folder.name.isdigit() and int(folder.name) != os.getpid()
     )
-    besides = "this one" if case.call is not None else "this command"
-    are = "1 process has" if others == 1 else f"{others} processes have"
-    yield ok("processes", f"Besides {besides} {are} the database open (as far as may be seen).")
+    this = "this process" if case.call is not None else "this command"
+    count = "1 process has" if others == 1 else f"{others} processes have"
+    yield ok(
+        "processes",
+        f"Apart from {this}, {count} the database open, as far as this user can see.",
+    )
 
 
 def _has_open(process: Path, wanted: os.stat_result) -> bool:
     try:
         return any(_is(entry, wanted) for entry in (process / "fd").iterdir())
-    except OSError:  # another user's, or gone by now
+    except OSError:  # it belongs to another user, or has ended
         return False
 
 

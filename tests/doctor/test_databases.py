@@ -75,7 +75,7 @@ def test_the_way_of_claims_is_told(
     if engine == "sqlite":
         assert found.startswith("Not applicable")
     else:
-        assert ("SKIP LOCKED)." in found) is (not url_options)
+        assert (found == "Claims use SKIP LOCKED.") is (not url_options)
         assert ("?skip_locked=off is set" in found) is bool(url_options)
 
 
@@ -156,7 +156,7 @@ def test_without_a_key_in_force_that_may_administer_there_is_a_problem(
     options = {"scopes": ["admin"], "now": utc_now(), "caller": OPERATOR}
     keys.create_key(name="limited", task_types=["A.%"], **options)  # type: ignore[arg-type]
     keys.create_key(name="short", expires_at=clock.now + 1_000, **options)  # type: ignore[arg-type]
-    assert examined().of("admin_key")["found"] == "1 key may administer."
+    assert examined().of("admin_key")["found"] == "There is 1 admin key."
     clock.advance(1)
     assert examined().level("admin_key") == "problem"
 
@@ -171,7 +171,7 @@ def test_cron_is_missed_after_a_quarter_of_an_hour_and_its_road_is_named(
     clock.advance(90)
     found = examined().of("maintenance")
     assert (found["level"], found["found"]) == (
-        *("ok", "Maintenance has run: by address 90 s ago."),
+        *("ok", "Maintenance last ran over HTTP 90 s ago."),
     )
     clock.advance(3 * 3_600)
     api.register()
@@ -180,7 +180,7 @@ def test_cron_is_missed_after_a_quarter_of_an_hour_and_its_road_is_named(
     api.claim()  # claims do part of it, which is not enough
     found = examined().of("maintenance")
     assert found["level"] == "warning"
-    assert "by address 3 hours ago; claims have last done part of it 0 s ago" in found["found"]
+    assert "over HTTP 3 hours ago; claims last did part of it 0 s ago" in found["found"]
 
 
 # SQLite
@@ -211,7 +211,7 @@ def test_the_write_ahead_log_is_in_use_or_the_reason_is_told(
     settings = load_settings({"instance_path": tmp_path, "database_url": without}, environ={})
     waiting = report_on(settings).of("sqlite_journal")
     assert waiting["level"] == "warning"
-    assert "is wal, but should be delete" in waiting["found"]
+    assert "is wal but should be delete" in waiting["found"]
     create_schema()  # as the next start does
     there = report_on(settings).of("sqlite_journal")
     assert (there["level"], "?journal=delete" in there["found"]) == ("ok", True)
@@ -261,7 +261,7 @@ def test_processes_that_have_the_database_open_are_counted(
     def open_in() -> int:
         found = upload.examine(**place).of("processes")
         assert found["level"] == "ok"
-        return int(found["found"].split("command ")[1].split()[0])
+        return int(found["found"].split("command, ")[1].split()[0])
 
     for _ in range(20):
         server.call("GET", "/api/stats")
@@ -309,9 +309,9 @@ def test_a_stopped_server_is_a_problem_and_the_host_is_examined_all_the_same(
 @pytest.mark.parametrize(
     ("user", "name", "sentence"),
     [
-        ("limited:wrong", "doctored", "refuses the user or the password"),
-        ("limited:right", "mysql", "may not use this database"),
-        ("root", "nosuch", "no database of this name"),
+        ("limited:wrong", "doctored", "rejects the user or the password"),
+        ("limited:right", "mysql", "has no access to this database"),
+        ("root", "nosuch", "no database with this name"),
     ],
 )
 def test_why_a_server_refuses_is_told_without_the_password(
@@ -351,7 +351,7 @@ def test_connections_that_run_out_are_a_warning_and_then_a_problem(
         assert report.level("connections") == "warning"
         stack.enter_context(contextlib.closing(connect(mariadb_server)))
         report = upload.examine(database_url=url)
-        assert "has used up its connections" in report.of("database")["found"]
+        assert "has reached its limit of connections" in report.of("database")["found"]
         assert report.level("database") == "problem"
 
 
@@ -375,9 +375,9 @@ def test_clocks_that_differ_are_a_warning(
     clock.advance(120)
     slow = examined().of("clock")
     assert slow["level"] == "warning"
-    assert "s behind the one here" in slow["found"]
+    assert "s behind the local clock" in slow["found"]
     clock.advance(-240)
-    assert "s ahead of the one here" in examined().of("clock")["found"]
+    assert "s ahead of the local clock" in examined().of("clock")["found"]
 
 
 @on_sqlite

@@ -54,8 +54,8 @@ def test_the_report_for_people_marks_what_is_wrong_and_says_what_to_do(upload: U
 
     ill = upload.run("doctor")
     assert ill.returncode == 1
-    assert "  PROBLEM 1 file is of the release missing: schema.sql. [files_missing]" in ill.stdout
-    assert "          To do: Upload these again, in binary mode" in ill.stdout
+    assert "  PROBLEM 1 file is missing: schema.sql. [files_missing]" in ill.stdout
+    assert "          To do: Upload them again in binary mode" in ill.stdout
     assert ill.stdout.splitlines()[-1] == "1 problem, 1 warning."
     assert ill.stderr == ""
 
@@ -79,7 +79,7 @@ def test_where_the_database_is_not_known_no_other_is_examined_in_its_place(uploa
     report = upload.examine(database_url=f"postgres://me:{SECRET}@host/queue")
     assert report.level("settings") == "problem"
     assert "database" not in report.codes()
-    assert "it is not known which database" in report.not_checked()
+    assert "the settings do not say which database" in report.not_checked()
     assert SECRET not in str(report)
     assert report.level("release_files") == "ok"
 
@@ -152,18 +152,20 @@ def test_a_folder_that_cannot_be_written_is_a_problem(upload: Upload, disk: Path
 
     assert "read-only file system" in report.of("instance_folder")["found"]
     assert report.problems() == {"instance_folder", "database"}  # a log is also written to read
-    assert "the speed of the disk; the instance folder cannot be written" in report.not_checked()
+    assert (
+        "the speed of the disk. Reason: the instance folder is not writable" in report.not_checked()
+    )
     assert report.exit_status == 1
 
     report = upload.examine(instance_path=str(disk / "another"))
     assert report.level("instance_folder") == "problem"
-    assert "cannot be made" in report.of("instance_folder")["found"]
+    assert "cannot be created" in report.of("instance_folder")["found"]
 
 
 def test_something_else_in_the_place_of_the_folder_is_a_problem(upload: Upload) -> None:
     upload.instance.write_text("")
     report = upload.examine()
-    assert "no folder" in report.of("instance_folder")["found"]
+    assert "not a folder" in report.of("instance_folder")["found"]
     assert report.level("instance_folder") == "problem"
 
 

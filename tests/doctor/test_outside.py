@@ -70,7 +70,7 @@ def test_what_a_web_server_gives_away_is_named(upload: Upload, folder_server: st
     for name in (".env", "schema.sql", "taskmanager/config.py", "instance/taskmanager.db"):
         assert name in found["found"]
     assert report.level("service_reached") == "warning"
-    assert "is not TaskManager" in report.of("service_reached")["found"]
+    assert "is not from TaskManager" in report.of("service_reached")["found"]
     assert report.exit_status == 1
     assert "a-secret" not in str(report)
 
@@ -89,7 +89,7 @@ def test_a_page_that_is_shown_for_every_address_is_no_file(upload: Upload) -> No
     servers = serving(_Everything, upload.folder)
     report = upload.examine("--url", next(servers))
     assert report.level("files_exposed") == "ok"
-    assert "is not TaskManager" in report.of("service_reached")["found"]
+    assert "is not from TaskManager" in report.of("service_reached")["found"]
     next(servers, None)
 
 
@@ -128,7 +128,7 @@ def test_plain_http_from_elsewhere_is_a_warning(upload: Upload, tmp_path: Path) 
     finally:
         server.stop()
     assert report.level("service_reached") == "warning"
-    assert "plain http" in report.of("service_reached")["found"]
+    assert "plain HTTP" in report.of("service_reached")["found"]
 
 
 def test_a_service_without_its_database_is_a_problem(upload: Upload, tmp_path: Path) -> None:

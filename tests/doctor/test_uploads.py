@@ -94,7 +94,7 @@ def test_where_a_file_that_all_need_is_missing_the_doctor_still_names_it(
     assert report.level("python_version") == "ok"
 
 
-@pytest.mark.parametrize("name", ["app.py", "exceptions.py", "config.py", "cli/__init__.py"])
+@pytest.mark.parametrize("name", ["app.py", "errors.py", "config.py", "cli/__init__.py"])
 def test_where_a_file_was_cut_short_the_doctor_says_which_keeps_the_program_from_starting(
     upload: Upload, name: str
 ) -> None:
@@ -182,7 +182,7 @@ def test_a_library_that_is_missing_is_named_and_the_rest_is_examined(
     ("asked", "level", "sentence"),
     [
         ("peewee>=99,<100", "problem", "Too old: peewee"),
-        ("peewee>=1,<2", "warning", "Newer than what was tried: peewee"),
+        ("peewee>=1,<2", "warning", "Newer than the tested versions: peewee"),
         ("peewee>=1,<99\n# a comment\n\nflask>=1", "ok", "All 2 libraries"),
         ("", "ok", "Not applicable"),
     ],
@@ -251,4 +251,4 @@ def test_a_python_that_is_too_old_is_told_in_one_sentence_by_every_command() -> 
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "taskmanager: Python 3.9 is too old; take 3.11 or newer.\n"
+    assert done.stderr == "taskmanager: Python 3.9 is too old. Use 3.11 or newer.\n"
