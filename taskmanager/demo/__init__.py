@@ -1,7 +1,7 @@
-"""`taskmanager demo`: the whole loop on real input, as a stranger would set it up.
+"""`taskmanager demo`: a server, a producer and two workers on real input.
 
-The parent is the producer. Server and workers are processes of their own, and
-everything between them goes over HTTP: nothing here touches the database.
+The parent process is the producer. The server and the workers are child
+processes. They communicate over HTTP only: nothing here uses the database.
 """
 
 from taskmanager.demo.run import run_demo

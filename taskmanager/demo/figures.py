@@ -1,4 +1,4 @@
-"""The figures of one demo: do they add up, and the summary that a person reads."""
+"""The figures of a demo: checks that they add up, and formats the summary."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ FAILURES_SHOWN = 5
 
 @dataclass
 class Enqueued:
-    """What the service answered to one pass over the files.
+    """The answers of the service to one pass over the files.
 
-    `uncertain`: found to exist by a call that was repeated after a lost answer;
-    either the lost call made them or they were there before.
+    `uncertain` counts tasks that existed when a call was repeated after a lost
+    answer. The lost call created them, or they existed before.
     """
 
     created: int = 0
@@ -25,18 +25,18 @@ class Enqueued:
 
     @property
     def made(self) -> int:
-        """The tasks of a pass before which there was none."""
+        """The tasks that this pass created, if none existed before it."""
         return self.created + self.uncertain
 
     @property
     def found(self) -> int:
-        """The tasks of a pass before which all were there."""
+        """The tasks that this pass found, if all existed before it."""
         return self.deduplicated + self.uncertain
 
 
 @dataclass
 class ReadBack:
-    """What the API lists when all is done."""
+    """What the API lists at the end."""
 
     paths: set[str] = field(default_factory=set)
     completed: int = 0
@@ -47,7 +47,7 @@ class ReadBack:
 
 @dataclass
 class Figures:
-    """Everything that was counted, each by the one who saw it. `reports`: None, it was killed."""
+    """All figures, each counted independently. A report is None if its worker was killed."""
 
     folder: str
     paths: set[str]
@@ -67,7 +67,7 @@ class Figures:
 
 
 def problems(figures: Figures) -> list[str]:
-    """A sentence for each figure that does not add up; none where all of them do."""
+    """A sentence for each figure that does not add up."""
     files = len(figures.paths)
     first, second, listed = figures.first_pass, figures.second_pass, figures.read_back
     claims = [
@@ -103,7 +103,7 @@ def problems(figures: Figures) -> list[str]:
         ("tasks by the statistics", sum(figures.statistics.values()), "created", first.made),
     ]
     if None not in figures.reports.values():
-        # A completion whose answer was lost with its worker is known to the service alone.
+        # If a worker was killed, only the service knows its last completions.
         claims += [
             (
                 f"{what} as listed",
@@ -125,7 +125,7 @@ def problems(figures: Figures) -> list[str]:
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
-    """The smallest value that at least `percent` of all values do not exceed (nearest rank)."""
+    """The smallest value that at least `percent` % of the values do not exceed (nearest rank)."""
     if not values:
         return None
     rank = -(-len(values) * percent // 100)  # rounded up
@@ -133,19 +133,17 @@ def percentile(values: Sequence[float], percent: int) -> float | None:
 
 
 def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[str]:
-    """The lines of the summary."""
+    """Yields the lines of the summary."""
     first, listed = figures.first_pass, figures.read_back
     per_second = len(figures.paths) / max(figures.work_seconds, 0.001)
     yield f"created        {first.made:>9,}  one task per file, {figures.enqueue_seconds:.1f} s"
-    yield (
-        f"de-duplicated  {figures.second_pass.found:>9,}  of the same files, enqueued a second time"
-    )
+    yield (f"de-duplicated  {figures.second_pass.found:>9,}  the same files enqueued a second time")
     yield (
         f"completed      {listed.completed:>9,}  by {len(figures.reports)} worker processes, "
         f"{figures.work_seconds:.1f} s, {per_second:,.0f} tasks/s"
     )
     retried = figures.reported("retried")
-    yield f"failed         {listed.failed:>9,}  for good; {retried:,} failed attempts were repeated"
+    yield f"failed         {listed.failed:>9,}  permanently; {retried:,} failed attempts retried"
     for task in listed.failures[:FAILURES_SHOWN]:
         yield (
             f"    {_shown_path(figures, task)}: {task['error_message']} "
@@ -154,12 +152,14 @@ def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[s
     if listed.failed > FAILURES_SHOWN:
         yield f"    and {listed.failed - FAILURES_SHOWN:,} more"
     yield ""
-    yield "as the callers saw it       p50         p95    calls"
-    yield _timings("create", first.create_seconds, f"one task a call; the others {batch:,} a call")
+    yield "latency, client side        p50         p95    calls"
     yield _timings(
-        "claim", figures.seconds("claim_seconds"), f"up to {tasks_per_claim} tasks a call"
+        "create", first.create_seconds, f"one task per call; the rest in batches of {batch:,}"
     )
-    yield _timings("complete", figures.seconds("complete_seconds"), "one task a call")
+    yield _timings(
+        "claim", figures.seconds("claim_seconds"), f"up to {tasks_per_claim} tasks per call"
+    )
+    yield _timings("complete", figures.seconds("complete_seconds"), "one task per call")
     if listed.largest:
         yield ""
         yield "the largest files, read back from the API"
@@ -185,7 +185,7 @@ def _shown_path(figures: Figures, task: dict[str, Any]) -> str:
 
 
 def printable(text: str) -> str:
-    """A path may hold control characters, which a terminal would obey."""
+    """`text` with control characters escaped, which a path may contain."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text

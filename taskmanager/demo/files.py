@@ -1,4 +1,4 @@
-"""The demo's input: which files there are, and the fingerprint of one."""
+"""The input of the demo: finds files and computes the fingerprint of one."""
 
 import hashlib
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 CHUNK_BYTES = 1024 * 1024
-# What was installed beside the standard library is not part of it.
+# Folders of installed packages inside the standard library's folder.
 NOT_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages"})
 
 
 @dataclass
 class FoundFiles:
-    """`paths` to enqueue, in order; and how many things were left out, by the reason."""
+    """`paths` to enqueue, in order. `skipped` maps a reason to the number of skipped entries."""
 
     paths: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
@@ -26,23 +26,23 @@ class FoundFiles:
 
 
 class NotAFile(Exception):
-    """A device, pipe or folder stands where a file was expected."""
+    """The path is a device, pipe or folder."""
 
 
 def standard_library() -> Path:
-    """The folder of this Python's own standard library."""
+    """The folder of this Python's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def find_files(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> FoundFiles:
-    """Every file under `folder`; folders named in `leave_out` are not entered.
+    """All files under `folder`, except in folders named in `leave_out`.
 
-    A link that leads nowhere is among them: its task fails, as it should. Links
-    to folders are not followed. JSON is UTF-8, so a path that is not cannot be
-    sent and is counted as skipped, as are pipes, sockets and devices.
+    Broken links are included: their tasks fail, as they should. Links to folders
+    are not followed. Paths that are not UTF-8 are skipped, because JSON cannot
+    hold them, and so are pipes, sockets and devices.
     """
     found = FoundFiles()
-    walk = os.walk(folder, onerror=lambda _: found.skip("folder that cannot be read"))
+    walk = os.walk(folder, onerror=lambda _: found.skip("unreadable folder"))
     for parent, folders, names in walk:
         folders[:] = sorted(name for name in folders if name not in leave_out)
         for name in sorted(names):
@@ -59,7 +59,7 @@ def find_files(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> Foun
 def _is_utf8(path: str) -> bool:
     try:
         path.encode()
-    except UnicodeEncodeError:  # the system's bytes, carried as surrogates
+    except UnicodeEncodeError:  # bytes that are not UTF-8, decoded to surrogates
         return False
     return True
 
@@ -67,14 +67,14 @@ def _is_utf8(path: str) -> bool:
 def _is_special(path: str) -> bool:
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:  # leads nowhere, or may not be looked at: the task will say so
+    except OSError:  # a broken link or no permission: the task will report it
         return False
 
 
 def fingerprint(path: str, *, while_reading: Callable[[], None]) -> dict[str, Any]:
-    """SHA-256, size and number of lines (newline characters, as `wc -l` counts them).
+    """SHA-256, size in bytes, and number of newline characters, like `wc -l`.
 
-    Calls `while_reading` at least once a mebibyte. Raises OSError, NotAFile.
+    Calls `while_reading` after each mebibyte or less. Raises OSError, NotAFile.
     """
     digest, size, lines = hashlib.sha256(), 0, 0
     for chunk in _chunks(path):
@@ -86,7 +86,7 @@ def fingerprint(path: str, *, while_reading: Callable[[], None]) -> dict[str, An
 
 
 def _chunks(path: str) -> Iterator[bytes]:
-    # O_NONBLOCK: opening a pipe that has taken the file's place would wait for ever.
+    # O_NONBLOCK: if a pipe has replaced the file, opening it would block forever.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise NotAFile("not a regular file")

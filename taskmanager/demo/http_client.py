@@ -1,4 +1,4 @@
-"""One kept-alive connection to the API, patient with a server that is busy or restarting."""
+"""A client of the API on one kept-alive connection, which retries while the server is busy."""
 
 import http.client
 import json
@@ -10,18 +10,18 @@ from urllib.parse import urlsplit
 
 PATIENCE_SECONDS = 30.0
 TIMEOUT_SECONDS = 30.0
-IDLE_SECONDS = 1.0  # the server closes a connection that was idle for two
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 2.0
-WORTH_REPEATING = frozenset({429, 502, 503, 504})
+IDLE_SECONDS = 1.0  # the server closes connections that are idle for two seconds
+FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 0.1, 2.0
+RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 
 
 class ServiceError(Exception):
-    """The service refused a call that should have worked, or gave no answer at all."""
+    """The service rejected a call that should have worked, or did not answer."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`seconds` is how long the caller waited; `repeated`: an earlier try may have counted."""
+    """`seconds` is how long the caller waited. `repeated`: an earlier try may have taken effect."""
 
     status: int
     body: dict[str, Any]
@@ -35,7 +35,7 @@ class Answer:
 
 
 class HttpClient:
-    """Calls the API with one key. Every call that the demo makes is safe to repeat."""
+    """Calls the API with one key. All calls of the demo are safe to repeat."""
 
     def __init__(
         self, url: str, key: str, *, keep_trying: Callable[[], bool] = lambda: True
@@ -51,8 +51,8 @@ class HttpClient:
     ) -> Answer:
         """The answer, whose status is one of `expected`.
 
-        Lost connections and a server that is overloaded or restarting are tried
-        again for 30 seconds. Raises ServiceError.
+        Retries lost connections and the statuses 429, 502, 503 and 504 for 30
+        seconds. Raises ServiceError.
         """
         content = None if body is None else json.dumps(body).encode()
         give_up_at = time.monotonic() + PATIENCE_SECONDS
@@ -66,16 +66,16 @@ class HttpClient:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.close()
                 why = f"no answer ({error or type(error).__name__})"
-            if answer is not None and answer.status not in WORTH_REPEATING:
+            if answer is not None and answer.status not in RETRIED_STATUSES:
                 if answer.status in expected:
                     return answer
-                raise ServiceError(f"{method} {path} was refused: {why}")
+                raise ServiceError(f"{method} {path} was rejected: {why}")
             if time.monotonic() > give_up_at or not self._keep_trying():
                 raise ServiceError(f"{method} {path} failed: {why}")
             tries += 1
-            asked = answer.retry_after_seconds if answer is not None else None
-            time.sleep(wait if asked is None else min(asked, LONGEST_WAIT_SECONDS))
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+            retry_after = answer.retry_after_seconds if answer is not None else None
+            time.sleep(wait if retry_after is None else min(retry_after, MAX_WAIT_SECONDS))
+            wait = min(wait * 2, MAX_WAIT_SECONDS)
 
     def _exchange(self, method: str, path: str, content: bytes | None, *, repeated: bool) -> Answer:
         if time.monotonic() - self._last_used > IDLE_SECONDS:

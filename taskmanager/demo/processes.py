@@ -1,4 +1,4 @@
-"""The processes that the demo starts, and how it is made sure that they end."""
+"""The child processes of the demo, and the guarantee that they end with it."""
 
 import contextlib
 import json
@@ -32,11 +32,11 @@ EMPTY_REPORT: dict[str, Any] = {
 
 
 class ProcessFailed(Exception):
-    """A process did not start, or ended before it was told to."""
+    """A process did not start, or ended too early."""
 
 
 class ChildProcess:
-    """One process in a session of its own, so that Ctrl-C reaches the demo alone."""
+    """One process in its own session, so that Ctrl-C reaches only the demo."""
 
     def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
         self.name = name
@@ -66,7 +66,7 @@ class ChildProcess:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """Asks it to end, and ends it where it does not, with whatever it has started."""
+        """Terminates the process, and kills it with its children if it does not end in time."""
         if self.process is None or self._stopped:
             return
         self._stopped = True
@@ -76,23 +76,23 @@ class ChildProcess:
                 self.process.wait(STOP_SECONDS)
                 if self.process.returncode == 0:
                     return
-        # Its session is its own: only its children are left in the group.
+        # The process group contains only this process and its children.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            time.sleep(KILLED_SECONDS)  # nobody can wait for the children of another process
+            time.sleep(KILLED_SECONDS)  # there is no way to wait for grandchildren
 
     def how_it_ended(self) -> str:
-        """A sentence for the person at the terminal, with the process's last words."""
+        """A sentence for the user, with the last lines of the process's log."""
         status = self.process.returncode if self.process else None
         ended = f"signal {-status}" if status is not None and status < 0 else f"exit {status}"
-        words = self._log.read_text(errors="replace").strip().splitlines()[-LOG_LINES_SHOWN:]
-        told = "; its last words:\n  " + "\n  ".join(words) if words else ""
-        return f"{self.name} has ended ({ended}){told}"
+        lines = self._log.read_text(errors="replace").strip().splitlines()[-LOG_LINES_SHOWN:]
+        log = ". The last lines of its log:\n  " + "\n  ".join(lines) if lines else ""
+        return f"{self.name} has ended ({ended}){log}"
 
 
 class Server(ChildProcess):
-    """`taskmanager serve` on an embedded database in `folder` and a free port."""
+    """`taskmanager serve` with SQLite in `folder`, on a free port."""
 
     def __init__(self, folder: Path) -> None:
         self.port = _free_port()
@@ -102,7 +102,7 @@ class Server(ChildProcess):
         super().__init__("server", ["taskmanager", "serve", "--port", str(self.port)], folder)
 
     def start(self) -> None:
-        """Returns when it answers. Raises ProcessFailed."""
+        """Returns when the server answers. Raises ProcessFailed."""
         self.launch(environment=self._environment())
         give_up_at = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -124,7 +124,7 @@ class Server(ChildProcess):
         return True
 
     def _environment(self) -> dict[str, str]:
-        """Every setting at its default, whatever this machine's environment or .env says."""
+        """Every setting at its default, whatever the environment or .env says."""
         defaults = {
             PREFIX + setting.name.upper(): setting.metadata["default"]
             for setting in fields(Settings)
@@ -138,7 +138,7 @@ class Server(ChildProcess):
 
 
 class WorkerProcess(ChildProcess):
-    """One worker, told over stdin what to do, so that no key shows in the list of processes."""
+    """One worker. It gets its key over stdin, so that the list of processes does not show it."""
 
     def __init__(self, name: str, folder: Path, *, url: str, key: str, task_type: str) -> None:
         super().__init__(name, ["taskmanager.demo.worker"], folder)
@@ -148,9 +148,9 @@ class WorkerProcess(ChildProcess):
         self.launch(orders=self._orders)
 
     def report(self) -> dict[str, Any] | None:
-        """What it wrote down when it was stopped; None where it died before it could."""
+        """The report that it wrote when it stopped, or None if it was killed."""
         if self.process is None or self.process.returncode == -signal.SIGTERM:
-            return EMPTY_REPORT  # stopped before it had got ready to work
+            return EMPTY_REPORT  # stopped before it was ready
         try:
             report: dict[str, Any] = json.loads(self._output.read_bytes())
         except ValueError:
@@ -166,7 +166,7 @@ def _free_port() -> int:
 
 
 def _prctl() -> Any:
-    """Linux's prctl(); None elsewhere, and where Python was built without ctypes."""
+    """Linux's prctl(), or None on other systems and without ctypes."""
     if sys.platform == "linux":
         with contextlib.suppress(ImportError):
             import ctypes
@@ -175,11 +175,11 @@ def _prctl() -> Any:
     return None
 
 
-_PRCTL = _prctl()  # found before the fork: little may be done after it
+_PRCTL = _prctl()  # loaded before the fork, after which little is safe
 _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
-    """Runs in the child: even a demo that was killed outright leaves nothing running."""
+    """Runs in the child: it is terminated even if the demo is killed."""
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The producer's side: the task type, a task for every file, and the results read back."""
+"""The producer: registers the task type, creates a task for every file, reads the results."""
 
 import heapq
 import json
@@ -19,19 +19,19 @@ TASK_TYPE: dict[str, Any] = {
         "required": ["path"],
         "additionalProperties": False,
     },
-    # A file that is missing may be there a moment later: each attempt waits twice as long.
+    # A missing file may appear a moment later. The delay doubles with each attempt.
     "retry": {"strategy": "exponential", "base_seconds": 1, "max_seconds": 60, "jitter": True},
     "max_attempts": 3,
 }
 SINGLE_CREATES = 300
 BATCH_TASKS = 1_000
-BATCH_BYTES = 500_000  # well under the limit of a request body
+BATCH_BYTES = 500_000  # well below the limit of a request body
 
 
 def enqueue(
     http: HttpClient, paths: Sequence[str], progress: Progress, *, singles: int
 ) -> Enqueued:
-    """One task per path: the first `singles` one by one, to see what a call takes, then batches."""
+    """Creates one task per path: `singles` of them one by one, to measure a call, then batches."""
     seen = Enqueued()
     for done, path in enumerate(paths[:singles]):
         answer = http.call("POST", "/api/tasks", _task(path))
@@ -57,7 +57,7 @@ def _task(path: str) -> dict[str, Any]:
 
 def _count(seen: Enqueued, created: int, accepted: int, *, repeated: bool) -> None:
     if repeated:
-        # The answer to an earlier try was lost, and with it how many tasks that one made.
+        # The answer to an earlier try was lost, and with it the number of tasks that it created.
         seen.uncertain += accepted - created
     else:
         seen.deduplicated += accepted - created
@@ -79,7 +79,7 @@ def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
 
 
 def read_back(http: HttpClient) -> ReadBack:
-    """Every task with its params and result, page by page."""
+    """Lists all finished tasks with params and result, page by page."""
     seen = ReadBack()
     for status in ("completed", "failed"):
         for task in _list_tasks(http, status):

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while it runs; all of it on stderr."""
+"""Shows the progress of the demo on stderr."""
 
 import shutil
 import sys
@@ -10,12 +10,12 @@ ERASE_LINE = "\r\033[K"
 
 
 def say(message: str) -> None:
-    """A line of its own, in the place of a bar that may be there."""
+    """Prints a line, replacing the progress bar if there is one."""
     print(f"{ERASE_LINE if sys.stderr.isatty() else ''}{message}", file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A bar that fills up on a terminal; a plain line now and then anywhere else."""
+    """A progress bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, label: str, total: int) -> None:
         self._label = label
@@ -24,7 +24,7 @@ class Progress:
         self._started = self._shown_at = time.monotonic()
 
     def show(self, done: int) -> None:
-        """Shows how far it is, unless that was shown a moment ago."""
+        """Shows the progress, unless it was shown a moment ago."""
         now = time.monotonic()
         if now - self._shown_at < (BAR_SECONDS if self._bar else LINE_SECONDS):
             return
@@ -32,7 +32,7 @@ class Progress:
         self._draw(done)
 
     def finish(self, done: int) -> float:
-        """Shows the end and returns how many seconds it took."""
+        """Shows the final state and returns the seconds that it took."""
         seconds = time.monotonic() - self._started
         self._draw(done)
         if self._bar:

@@ -1,4 +1,4 @@
-"""The demo from beginning to end: server, keys, type, tasks, workers, second pass, figures."""
+"""The demo: starts the server, creates keys and tasks, runs the workers, checks the figures."""
 
 import contextlib
 import signal
@@ -16,20 +16,20 @@ from taskmanager.demo.worker import TASKS_PER_CLAIM
 
 WORKERS = 2
 POLL_SECONDS = 0.2
-STOPPED = 130  # what a shell reports of a command that Ctrl-C has ended
+STOPPED = 130  # the exit status of a command that was stopped with Ctrl-C
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(folder: Path | None, *, keep: bool) -> int:
-    """Runs it all and returns the exit status: 0 only where every figure adds up."""
+    """Runs the demo and returns the exit status: 0 only if every figure adds up."""
     for stream in (sys.stdout, sys.stderr):
-        # A name that this terminal cannot show must not be the end of it.
+        # A file name that this terminal cannot show must not stop the demo.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with _one_signal_ends_it():
+    with _first_signal_stops():
         try:
             return _run(folder, keep=keep)
         except KeyboardInterrupt:
-            say("Stopped. The server and the workers have ended; nothing is left behind.")
+            say("Stopped. The server and the workers have ended, and no files are left.")
             return STOPPED
         except (ProcessFailed, ServiceError) as error:
             say(f"taskmanager demo: {error}")
@@ -37,40 +37,40 @@ def run_demo(folder: Path | None, *, keep: bool) -> int:
 
 
 def _run(folder: Path | None, *, keep: bool) -> int:
-    # As it was typed, made absolute: the workers must find it, and a link may be meant.
+    # Absolute, so that the workers find it, but not resolved: it may be a link on purpose.
     where = (folder or files.standard_library()).absolute()
-    left_out = files.NOT_STANDARD_LIBRARY if folder is None else frozenset()
-    paths = _find(where, left_out)
+    excluded = files.NOT_STANDARD_LIBRARY if folder is None else frozenset()
+    paths = _find(where, excluded)
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmanager-demo-")))
         server = Server(place)
         stack.callback(server.stop)
         server.start()
-        say(f"The server answers on {server.url}, with SQLite in a temporary folder.")
+        say(f"The server runs on {server.url}, with SQLite in a temporary folder.")
         try:
-            counted = _count_everything(server, place, where, paths, stack)
+            counted = _run_all(server, place, where, paths, stack)
         except ServiceError:
             if server.is_running():
                 raise
             raise ProcessFailed(server.how_it_ended()) from None
-        status = _tell(counted)
+        status = _print_summary(counted)
         if keep:
-            _keep(server)
+            _keep_running(server)
         return status
 
 
-def _find(folder: Path, left_out: frozenset[str]) -> list[str]:
-    found = files.find_files(folder, leave_out=left_out)
+def _find(folder: Path, excluded: frozenset[str]) -> list[str]:
+    found = files.find_files(folder, leave_out=excluded)
     say(f"{len(found.paths):,} files under {figures.printable(str(folder))}")
     for reason, number in found.skipped.items():
-        say(f"    left out: {number:,} ({reason})")
+        say(f"    skipped: {number:,} ({reason})")
     return found.paths
 
 
-def _count_everything(
+def _run_all(
     server: Server, place: Path, folder: Path, paths: list[str], stack: contextlib.ExitStack
 ) -> figures.Figures:
-    keys = _make_keys(server)
+    keys = _create_keys(server)
     enqueuer = _client(server, keys["producer"])
     viewer = _client(server, keys["viewer"])
     enqueuer.call("POST", "/api/task-types/register", producer.TASK_TYPE)
@@ -124,8 +124,8 @@ def _client(server: Server, key: str) -> HttpClient:
     return HttpClient(server.url, key, keep_trying=server.is_running)
 
 
-def _make_keys(server: Server) -> dict[str, str]:
-    """One key per role, each with the least that its holder needs; none is rate-limited."""
+def _create_keys(server: Server) -> dict[str, str]:
+    """Creates one key per role, without rate limits."""
     admin = _client(server, server.admin_key)
     return {
         role: admin.call(
@@ -138,7 +138,7 @@ def _make_keys(server: Server) -> dict[str, str]:
 def _wait_until_done(
     server: Server, viewer: HttpClient, workers: Sequence[WorkerProcess], progress: Progress
 ) -> None:
-    """Watches the statistics until no task is left. Raises ProcessFailed."""
+    """Polls the statistics until no task is left. Raises ProcessFailed."""
     running = list(workers)
     while True:
         answer = viewer.call("GET", "/api/stats")
@@ -150,16 +150,16 @@ def _wait_until_done(
             running.remove(worker)
             say(worker.how_it_ended())
             if running:
-                say("The other one takes over what it held as soon as its leases run out.")
+                say("The other worker takes over its tasks as soon as their leases expire.")
         if not running:
-            raise ProcessFailed("No worker is left, so the rest of the tasks will not be done.")
+            raise ProcessFailed("No worker is left, so the remaining tasks will not be done.")
         if not server.is_running():
             raise ProcessFailed(server.how_it_ended())
-        # Counting takes longer the more there is; it must not keep the server from working.
+        # Counting takes longer with more tasks, and must not slow down the server.
         time.sleep(max(POLL_SECONDS, 10 * answer.seconds))
 
 
-def _tell(counted: figures.Figures) -> int:
+def _print_summary(counted: figures.Figures) -> int:
     """Prints the summary and returns the exit status."""
     lines = figures.summary(counted, batch=producer.BATCH_TASKS, tasks_per_claim=TASKS_PER_CLAIM)
     print("", *lines, "", sep="\n")
@@ -172,10 +172,10 @@ def _tell(counted: figures.Figures) -> int:
     return 1 if wrong else 0
 
 
-def _keep(server: Server) -> None:
-    """Waits for Ctrl-C, which is the way to end it and no failure."""
+def _keep_running(server: Server) -> None:
+    """Waits for Ctrl-C, the normal way to stop."""
     print(
-        f"\nThe server stays up until Ctrl-C. Its address, and a key that may do everything:\n"
+        f"\nThe server runs until you press Ctrl-C. Its address, and an admin key:\n"
         f"export URL={server.url}\nexport KEY={server.admin_key}",
         flush=True,
     )
@@ -186,8 +186,8 @@ def _keep(server: Server) -> None:
 
 
 @contextlib.contextmanager
-def _one_signal_ends_it() -> Iterator[None]:
-    """The first signal raises KeyboardInterrupt; others must not cut the cleaning up short."""
+def _first_signal_stops() -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt. Later ones are ignored, so cleanup completes."""
 
     def end(*_: object) -> None:
         for number in _SIGNALS:

@@ -1,8 +1,8 @@
-"""One worker process: polls, claims, fingerprints, reports. It knows the API and nothing else.
+"""A worker process: polls, claims, computes fingerprints and reports. It uses only the API.
 
-`python -m taskmanager.demo.worker` reads its orders from stdin, one JSON object
-(`url`, `key`, `worker_id`, `task_type`), works until SIGTERM and then prints a
-JSON report on stdout.
+`python -m taskmanager.demo.worker` reads one JSON object from stdin (`url`,
+`key`, `worker_id`, `task_type`), works until SIGTERM, and then prints a JSON
+report on stdout.
 """
 
 import errno
@@ -18,23 +18,23 @@ from taskmanager.demo.files import NotAFile, fingerprint
 from taskmanager.demo.http_client import HttpClient, ServiceError
 
 TASKS_PER_CLAIM = 10
-# Short, so that the other worker soon takes over from one that was killed.
+# Short, so that the other worker takes over soon if one is killed.
 LEASE_SECONDS = 30
 HEARTBEAT_SECONDS = 10
 CLAIM_LOST_STATUSES = (403, 409)
 
 
 class Worker:
-    """Its work, and the report of it: what the service answered and how long that took."""
+    """Claims and completes tasks, and counts the answers and their duration in `report`."""
 
     def __init__(self, orders: dict[str, str]) -> None:
         self.worker_id = orders["worker_id"]
         self.task_type = orders["task_type"]
-        self._told_to_stop = False
+        self._stopping = False
         self.http = HttpClient(
             orders["url"], orders["key"], keep_trying=lambda: not self.is_stopping()
         )
-        self.last_sign_of_life = time.monotonic()
+        self.last_contact_at = time.monotonic()
         self.report: dict[str, Any] = {
             "completed": 0,
             "failed": 0,
@@ -45,7 +45,7 @@ class Worker:
         }
 
     def run(self) -> None:
-        """Works until told to stop, then gives back what it still holds."""
+        """Works until stop() is called, then releases the tasks that it still holds."""
         while not self.is_stopping():
             for task in self.claim():
                 if self.is_stopping():
@@ -54,7 +54,7 @@ class Worker:
         self.http.call("POST", f"/api/workers/{quote(self.worker_id)}/shutdown", {})
 
     def claim(self) -> list[dict[str, Any]]:
-        """The next tasks; none after the pause that the service asked for."""
+        """Claims the next tasks. If there are none, waits as long as the service asks."""
         answer = self.http.call(
             "POST",
             "/api/tasks/claim",
@@ -63,12 +63,12 @@ class Worker:
                 "type": self.task_type,
                 "limit": TASKS_PER_CLAIM,
                 "lease_seconds": LEASE_SECONDS,
-                # Repeated after a lost answer, the same request gets the same tasks again.
+                # If the answer is lost, a retry with the same id returns the same tasks.
                 "request_id": uuid.uuid4().hex,
             },
             expected=(200, 404),
         )
-        self.last_sign_of_life = time.monotonic()
+        self.last_contact_at = time.monotonic()
         if answer.status == 404:
             self.pause(answer.body["details"]["poll_after_seconds"])
             return []
@@ -77,7 +77,7 @@ class Worker:
         return tasks
 
     def attempt(self, task: dict[str, Any]) -> dict[str, Any]:
-        """What to report: the fingerprint, or why there is none."""
+        """Computes the fingerprint. Returns the fields of the completion, success or failure."""
         try:
             result = fingerprint(task["params"]["path"], while_reading=self.keep_leases)
         except OSError as error:
@@ -96,6 +96,7 @@ class Worker:
         return {"success": True, "result": result}
 
     def finish(self, task: dict[str, Any], outcome: dict[str, Any]) -> None:
+        """Reports the outcome, unless another attempt has begun."""
         answer = self.http.call(
             "POST",
             f"/api/tasks/{task['id']}/complete",
@@ -103,16 +104,16 @@ class Worker:
             expected=(200, *CLAIM_LOST_STATUSES),
         )
         if answer.status in CLAIM_LOST_STATUSES:
-            self.report["lost"] += 1  # another attempt has begun; it will report
+            self.report["lost"] += 1  # another attempt has begun and will report
             return
         self.report["complete_seconds"].append(answer.seconds)
         self.report["retried" if answer.data["will_retry"] else answer.data["status"]] += 1
 
     def keep_leases(self) -> None:
-        """A file of many gigabytes takes longer than a lease: a heartbeat renews all of them."""
-        if time.monotonic() - self.last_sign_of_life > HEARTBEAT_SECONDS:
+        """Sends a heartbeat if one is due: a large file can take longer than a lease."""
+        if time.monotonic() - self.last_contact_at > HEARTBEAT_SECONDS:
             self.http.call("POST", "/api/workers/heartbeat", {"worker_id": self.worker_id})
-            self.last_sign_of_life = time.monotonic()
+            self.last_contact_at = time.monotonic()
 
     def pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -120,10 +121,10 @@ class Worker:
             time.sleep(0.05)
 
     def stop(self, *_: object) -> None:
-        self._told_to_stop = True
+        self._stopping = True
 
     def is_stopping(self) -> bool:
-        return self._told_to_stop
+        return self._stopping
 
 
 def main() -> None:

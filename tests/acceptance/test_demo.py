@@ -132,7 +132,7 @@ def test_every_file_is_fingerprinted_and_the_figures_add_up(
         13,
     ]
     assert figure(stdout, "failed") == 1
-    assert "for good; 2 failed attempts were repeated" in stdout
+    assert "permanently; 2 failed attempts retried" in stdout
     assert (
         "dangling-0: The file cannot be read: No such file or directory (3 of 3 attempts)" in stdout
     )
@@ -194,7 +194,7 @@ def test_signal_in_the_middle_ends_everything(
     status, stdout, stderr = run.end()
     assert (status, stdout) == (130, "")
     assert stderr.endswith(
-        "Stopped. The server and the workers have ended; nothing is left behind.\n"
+        "Stopped. The server and the workers have ended, and no files are left.\n"
     )
     run.assert_nothing_is_left()
 
@@ -460,7 +460,7 @@ def test_refused_call_is_not_tried_again_and_says_what_the_service_said(
     serve_answers: Callable[[Handler], str],
 ) -> None:
     http = HttpClient(serve_answers(lambda _: (403, {"message": "This key may not."})), "key")
-    with pytest.raises(ServiceError, match=r"POST /x was refused: 403 This key may not\."):
+    with pytest.raises(ServiceError, match=r"POST /x was rejected: 403 This key may not\."):
         http.call("POST", "/x", {})
     http.close()
 
