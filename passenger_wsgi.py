@@ -1,11 +1,11 @@
 """The entry point that Passenger, mod_wsgi and LiteSpeed load.
 
-Where the program cannot start, every request is answered with 503 and a sentence that says what
-to do, instead of the server's own page, which tells the owner of the host nothing. The reason goes
-to stderr and into start-error.log beside this file, which is gone again once the program runs.
-What is set or installed meanwhile is noticed at the next request.
+If the program cannot start, every request is answered with 503 and a message that says what to do.
+The web server's own error page would not help the owner of the host. The reason is written to
+stderr and to start-error.log beside this file. That file is removed when the program has started.
+Requests try the start again, so new settings and newly installed libraries take effect.
 
-An old Python must be able to read this file, to say that it is too old: no syntax that 2.7 lacks.
+This file uses only syntax of Python 2.7, so that an old Python can read it and report its version.
 """
 
 import binascii
@@ -30,10 +30,10 @@ class PythonTooOld(Exception):
 
 
 def start():
-    """Returns the application; raises whatever keeps it from starting."""
+    """Returns the application. Raises any exception that keeps it from starting."""
     if sys.version_info < OLDEST_PYTHON:
         raise PythonTooOld()
-    # What a start makes, it keeps: looking for garbage in it would only take time, now and later.
+    # The objects of the start live as long as the process, so the garbage collector skips them.
     gc.disable()
     try:
         from taskmanager.app import create_app
@@ -46,27 +46,27 @@ def start():
 
 
 def advice(error):
-    """What a stranger may read: what to do, without settings, paths or a library's words."""
+    """The public message: what to do, without settings, paths or the text of a library."""
     if isinstance(error, PythonTooOld):
         return (
-            "TaskManager needs Python %d.%d or newer, and this is %d.%d: choose a newer one under "
-            "Setup Python App, then press Run Pip Install."
+            "TaskManager needs Python %d.%d or newer, but this is %d.%d. Choose a newer version "
+            "under Setup Python App, then press Run Pip Install."
         ) % (OLDEST_PYTHON + tuple(sys.version_info[:2]))
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, (SyntaxError, ImportError)) and package in ("", "taskmanager"):
-        return "Files of TaskManager are missing or damaged: upload the whole release again."
+        return "Files of TaskManager are missing or damaged. Upload the whole release again."
     if isinstance(error, ImportError):
         return (
-            "The Python package %s is missing or too old: open Setup Python App and press Run Pip "
+            "The Python package %s is missing or too old. Open Setup Python App and press Run Pip "
             "Install, or run pip install -r requirements.txt."
         ) % package
     if getattr(error, "code", None) == "configuration_error":
-        return "TaskManager is not set up rightly: %s in its folder says what to change." % REPORT
-    return "TaskManager cannot start: %s in its folder says why." % REPORT
+        return "TaskManager is not configured correctly. Read %s in its folder." % REPORT
+    return "TaskManager cannot start. Read %s in its folder." % REPORT
 
 
 def reason(error):
-    """What the owner may read: one sentence, or also where it happened. While it is handled."""
+    """The message for the owner, with the traceback if it helps. Call it in an except block."""
     if getattr(error, "code", None) == "configuration_error":
         return str(error) + "\n"
     if isinstance(error, PythonTooOld):
@@ -75,22 +75,22 @@ def reason(error):
 
 
 class NotStarted(object):
-    """Answers 503 until the program starts, then hands everything to it."""
+    """Answers 503 until the program starts, then passes every request to it."""
 
     def __init__(self, error):
         self.application = None
-        self.told = None
-        self.tried = time.time()
+        self.reported = None
+        self.tried_at = time.time()
         self.lock = threading.Lock()
         self.note(error)
 
     def note(self, error):
-        """Tells the owner the reason, once."""
+        """Writes the reason to stderr and start-error.log, unless it is unchanged."""
         self.advice = advice(error)
         text = reason(error)
-        if text == self.told:
+        if text == self.reported:
             return
-        self.told = text
+        self.reported = text
         sys.stderr.write("TaskManager cannot start. " + text)
         sys.stderr.flush()
         try:
@@ -101,15 +101,16 @@ class NotStarted(object):
             pass  # stderr has it
 
     def try_again(self):
+        """Starts the program, at most once a second."""
         with self.lock:
-            if self.application or 0 <= time.time() - self.tried < SECONDS_BETWEEN_TRIES:
+            if self.application or 0 <= time.time() - self.tried_at < SECONDS_BETWEEN_TRIES:
                 return
             forget_modules()
             try:
                 self.application = start_and_clear()
             except Exception as error:  # noqa: BLE001
                 self.note(error)
-            self.tried = time.time()
+            self.tried_at = time.time()
 
     def __call__(self, environ, start_response):
         if not self.application:
@@ -131,7 +132,7 @@ class NotStarted(object):
 
 
 def forget_modules():
-    """Of a start that failed, so that files which were uploaded since are read."""
+    """Forgets the imports of a failed start, so that files uploaded since then are read."""
     import importlib
 
     importlib.invalidate_caches()
@@ -141,7 +142,7 @@ def forget_modules():
 
 
 def start_and_clear():
-    """`start()`, which makes the report of an earlier failure out of date."""
+    """Calls start() and removes the report of an earlier failure."""
     started = start()
     try:
         os.remove(os.path.join(FOLDER, REPORT))

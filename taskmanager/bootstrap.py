@@ -36,7 +36,7 @@ def open_database(settings: Settings) -> None:
         settings.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"The folder {settings.instance_path} cannot be made ({error.strerror}). Make it "
+            f"The folder {settings.instance_path} cannot be created ({error.strerror}). Make it "
             "writable, or set TASKMANAGER_INSTANCE_PATH to a folder that is."
         ) from None
     connect_database(

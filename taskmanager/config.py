@@ -1,8 +1,9 @@
-"""Settings as data: name, default, parser and help of each, read once and checked at the start.
+"""The settings as data: name, default, parser and help text. Read and checked at the start.
 
-Sources, the first that has a name wins: what `create_app()` was given, the
-environment, `.env` beside `passenger_wsgi.py`. An unknown `TASKMANAGER_*` name
-or a bad value stops the start with a sentence that says what to write.
+A value comes from the first of these sources that has it: the argument of
+`create_app()`, the environment, the file `.env` beside `passenger_wsgi.py`. An
+unknown `TASKMANAGER_*` name or an invalid value stops the start with a message
+that says what to write.
 """
 
 import difflib
@@ -22,7 +23,7 @@ APP_ROOT = Path(__file__).resolve().parent.parent
 
 # Read by the test suite, not by the application.
 FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
-# What is wrong with one of these is said without repeating it: the text ends up in logs.
+# Errors do not repeat the values of these: the text ends up in logs.
 HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstrap_admin_key"})
 
 
@@ -69,8 +70,8 @@ def _origins(value: str) -> tuple[str, ...]:
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(
-                "comma-separated origins as browsers send them, https://app.example.org or "
-                "http://localhost:3000, without a path; or *"
+                "* or a comma-separated list of origins without a path, such as "
+                "https://app.example.org,http://localhost:3000"
             )
     return origins
 
@@ -79,90 +80,90 @@ def _database_url(value: str) -> str:
     if value and not value.startswith(("sqlite:///", "mysql://")):
         raise ValueError(
             "sqlite:///path/to/file.db or mysql://user:password@host:3306/name "
-            "(special characters in the password URL-quoted: @ is %40)"
+            "(with special characters in the password URL-quoted: @ is %40)"
         )
     return value
 
 
 def _setting(default: str, parse: Callable[[str], Any], help_text: str) -> Any:
-    """A field of Settings. `default` is the text one would write in `.env`."""
+    """A field of Settings. `default` is text, as in `.env`."""
     return field(metadata={"default": default, "parse": parse, "help": help_text})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting. The field `lease_seconds` is the variable `TASKMANAGER_LEASE_SECONDS`."""
+    """All settings. The field `lease_seconds` is the variable `TASKMANAGER_LEASE_SECONDS`."""
 
     instance_path: Path = _setting(
-        "instance", _path, "Folder of the SQLite file and the generated secret; made 0700"
+        "instance", _path, "Folder of the SQLite file, created with mode 0700"
     )
     database_url: str = _setting(
         "",
         _database_url,
-        "Empty: taskmanager.db in the instance path. "
-        "Or mysql://user:password@host:3306/name (URL-quoted), ?unix_socket=, ?ssl_ca=, "
-        "?skip_locked=off; sqlite:///path/to/file.db, ?journal=delete",
+        "Empty: taskmanager.db in the instance path. Otherwise "
+        "mysql://user:password@host:3306/name (URL-quoted) with ?unix_socket=, ?ssl_ca= or "
+        "?skip_locked=off, or sqlite:///path/to/file.db with ?journal=wal or ?journal=delete",
     )
     database_idle_seconds: int = _setting(
         "60",
         _whole_number(0, 86_400),
-        "MySQL and MariaDB: a connection that nobody has used for so long is closed; "
+        "MySQL and MariaDB: seconds after which an idle connection is closed. "
         "0: after each request",
     )
     sqlite_synchronous: str = _setting(
         "FULL",
         _one_of("FULL", "NORMAL"),
-        "NORMAL is faster; a power cut may then take the last moments with it",
+        "FULL: an answered request survives a power cut. NORMAL: faster, may lose the last moments",
     )
     lease_seconds: int = _setting(
-        "300", _whole_number(1, 86_400), "How long a claim holds a task without a sign of life"
+        "300", _whole_number(1, 86_400), "Seconds that a claim holds a task without a heartbeat"
     )
     heartbeat_seconds: int = _setting(
-        "30", _whole_number(1, 3_600), "How often a worker is asked to send a heartbeat"
+        "30",
+        _whole_number(1, 3_600),
+        "Seconds between the heartbeats that a worker is asked to send",
     )
-    max_attempts: int = _setting(
-        "3", _whole_number(1, 100), "Claims that a task gets before it is failed for good"
-    )
+    max_attempts: int = _setting("3", _whole_number(1, 100), "Maximum attempts of a task")
     rate_limit: Rate = _setting(
         "1000/minute",
         parse_rate,
-        f"Requests that a key may make unless it carries its own limit: {SYNTAX}",
+        f"Rate limit of a key that has none of its own: {SYNTAX}",
     )
     rate_limit_storage_uri: str = _setting(
         "",
         _text,
-        "Empty: requests are counted in a file in the instance path that all processes of the "
-        "host share. Or redis://… and whatever else the library limits offers",
+        "Where requests are counted. Empty: in a file in the instance path that all processes of "
+        "the host share. Otherwise redis://… or another storage of the library limits",
     )
     trusted_proxies: int = _setting(
         "0",
         _whole_number(0, 10),
-        "How many proxies stand in front, one behind the other, each adding to X-Forwarded-For, "
-        "-Proto and -Host; 0: these headers are not believed",
+        "Number of proxies in front, each adding to X-Forwarded-For, -Proto and -Host. "
+        "0: these headers are ignored",
     )
     cors_origins: tuple[str, ...] = _setting(
         "",
         _origins,
-        "Comma-separated origins whose pages may call the API from a browser; *: every origin",
+        "Comma-separated origins whose pages may call the API from a browser. *: every origin",
     )
     max_body_bytes: int = _setting(
-        "1048576", _whole_number(1_024, 8_388_608), "Largest request body, in bytes"
+        "1048576", _whole_number(1_024, 8_388_608), "Maximum size of a request body in bytes"
     )
     retention_days: int = _setting(
         "30",
         _whole_number(0, 36_500),
-        "Days that finished tasks and their history are kept by prune; 0 keeps all",
+        "Days that prune keeps finished tasks and their history. 0: forever",
     )
     bootstrap_admin_key: str = _setting(
-        "", _text, "The first admin key, for hosts without a shell: at least 32 characters"
+        "", _text, "The first admin key, for hosts without a shell. At least 32 characters"
     )
     plugins: tuple[str, ...] = _setting(
-        "", _names, "Comma-separated modules that register format checkers"
+        "", _names, "Comma-separated Python modules that register format checkers"
     )
 
     @property
     def effective_database_url(self) -> str:
-        """`database_url`, or the SQLite file in the instance path where it is empty."""
+        """`database_url`, or if it is empty, the SQLite file in the instance path."""
         return self.database_url or f"sqlite:///{self.instance_path / 'taskmanager.db'}"
 
 
@@ -176,8 +177,8 @@ def load_settings(
 ) -> Settings:
     """Reads and checks every setting.
 
-    `overrides` maps field names (`lease_seconds`) to text or to values ready
-    for use. Raises ConfigurationError for an unknown name or a bad value.
+    `overrides` maps field names (`lease_seconds`) to text or to parsed values.
+    Raises ConfigurationError for an unknown name or an invalid value.
     """
     settings, complaints = read_settings(overrides, environ=environ)
     for complaint in complaints.values():
@@ -188,9 +189,10 @@ def load_settings(
 def read_settings(
     overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """Every setting, and by name what is wrong with those that cannot be: there the default stands.
+    """All settings, and an error message by name for each that is invalid.
 
-    Raises what reading `.env` raises.
+    An invalid setting has its default value. Raises OSError or UnicodeDecodeError
+    if `.env` cannot be read.
     """
     texts = _read_dotenv(APP_ROOT / ".env")
     texts.update(os.environ if environ is None else environ)
@@ -212,17 +214,17 @@ def read_settings(
             except ValueError as error:
                 shown = "set" if item.name in HOLDING_SECRETS else repr(value)
                 complaints[name] = (
-                    f"{name} is {shown}, but it must be {error}. Change it in the environment "
+                    f"{name} is {shown} but must be {error}. Change it in the environment "
                     f"or in {APP_ROOT / '.env'}."
                 )
                 value = item.metadata["parse"](default)
         values[item.name] = value
     unknown = sorted(set(overrides) - set(values))
-    complaints |= {name: f"No such setting: {name}." for name in unknown}
+    complaints |= {name: f"There is no setting {name}." for name in unknown}
     settings = Settings(**values)
     if settings.bootstrap_admin_key and len(settings.bootstrap_admin_key) < 32:
         complaints["TASKMANAGER_BOOTSTRAP_ADMIN_KEY"] = (
-            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY is too short to be safe: use at least 32 random "
+            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY is too short. Use at least 32 random "
             f"characters, for example {secrets.token_urlsafe(32)}"
         )
     return settings, complaints
@@ -231,14 +233,18 @@ def read_settings(
 def _read_dotenv(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    from dotenv import dotenv_values  # only a host with a .env file pays for the import
+    from dotenv import dotenv_values  # imported only if there is a .env file
 
     return {name: value or "" for name, value in dotenv_values(path).items()}
 
 
 def _unknown_setting(name: str, known: Mapping[str, str]) -> str:
-    # Without the prefix, which would make any two names alike.
-    short_names = [one.removeprefix(PREFIX) for one in known]
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), short_names, n=1)
-    hint = f" Did you mean {PREFIX}{near[0]}?" if near else f" Known settings: {', '.join(known)}."
+    # Compared without the prefix, which would make all names similar.
+    short_names = [known_name.removeprefix(PREFIX) for known_name in known]
+    similar = difflib.get_close_matches(name.removeprefix(PREFIX), short_names, n=1)
+    hint = (
+        f" Did you mean {PREFIX}{similar[0]}?"
+        if similar
+        else f" Known settings: {', '.join(known)}."
+    )
     return f"{name} is not a setting of TaskManager.{hint}"

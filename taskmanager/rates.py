@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 SECONDS_OF = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
-SYNTAX = "N/second, N/minute, N/hour or N/day; N alone is a minute's; 0 is no limit"
+SYNTAX = "N/second, N/minute, N/hour or N/day (N alone means N/minute, 0 means no limit)"
 
 _RATE = re.compile(r"(0|[1-9][0-9]{0,8})|([1-9][0-9]{0,8})\s*(?:/|\sper\s)\s*([a-z]+?)s?")
 
