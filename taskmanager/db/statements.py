@@ -89,13 +89,6 @@ def insert(table: str, row: Mapping[str, Any]) -> int:
     return int(insert_rows(table, [row]).lastrowid)
 
 
-def insert_many(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts rows that all have the same columns, with as few statements as the engine takes."""
-    at_once = min(MAX_ROWS, MAX_VALUES // len(rows[0])) if rows else 1
-    for start in range(0, len(rows), at_once):
-        insert_rows(table, rows[start : start + at_once])
-
-
 def insert_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     """Inserts rows that all have the same columns with one statement; returns its cursor."""
     row_of_values = f"({', '.join(['?'] * len(rows[0]))})"
@@ -104,6 +97,15 @@ def insert_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> Any:
         f"VALUES {', '.join([row_of_values] * len(rows))}",
         [value for row in rows for value in row.values()],
     )
+
+
+def insert_many(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows that all have the same columns, with as few statements as the engine takes."""
+    if not rows:
+        return
+    at_once = min(MAX_ROWS, MAX_VALUES // len(rows[0]))
+    for start in range(0, len(rows), at_once):
+        insert_rows(table, rows[start : start + at_once])
 
 
 def update(

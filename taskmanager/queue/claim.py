@@ -16,7 +16,7 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import NoTaskAvailable
 from taskmanager.queue import history, maintenance, task_types, workers
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
-from taskmanager.queue.claim_sql import ClaimOrder, find_heads, lock_next, select_any_id
+from taskmanager.queue.claim_sql import ClaimOrder, find_heads, lock_next
 from taskmanager.queue.task_types import TaskDefaults
 
 MAX_ROUNDS = 20  # of looking again, while other workers take first what was found
@@ -57,7 +57,7 @@ def claim_tasks(
     A crash after the commit leaves the tasks claimed until their lease expires, or
     until the worker sends the same request_id and gets them again.
     """
-    if repeated := _given_before(request, caller, now):
+    if request.request_id and (repeated := _given_before(request, caller, now)):
         return repeated
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     for rounds_left in reversed(range(MAX_ROUNDS)):
@@ -69,14 +69,14 @@ def claim_tasks(
         elif not rounds_left or not maintenance.run_slice(defaults=defaults, now=now):
             break
     # The same request, sent twice at once, may have been given the last tasks meanwhile.
-    if repeated := _given_before(request, caller, now):
+    if request.request_id and (repeated := _given_before(request, caller, now)):
         return repeated
     raise _nothing_available(request, places, now)
 
 
 @write_transaction
 def _take(request: ClaimRequest, places: Sequence[Place], caller: Caller, now: int) -> list[Row]:
-    if repeated := _given_to_twin(request, caller, now):
+    if request.request_id and (repeated := _given_to_twin(request, caller, now)):
         return repeated
     tasks: list[Row] = []
     room = MAX_ANSWER_TEXT
@@ -89,7 +89,7 @@ def _take(request: ClaimRequest, places: Sequence[Place], caller: Caller, now: i
     if tasks:
         history.record_each(tasks, event="claimed", caller=caller, now=now)
         workers.record_sign_of_life(request.worker_id, now=now)
-    return _in_order(tasks, request.order)
+    return tasks if len(places) == 1 else _in_order(tasks, request.order)
 
 
 def _hold(locked: Sequence[Row], place: Place, request: ClaimRequest, now: int) -> list[Row]:
@@ -142,7 +142,7 @@ def _places_to_look(request: ClaimRequest, defaults: TaskDefaults, caller: Calle
         columns={
             "is_paused": "is_paused",
             "lease_seconds": "lease_seconds",
-            "some_task_id": f"({select_any_id(request.order, '{task_types}.id')})",
+            "some_task_id": f"({request.order.any_id_of_type})",
         },
     )
     return [
@@ -182,8 +182,6 @@ def _given_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
     Tasks that the caller's key may not touch are left out: another key may have
     learned the names of worker and request.
     """
-    if request.request_id is None:
-        return []
     rows = fetch_all(
         "SELECT * FROM {tasks} {index tasks_by_worker} "
         "WHERE worker_id = ? AND status = 'claimed' "
@@ -201,8 +199,6 @@ def _given_to_twin(request: ClaimRequest, caller: Caller, now: int) -> list[Row]
     Writing the worker's row first makes the two calls take turns here. On Galera
     certification does the same.
     """
-    if request.request_id is None:
-        return []
     workers.record_sign_of_life(request.worker_id, now=now, always=True)
     return _given_before(request, caller, now)
 

@@ -8,7 +8,8 @@ Refuses to decide who may claim what: claim.py does that.
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 from taskmanager.db.connection import cache, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
@@ -23,11 +24,18 @@ MAX_LOOKS = 10
 SPREAD_ROWS = 20
 CONTENDED_MS = 1_000
 
-PENDING = "task_type_id = ? AND status = 'pending'"
+# What a claim does not overwrite: see _hold() in claim.py.
+_OVERWRITTEN = {
+    *("status", "worker_id", "claim_token", "claim_request_id", "lease_seconds", "claimed_at"),
+    *("lease_expires_at", "progress", "progress_message", "updated_at"),
+}
+_COLUMNS = ", ".join(column for column in COLUMNS if column not in _OVERWRITTEN)
+_PENDING = "task_type_id = ? AND status = 'pending'"
 
 
-class ClaimOrder(NamedTuple):
-    """An index, read one way or the other.
+@dataclass(frozen=True)
+class ClaimOrder:
+    """An index, read one way or the other, and the statements that read it.
 
     `column` is the first of the index after type and status; `id` is always the
     last. Ids follow the order in which tasks are stored, so `created_at` and
@@ -38,17 +46,74 @@ class ClaimOrder(NamedTuple):
     column: str
     backwards: bool
 
-    @property
+    @cached_property
+    def _tasks(self) -> str:
+        return f"{{tasks}} {{index {self.index_name}}}"
+
+    @cached_property
     def order_by(self) -> str:
         direction = "DESC" if self.backwards else "ASC"
         columns = [self.column] if self.column == "id" else [self.column, "id"]
         return ", ".join(f"{column} {direction}" for column in columns)
 
-    @property
-    def tasks(self) -> str:
-        """The table, read through the index of this order."""
-        return f"{{tasks}} {{index {self.index_name}}}"
+    @cached_property
+    def any_id_of_type(self) -> str:
+        """The subquery for some pending task of each row of task_types.
 
+        Not for the next one: MySQL would sort all of them here.
+        """
+        return (
+            f"SELECT id FROM {self._tasks} "
+            "WHERE task_type_id = {task_types}.id AND status = 'pending' LIMIT 1"
+        )
+
+    @cached_property
+    def heads(self) -> str:
+        """The next tasks of one type, without a lock. Values: type id, number of rows."""
+        return (
+            f"SELECT id, task_type_id, {self.column} AS rank_value "
+            f"FROM {self._tasks} WHERE {_PENDING} ORDER BY {self.order_by} LIMIT ?"
+        )
+
+    @cached_property
+    def sizes(self) -> str:
+        """How large the next tasks of one type are. Values: type id, number of rows."""
+        return (
+            f"SELECT LENGTH(params) AS size FROM {self._tasks} "
+            f"WHERE {_PENDING} ORDER BY {self.order_by} LIMIT ?"
+        )
+
+    @cached_property
+    def lock(self) -> str:
+        """Locks the next tasks of one type. Values: type id, number of rows."""
+        return self._lock("")
+
+    @cached_property
+    def lock_from_head(self) -> str:
+        """The same from one task on. Values: type id, begin_at() of the task, number of rows."""
+        after = "<" if self.backwards else ">"
+        if self.column == "id":
+            return self._lock(f"AND id {after}= ?")
+        return self._lock(f"AND ({self.column} = ? AND id {after}= ? OR {self.column} {after} ?)")
+
+    def begin_at(self, head: Row) -> tuple[int, ...]:
+        """The values of lock_from_head that stand for a row of heads."""
+        if self.column == "id":
+            return (head["id"],)
+        return (head["rank_value"], head["id"], head["rank_value"])
+
+    def _lock(self, condition: str) -> str:
+        return (
+            f"SELECT {_COLUMNS} FROM {self._tasks} WHERE {_PENDING} {condition} "
+            f"ORDER BY {self.order_by} LIMIT ? {{lock_free_rows}}"
+        )
+
+
+# Locks those of the tasks that are still pending. Value: ids.
+LOCK_PENDING = (
+    f"SELECT {_COLUMNS} FROM {{tasks}} {{by_id}} WHERE id IN ? AND status = 'pending' "
+    "ORDER BY id {lock_rows}"
+)
 
 CLAIM_ORDERS = {
     ("priority", "DESC"): ClaimOrder("tasks_claim_by_priority", "claim_rank", backwards=False),
@@ -73,26 +138,6 @@ def claim_order(sort_by: str | None, sort_order: str | None) -> ClaimOrder:
     return CLAIM_ORDERS[column, (sort_order or DEFAULT_DIRECTION[column]).upper()]
 
 
-def select_any_id(order: ClaimOrder, type_id: str = "?") -> str:
-    """The SELECT of some pending task of a type; value: type id.
-
-    Not of the next one: inside another SELECT, MySQL would sort all of them.
-    """
-    return (
-        f"SELECT id FROM {order.tasks} WHERE task_type_id = {type_id} AND status = 'pending' "
-        "LIMIT 1"
-    )
-
-
-def select_heads(types: int, order: ClaimOrder) -> str:
-    """The SELECT of the next tasks of that many types; values: type id, number of rows, of each."""
-    one = (
-        f"SELECT id, task_type_id, {order.column} AS rank_value "
-        f"FROM {order.tasks} WHERE {PENDING} ORDER BY {order.order_by} LIMIT ?"
-    )
-    return one if types == 1 else " UNION ALL ".join([dialect().union_member % one] * types)
-
-
 def find_heads(type_ids: Sequence[int], *, order: ClaimOrder, count: int) -> list[Row]:
     """`id`, `task_type_id` and `rank_value` of up to `count` pending tasks of each type.
 
@@ -101,8 +146,8 @@ def find_heads(type_ids: Sequence[int], *, order: ClaimOrder, count: int) -> lis
     heads: list[Row] = []
     for start in range(0, len(type_ids), TYPES_PER_STATEMENT):
         some = type_ids[start : start + TYPES_PER_STATEMENT]
-        values = [value for type_id in some for value in (type_id, count)]
-        heads += fetch_all(select_heads(len(some), order), values)
+        members = " UNION ALL ".join([dialect().union_member % order.heads] * len(some))
+        heads += fetch_all(members, [value for type_id in some for value in (type_id, count)])
     return heads
 
 
@@ -112,43 +157,36 @@ def lock_next(order: ClaimOrder, type_id: int, *, count: int, room: int, now: in
     Part of the claim's transaction. `room` is what the answer has left, in characters.
     """
     if count > FEW_TASKS:
-        sizes = fetch_all(select_sizes(order), (type_id, count))
+        sizes = fetch_all(order.sizes, (type_id, count))
         count = count_that_fits((row["size"] for row in sizes), room)
-    if not count:
-        return []
     if dialect() is SQLITE:
-        rows = _next_of_only_writer(order, type_id, count)
+        rows = _lock_as_only_writer(order, type_id, count)
     elif skips_locked():
-        rows = _next_that_nobody_locks(order, type_id, count)
+        rows = _lock_what_nobody_locks(order, type_id, count)
     else:
-        rows = _next_that_nobody_takes_first(order, type_id, count, now)
+        rows = _lock_candidates(order, type_id, count, now)
     return rows[: count_that_fits((len(row["params"]) for row in rows), room)]
 
 
-def _next_of_only_writer(order: ClaimOrder, type_id: int, count: int) -> list[Row]:
+def _lock_as_only_writer(order: ClaimOrder, type_id: int, count: int) -> list[Row]:
     """SQLite: the transaction has the write lock already."""
-    return fetch_all(select_pending(order), (type_id, count))
+    return fetch_all(order.lock, (type_id, count))
 
 
-def _next_that_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list[Row]:
+def _lock_what_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list[Row]:
     """MySQL 8, MariaDB 10.6: skips the rows that another claim has locked.
 
     A SELECT that locks takes a lock on the index entry of every task that was
     claimed since the server last purged the index; a plain one passes them by.
     So a plain one finds where to begin: docs/decisions/0014.
     """
-    head = fetch_one(select_heads(1, order), (type_id, 1))
+    head = fetch_one(order.heads, (type_id, 1))
     if head is None:
         return []
-    if order.column == "id":
-        return fetch_all(select_pending(order, from_head=True), (type_id, head["id"], count))
-    values = (type_id, head["rank_value"], head["id"], head["rank_value"], count)
-    return fetch_all(select_pending(order, from_head=True), values)
+    return fetch_all(order.lock_from_head, (type_id, *order.begin_at(head), count))
 
 
-def _next_that_nobody_takes_first(
-    order: ClaimOrder, type_id: int, count: int, now: int
-) -> list[Row]:
+def _lock_candidates(order: ClaimOrder, type_id: int, count: int, now: int) -> list[Row]:
     """MySQL 5.7, MariaDB 10.5: looks without a lock, then locks what is still pending, by id.
 
     A claim that has lost tasks to another one picks from more of them for a
@@ -158,8 +196,7 @@ def _next_that_nobody_takes_first(
     remembered = cache()
     for _ in range(MAX_LOOKS):
         is_contended = abs(now - remembered.claims_contended_at) < CONTENDED_MS
-        spread = SPREAD_ROWS if is_contended else 0
-        heads = fetch_all(select_heads(1, order), (type_id, count + spread))
+        heads = fetch_all(order.heads, (type_id, count + SPREAD_ROWS * is_contended))
         if not heads:
             return []
         ids = [head["id"] for head in heads]
@@ -172,43 +209,3 @@ def _next_that_nobody_takes_first(
         if locked:
             return [locked[task_id] for task_id in ids if task_id in locked]
     return []
-
-
-# What a claim does not overwrite: see hold() in claim.py.
-OVERWRITTEN = {
-    *("status", "worker_id", "claim_token", "claim_request_id", "lease_seconds", "claimed_at"),
-    *("lease_expires_at", "progress", "progress_message", "updated_at"),
-}
-_COLUMNS = ", ".join(column for column in COLUMNS if column not in OVERWRITTEN)
-LOCK_PENDING = (
-    f"SELECT {_COLUMNS} FROM {{tasks}} {{by_id}} WHERE id IN ? AND status = 'pending' "
-    "ORDER BY id {lock_rows}"
-)
-
-
-def select_pending(order: ClaimOrder, *, from_head: bool = False) -> str:
-    """The SELECT that locks the next tasks of one type.
-
-    Values: type id; with `from_head` where to begin, the order's column (not
-    where that is `id`), `id` and the column again; number of rows.
-    """
-    condition = ""
-    if from_head:
-        after = "<" if order.backwards else ">"
-        condition = (
-            f"AND id {after}= ?"
-            if order.column == "id"
-            else f"AND ({order.column} = ? AND id {after}= ? OR {order.column} {after} ?)"
-        )
-    return (
-        f"SELECT {_COLUMNS} FROM {order.tasks} WHERE {PENDING} {condition} "
-        f"ORDER BY {order.order_by} LIMIT ? {{lock_free_rows}}"
-    )
-
-
-def select_sizes(order: ClaimOrder) -> str:
-    """The SELECT of how large the next tasks of one type are; values: type id, number of rows."""
-    return (
-        f"SELECT LENGTH(params) AS size FROM {order.tasks} "
-        f"WHERE {PENDING} ORDER BY {order.order_by} LIMIT ?"
-    )

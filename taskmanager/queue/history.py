@@ -41,8 +41,7 @@ def event_row(
 
 def record(rows: Sequence[Row]) -> None:
     """Stores rows made by `event_row`, in order."""
-    if rows:
-        insert_many("task_logs", rows)
+    insert_many("task_logs", rows)
 
 
 def record_each(
@@ -57,21 +56,20 @@ def record_each(
 
     `status` is that of the tasks after the event, unless their rows have it already.
     """
-    record(
-        [
-            event_row(
-                task_id=task["id"],
-                event=event,
-                status=status or task["status"],
-                attempt=task["attempts"],
-                worker_id=task["worker_id"],
-                api_key_id=caller.key_id if caller else None,
-                claim_token=task["claim_token"],
-                now=now,
-            )
-            for task in tasks
-        ]
-    )
+    rows = [
+        event_row(
+            task_id=task["id"],
+            event=event,
+            status=status or task["status"],
+            attempt=task["attempts"],
+            worker_id=task["worker_id"],
+            api_key_id=caller.key_id if caller else None,
+            claim_token=task["claim_token"],
+            now=now,
+        )
+        for task in tasks
+    ]
+    insert_many("task_logs", rows)
 
 
 def list_logs(*, task_id: int) -> list[Row]:

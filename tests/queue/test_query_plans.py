@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +23,7 @@ from taskmanager.queue.claim_sql import (
     CLAIM_ORDERS,
     LOCK_PENDING,
     ClaimOrder,
-    select_heads,
-    select_pending,
+    find_heads,
 )
 from taskmanager.queue.read import _cursor
 from tests.conftest import ENGINES, Api, Clock, make_key
@@ -436,16 +434,27 @@ def test_a_call_reads_its_index_and_costs_the_same_on_a_large_table(
     assert on_large <= on_small * 1.5 + 50, f"{on_small} on the small table"
 
 
-@pytest.mark.parametrize(
-    ("order", "types"), list(product(sorted(set(CLAIM_ORDERS.values()), key=str), (1, 3, 24)))
-)
-def test_the_claims_statements_read_one_index_in_its_order(
+@pytest.mark.parametrize("types", [1, 3, 24])
+@pytest.mark.parametrize("order", sorted(set(CLAIM_ORDERS.values()), key=str))
+def test_the_heads_of_types_are_read_from_one_index_in_its_order(
     order: ClaimOrder, types: int, large: Callable[[], Watched]
 ) -> None:
     watched = large()
-    heads = [value for type_id in range(1, types + 1) for value in (type_id, 2)]
-    statements = [(select_heads(types, order), heads), *lock_next_statements(order)]
-    for template, values in statements:
+    statements: list[tuple[str, Any]] = []
+    database.query_hooks.append(lambda event: statements.append((event.sql, event.params)))
+    find_heads(range(1, types + 1), order=order, count=2)
+    database.query_hooks.pop()
+
+    [(sql, values)] = statements
+    assert watched.explain(sql, values) == {Plan("search", order.index_name, sorts=False)}
+
+
+@pytest.mark.parametrize("order", sorted(set(CLAIM_ORDERS.values()), key=str))
+def test_the_next_tasks_are_locked_through_one_index_in_its_order(
+    order: ClaimOrder, large: Callable[[], Watched]
+) -> None:
+    watched = large()
+    for template, values in lock_next_statements(order):
         plans = watched.explain(database.spelled(template), values)
         assert plans == {Plan("search", order.index_name, sorts=False)}
 
@@ -453,14 +462,11 @@ def test_the_claims_statements_read_one_index_in_its_order(
 def lock_next_statements(order: ClaimOrder) -> list[tuple[str, list[int]]]:
     """What locks the next tasks here, beginning at the first of them."""
     if dialect() is SQLITE:
-        return [(select_pending(order), [4, 2])]
-    if not skips_locked():
-        return []  # the heads are candidates, which are then locked by their ids
-    [head] = fetch_all(select_heads(1, order), [4, 1])
-    begin = [head["id"]]
-    if order.column != "id":
-        begin = [head["rank_value"], head["id"], head["rank_value"]]
-    return [(select_pending(order, from_head=True), [4, *begin, 2])]
+        return [(order.lock, [4, 2])]
+    if not skips_locked():  # the heads are candidates, which are then locked by their ids
+        return [(order.heads, [4, 2])]
+    [head] = fetch_all(order.heads, [4, 1])
+    return [(order.lock_from_head, [4, *order.begin_at(head), 2])]
 
 
 def test_without_skip_locked_candidates_are_locked_by_their_ids(
