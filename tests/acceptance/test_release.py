@@ -172,8 +172,8 @@ def test_what_an_upload_left_broken_is_told_file_by_file(host: Path) -> None:
     schema = host / "schema.sql"
     schema.write_bytes(schema.read_bytes().replace(b"\n", b"\r\n"))
     (package / "cli.py").write_text("# of an older version")
-    (package / "models.py").unlink()
-    (package / "models.py").mkdir()
+    (package / "db" / "models.py").unlink()
+    (package / "db" / "models.py").mkdir()
     (package / "__pycache__").mkdir(exist_ok=True)
     (package / "__pycache__" / "gone.cpython-311.pyc").touch()
 
