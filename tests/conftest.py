@@ -1,7 +1,20 @@
-"""Fixtures: each test that uses `app`, `api` or `database_url` runs on SQLite and on MariaDB."""
+"""Which tests a run consists of, and the fixtures.
+
+Each test that uses `app`, `api` or `database_url` runs on SQLite and on MariaDB.
+
+    pytest                        the quick run: what starts no server and takes little time
+    pytest --all                  every test
+    pytest tests/races            every test below the folders or files that are named
+    pytest tests/api -m "not slow"    of those, what belongs to the quick run
+    pytest --all -m slow          what the quick run left out
+
+A test is slow when `_is_slow` says so, or when it is marked `slow`; `smoke` keeps it in the quick
+run all the same. Hypothesis tries fewer examples in the quick run.
+"""
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +22,15 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings as hypothesis
 
 from taskmanager import clock as clock_module
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
+from taskmanager.bootstrap import open_database, prepare_database
 from taskmanager.clock import utc_now
+from taskmanager.config import load_settings
 from taskmanager.db.connection import close_connection
 from taskmanager.db.models import MODELS, SchemaVersion
 from tests.support import mariadb, other_databases
@@ -33,7 +49,25 @@ MODES = {
 in_every_mode = pytest.mark.parametrize("engine", list(MODES), indirect=True)
 
 
+# Fixtures that start a server or another process for the test.
+SLOW_FIXTURES = {"mariadb_server", "own_mariadb", "start_server", "upload"}
+# Folders all of whose tests do so.
+SLOW_FOLDERS = {"acceptance", "races"}
+
+TESTS = Path(__file__).parent
+LEFT_OUT = pytest.StashKey[int]()
+
+hypothesis.register_profile("quick", deadline=None, max_examples=20)
+hypothesis.register_profile("full", deadline=None, max_examples=100)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run the slow tests too, as a run does that names folders or files; "
+        'with -m slow, run them alone; with -m "not slow", leave them out',
+    )
     parser.addoption(
         "--database",
         choices=list(other_databases.PACKAGES),
@@ -42,6 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.load_profile("quick" if _is_quick_run(config) else "full")
     name = config.getoption("--database")
     if name is None:
         return
@@ -53,24 +88,67 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{name} is not to be had here: {error}") from error
 
 
+def _is_quick_run(config: pytest.Config) -> bool:
+    names_tests = config.args_source is pytest.Config.ArgsSource.ARGS
+    return not (names_tests or config.getoption("--all") or config.getoption("--database"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --database, leaves out what that one has no part in; else what is for one of those."""
+    """Marks the slow tests and leaves out what does not belong to this run."""
+    for item in items:
+        if _is_slow(item):
+            item.add_marker(pytest.mark.slow)
     name = config.getoption("--database")
-    kept = [item for item in items if _runs_on(name, item)]
-    config.hook.pytest_deselected(items=[item for item in items if not _runs_on(name, item)])
+    here = [item for item in items if _runs_on(name, item)]
+    kept = [item for item in here if not (_is_quick_run(config) and _has(item, "slow"))]
+    config.stash[LEFT_OUT] = len(here) - len(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"{left_out} slow tests were left out; pytest --all runs them too.", yellow=True
+        )
+
+
+def _has(item: pytest.Item, marker: str) -> bool:
+    return item.get_closest_marker(marker) is not None
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    """Whether a test needs more than this process and SQLite."""
+    if _has(item, "smoke"):
+        return False
+    return (
+        any(other in _mode(item) for other in ("mariadb", "sqlite without"))
+        or not SLOW_FIXTURES.isdisjoint(_fixtures(item))
+        or item.path.relative_to(TESTS).parts[0] in SLOW_FOLDERS
+    )
+
+
 def _runs_on(name: str | None, item: pytest.Item) -> bool:
+    """Whether a test is for the database of --database, or without it for no such one alone."""
     only = item.get_closest_marker("database")
     if name is None or only is not None:
         return only is None or name in only.args
-    engine = name.partition("-")[0]
+    if name == other_databases.SQLITE:
+        return "sqlite" in _mode(item)
+    return "mariadb" in _mode(item) or "mariadb_server" in _fixtures(item)
+
+
+def _mode(item: pytest.Item) -> str:
+    """The parameters of a test, by name: the engine is among them where it has one."""
     callspec = getattr(item, "callspec", None)
-    mode = callspec.id if callspec else ""
-    if engine == "sqlite":
-        return "sqlite" in mode
-    return "mariadb" in mode or "mariadb_server" in getattr(item, "fixturenames", ())
+    return callspec.id if callspec else ""
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
 
 
 def require(what: str, present: bool) -> None:
@@ -140,14 +218,34 @@ def settings() -> dict[str, Any]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def _empty_queue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with all tables and no rows, made once: a copy takes a tenth of the time."""
+    folder = tmp_path_factory.mktemp("empty")
+    settings = load_settings({"instance_path": folder}, environ={})
+    open_database(settings)
+    prepare_database(settings)
+    close_connection()
+    return folder / "taskmanager.db"
+
+
 @pytest.fixture
-def app(database_url: str, tmp_path: Path, settings: dict[str, Any]) -> Iterator[Flask]:
+def app(
+    engine: str, database_url: str, tmp_path: Path, settings: dict[str, Any], _empty_queue: Path
+) -> Iterator[Flask]:
+    if engine == "sqlite":
+        shutil.copyfile(_empty_queue, tmp_path / "queue.db")
     application = create_app(
-        {"instance_path": tmp_path / "instance", "database_url": database_url, **settings}
+        {
+            "instance_path": tmp_path / "instance",
+            "database_url": database_url,
+            **settings,
+        }
     )
-    for model in reversed(MODELS):
-        if model is not SchemaVersion:
-            model.delete().execute()
+    if engine == "mariadb":
+        for model in reversed(MODELS):
+            if model is not SchemaVersion:
+                model.delete().execute()
     yield application
     close_connection()
 

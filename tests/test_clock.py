@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taskmanager.clock import format_time, parse_time, utc_now
@@ -62,7 +62,6 @@ def test_an_offset_cannot_move_a_time_out_of_the_calendar(text: str) -> None:
         parse_time(text)
 
 
-@settings(deadline=None)
 @given(st.integers(-62_135_596_800_000, 253_402_300_799_999))
 def test_a_time_survives_being_written_and_read(milliseconds: int) -> None:
     text = format_time(milliseconds)

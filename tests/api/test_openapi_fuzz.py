@@ -26,6 +26,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.conftest import Api, make_key
 
+pytestmark = pytest.mark.slow
+
 FIRST_SEED = 20_260_131
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "1000"))
 CHECKS = [

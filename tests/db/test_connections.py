@@ -235,6 +235,8 @@ from taskmanager.db.connection import connect_database, release_connection
 from taskmanager.db.statements import fetch_one
 from taskmanager.db.transactions import write_transaction
 
+pytestmark = pytest.mark.slow
+
 def number():
     return fetch_one("SELECT CONNECTION_ID() AS id")["id"]
 

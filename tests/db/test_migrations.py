@@ -163,6 +163,7 @@ def test_steps_of_several_versions_are_taken_in_order(old: str, planned: None) -
     assert "tasks_by_colour" in str(structure()["tasks"])
 
 
+@pytest.mark.slow
 def test_a_process_killed_between_two_slices_of_data_leaves_the_rest_to_the_next(
     old: str, planned: None, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
@@ -289,6 +290,7 @@ STARTS = "import logging; logging.basicConfig(level=logging.INFO); "
 STARTS += "from taskmanager.app import create_app; create_app()"
 
 
+@pytest.mark.slow
 def test_ten_processes_that_start_on_an_old_database_upgrade_it_once(
     empty: str, tmp_path: Path
 ) -> None:
@@ -382,6 +384,7 @@ def upgrade_slowly(url: str, inside: object, finish: object) -> None:
     close_connection()
 
 
+@pytest.mark.slow
 def test_requests_during_an_upgrade_are_told_to_come_again(
     old: str,
     upgrading: Callable[[], None],

@@ -248,6 +248,7 @@ def test_a_database_that_has_moved_to_a_network_file_system_is_switched_at_the_n
     assert journal_of(sqlite_url) == "delete"
 
 
+@pytest.mark.slow
 def test_a_database_in_use_is_switched_by_a_later_start(sqlite_url: str, tmp_path: Path) -> None:
     make(sqlite_url)
     close_connection()

@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taskmanager.queue.dedupe import POLICIES, canonical_json, dedupe_key, held_keys
@@ -69,7 +69,6 @@ def _with_floats(value: Any) -> Any:
     return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_order_of_keys_and_spelling_of_whole_numbers_do_not_matter(value: Any) -> None:
     text = canonical_json(value)

@@ -29,6 +29,8 @@ from taskmanager.queue.read import _cursor
 from tests.conftest import ENGINES, Api, Clock, make_key
 from tests.support.mariadb import MariaDB
 
+pytestmark = pytest.mark.slow
+
 SMALL, LARGE = 1_000, 200_000
 PLAN_TYPES = ("plan.a", "plan.b", "plan.c")
 OTHER_TYPES = tuple(f"other.{number:02}" for number in range(20))

@@ -234,6 +234,7 @@ def test_four_processes_let_a_hundred_of_400_requests_at_once_pass(
     assert found == {200: 100 * windows, 429: 400 - 100 * windows}
 
 
+@pytest.mark.slow
 def test_one_file_counts_for_many_processes_and_threads(tmp_path: Path) -> None:
     path = tmp_path / "counters"
     with get_context("spawn").Pool(4) as pool:
@@ -423,6 +424,7 @@ def test_a_process_that_was_stopped_with_the_lock_holds_nobody_up(
     assert add(counters, "name") == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_counts_spoils_nothing(
     counters: CounterFile, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_file_that_names_wrong_free_ids_is_refused(
         assert "which ids are free" in new.run("import", str(file), exit_code=1).stderr
 
 
+@pytest.mark.slow
 def test_an_import_that_is_killed_leaves_the_queue_empty(
     old: Queue, new: Queue, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_an_import_that_is_killed_leaves_the_queue_empty(
     assert new.moved_rows() == old.rows()
 
 
+@pytest.mark.slow
 def test_texts_of_the_greatest_size_arrive(make_queue: MakeQueue, tmp_path: Path) -> None:
     """Params and a result of 1 MB in characters that an INSERT has to escape."""
     old, new = make_queue("sqlite", "old"), make_queue("mariadb", "new")

@@ -66,6 +66,7 @@ def test_a_compressed_file_holds_the_same_and_is_smaller(
     assert new.moved_rows() == old.rows()
 
 
+@pytest.mark.slow
 def test_a_queue_goes_through_a_pipe(old: Queue, new: Queue) -> None:
     old.fill()
     new.open()
