@@ -36,7 +36,9 @@ def main() -> None:
     print(f"lines: {sum(lines.values()):,} in {len(paths)} files")
     print(f"modules at the root: {len(list(PACKAGE.glob('*.py')))}")
     print(f"longest file: {lines[longest_file]} lines, {longest_file.relative_to(PACKAGE)}")
-    print(f"functions: {len(functions):,}, median {statistics.median(n for n, _ in functions)} lines")
+    print(
+        f"functions: {len(functions):,}, median {statistics.median(n for n, _ in functions)} lines"
+    )
     print(f"longest function: {longest} lines, {name}")
 
 

@@ -17,12 +17,15 @@ from taskmanager.db import schema
 from taskmanager.db.connection import (
     close_connection,
     dialect,
+    disconnect_database,
     release_connection,
+    use_database,
 )
 from taskmanager.db.dialect import MYSQL
 from taskmanager.errors import DatabaseUnavailable
 
 HEALTH_ENDPOINT = "api.service.health"
+_DATABASE = "taskmanager.database"
 
 
 log = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.url_map.merge_slashes = False  # no answer sends anybody to the host that a request named
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     load_plugins(settings)
-    open_database(settings)
+    _use_own_database(app, settings)
     register_api(app)
     _prepare_database_before_first_request(app, settings)
     register_rate_limits(app, settings)
@@ -87,6 +90,21 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         close_connection()  # the thread that starts may serve nothing, or be forked
         app.teardown_appcontext(lambda _: release_connection())
     return app
+
+
+def close_app(app: Flask) -> None:
+    """Ends the use of an application's database in this process.
+
+    For programs that create several applications. No request may be running.
+    """
+    disconnect_database(app.extensions[_DATABASE])
+
+
+def _use_own_database(app: Flask, settings: Settings) -> None:
+    """Each request uses the database of its application: a process may have several."""
+    engine = open_database(settings)
+    app.extensions[_DATABASE] = engine
+    app.before_request(lambda: use_database(engine))
 
 
 def _prepare_database_before_first_request(app: Flask, settings: Settings) -> None:

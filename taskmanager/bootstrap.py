@@ -30,8 +30,8 @@ def load_plugins(settings: Settings) -> None:
             ) from error
 
 
-def open_database(settings: Settings) -> None:
-    """Points the models at the configured database and makes the instance folder."""
+def open_database(settings: Settings) -> peewee.Database:
+    """Makes the configured database the current one and creates the instance folder."""
     try:
         settings.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -39,7 +39,7 @@ def open_database(settings: Settings) -> None:
             f"The folder {settings.instance_path} cannot be created ({error.strerror}). Make it "
             "writable, or set TASKMANAGER_INSTANCE_PATH to a folder that is."
         ) from None
-    connect_database(
+    return connect_database(
         settings.effective_database_url,
         sqlite_synchronous=settings.sqlite_synchronous,
         idle_seconds=settings.database_idle_seconds,

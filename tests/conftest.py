@@ -27,7 +27,7 @@ from hypothesis import settings as hypothesis
 from taskmanager import clock as clock_module
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
-from taskmanager.app import create_app
+from taskmanager.app import close_app, create_app
 from taskmanager.bootstrap import open_database, prepare_database
 from taskmanager.clock import utc_now
 from taskmanager.config import load_settings
@@ -247,7 +247,7 @@ def app(
             if model is not SchemaVersion:
                 model.delete().execute()
     yield application
-    close_connection()
+    close_app(application)
 
 
 class Clock:

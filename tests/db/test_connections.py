@@ -34,6 +34,8 @@ from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from tests.conftest import Api, make_key, require
 from tests.support.mariadb import MariaDB, is_installed
 
+pytestmark = pytest.mark.slow
+
 THREADS = 4
 JOB = {"type": "job", "params": {}, "dedupe": "none"}
 
@@ -234,8 +236,6 @@ import os, sys
 from taskmanager.db.connection import connect_database, release_connection
 from taskmanager.db.statements import fetch_one
 from taskmanager.db.transactions import write_transaction
-
-pytestmark = pytest.mark.slow
 
 def number():
     return fetch_one("SELECT CONNECTION_ID() AS id")["id"]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pymysql
 import pytest
+from flask import Flask
 
 from taskmanager.access import key_changes, keys
 from taskmanager.access.caller import OPERATOR
+from taskmanager.app import close_app
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
 from taskmanager.db.connection import close_connection, connect_database
@@ -49,6 +51,7 @@ def report_on(settings: Settings) -> Report:
         }
         for finding in examine(Case(settings=settings))
     ]
+    close_connection()  # as the command does
     assert "check_failed" not in {finding["code"] for finding in findings}, findings
     return Report(0, findings, "")
 
@@ -204,7 +207,7 @@ def test_a_database_below_what_is_no_folder_is_a_problem(upload: Upload) -> None
 
 @on_sqlite
 def test_the_write_ahead_log_is_in_use_or_the_reason_is_told(
-    api: Api, examined: Callable[[], Report], database_url: str, tmp_path: Path
+    app: Flask, examined: Callable[[], Report], database_url: str, tmp_path: Path
 ) -> None:
     assert examined().level("sqlite_journal") == "ok"
     without = database_url + "?journal=delete"
@@ -212,6 +215,7 @@ def test_the_write_ahead_log_is_in_use_or_the_reason_is_told(
     waiting = report_on(settings).of("sqlite_journal")
     assert waiting["level"] == "warning"
     assert "is wal but should be delete" in waiting["found"]
+    close_app(app)
     create_schema()  # as the next start does
     there = report_on(settings).of("sqlite_journal")
     assert (there["level"], "?journal=delete" in there["found"]) == ("ok", True)
@@ -219,7 +223,7 @@ def test_the_write_ahead_log_is_in_use_or_the_reason_is_told(
 
 @on_sqlite
 def test_a_network_file_system_is_a_warning_and_a_log_on_it_another(
-    api: Api,
+    app: Flask,
     examined: Callable[[], Report],
     database_url: str,
     tmp_path: Path,
@@ -235,6 +239,7 @@ def test_a_network_file_system_is_a_warning_and_a_log_on_it_another(
     assert (report.level("sqlite_file"), report.level("sqlite_journal")) == ("warning", "warning")
     assert "nfs4" in report.of("sqlite_file")["found"]
     close_connection()
+    close_app(app)
     connect_database(database_url)
     create_schema()
     report = examined()
