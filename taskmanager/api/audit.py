@@ -1,4 +1,4 @@
-"""/api/admin/audit: who did what, for hosts without a shell."""
+"""/api/admin/audit: the audit trail, for hosts without a shell."""
 
 from flask import Blueprint, Response, g
 

@@ -1,4 +1,4 @@
-"""/api/tasks/…: all that a worker says: claiming, renewing, reporting and giving back tasks."""
+"""/api/tasks/…: the calls of a worker: claim, heartbeat, progress, complete and release."""
 
 from typing import Any
 
@@ -23,12 +23,12 @@ blueprint = Blueprint("claims", __name__, url_prefix="/tasks")
 @blueprint.post("/claim")
 @requires("tasks:claim")
 def claim() -> Response:
-    """POST /api/tasks/claim: takes the next task, or with `limit` (1 to 100) several.
+    """POST /api/tasks/claim: claims the next task, or several with `limit` (1 to 100).
 
     `worker_id`; filters `task_type_id`, `task_type_ids`, `type`, `task_types`,
-    `type_pattern`, of which all must hold; `sort_by`, `sort_order`;
-    `lease_seconds` (1 to 86,400); `request_id`, with which a call whose answer
-    was lost can be repeated.
+    `type_pattern` (all that are given must match); `sort_by`, `sort_order`;
+    `lease_seconds` (1 to 86,400); `request_id`, which makes the call safe to
+    repeat after a lost answer.
 
     200; 400; 404 `no_task_available` with `details.poll_after_seconds`.
     """
@@ -55,7 +55,7 @@ def claim() -> Response:
 
 
 def _both(one: Any, several: list[Any] | None) -> list[Any] | None:
-    """The values allowed by two filters that must both hold; None where neither is given."""
+    """The values that two filters both allow; None where neither is given."""
     if one is None:
         return several
     return [one] if several is None or one in several else []
@@ -85,7 +85,7 @@ def complete_batch() -> Response:
     """POST /api/tasks/complete: `worker_id` and 1 to 1,000 `completions`, each with its `id`.
 
     200: `results` in order, each with its `outcome` (the task's status, or
-    `error`), as POST /api/tasks/{id}/complete would have answered; 400.
+    `error`) and what POST /api/tasks/{id}/complete would answer; 400.
     """
     body = request_schemas.COMPLETE_TASKS.read()
     outcomes = complete_tasks(

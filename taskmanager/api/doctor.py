@@ -1,4 +1,4 @@
-"""/api/admin/doctor: tests the host, for those who have no shell on it."""
+"""/api/admin/doctor: tests the host, where there is no shell."""
 
 import ipaddress
 from typing import TYPE_CHECKING
@@ -21,12 +21,12 @@ blueprint = Blueprint("doctor", __name__, url_prefix="/admin/doctor")
 @blueprint.get("")
 @requires("admin")
 def examine_host() -> Response:
-    """GET /api/admin/doctor: what is wrong with the host, and how to mend it. Changes nothing.
+    """GET /api/admin/doctor: what is wrong with the host, and how to fix it. Changes nothing.
 
-    200 whatever is found; 403 for a key that is limited to task types. While
-    the database cannot be reached the answer is 503, since keys are in it; the
-    command `taskmanager doctor` works then too. Files are never fetched from
-    outside here: the command does that with `--url`.
+    200 whatever is found; 403 for a key that is limited to task types. While the
+    database cannot be reached the answer is 503, since keys are stored there;
+    the command `taskmanager doctor` still works. It does not test from outside
+    which files are served: the command does, with `--url`.
     """
     # Imported by this call alone: a start is spared it.
     from taskmanager.doctor.case import Case

@@ -1,4 +1,4 @@
-"""/api/openapi.json and /api/docs: the API described for programs, and a page to try it."""
+"""/api/openapi.json and /api/docs: the OpenAPI document, and a page to try the API."""
 
 import html
 import json
@@ -17,7 +17,7 @@ _EXTENSION = "taskmanager.openapi"
 def document_text(app: Flask, *, root: str = "", indent: int | None = None) -> str:
     """The OpenAPI document of `app` as JSON; `root` is the path under which it is mounted.
 
-    Built at the first call; what was last asked for is kept.
+    Built at the first call and kept for the last `root`.
     """
     kept: tuple[str, int | None, str] | None = app.extensions.get(_EXTENSION)
     if kept is not None and kept[:2] == (root, indent):
@@ -46,7 +46,7 @@ def document() -> Response:
 def page() -> Response:
     """GET /api/docs: a page that shows every call and sends it. 200.
 
-    It loads nothing but the document above and keeps the key in its memory only.
+    It loads nothing but the document above, and never stores the key.
     """
     nonce = secrets.token_urlsafe(16)
     text = Path(__file__).with_name("docs.html").read_text(encoding="utf-8")

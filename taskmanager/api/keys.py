@@ -1,4 +1,4 @@
-"""/api/admin/keys: making, listing, changing, rotating and revoking API keys."""
+"""/api/admin/keys: creating, listing, changing, rotating and revoking API keys."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ KEY = f"/<int(max={MAX_INTEGER}):key_id>"
 
 @blueprint.before_request
 def require_key_for_every_type() -> None:
-    """A key limited to some task types could otherwise make itself one for all."""
+    """Otherwise a key limited to some task types could create one for all of them."""
     if "caller" in g:
         g.caller.require_every_type("manage keys")
 
@@ -81,7 +81,7 @@ def get(key_id: int) -> Response:
 def change(key_id: int) -> Response:
     """PATCH /api/admin/keys/{id}: `name`, `scopes`, `task_types`, `rate_limit`, `expires_at`.
 
-    null takes the limit to task types, the own rate limit or the expiry away.
+    null removes the limit to task types, the key's own rate limit or the expiry.
     In force in every process within 5 seconds. 200; 400; 404; 409
     `key_revoked`, or `last_admin_key`, which `?force=true` overrides.
     """
@@ -102,9 +102,9 @@ def change(key_id: int) -> Response:
 def rotate(key_id: int) -> Response:
     """POST /api/admin/keys/{id}/rotate: `overlap_seconds` (86,400; 0 to 2,592,000).
 
-    Makes a key with the same name and rights; the old one expires after the
-    overlap. A key that was made for a number of days is replaced by one for as
-    many. 201 with the new `key`, which no other answer ever shows, and
+    Creates a key with the same name and rights; the old one expires after the
+    overlap. A key that was valid for a number of days is replaced by one valid
+    for as many. 201 with the new `key`, which no other answer ever shows, and
     `replaces`, the old one; 404; 409 `key_revoked`, `key_expired`.
     """
     body = request_schemas.ROTATE_KEY.read()
@@ -127,7 +127,7 @@ def rotate(key_id: int) -> Response:
 def revoke(key_id: int) -> Response:
     """DELETE /api/admin/keys/{id}: revokes it; every process refuses it within 5 seconds.
 
-    200, also where it was revoked before; 404; 409 `last_admin_key`, which
+    200, also if it was revoked before; 404; 409 `last_admin_key`, which
     `?force=true` overrides.
     """
     force = QueryParameters("force").flag("force")

@@ -1,4 +1,4 @@
-"""/api/maintenance: what cron does, for hosts whose cron can only fetch a URL."""
+"""/api/maintenance: the work of cron, for hosts whose cron can only fetch a URL."""
 
 import time
 
@@ -21,11 +21,11 @@ MAX_REQUEST_SECONDS = 20.0
 @blueprint.post("/run")
 @requires("admin")
 def run() -> Response:
-    """POST /api/maintenance/run: all that is due, for 20 seconds at the most.
+    """POST /api/maintenance/run: does what is due, for at most 20 seconds.
 
-    200 with how many tasks were `created` (by schedules), `requeued` (their
-    lease had run out), `started` (their time had come) and `pruned` (finished
-    long ago); 403 for a key that is limited to task types.
+    200 with the number of tasks `created` (by schedules), `requeued` (expired
+    leases), `started` (delayed until now) and `pruned` (past their retention);
+    403 for a key that is limited to task types.
     """
     g.caller.require_every_type("run maintenance, which is for the tasks of all types")
     request_schemas.NOTHING.read()

@@ -24,7 +24,7 @@ def _defaults() -> TaskDefaults:
 @blueprint.post("")
 @requires("task-types:write")
 def create() -> Response:
-    """POST /api/schedules: makes a schedule, whose tasks are made from its first due time on.
+    """POST /api/schedules: creates a schedule, which creates a task at each due time.
 
     `name` (unique), `type`, `params`; either `cron` (five fields), read in
     `timezone` (an IANA name, default UTC), or `interval_seconds` (1 to
@@ -48,7 +48,7 @@ def create() -> Response:
 @blueprint.get("")
 @requires("task-types:read")
 def list_all() -> Response:
-    """GET /api/schedules: the schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
+    """GET /api/schedules: schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
     query = QueryParameters("limit", "offset")
     rows = manage.list_schedules(
         limit=query.integer("limit", 1, 100, 50) or 50,
@@ -71,9 +71,9 @@ def get(schedule_id: int) -> Response:
 def change(schedule_id: int) -> Response:
     """PATCH /api/schedules/{id}: the fields of POST /api/schedules but `type`.
 
-    `cron` takes the place of an interval and the other way round; `is_active`
-    false: no runs until it is true again, and none made up for. 200; 400; 403;
-    404; 409 `schedule_exists`.
+    `cron` replaces an interval and the other way round. `is_active` false: no
+    runs until it is true again; missed runs are skipped. 200; 400; 403; 404; 409
+    `schedule_exists`.
     """
     body = request_schemas.CHANGE_SCHEDULE.read()
     if not body:
@@ -88,7 +88,7 @@ def change(schedule_id: int) -> Response:
 @blueprint.delete(SCHEDULE)
 @requires("task-types:write")
 def delete(schedule_id: int) -> Response:
-    """DELETE /api/schedules/{id}: no more runs; the tasks that it made stay. 200; 403; 404."""
+    """DELETE /api/schedules/{id}: removes it; the tasks that it created stay. 200; 403; 404."""
     row = manage.delete_schedule(schedule_id=schedule_id, caller=g.caller, now=utc_now())
     return success(schedule_json(row), "Schedule deleted")
 
@@ -96,7 +96,7 @@ def delete(schedule_id: int) -> Response:
 @blueprint.post(f"{SCHEDULE}/run")
 @requires("tasks:create")
 def run(schedule_id: int) -> Response:
-    """POST /api/schedules/{id}/run: makes its task now; the due times stay as they are.
+    """POST /api/schedules/{id}/run: creates its task now; its due times do not change.
 
     201 with the task; 200 `deduplicated` with the unfinished one where `overlap`
     is `skip`; 400; 403; 404.

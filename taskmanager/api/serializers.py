@@ -1,4 +1,4 @@
-"""Rows as the JSON objects of the contract."""
+"""Rows as the JSON objects of the API."""
 
 import json
 from typing import Any
@@ -49,7 +49,7 @@ def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str
 
 
 def claimed_task_json(row: Row) -> dict[str, Any]:
-    """The task object as the worker that claimed it sees it: with the claim's token."""
+    """The task object for the worker that claimed it: with the claim token."""
     return {**task_json(row), "claim_token": row["claim_token"]}
 
 
@@ -156,7 +156,7 @@ def schedule_json(row: Row) -> dict[str, Any]:
 
 
 def key_json(row: Row) -> dict[str, Any]:
-    """A key as it may be shown: never the key, never its hash."""
+    """A key without its secret: never the key itself, never its hash."""
     return {
         "id": row["id"],
         "name": row["name"],

@@ -1,4 +1,4 @@
-"""/api/health, /api/stats and /api/metrics: is it there, and what is in it."""
+"""/api/health, /api/stats and /api/metrics: whether the service works, and its figures."""
 
 import time
 
@@ -24,10 +24,10 @@ _STARTED = time.monotonic()
 @blueprint.get("/health")
 @requires(PUBLIC)
 def health() -> Response:
-    """GET /api/health: whether the service can do its work. 200; 503 where the database cannot.
+    """GET /api/health: whether the service works. 200; 503 where the database does not.
 
-    `rate_limits` is `shared`, or `per_process` while requests cannot be counted
-    for all processes together.
+    `rate_limits` is `shared`, or `per_process` while each process counts
+    requests for itself.
     """
     connected = schema.is_ready()
     data = {
@@ -52,8 +52,8 @@ def health() -> Response:
 def stats() -> Response:
     """GET /api/stats: counts by status and type, the oldest pending age, throughput. 200.
 
-    The counts are those of `counted_at`: of this moment, or, of a queue with more
-    than 50,000 tasks, a minute or so old. The oldest pending age is of this moment.
+    The counts are those of `counted_at`: exact, or about a minute old for a queue
+    with more than 50,000 tasks. The oldest pending age is always current.
     """
     QueryParameters()
     figures = statistics.queue_statistics(caller=g.caller, now=utc_now())
@@ -63,7 +63,7 @@ def stats() -> Response:
 @blueprint.get("/metrics")
 @requires("metrics:read")
 def show_metrics() -> Response:
-    """GET /api/metrics: the same and more in the text format of Prometheus. 200."""
+    """GET /api/metrics: these figures and more in the text format of Prometheus. 200."""
     QueryParameters()
     gauges = metrics.read_gauges(
         caller=g.caller, heartbeat_seconds=settings().heartbeat_seconds, now=utc_now()

@@ -1,4 +1,4 @@
-"""/api/task-types: registering types and asking about them."""
+"""/api/task-types: registering, listing, changing and checking task types."""
 
 from flask import Blueprint, Response, g
 
@@ -24,14 +24,13 @@ _MESSAGES = {
 @blueprint.post("/register")
 @requires("task-types:write")
 def register() -> Response:
-    """POST /api/task-types/register: makes a type or brings it up to date.
+    """POST /api/task-types/register: creates or updates a type.
 
     `name`, `version`, `param_schema` (a JSON Schema of at most 65,536 bytes);
     optionally the defaults of its tasks: `priority`, `max_attempts`,
     `lease_seconds`, `retry`, `dedupe`.
 
-    201 made (`created`); 200 changed (`updated`) or the same as before; 400 a
-    field or the schema is wrong.
+    201 `created`; 200 `updated`, or unchanged; 400 a field or the schema is wrong.
     """
     body = request_schemas.REGISTER_TASK_TYPE.read()
     row, outcome = task_types.register_task_type(
@@ -53,9 +52,9 @@ def register() -> Response:
 @blueprint.get("")
 @requires("task-types:read")
 def list_all() -> Response:
-    """GET /api/task-types: the types by name, `active_only`, `limit` (50, at most 100), `offset`.
+    """GET /api/task-types: types by name; `active_only`, `limit` (50, at most 100), `offset`.
 
-    Each with `open_tasks`, its unfinished ones, counted up to 10,000. 200.
+    Each with `open_tasks`, the number of unfinished tasks up to 10,000. 200.
     """
     query = QueryParameters("active_only", "limit", "offset")
     rows = task_types.list_task_types(
@@ -86,8 +85,8 @@ def get(name: str) -> Response:
 def change(name: str) -> Response:
     """PATCH /api/task-types/{name}: `is_active`, `is_paused` and the defaults.
 
-    `is_active` false: no new tasks; `is_paused` true: nothing is handed out; a
-    default set to null is left to the settings again. 200; 400; 403; 404.
+    `is_active` false: no new tasks. `is_paused` true: no task is handed out. A
+    default set to null falls back to the settings. 200; 400; 403; 404.
     """
     body = request_schemas.CHANGE_TASK_TYPE.read()
     if not body:
@@ -102,11 +101,11 @@ def change(name: str) -> Response:
 @blueprint.post("/<name>/validate")
 @requires("tasks:create")
 def validate(name: str) -> Response:
-    """POST /api/task-types/{name}/validate: would this be accepted? Nothing is stored.
+    """POST /api/task-types/{name}/validate: checks params or a schema; stores nothing.
 
     With `params`: 200 with `valid`, `errors` and `warnings` (properties that
-    the schema does not name). With `param_schema`: 200 with how many unfinished
-    tasks it would reject. 400; 403; 404.
+    the schema does not name). With `param_schema`: 200 with the number of
+    unfinished tasks that it would reject. 400; 403; 404.
     """
     body = request_schemas.VALIDATE.read()
     if len(body) != 1:

@@ -1,4 +1,4 @@
-"""/api/tasks: making tasks, reading them, and what an operator does to one."""
+"""/api/tasks: creating, listing, reading, cancelling and retrying tasks."""
 
 from typing import Any
 
@@ -29,12 +29,12 @@ def _with_time(body: dict[str, Any]) -> dict[str, Any]:
 @blueprint.post("")
 @requires("tasks:create")
 def create() -> Response:
-    """POST /api/tasks: makes a task, or answers with the one that exists.
+    """POST /api/tasks: creates a task, or returns the one that exists.
 
     `type`, `params`; optionally `priority` (higher first), `max_attempts`,
     `delay_seconds` or `available_at`, `dedupe`, `dedupe_key`, `parent_task_id`.
 
-    201 made; 200 `deduplicated`; 400 a field or the params are wrong, or the
+    201 created; 200 `deduplicated`; 400 a field or the params are wrong, or the
     type is not active; 403; 404 no such type.
     """
     body = _with_time(request_schemas.CREATE_TASK.read())
@@ -50,10 +50,10 @@ def create() -> Response:
 def create_batch() -> Response:
     """POST /api/tasks/batch: `tasks`, 1 to 1,000 bodies of POST /api/tasks, in one transaction.
 
-    201 where something was made, else 200: `results` in order, each with its
-    `outcome` (`created`, `deduplicated`, `error`) and its task or its reason.
-    With `atomic` 400 and nothing made where one is bad. A task that was there has
-    its result, but for results that are too large together.
+    201 if any task was created, else 200: `results` in order, each with its
+    `outcome` (`created`, `deduplicated`, `error`) and its task or its error.
+    With `atomic`, one bad item creates nothing and answers 400. Existing tasks
+    come with their results, as far as those fit into one answer.
     """
     body = request_schemas.CREATE_TASKS.read()
     checked: list[dict[str, Any] | TaskManagerError] = []
@@ -97,7 +97,7 @@ def create_batch() -> Response:
 
 
 def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """One result per outcome; the tasks that were there with their results, while there is room."""
+    """One result per outcome; existing tasks with their results while there is room."""
     results: list[dict[str, Any]] = []
     room = MAX_ANSWER_TEXT
     for outcome in outcomes:
@@ -105,12 +105,12 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
         if outcome.error is not None or task is None:
             results.append({"outcome": "error", "error": error_json(outcome.error)})
             continue
-        told = outcome.deduplicated and "result" in task and len(task["result"] or "") <= room
-        room -= len(task["result"] or "") if told else 0
+        has_room = outcome.deduplicated and "result" in task and len(task["result"] or "") <= room
+        room -= len(task["result"] or "") if has_room else 0
         results.append(
             {
                 "outcome": "deduplicated" if outcome.deduplicated else "created",
-                "task": task_json(task, params=False, result=told),
+                "task": task_json(task, params=False, result=has_room),
             }
         )
     return results
@@ -119,13 +119,13 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 @blueprint.get("")
 @requires("tasks:read")
 def list_all() -> Response:
-    """GET /api/tasks: a page of tasks, the newest first.
+    """GET /api/tasks: a page of tasks, newest first.
 
     Filters `status`, `type` (exact, or a pattern with %), `worker_id`,
     `priority_min`, `priority_max`, `created_after`, `created_before`; `limit`
     (50, at most 100) with `offset` (at most 10,000) or `cursor`; `sort_by`,
-    `sort_order`; `include=params,result`, with which a page ends early where
-    they are large; `with_total`. 200; 400.
+    `sort_order`; `include=params,result`, where large values end a page early;
+    `with_total`. 200; 400.
     """
     query = QueryParameters(
         *("status", "type", "worker_id", "priority_min", "priority_max", "created_after"),
@@ -176,10 +176,10 @@ def list_all() -> Response:
 @blueprint.get(TASK)
 @requires("tasks:read")
 def get(task_id: int) -> Response:
-    """GET /api/tasks/{id}: the task, whole.
+    """GET /api/tasks/{id}: the full task.
 
-    With `attempt_errors`, how each failed attempt ended, and `waiting_because`
-    while it waits. 200; 403; 404.
+    With `attempt_errors` (how each failed attempt ended) and, while it waits,
+    `waiting_because`. 200; 403; 404.
     """
     QueryParameters()
     now = utc_now()
@@ -221,7 +221,7 @@ def cancel(task_id: int) -> Response:
 @blueprint.post(f"{TASK}/retry")
 @requires("tasks:manage")
 def retry(task_id: int) -> Response:
-    """POST /api/tasks/{id}/retry: takes a failed or cancelled task back, attempts counted anew.
+    """POST /api/tasks/{id}/retry: makes a failed or cancelled task pending, with new attempts.
 
     200; 403; 404; 409 `task_not_retryable`, `duplicate_task`.
     """

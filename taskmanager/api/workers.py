@@ -1,4 +1,4 @@
-"""/api/workers: signs of life, and who is there."""
+"""/api/workers: heartbeats, the list of workers, and shutdown."""
 
 from flask import Blueprint, Response, g
 
@@ -19,9 +19,9 @@ blueprint = Blueprint("workers", __name__, url_prefix="/workers")
 def heartbeat() -> Response:
     """POST /api/workers/heartbeat: `worker_id`, `metadata`, `tasks` (1,000 {id, claim_token}).
 
-    Renews the leases of the tasks named, or of all that the worker holds where
-    `tasks` is left out. 200 with `next_heartbeat_in` and, of the tasks, which
-    were `renewed`, `lost` or `cancelled`; 400.
+    Renews the leases of the tasks named; without `tasks`, of all that the worker
+    holds. 200 with `next_heartbeat_in` and which tasks were `renewed`, `lost` or
+    `cancelled`; 400.
     """
     body = request_schemas.WORKER_HEARTBEAT.read()
     now = utc_now()
@@ -44,7 +44,7 @@ def heartbeat() -> Response:
 @blueprint.get("")
 @requires("workers:read")
 def list_all() -> Response:
-    """GET /api/workers: the one seen last first; `limit` (50, at most 100), `offset`. 200."""
+    """GET /api/workers: workers, last seen first; `limit` (50, at most 100), `offset`. 200."""
     query = QueryParameters("limit", "offset")
     rows = workers.list_workers(
         limit=query.integer("limit", 1, 100, 50) or 50,
@@ -69,7 +69,7 @@ def get(worker_id: str) -> Response:
 @blueprint.post("/<path:worker_id>/shutdown")
 @requires("tasks:claim")
 def shutdown(worker_id: str) -> Response:
-    """POST /api/workers/{id}/shutdown: gives back all that the worker holds; it is then inactive.
+    """POST /api/workers/{id}/shutdown: releases all that the worker holds and marks it inactive.
 
     200 with the ids `released`; 400; 403.
     """
@@ -79,6 +79,6 @@ def shutdown(worker_id: str) -> Response:
 
 
 def _checked(worker_id: str) -> str:
-    """The id, where a claim would take it too. Raises ValidationFailed."""
+    """The id, if a claim would accept it. Raises ValidationFailed."""
     request_schemas.WORKER_ID.check({"worker_id": worker_id})
     return worker_id

@@ -1,8 +1,8 @@
-"""How much of what callers have stored one answer may hold.
+"""The largest answer: how much of the stored params and results one answer may hold.
 
-A task may hold a megabyte of params and as much of a result. Read a hundred at
-a time they would fill the memory of a small host, and decoded many times over:
-a megabyte of empty lists takes twenty.
+A task may hold a megabyte of params and a megabyte of result. A hundred of them
+at once would fill the memory of a small host; decoded they take more still (a
+megabyte of empty lists takes twenty).
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ LIGHT_COLUMNS = tuple(column for column in COLUMNS if column not in LARGE_COLUMN
 
 
 def count_that_fits(sizes: Iterable[int], room: int = MAX_ANSWER_TEXT) -> int:
-    """How many of these, from the first on, an answer has room for: one at the least."""
+    """How many of these sizes, from the first on, fit into `room`: at least one, if there is any."""
     count = 0
     for size in sizes:
         room -= size
@@ -30,7 +30,7 @@ def count_that_fits(sizes: Iterable[int], room: int = MAX_ANSWER_TEXT) -> int:
 
 
 def require_small(field: str, text: str, most: int) -> None:
-    """Raises ValidationFailed where what is always shown by the hundred is larger than `most`."""
+    """Raises ValidationFailed where a field that lists always show has over `most` characters."""
     if len(text) > most:
         message = f"has {len(text):,} characters as JSON; the limit is {most:,}"
         raise ValidationFailed(
@@ -41,7 +41,7 @@ def require_small(field: str, text: str, most: int) -> None:
 
 
 def sizes_of(task_ids: Sequence[int], columns: Sequence[str]) -> list[int]:
-    """How long these columns of each task are together; 0 for a task that is gone."""
+    """The length of these columns of each task together; 0 for a task that no longer exists."""
     if not columns or not task_ids:
         return [0] * len(task_ids)
     size = " + ".join(f"COALESCE(LENGTH({column}), 0)" for column in columns)

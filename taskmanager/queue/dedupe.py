@@ -1,9 +1,9 @@
-"""The key by which a task is recognised as one that exists, and who holds it.
+"""De-duplication: the key of a task, and how long the task holds it.
 
-A task with `forever` holds its key as long as it exists, one with `active`
-until it is finished, one with `none` never. Two unique indexes decide, on
-(dedupe_key, holds_key_forever) and (dedupe_key, holds_key_while_open): a NULL
-in the second column never collides.
+A task holds its key as long as it exists (`forever`), until it is finished
+(`active`) or never (`none`). Two unique indexes decide, on (dedupe_key,
+holds_key_forever) and (dedupe_key, holds_key_while_open): a NULL in the second
+column never collides.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ _whole_floats_decoder = json.JSONDecoder(parse_float=_whole_as_integer)
 def dedupe_key(*, type_name: str, params: Any, requested_key: str | None = None) -> str:
     """64 hexadecimal digits: SHA-256 of the type's name, a NUL byte and the canonical JSON.
 
-    `requested_key` takes the place of `params`; as a JSON string it cannot
-    equal the text of any params, which are an object.
+    `requested_key` replaces `params`. As a JSON string it never equals the text
+    of any params, which are an object.
     """
     content = canonical_json(params if requested_key is None else requested_key)
     return hashlib.sha256(f"{type_name}\0{content}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a person does to a task from outside: cancelling it, or having it tried again."""
+"""Operating on tasks from outside: cancelling a task, or retrying one that has ended."""
 
 import peewee
 
@@ -18,10 +18,10 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
     """Ends an unfinished task for good; cancelling a cancelled one changes nothing.
 
     Transition: scheduled, pending or claimed → cancelled. The worker that holds
-    it learns of it at its next heartbeat, progress report or completion.
-    Commits together: the transition and its history row.
+    it is told at its next heartbeat, progress report or completion.
+    Commits together: the transition, its history row and the audit event.
     Raises NotFound, TaskFinished.
-    Dying in the middle leaves it as it was.
+    A crash leaves the task as it was.
     """
     task = _locked(task_id, caller)
     if task["status"] == "cancelled":
@@ -50,13 +50,13 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
 
 @write_transaction
 def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
-    """Takes a failed or cancelled task back, its attempts counted anew.
+    """Makes a failed or cancelled task pending again and resets its attempts.
 
     Transition: failed or cancelled → pending.
-    Commits together: the transition and its history row.
-    Raises NotFound, and Conflict where it is in another state or
-    an unfinished task with the same dedupe key exists.
-    Dying in the middle leaves it as it was.
+    Commits together: the transition, its history row and the audit event.
+    Raises NotFound, and Conflict where the task is in another state or an
+    unfinished task with the same dedupe key exists.
+    A crash leaves the task as it was.
     """
     task = _locked(task_id, caller)
     if task["status"] not in ("failed", "cancelled"):

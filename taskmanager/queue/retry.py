@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again: a decision as a pure value."""
+"""Whether and when a failed attempt is retried: a decision as a pure value."""
 
 import random
 from collections.abc import Mapping
@@ -30,9 +30,9 @@ def decide_retry(
 ) -> RetryDecision:
     """Whether and when attempt number `attempts`, just failed, is followed by another.
 
-    `retry_after_seconds` from the worker goes before the type's policy. With
-    `jitter` the delay is drawn evenly between half and all of it, so that tasks
-    that failed together do not come back together.
+    `retry_after_seconds` from the worker overrides the type's policy. With
+    `jitter` the delay is drawn evenly between half of it and all of it, so that
+    tasks that failed together do not come back together.
     """
     if not is_retryable or attempts >= max_attempts:
         return RetryDecision(None)
