@@ -19,7 +19,7 @@ LIGHT_COLUMNS = tuple(column for column in COLUMNS if column not in LARGE_COLUMN
 
 
 def count_that_fits(sizes: Iterable[int], room: int = MAX_ANSWER_TEXT) -> int:
-    """How many of these sizes, from the first on, fit into `room`: at least one, if there is any."""
+    """How many of these sizes, from the first on, fit into `room`; at least one of any."""
     count = 0
     for size in sizes:
         room -= size
