@@ -33,7 +33,7 @@ def measure(workers: list[int], rounds: int, seconds: int) -> dict[str, Any]:
                     figures[count] = run_wrk(
                         product.folder,
                         product.url,
-                        product.key,
+                        product.keys,
                         requests,
                         seconds,
                         repeatable=False,

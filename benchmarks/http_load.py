@@ -1,18 +1,22 @@
 """Requests a second over HTTP, as ratios to the floor of the same run.
 
     python -m benchmarks.http_load [--rounds 5] [--seconds 3] [--json] [--at-least 0.5]
+        [--against CHECKOUT]
 
 Needs wrk (Debian's package `wrk`) and mariadbd. In each round the floors (bare
-Flask, the same JSON, no database) and the product, as shipped, on SQLite with
-synchronous FULL and NORMAL and on MariaDB, which waits for the disk at every
-commit too, are measured one after the other, with 8 connections of 8 workers.
-Keys, validation and history are on, and each request counts against a limit.
+Flask, the same JSON, no database) and the product on SQLite with synchronous
+FULL and NORMAL and on MariaDB, which waits for the disk at every commit too,
+are measured one after the other, with 8 connections of 8 workers. The settings
+are the shipped ones, the rate limit of 1000 a minute included: the load is
+spread over as many keys as that takes.
 The floor of the targets is two gunicorn workers, as gunicorn starts them. The
 other one has as many processes and threads as `taskmanager serve` starts, and
 keeps its connections open.
 
 With `--at-least` the exit status is 1 where the best round of an operation
-stays below that part of its target.
+stays below that part of its target. With `--against` the product of another
+checkout (with its requirements in `.venv`) takes part in every round, and the
+ratio of the two is printed.
 """
 
 import argparse
@@ -25,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ def serve_default(option: str) -> int:
 
 CONNECTIONS = 8
 WORKERS, THREADS = serve_default("workers"), serve_default("threads")
+KEYS = 60  # of 1000 requests a minute each
 BATCH = 100
 MOST_PER_SECOND = 4_000  # no target here has been seen to take more single requests
 # Ratios to the floor; for batches, to single calls.
@@ -61,6 +66,7 @@ FLOORS = {
         "--worker-class=benchmarks.floor.FloorProcess",
     ),
 }
+OTHER = "other checkout, "
 DATABASES = ("SQLite FULL", "SQLite NORMAL", "MariaDB")
 OPERATIONS = ("create", "claim", "complete", "empty poll")
 
@@ -72,8 +78,11 @@ for line in io.lines("{requests}") do
     paths[#paths + 1] = path
     bodies[#bodies + 1] = body
 end
-local headers = {{["Content-Type"] = "application/json", ["X-API-Key"] = "{key}"}}
-local next = 0
+local headers = {{}}
+for key in ("{keys}"):gmatch("%S+") do
+    headers[#headers + 1] = {{["Content-Type"] = "application/json", ["X-API-Key"] = key}}
+end
+local next, sent = 0, 0
 request = function()
     next = next + 1
     if next > #paths then
@@ -82,7 +91,8 @@ request = function()
             wrk.thread:stop()
         end
     end
-    return wrk.format("POST", paths[next], headers, bodies[next])
+    sent = sent + 1
+    return wrk.format("POST", paths[next], headers[sent % #headers + 1], bodies[next])
 end
 done = function(summary, latency)
     io.write(string.format(
@@ -96,7 +106,7 @@ end
 def run_wrk(
     folder: Path,
     url: str,
-    key: str,
+    keys: Sequence[str],
     requests: list[str],
     seconds: int,
     *,
@@ -106,7 +116,9 @@ def run_wrk(
     """Sends `requests` (path, space, body) for `seconds`, or once each."""
     listed, script = folder / "requests", folder / "wrk.lua"
     listed.write_text("\n".join(requests) + "\n")
-    script.write_text(SCRIPT.format(requests=listed, key=key, repeatable=str(repeatable).lower()))
+    script.write_text(
+        SCRIPT.format(requests=listed, keys=" ".join(keys), repeatable=str(repeatable).lower())
+    )
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     line = next(line for line in output.splitlines() if line.startswith("RESULT"))
@@ -130,7 +142,7 @@ class Target:
         self._made = 0
 
     url: str
-    key = ""
+    keys: tuple[str, ...] = ("none",)
 
     def create_requests(self, count: int) -> list[str]:
         requests = []
@@ -167,7 +179,9 @@ class Target:
         }[operation](count)
         repeatable = operation == "empty poll" or not isinstance(self, Product)
         os.sync()  # what was written before, by the others too, is not this one's to wait for
-        figures = run_wrk(self.folder, self.url, self.key, requests, seconds, repeatable=repeatable)
+        figures = run_wrk(
+            self.folder, self.url, self.keys, requests, seconds, repeatable=repeatable
+        )
         if figures["refused"] != self.refusals_of(operation, figures["answers"]):
             raise SystemExit(f"{self.name}, {operation}: not the answers it should give: {figures}")
         return figures
@@ -184,7 +198,9 @@ class Product(Target):
         super().__init__(folder, name)
         self._server = server
         self.url = server.url
-        self.key = server.command("keys", "create", "--name=bench", "--role=admin").strip()
+        of_key = {"name": "bench", "role": "admin"}
+        answers = [server.call("POST", "/api/admin/keys", of_key) for _ in range(KEYS)]
+        self.keys = tuple(answer.data["key"] for answer in answers)
         for type_name in ("job", "idle"):
             schema = {
                 "type": "object",
@@ -229,7 +245,7 @@ class Product(Target):
         """Tasks a second in calls of 100 ÷ tasks a second in single calls, one client."""
         host, port = self.url.removeprefix("http://").split(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=60)
-        headers = {"Content-Type": "application/json", "X-API-Key": self.key}
+        headers = {"Content-Type": "application/json", "X-API-Key": self._server.key}
 
         def call(path: str, body: Any) -> Any:
             connection.request("POST", path, json.dumps(body), headers)
@@ -282,11 +298,15 @@ class Product(Target):
 
 
 @contextlib.contextmanager
-def targets(folder: Path) -> Iterator[list[Target]]:
-    """The floors and the product on each database, all running."""
+def targets(folder: Path, against: Path | None = None) -> Iterator[list[Target]]:
+    """The floors and the product on each database, all running; also that of another checkout."""
     with contextlib.ExitStack() as stack:
-        floors = [stack.enter_context(_floor(folder, *floor)) for floor in FLOORS.items()]
-        yield [*floors, *stack.enter_context(products(folder))]
+        found: list[Target] = []
+        found += [stack.enter_context(_floor(folder, *floor)) for floor in FLOORS.items()]
+        found += stack.enter_context(products(folder))
+        if against is not None:
+            found += stack.enter_context(products(_made(folder / "other"), against))
+        yield found
 
 
 @contextlib.contextmanager
@@ -308,21 +328,22 @@ def _floor(folder: Path, name: str, options: tuple[str, ...]) -> Iterator[Target
 
 
 @contextlib.contextmanager
-def products(folder: Path) -> Iterator[list["Product"]]:
-    """The product as it is served, on each database."""
+def products(folder: Path, checkout: Path | None = None) -> Iterator[list["Product"]]:
+    """The product as it is served, on each database; that of `checkout` is called OTHER."""
+    prefix = "" if checkout is None else OTHER
     with contextlib.ExitStack() as stack:
         found: list[Product] = []
-        server = mariadb.MariaDB(_made(folder / "mariadb"), durable=True)
-        server.start()
-        stack.callback(server.stop)
-        by_socket = f"{server.create_database('bench')}?unix_socket={server.folder / 's'}"
+        database = mariadb.MariaDB(_made(folder / "mariadb"), durable=True)
+        database.start()
+        stack.callback(database.stop)
+        by_socket = f"{database.create_database('bench')}?unix_socket={database.folder / 's'}"
         urls = (("", "FULL"), ("", "NORMAL"), (by_socket, "FULL"))
         for name, (url, synchronous) in zip(DATABASES, urls, strict=True):
-            product = Server(_made(folder / name), url, workers=WORKERS, threads=THREADS)
-            product.environment["TASKMANAGER_SQLITE_SYNCHRONOUS"] = synchronous
-            product.environment["TASKMANAGER_RATE_LIMIT"] = "1000000/minute"
-            stack.callback(product.stop)
-            found.append(Product(folder, name, product.start()))
+            of_product = _made(folder / name)
+            server = Server(of_product, url, workers=WORKERS, threads=THREADS, checkout=checkout)
+            server.environment["TASKMANAGER_SQLITE_SYNCHRONOUS"] = synchronous
+            stack.callback(server.stop)
+            found.append(Product(of_product, prefix + name, server.start()))
         yield found
 
 
@@ -331,10 +352,10 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def measure(rounds: int, seconds: int) -> dict[str, Any]:
+def measure(rounds: int, seconds: int, against: Path | None = None) -> dict[str, Any]:
     """Per operation and target every round's figures and its ratios to that round's floors."""
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, targets(Path(folder)) as all_targets:
+    with tempfile.TemporaryDirectory() as folder, targets(Path(folder), against) as all_targets:
         for round_number in range(rounds):
             for operation in OPERATIONS:
                 round_ = {one.name: one.measure(operation, seconds) for one in all_targets}
@@ -342,6 +363,8 @@ def measure(rounds: int, seconds: int) -> dict[str, Any]:
                     per_second = figures["per_second"]
                     figures["ratio"] = per_second / round_[FLOOR]["per_second"]
                     figures["stricter_ratio"] = per_second / round_[STRICTER_FLOOR]["per_second"]
+                    if OTHER + name in round_:
+                        figures["to_other"] = per_second / round_[OTHER + name]["per_second"]
                     results.setdefault(operation, {}).setdefault(name, []).append(figures)
             for target in all_targets:
                 if isinstance(target, Product):
@@ -360,8 +383,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="PART")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT")
     arguments = parser.parse_args()
-    results = measure(arguments.rounds, arguments.seconds)
+    results = measure(arguments.rounds, arguments.seconds, arguments.against)
     if arguments.json:
         json.dump(results, sys.stdout, indent=2)
     else:
@@ -397,6 +421,8 @@ def print_table(results: dict[str, Any]) -> None:
                 line += f"{_spread(rounds, 'stricter_ratio'):>22}"
                 line += f"{statistics.median(one['per_second'] for one in rounds):>12.0f}"
                 line += f"{statistics.median(one['p95_ms'] for one in rounds):>8.1f}ms"
+            if "to_other" in rounds[0]:
+                line += f"  to the other checkout {_spread(rounds, 'to_other')}"
             print(line)
 
 

@@ -249,7 +249,7 @@ def cancel_and_retry(job: Api, task: Any, clock: Clock) -> None:
     ("end", "told"),
     [
         (let_the_lease_run_out, "Attempt 1 of task {} has lost its lease"),
-        (give_back, "Attempt 1 of task {} was given back"),
+        (give_back, "Attempt 1 of task {} was handed back"),
         (report_failure, "Attempt 1 of task {} was reported as failed"),
         (fail_for_good_and_retry, "Attempt 1 of task {} was reported as failed"),
         (cancel_and_retry, "Attempt 1 of task {} ended when the task was cancelled"),

@@ -65,7 +65,7 @@ def test_what_is_no_rate_is_refused_with_how_to_write_one(text: str) -> None:
 
 
 def test_a_wrong_limit_in_the_settings_stops_the_start() -> None:
-    with pytest.raises(ConfigurationError, match="TASKMANAGER_RATE_LIMIT is 'fast', but it must"):
+    with pytest.raises(ConfigurationError, match="TASKMANAGER_RATE_LIMIT is 'fast' but must"):
         load_settings({"rate_limit": "fast"}, environ={})
 
 

@@ -25,11 +25,23 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """One running service on an instance folder and, where given, another database than SQLite."""
+    """One running service on an instance folder and, where given, another database than SQLite.
+
+    `checkout` is another one than this, with an environment of its own in `.venv`.
+    """
 
     def __init__(
-        self, folder: Path, database_url: str = "", *, workers: int = 2, threads: int = 4
+        self,
+        folder: Path,
+        database_url: str = "",
+        *,
+        workers: int = 2,
+        threads: int = 4,
+        checkout: Path | None = None,
     ) -> None:
+        python = sys.executable if checkout is None else str(checkout / ".venv" / "bin" / "python")
+        self._program = [python, "-m", "taskmanager"]
+        self._checkout = checkout
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -53,7 +65,8 @@ class Server:
             self.key = self.command("keys", "create", *arguments).strip()
         with (self.folder / "serve.log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "taskmanager", "serve", *self._arguments],
+                [*self._program, "serve", *self._arguments],
+                cwd=self._checkout,
                 env=self.environment,
                 stdout=log,
                 stderr=log,
@@ -74,7 +87,8 @@ class Server:
     def command(self, *arguments: str) -> str:
         """Runs `taskmanager …` on the same queue; returns its stdout."""
         done = subprocess.run(
-            [sys.executable, "-m", "taskmanager", *arguments],
+            [*self._program, *arguments],
+            cwd=self._checkout,
             env=self.environment,
             capture_output=True,
             text=True,

@@ -207,7 +207,7 @@ def test_keys_that_somebody_made_are_only_replaced_when_that_is_said(
     message = refused(new, file)
     assert "made keys in this queue: laptop" in message
     assert "--replace-keys" in message
-    assert "no longer: laptop." in new.run("import", str(file), "--replace-keys").stderr
+    assert "were replaced: laptop." in new.run("import", str(file), "--replace-keys").stderr
 
 
 def test_a_key_made_at_the_start_gives_way_unless_it_is_in_the_file(
@@ -219,7 +219,7 @@ def test_a_key_made_at_the_start_gives_way_unless_it_is_in_the_file(
     new.environment["TASKMANAGER_BOOTSTRAP_ADMIN_KEY"] = key
     assert "no longer" not in new.run("import", file).stderr
     new.environment["TASKMANAGER_BOOTSTRAP_ADMIN_KEY"] = "other" * 8
-    assert "no longer: bootstrap." in new.run("import", file, "--replace-keys").stderr
+    assert "were replaced: bootstrap." in new.run("import", file, "--replace-keys").stderr
 
 
 @pytest.mark.parametrize(
@@ -276,4 +276,4 @@ def test_what_cannot_be_written_is_said_in_one_sentence(old: Queue, tmp_path: Pa
         process = old.start("export", "-", stdout=full)
         _, complaint = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert complaint.startswith(b"taskmanager: The standard output does not take it: No space")
+    assert complaint.startswith(b"taskmanager: Cannot write to standard output: No space")
