@@ -93,7 +93,8 @@ def _counted(failures: _Failures, now: int) -> list[dict[str, object]]:
 def _insert_if_free(rows: list[dict[str, object]]) -> None:
     one = f"({', '.join('?' * len(rows[0]))})"
     execute_if_free(
-        f"INSERT INTO audit_events ({', '.join(rows[0])}) VALUES {', '.join([one] * len(rows))}",
+        f"INSERT INTO {{audit_events}} ({', '.join(rows[0])}) "
+        f"VALUES {', '.join([one] * len(rows))}",
         [value for row in rows for value in row.values()],
     )
 
@@ -101,9 +102,9 @@ def _insert_if_free(rows: list[dict[str, object]]) -> None:
 def list_events(*, limit: int, before_id: int | None = None) -> list[Row]:
     """The newest events, newest first; those older than `before_id` where it is given."""
     if before_id is None:
-        return fetch_all("SELECT * FROM audit_events ORDER BY id DESC LIMIT ?", (limit,))
+        return fetch_all("SELECT * FROM {audit_events} ORDER BY id DESC LIMIT ?", (limit,))
     return fetch_all(
-        "SELECT * FROM audit_events WHERE id < ? ORDER BY id DESC LIMIT ?", (before_id, limit)
+        "SELECT * FROM {audit_events} WHERE id < ? ORDER BY id DESC LIMIT ?", (before_id, limit)
     )
 
 
@@ -113,18 +114,18 @@ def prune(*, before: int | None) -> None:
     Up to PRUNED_ROWS of each, so that no lock is held for long; the next run takes more.
     """
     oldest_kept = fetch_one(
-        "SELECT id FROM audit_events WHERE event = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
+        "SELECT id FROM {audit_events} WHERE event = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
         (FAILED, MAX_FAILURE_ROWS - 1),
     )
     ids = []
     if oldest_kept is not None:
         ids += fetch_all(
-            "SELECT id FROM audit_events WHERE event = ? AND id < ? ORDER BY id LIMIT ?",
+            "SELECT id FROM {audit_events} WHERE event = ? AND id < ? ORDER BY id LIMIT ?",
             (FAILED, oldest_kept["id"], PRUNED_ROWS),
         )
     if before is not None:
         ids += fetch_all(
-            "SELECT id FROM audit_events WHERE created_at < ? ORDER BY created_at LIMIT ?",
+            "SELECT id FROM {audit_events} WHERE created_at < ? ORDER BY created_at LIMIT ?",
             (before, PRUNED_ROWS),
         )
     if ids:
@@ -135,4 +136,4 @@ def prune(*, before: int | None) -> None:
 def _remove(ids: list[int]) -> None:
     for start in range(0, len(ids), PRUNED_ROWS):
         some = ids[start : start + PRUNED_ROWS]
-        execute(f"DELETE FROM audit_events WHERE id IN ({', '.join('?' * len(some))})", some)
+        execute(f"DELETE FROM {{audit_events}} WHERE id IN ({', '.join('?' * len(some))})", some)

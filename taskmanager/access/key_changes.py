@@ -108,14 +108,14 @@ def _key_in_force(key_id: int) -> Row:
 
 def _set(key_id: int, columns: Row) -> None:
     assignments = ", ".join(f"{name} = ?" for name in columns)
-    execute(f"UPDATE api_keys SET {assignments} WHERE id = ?", [*columns.values(), key_id])
+    execute(f"UPDATE {{api_keys}} SET {assignments} WHERE id = ?", [*columns.values(), key_id])
 
 
 def _require_admin_left(before: Row, *, now: int) -> None:
     """Raises Conflict where a key that could administer was the last; undoes the transaction."""
     if not keys.may_administer(before, now=now):
         return
-    left = fetch_all("SELECT * FROM api_keys WHERE revoked_at IS NULL {lock_rows}")
+    left = fetch_all("SELECT * FROM {api_keys} WHERE revoked_at IS NULL {lock_rows}")
     if not any(keys.may_administer(row, now=now) for row in left):
         raise Conflict(
             f"Key {before['id']} ({before['name']}) is the last one with the scope 'admin': nobody "

@@ -166,12 +166,12 @@ def insert_key(row: Row, *, caller: Caller, now: int) -> Row:
 
 def list_keys() -> list[Row]:
     """Every key, revoked ones included, oldest first."""
-    return fetch_all("SELECT * FROM api_keys ORDER BY id")
+    return fetch_all("SELECT * FROM {api_keys} ORDER BY id")
 
 
 def get_key(*, key_id: int) -> Row:
     """One key's row. Raises NotFound."""
-    row = fetch_one("SELECT * FROM api_keys WHERE id = ?", (key_id,))
+    row = fetch_one("SELECT * FROM {api_keys} WHERE id = ?", (key_id,))
     if row is None:
         raise NotFound(f"There is no key with id {key_id}.", code="key_not_found")
     return row
@@ -179,7 +179,7 @@ def get_key(*, key_id: int) -> Row:
 
 def any_key_exists() -> bool:
     """False on an installation that nobody can use yet."""
-    return fetch_one("SELECT id FROM api_keys LIMIT 1") is not None
+    return fetch_one("SELECT id FROM {api_keys} LIMIT 1") is not None
 
 
 def may_administer(row: Row, *, now: int) -> bool:
@@ -196,7 +196,7 @@ def authenticate(key: str, *, now: int) -> Caller:
     key_hash = hash_key(key)
     remembered = cache().keys.get(key_hash)
     if remembered is None or remembered[0] < time.monotonic():
-        row = fetch_one("SELECT * FROM api_keys WHERE key_hash = ?", (key_hash,))
+        row = fetch_one("SELECT * FROM {api_keys} WHERE key_hash = ?", (key_hash,))
         if row is None or not hmac.compare_digest(row["key_hash"], key_hash):
             raise NotAuthenticated(
                 "This API key is not known. Keys are made with: taskmanager keys create",
@@ -236,7 +236,7 @@ def mark_used(caller: Caller, *, now: int) -> None:
         return
     used_at[caller.key_id] = now
     execute_if_free(
-        "UPDATE api_keys SET last_used_at = ? WHERE id = ? "
+        "UPDATE {api_keys} SET last_used_at = ? WHERE id = ? "
         "AND (last_used_at IS NULL OR last_used_at < ?)",
         (now, caller.key_id, now - LAST_USED_RESOLUTION_MS),
     )

@@ -114,10 +114,10 @@ def count_schedules(*, caller: Caller) -> dict[str, int]:
     """How many of those are `active`, and how many `inactive`."""
     counts = {"active": 0, "inactive": 0}
     for type_name, is_active, count in execute(
-        "SELECT task_types.name, counts.is_active, counted FROM "
-        "(SELECT task_type_id, is_active, COUNT(*) AS counted FROM schedules "
+        "SELECT {task_types}.name, counts.is_active, counted FROM "
+        "(SELECT task_type_id, is_active, COUNT(*) AS counted FROM {schedules} "
         "GROUP BY task_type_id, is_active) AS counts "
-        "JOIN task_types ON task_types.id = counts.task_type_id"
+        "JOIN {task_types} ON {task_types}.id = counts.task_type_id"
     ).fetchall():
         if caller.may_touch(type_name):
             counts["active" if is_active else "inactive"] += count
@@ -133,7 +133,7 @@ def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
 def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Row:
     """A schedule with the name of its type. Raises NotFound, also for one of another's types."""
     row = fetch_one(
-        f"SELECT * FROM schedules WHERE id = ? {'{lock_rows}' if lock else ''}",
+        f"SELECT * FROM {{schedules}} WHERE id = ? {'{lock_rows}' if lock else ''}",
         (schedule_id,),
     )
     if row is not None:
@@ -186,7 +186,7 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
     assignments = ", ".join(f"{column} = ?" for column in changed)
     try:
         execute(
-            f"UPDATE schedules SET {assignments}, updated_at = ? WHERE id = ?",
+            f"UPDATE {{schedules}} SET {assignments}, updated_at = ? WHERE id = ?",
             (*changed.values(), now, schedule_id),
         )
     except peewee.IntegrityError as error:
@@ -259,7 +259,7 @@ def delete_schedule(*, schedule_id: int, caller: Caller, now: int) -> Row:
 
 @write_transaction
 def _delete(row: Row, caller: Caller, now: int) -> None:
-    removed = execute("DELETE FROM schedules WHERE id = ?", (row["id"],)).rowcount
+    removed = execute("DELETE FROM {schedules} WHERE id = ?", (row["id"],)).rowcount
     if removed:
         what = f"removed by {caller.name}"
         _record("schedule_deleted", row["id"], row["name"], what, caller, now)

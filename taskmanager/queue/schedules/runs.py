@@ -29,7 +29,7 @@ def run_due_schedules(*, now: int, defaults: TaskDefaults, deadline: float) -> i
     made = 0
     while True:
         due = fetch_all(
-            "SELECT * FROM schedules WHERE next_run_at <= ? ORDER BY next_run_at LIMIT ?",
+            "SELECT * FROM {schedules} WHERE next_run_at <= ? ORDER BY next_run_at LIMIT ?",
             (now, DUE_READ_AT_ONCE),
         )
         for row in due:
@@ -95,7 +95,7 @@ def _store_run(
     advanced it, or a caller has changed it since it was read, nothing is done.
     """
     advanced = execute(
-        "UPDATE schedules SET next_run_at = ?, is_active = ?, last_run_at = ?, "
+        "UPDATE {schedules} SET next_run_at = ?, is_active = ?, last_run_at = ?, "
         "last_outcome = 'failed', last_error = ? "
         "WHERE id = ? AND next_run_at = ? AND updated_at = ?",
         (
@@ -116,7 +116,7 @@ def _store_run(
         metadata={"schedule_id": schedule["id"], "due_at": format_time(due_at)},
     )[0]
     execute(
-        "UPDATE schedules SET last_outcome = ?, last_task_id = ? WHERE id = ?",
+        "UPDATE {schedules} SET last_outcome = ?, last_task_id = ? WHERE id = ?",
         ("skipped" if existed else "created", stored["id"], schedule["id"]),
     )
     return not existed
