@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taskmanager.access import audit
-from taskmanager.app import create_app
+from taskmanager.app import close_app, create_app
 from taskmanager.cli import main
 from taskmanager.db import schema
 from taskmanager.db.connection import (
@@ -68,8 +68,7 @@ class Installation:
         return fetch_all(f"SELECT * FROM {{{table}}}")
 
     def close(self) -> None:
-        self.use()
-        disconnect_database(self._engine)
+        close_app(self._app)
 
 
 @pytest.fixture
