@@ -1,17 +1,20 @@
 -- The whole schema of TaskManager, for MySQL 5.7+, MariaDB 10.3+ and SQLite.
 --
--- MySQL and MariaDB run this file as it stands, also through phpMyAdmin's
--- "Import". SQLite skips what is inside /*! ... */; for SQLite alone schema.py
--- takes in what is inside /*sqlite ... */ and replaces the two phrases that
--- SQLite spells differently: the auto-increment key, and the one whose ids may
--- be used again. SQLite's indexes leave out rows that nobody looks for in them,
--- so that a task changes fewer pages.
+-- MySQL and MariaDB run this file unchanged, also through phpMyAdmin's "Import".
+-- With a TASKMANAGER_TABLE_PREFIX, import the output of this command instead:
+-- taskmanager init-db --print
+--
+-- SQLite skips what is inside /*! ... */. For SQLite, db/schema.py uncomments
+-- what is inside /*sqlite ... */ and replaces two phrases that SQLite spells
+-- differently: the auto-increment key, and the key whose ids may be used again.
+-- SQLite's indexes leave out rows that no query looks for in them, so that a
+-- task changes fewer pages.
 --
 -- Times (`..._at`) are whole milliseconds since 1970-01-01 UTC, written by the
 -- application. JSON is stored as the text that was sent. Names, keys and ids
 -- compare byte by byte (binary collation), the same on every database.
 --
--- A change here is also a migration: see taskmanager/migrations.py.
+-- A change here is also a migration: see taskmanager/db/migrations.py.
 
 CREATE TABLE schema_versions (
     version         INTEGER NOT NULL PRIMARY KEY,
@@ -69,7 +72,7 @@ CREATE TABLE tasks (
     attempts        INTEGER NOT NULL DEFAULT 0,  -- claims counted, the present one included
     max_attempts    INTEGER NOT NULL,
     dedupe          VARCHAR(10) NOT NULL,
-    dedupe_key      CHAR(64) NOT NULL,           -- SHA-256, see services/deduplication.py
+    dedupe_key      CHAR(64) NOT NULL,           -- SHA-256, see queue/dedupe.py
     holds_key_forever SMALLINT,                  -- 1 or NULL: NULL never collides in a unique index
     holds_key_while_open SMALLINT,               -- 1 until the task is finished, then NULL
     parent_task_id  BIGINT,
@@ -202,7 +205,7 @@ CREATE TABLE maintenance_runs (
 -- The figures of all tasks as they were last counted, where that takes long: one row, or none.
 CREATE TABLE statistics_snapshots (
     id              SMALLINT NOT NULL PRIMARY KEY,
-    figures         MEDIUMTEXT NOT NULL,         -- JSON, see services/task_counts.py
+    figures         MEDIUMTEXT NOT NULL,         -- JSON, see queue/figures/counts.py
     tasks           BIGINT NOT NULL,             -- how many were counted
     counted_at      BIGINT NOT NULL,
     duration_ms     BIGINT NOT NULL,

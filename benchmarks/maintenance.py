@@ -31,7 +31,7 @@ from taskmanager.db.connection import dialect
 from taskmanager.db.statements import execute
 from taskmanager.queue import claim, maintenance
 from taskmanager.queue.claim_orders import claim_order
-from taskmanager.queue.schedules import manage, runs
+from taskmanager.queue.schedules import definitions, runs
 from taskmanager.queue.task_types import TaskDefaults
 
 DUE = 100_000
@@ -110,7 +110,7 @@ def _slices(run: Callable[[int], int]) -> dict[str, float]:
 def _schedules(now: int) -> dict[str, float]:
     """SCHEDULES schedules whose time has come, each making one task."""
     for number in range(SCHEDULES):
-        manage.create_schedule(
+        definitions.create_schedule(
             {
                 "name": f"schedule-{number}",
                 "type": f"job.{number % TYPES}",

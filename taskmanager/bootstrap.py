@@ -43,6 +43,7 @@ def open_database(settings: Settings) -> peewee.Database:
         settings.effective_database_url,
         sqlite_synchronous=settings.sqlite_synchronous,
         idle_seconds=settings.database_idle_seconds,
+        table_prefix=settings.table_prefix,
     )
 
 

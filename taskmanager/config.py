@@ -27,6 +27,7 @@ FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
 HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstrap_admin_key"})
 
 
+_TABLE_PREFIX = re.compile(r"(?![0-9]|sqlite_)\w{1,20}", re.ASCII | re.IGNORECASE)
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
 
 
@@ -85,6 +86,15 @@ def _database_url(value: str) -> str:
     return value
 
 
+def _table_prefix(value: str) -> str:
+    if value and not _TABLE_PREFIX.fullmatch(value):
+        raise ValueError(
+            "empty, or 1 to 20 letters (a to z), digits and _, such as shop_, beginning with "
+            "neither a digit nor sqlite_"
+        )
+    return value
+
+
 def _setting(default: str, parse: Callable[[str], Any], help_text: str) -> Any:
     """A field of Settings. `default` is text, as in `.env`."""
     return field(metadata={"default": default, "parse": parse, "help": help_text})
@@ -109,6 +119,11 @@ class Settings:
         _whole_number(0, 86_400),
         "MySQL and MariaDB: seconds after which an idle connection is closed. "
         "0: after each request",
+    )
+    table_prefix: str = _setting(
+        "",
+        _table_prefix,
+        "Begins the name of every table, so that several applications can share one database",
     )
     sqlite_synchronous: str = _setting(
         "FULL",

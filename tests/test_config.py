@@ -117,6 +117,11 @@ def test_names_of_other_programs_and_of_the_test_suite_are_left_alone() -> None:
         ("RETENTION_DAYS", "-1", "a whole number from 0"),
         ("SQLITE_SYNCHRONOUS", "OFF", "FULL or NORMAL"),
         ("DATABASE_URL", "postgres://x", "sqlite:///path/to/file.db or mysql://"),
+        ("TABLE_PREFIX", "2nd_", "letters (a to z), digits and _, such as shop_"),
+        ("TABLE_PREFIX", "my-shop", "letters (a to z), digits and _, such as shop_"),
+        ("TABLE_PREFIX", "läden_", "letters (a to z), digits and _, such as shop_"),
+        ("TABLE_PREFIX", "x" * 21, "1 to 20 letters"),
+        ("TABLE_PREFIX", "SQLite_", "beginning with neither a digit nor sqlite_"),
         ("BOOTSTRAP_ADMIN_KEY", "short", "at least 32 random characters"),
     ],
 )
@@ -127,6 +132,11 @@ def test_a_bad_value_stops_the_start_and_says_what_to_write(
         load_settings(environ={f"TASKMANAGER_{name}": value})
     assert f"TASKMANAGER_{name}" in refused.value.message
     assert expected in refused.value.message
+
+
+@pytest.mark.parametrize("prefix", ["", "shop_", "_", "S2", "x" * 20])
+def test_a_table_prefix_is_taken_as_it_is_written(prefix: str) -> None:
+    assert load_settings(environ={"TASKMANAGER_TABLE_PREFIX": prefix}).table_prefix == prefix
 
 
 def test_a_bad_database_url_is_not_repeated_for_it_holds_a_password() -> None:

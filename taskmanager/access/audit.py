@@ -1,8 +1,8 @@
-"""Who did what to the installation, and who tried to get in: never a secret, never the params.
+"""The audit trail: who changed the installation, and who failed to get in.
 
-An action is recorded in the transaction of what it records. Failed
-authentication is recorded so that nobody can fill the disk or hold up a writer
-with it: a few rows a minute and process, with counts, and a bound on all of them.
+Never stores a key or params. An action is recorded in the transaction that performs it. Failed
+authentication is recorded within bounds, so that nobody can fill the disk or delay writers with
+it: a few rows per minute and process, the rest as counts, and a maximum of rows altogether.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from taskmanager.clock import format_time
 from taskmanager.db.connection import cache
-from taskmanager.db.statements import Row, execute, execute_if_free, fetch_all, fetch_one, insert
+from taskmanager.db.models import AuditEvent
+from taskmanager.db.queries import Select, execute_if_free, first_row, rows_of
+from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 
 if TYPE_CHECKING:  # keys records what it does here
@@ -25,14 +27,12 @@ MAX_ADDRESS_LENGTH = 64
 
 
 def record(*, event: str, message: str, caller: "Caller", now: int) -> None:
-    """Stores what `caller` did, inside the present transaction."""
+    """Stores what `caller` did, in the caller's transaction."""
     row = _row(event, message, caller.address, caller.request_id, now)
-    insert("audit_events", {**row, "api_key_id": caller.key_id})
+    AuditEvent.insert({**row, "api_key_id": caller.key_id}).execute()
 
 
-def _row(
-    event: str, message: str, address: str | None, request_id: str | None, now: int
-) -> dict[str, object]:
+def _row(event: str, message: str, address: str | None, request_id: str | None, now: int) -> Row:
     return {
         "event": event,
         "api_key_id": None,
@@ -45,7 +45,7 @@ def _row(
 
 @dataclass
 class _Failures:
-    """What failed in this process since `began_at`: how often beyond the row, by address."""
+    """Failures in this process since `began_at`; `repeated` counts those after an address's row."""
 
     began_at: int
     repeated: dict[str, int] = field(default_factory=dict)
@@ -55,11 +55,11 @@ class _Failures:
 def record_failed_authentication(
     *, address: str, request_id: str | None, reason: str, now: int
 ) -> None:
-    """Notes that somebody at `address` presented no key or a wrong one; `reason` holds no secret.
+    """Records that a request from `address` had no key or a wrong one; `reason` holds no secret.
 
-    The first failure of an address in a minute gets a row at once, for
-    ADDRESSES_PER_WINDOW addresses; the others are counted and the counts are
-    stored with the next failure in a later minute. Waits for no writer.
+    In each minute the first ADDRESSES_PER_WINDOW addresses get a row at their
+    first failure. Further failures are counted, and the counts are stored with
+    the first failure of a later minute. Does not wait for other writers.
     """
     remembered = cache()
     failures: _Failures | None = remembered.failed_authentications
@@ -75,10 +75,10 @@ def record_failed_authentication(
     else:
         failures.elsewhere += 1
     if rows:
-        _insert_if_free(rows)
+        execute_if_free(AuditEvent.insert_many(rows))
 
 
-def _counted(failures: _Failures, now: int) -> list[dict[str, object]]:
+def _counted(failures: _Failures, now: int) -> list[Row]:
     minute = f"in the minute from {format_time(failures.began_at)}"
     rows = [
         _row(FAILED, f"{count} more from this address {minute}", address, None, now)
@@ -90,49 +90,35 @@ def _counted(failures: _Failures, now: int) -> list[dict[str, object]]:
     return rows
 
 
-def _insert_if_free(rows: list[dict[str, object]]) -> None:
-    one = f"({', '.join('?' * len(rows[0]))})"
-    execute_if_free(
-        f"INSERT INTO audit_events ({', '.join(rows[0])}) VALUES {', '.join([one] * len(rows))}",
-        [value for row in rows for value in row.values()],
-    )
-
-
 def list_events(*, limit: int, before_id: int | None = None) -> list[Row]:
-    """The newest events, newest first; those older than `before_id` where it is given."""
-    if before_id is None:
-        return fetch_all("SELECT * FROM audit_events ORDER BY id DESC LIMIT ?", (limit,))
-    return fetch_all(
-        "SELECT * FROM audit_events WHERE id < ? ORDER BY id DESC LIMIT ?", (before_id, limit)
-    )
+    """The newest events, newest first; with `before_id`, those with lower ids."""
+    events = AuditEvent.select().order_by(AuditEvent.id.desc()).limit(limit)
+    if before_id is not None:
+        events = events.where(AuditEvent.id < before_id)
+    return rows_of(events)
 
 
 def prune(*, before: int | None) -> None:
-    """Removes events from before that time (None: none), and failures past MAX_FAILURE_ROWS.
+    """Deletes failures beyond MAX_FAILURE_ROWS, and events older than `before` (None: none).
 
-    Up to PRUNED_ROWS of each, so that no lock is held for long; the next run takes more.
+    At most PRUNED_ROWS of each, so that no lock is held for long; the next run
+    deletes more.
     """
-    oldest_kept = fetch_one(
-        "SELECT id FROM audit_events WHERE event = ? ORDER BY id DESC LIMIT 1 OFFSET ?",
-        (FAILED, MAX_FAILURE_ROWS - 1),
-    )
-    ids = []
+    events = AuditEvent.select(AuditEvent.id)
+    failures = events.where(AuditEvent.event == FAILED)
+    oldest_kept = first_row(failures.order_by(AuditEvent.id.desc()).offset(MAX_FAILURE_ROWS - 1))
     if oldest_kept is not None:
-        ids += fetch_all(
-            "SELECT id FROM audit_events WHERE event = ? AND id < ? ORDER BY id LIMIT ?",
-            (FAILED, oldest_kept["id"], PRUNED_ROWS),
-        )
+        _delete_first(failures.where(AuditEvent.id < oldest_kept["id"]).order_by(AuditEvent.id))
     if before is not None:
-        ids += fetch_all(
-            "SELECT id FROM audit_events WHERE created_at < ? ORDER BY created_at LIMIT ?",
-            (before, PRUNED_ROWS),
-        )
+        _delete_first(events.where(AuditEvent.created_at < before).order_by(AuditEvent.created_at))
+
+
+def _delete_first(events: Select) -> None:
+    ids = [row["id"] for row in rows_of(events.limit(PRUNED_ROWS))]
     if ids:
-        _remove([row["id"] for row in ids])
+        _delete(ids)
 
 
 @write_transaction
-def _remove(ids: list[int]) -> None:
-    for start in range(0, len(ids), PRUNED_ROWS):
-        some = ids[start : start + PRUNED_ROWS]
-        execute(f"DELETE FROM audit_events WHERE id IN ({', '.join('?' * len(some))})", some)
+def _delete(ids: list[int]) -> None:
+    AuditEvent.delete().where(AuditEvent.id.in_(ids)).execute()

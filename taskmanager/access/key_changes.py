@@ -1,6 +1,6 @@
-"""Changing, rotating and revoking keys that exist, so that an admin key is left to do it with.
+"""Changing, rotating and revoking keys. The last admin key stays unless the caller insists.
 
-Every process refuses what a key may no longer do within keys.CACHE_SECONDS.
+Every process applies a change within keys.CACHE_SECONDS.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,9 @@ from typing import Any
 from taskmanager.access import audit, keys
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.statements import Row, execute, fetch_all
+from taskmanager.db.models import ApiKey
+from taskmanager.db.queries import locking, rows_of
+from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict
 
@@ -20,10 +22,10 @@ MAX_OVERLAP_SECONDS = 30 * 86_400
 def change_key(
     *, key_id: int, changes: Mapping[str, Any], force: bool, caller: Caller, now: int
 ) -> Row:
-    """Sets what `changes` names (see keys.stored_columns); returns the key's row.
+    """Sets the fields in `changes` (see keys.stored_columns); returns the key's row.
 
-    Raises NotFound, InvalidRequest, Conflict for a revoked key, and, unless
-    `force`, for the last key that may administer.
+    Raises NotFound, InvalidRequest, and Conflict for a revoked key or, unless
+    `force`, if no admin key would be left.
     """
     columns = keys.stored_columns(changes)
     row = _change(key_id, columns, force=force, caller=caller, now=now)
@@ -42,9 +44,9 @@ def _change(key_id: int, columns: Row, *, force: bool, caller: Caller, now: int)
 
 
 def revoke_key(*, key_id: int, force: bool, caller: Caller, now: int) -> Row:
-    """Revokes a key for good; revoking it again changes nothing.
+    """Revokes a key permanently; revoking it again changes nothing.
 
-    Raises NotFound, and, unless `force`, Conflict for the last key that may administer.
+    Raises NotFound and, unless `force`, Conflict if no admin key would be left.
     """
     row = _revoke(key_id, force=force, caller=caller, now=now)
     keys.forget_remembered()
@@ -63,10 +65,10 @@ def _revoke(key_id: int, *, force: bool, caller: Caller, now: int) -> Row:
 
 
 def rotate_key(*, key_id: int, overlap_seconds: int, caller: Caller, now: int) -> tuple[Row, str]:
-    """Makes a key with the same name and rights; returns its row and the key itself.
+    """Creates a key with the same name and rights; returns its row and the key itself.
 
-    The old one stays valid for `overlap_seconds`, never longer than it was. A
-    key made to last a number of days is replaced by one that lasts as many.
+    The old key stays valid for `overlap_seconds`, but not beyond its own expiry.
+    The new key is valid for as long as the old one was when it was created.
     Raises NotFound, and Conflict for a key that is revoked or expired.
     """
     key = keys.new_key()
@@ -107,15 +109,14 @@ def _key_in_force(key_id: int) -> Row:
 
 
 def _set(key_id: int, columns: Row) -> None:
-    assignments = ", ".join(f"{name} = ?" for name in columns)
-    execute(f"UPDATE api_keys SET {assignments} WHERE id = ?", [*columns.values(), key_id])
+    ApiKey.update(columns).where(ApiKey.id == key_id).execute()
 
 
 def _require_admin_left(before: Row, *, now: int) -> None:
-    """Raises Conflict where a key that could administer was the last; undoes the transaction."""
+    """Raises Conflict, which undoes the transaction, if the changed key was the last admin key."""
     if not keys.may_administer(before, now=now):
         return
-    left = fetch_all("SELECT * FROM api_keys WHERE revoked_at IS NULL {lock_rows}")
+    left = rows_of(locking(ApiKey.select().where(ApiKey.revoked_at.is_null())))
     if not any(keys.may_administer(row, now=now) for row in left):
         raise Conflict(
             f"Key {before['id']} ({before['name']}) is the last one with the scope 'admin': nobody "

@@ -1,7 +1,6 @@
-"""API keys: making and finding them, and what a key allows.
+"""API keys: creating and finding them, and what each allows.
 
-Owns the list of scopes. Never stores a key: only its SHA-256, which is what
-it is looked up by.
+Owns the list of scopes. Stores no key, only its SHA-256, by which it is found.
 """
 
 import hashlib
@@ -16,7 +15,9 @@ from typing import Any
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import cache
-from taskmanager.db.statements import Row, execute_if_free, fetch_all, fetch_one, insert
+from taskmanager.db.models import ApiKey
+from taskmanager.db.queries import execute_if_free, first_row, rows_of
+from taskmanager.db.statements import Row, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotAuthenticated, NotFound
 from taskmanager.rates import parse_rate
@@ -45,7 +46,7 @@ ROLES = {
     "worker": ("tasks:claim", "tasks:complete", "tasks:read", "task-types:read"),
     "viewer": ("tasks:read", "task-types:read", "workers:read", "metrics:read"),
 }
-# The names of keys that a start makes by itself, where no key exists or by setting.
+# The names of the keys that a start creates by itself: if there is none, or by a setting.
 FIRST_KEY = "first admin key"
 BOOTSTRAP_KEY = "bootstrap"
 MADE_AT_START = (FIRST_KEY, BOOTSTRAP_KEY)
@@ -58,7 +59,7 @@ _TYPE_PATTERN = re.compile(r"[A-Za-z0-9._%-]{1,255}")
 
 
 def hash_key(key: str) -> str:
-    """The 64 hexadecimal digits under which a key is stored."""
+    """The SHA-256 under which a key is stored, as 64 hexadecimal digits."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -73,10 +74,10 @@ def create_key(
     caller: Caller,
     key: str | None = None,
 ) -> tuple[Row, str]:
-    """Makes a key; returns its row and the key itself, which nobody can read again.
+    """Creates a key; returns its row and the key itself, which cannot be read again later.
 
-    `key` is given only for the bootstrap key, whose text its owner chose.
-    Raises InvalidRequest for a name, a scope or a rate limit that cannot be.
+    `key` is given only for the bootstrap key, whose text its owner has chosen.
+    Raises InvalidRequest for an invalid name, scope, type pattern or rate limit.
     """
     fields = {
         "name": name,
@@ -95,7 +96,7 @@ def new_key() -> str:
 
 
 def stored_columns(fields: Mapping[str, Any]) -> Row:
-    """Fields of a key as its table holds them. Raises InvalidRequest for one that cannot be.
+    """Fields of a key as its table stores them. Raises InvalidRequest for an invalid one.
 
     `name`, `scopes`; `task_types`, `rate_limit` and `expires_at`, which may be None.
     """
@@ -135,7 +136,7 @@ def _checked_rate(text: str) -> str:
 
 
 def key_row(key: str, columns: Row, *, now: int) -> Row:
-    """A whole row for a new key."""
+    """The row of a new key, without its id."""
     return {
         **columns,
         "key_hash": hash_key(key),
@@ -154,7 +155,7 @@ def _store_key(row: Row, *, caller: Caller, now: int) -> Row:
 
 def insert_key(row: Row, *, caller: Caller, now: int) -> Row:
     """Inserts a row made by `key_row`, inside the caller's transaction."""
-    key_id = insert("api_keys", row)
+    key_id: int = ApiKey.insert(row).execute()
     audit.record(
         event="key_created",
         caller=caller,
@@ -166,12 +167,12 @@ def insert_key(row: Row, *, caller: Caller, now: int) -> Row:
 
 def list_keys() -> list[Row]:
     """Every key, revoked ones included, oldest first."""
-    return fetch_all("SELECT * FROM api_keys ORDER BY id")
+    return rows_of(ApiKey.select().order_by(ApiKey.id))
 
 
 def get_key(*, key_id: int) -> Row:
     """One key's row. Raises NotFound."""
-    row = fetch_one("SELECT * FROM api_keys WHERE id = ?", (key_id,))
+    row = first_row(ApiKey.select().where(ApiKey.id == key_id))
     if row is None:
         raise NotFound(f"There is no key with id {key_id}.", code="key_not_found")
     return row
@@ -179,24 +180,24 @@ def get_key(*, key_id: int) -> Row:
 
 def any_key_exists() -> bool:
     """False on an installation that nobody can use yet."""
-    return fetch_one("SELECT id FROM api_keys LIMIT 1") is not None
+    return ApiKey.select().exists()
 
 
 def may_administer(row: Row, *, now: int) -> bool:
-    """True where the key is in force and has the scope admin, for every task type."""
+    """Whether the key is valid and has the scope admin, without a limit to task types."""
     in_force = row["revoked_at"] is None and (row["expires_at"] is None or row["expires_at"] > now)
     return in_force and "admin" in json.loads(row["scopes"]) and row["task_types"] is None
 
 
 def authenticate(key: str, *, now: int) -> Caller:
-    """Who presents `key`. Raises NotAuthenticated for an unknown, revoked or expired one.
+    """The caller that `key` stands for. Raises NotAuthenticated if unknown, revoked or expired.
 
-    A key that was found is remembered for CACHE_SECONDS per process.
+    Each process remembers a key for CACHE_SECONDS.
     """
     key_hash = hash_key(key)
     remembered = cache().keys.get(key_hash)
     if remembered is None or remembered[0] < time.monotonic():
-        row = fetch_one("SELECT * FROM api_keys WHERE key_hash = ?", (key_hash,))
+        row = fetch_one("SELECT * FROM {api_keys} WHERE key_hash = ?", (key_hash,))
         if row is None or not hmac.compare_digest(row["key_hash"], key_hash):
             raise NotAuthenticated(
                 "This API key is not known. Keys are made with: taskmanager keys create",
@@ -222,21 +223,19 @@ def _caller_of(row: Row) -> Caller:
 
 
 def forget_remembered() -> None:
-    """Makes this process look every key up anew."""
+    """Makes this process read every key again."""
     cache().keys.clear()
 
 
 def mark_used(caller: Caller, *, now: int) -> None:
-    """Notes that a key is in use: one write a minute and process at the most.
+    """Stores that a key is in use, at most once a minute and process.
 
-    What was asked for is done by now, so nothing that happens here may refuse it or hold it up.
+    The request is done by now, so nothing here may fail or delay it.
     """
     used_at = cache().keys_used_at
     if caller.key_id is None or now - used_at.get(caller.key_id, 0) < LAST_USED_RESOLUTION_MS:
         return
     used_at[caller.key_id] = now
-    execute_if_free(
-        "UPDATE api_keys SET last_used_at = ? WHERE id = ? "
-        "AND (last_used_at IS NULL OR last_used_at < ?)",
-        (now, caller.key_id, now - LAST_USED_RESOLUTION_MS),
-    )
+    latest = ApiKey.last_used_at
+    is_older = latest.is_null() | (latest < now - LAST_USED_RESOLUTION_MS)
+    execute_if_free(ApiKey.update(last_used_at=now).where(ApiKey.id == caller.key_id, is_older))

@@ -7,7 +7,7 @@ from taskmanager.access.key_changes import MAX_OVERLAP_SECONDS
 from taskmanager.api.requests import MAX_INTEGER, RequestBody
 from taskmanager.queue import claim_sql, dedupe, retry
 from taskmanager.queue.create import MAX_DELAY_SECONDS
-from taskmanager.queue.schedules import manage
+from taskmanager.queue.schedules import definitions
 
 Schema = dict[str, Any]
 
@@ -197,11 +197,11 @@ _SCHEDULE: dict[str, Any] = {
     "interval_seconds": {
         "type": "integer",
         "minimum": 1,
-        "maximum": manage.MAX_INTERVAL_SECONDS,
+        "maximum": definitions.MAX_INTERVAL_SECONDS,
     },
     "priority": _or_null(PRIORITY),
     "max_attempts": _or_null(ATTEMPTS),
-    "overlap": {"type": "string", "enum": list(manage.OVERLAPS)},
+    "overlap": {"type": "string", "enum": list(definitions.OVERLAPS)},
     "is_active": FLAG,
 }
 CREATE_SCHEDULE = RequestBody(required=("name", "type", "params"), type=TYPE_NAME, **_SCHEDULE)

@@ -9,7 +9,7 @@ from taskmanager.api.responses import success
 from taskmanager.api.serializers import schedule_json, task_json
 from taskmanager.clock import utc_now
 from taskmanager.errors import InvalidRequest
-from taskmanager.queue.schedules import manage, runs
+from taskmanager.queue.schedules import definitions, runs
 from taskmanager.queue.task_types import TaskDefaults
 
 blueprint = Blueprint("schedules", __name__, url_prefix="/schedules")
@@ -36,7 +36,7 @@ def create() -> Response:
     are wrong, or the type is not active; 403; 404 no such type; 409
     `schedule_exists`.
     """
-    row = manage.create_schedule(
+    row = definitions.create_schedule(
         request_schemas.CREATE_SCHEDULE.read(),
         defaults=_defaults(),
         caller=g.caller,
@@ -50,7 +50,7 @@ def create() -> Response:
 def list_all() -> Response:
     """GET /api/schedules: schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
     query = QueryParameters("limit", "offset")
-    rows = manage.list_schedules(
+    rows = definitions.list_schedules(
         limit=query.integer("limit", 1, 100, 50) or 50,
         offset=query.integer("offset", 0, 10_000, 0) or 0,
         caller=g.caller,
@@ -63,7 +63,9 @@ def list_all() -> Response:
 def get(schedule_id: int) -> Response:
     """GET /api/schedules/{id}: one schedule with its `next_runs`. 200; 403; 404."""
     QueryParameters()
-    return success(schedule_json(manage.get_schedule(schedule_id=schedule_id, caller=g.caller)))
+    return success(
+        schedule_json(definitions.get_schedule(schedule_id=schedule_id, caller=g.caller))
+    )
 
 
 @blueprint.patch(SCHEDULE)
@@ -79,7 +81,7 @@ def change(schedule_id: int) -> Response:
     if not body:
         known = ", ".join(request_schemas.CHANGE_SCHEDULE.schema["properties"])
         raise InvalidRequest(f"Nothing to change: send one or more of {known}.")
-    row = manage.change_schedule(
+    row = definitions.change_schedule(
         schedule_id=schedule_id, changes=body, caller=g.caller, now=utc_now()
     )
     return success(schedule_json(row), "Schedule updated successfully")
@@ -89,7 +91,7 @@ def change(schedule_id: int) -> Response:
 @requires("task-types:write")
 def delete(schedule_id: int) -> Response:
     """DELETE /api/schedules/{id}: removes it; the tasks that it created stay. 200; 403; 404."""
-    row = manage.delete_schedule(schedule_id=schedule_id, caller=g.caller, now=utc_now())
+    row = definitions.delete_schedule(schedule_id=schedule_id, caller=g.caller, now=utc_now())
     return success(schedule_json(row), "Schedule deleted")
 
 

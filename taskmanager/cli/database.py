@@ -2,19 +2,28 @@
 
 import click
 
+from taskmanager import __version__
 from taskmanager.bootstrap import open_database, prepare_database
-from taskmanager.cli.terminal import say
-from taskmanager.config import load_settings
+from taskmanager.cli.terminal import say, show
+from taskmanager.config import Settings, load_settings
 from taskmanager.db import schema
+from taskmanager.db.dialect import MYSQL, SQLITE
 
 
 @click.command("init-db")
-def init_db() -> None:
+@click.option(
+    "--print", "prints", is_flag=True, help="Print the SQL to import in phpMyAdmin instead."
+)
+def init_db(prints: bool) -> None:
     """Create the database tables, or upgrade them.
 
     You can repeat this, and run it from several processes at once.
     """
-    _create_or_upgrade_tables()
+    settings = load_settings()
+    if prints:
+        _print_tables(settings)
+    else:
+        _create_or_upgrade_tables(settings)
 
 
 @click.command()
@@ -24,11 +33,21 @@ def migrate() -> None:
     You can repeat this, and run it from several processes at once. An
     interrupted run is continued by the next one.
     """
-    _create_or_upgrade_tables()
+    _create_or_upgrade_tables(load_settings())
 
 
-def _create_or_upgrade_tables() -> None:
-    settings = load_settings()
+def _print_tables(settings: Settings) -> None:
+    """Prints what creates the tables in an empty database; opens no connection."""
+    is_sqlite = settings.effective_database_url.startswith("sqlite:")
+    engine, target = ("SQLite", SQLITE) if is_sqlite else ("MySQL and MariaDB", MYSQL)
+    show(f"-- The tables of TaskManager {__version__} for {engine}.")
+    for statement in schema.schema_statements(target, settings.table_prefix):
+        show("")
+        for line in f"{statement};".splitlines():
+            show(line)
+
+
+def _create_or_upgrade_tables(settings: Settings) -> None:
     open_database(settings)
     done = prepare_database(settings, patience_seconds=schema.COMMAND_PATIENCE_SECONDS, report=say)
     what = {

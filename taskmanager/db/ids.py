@@ -5,7 +5,7 @@ Knows how each engine keeps them. Refuses to know any table.
 
 import re
 
-from taskmanager.db.connection import dialect
+from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.schema import change_tables
 from taskmanager.db.statements import execute, fetch_one
@@ -14,10 +14,10 @@ from taskmanager.db.statements import execute, fetch_one
 def next_id(table: str) -> int:
     """The lowest id that the next row of a table can get."""
     if dialect() is SQLITE:
-        row = fetch_one("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+        row = fetch_one("SELECT seq FROM sqlite_sequence WHERE name = ?", (_full_name(table),))
         return int(row["seq"]) + 1 if row else 1
     # MySQL's information_schema has figures of yesterday.
-    row = fetch_one(f"SHOW CREATE TABLE {table}")
+    row = fetch_one(f"SHOW CREATE TABLE {_full_name(table)}")
     found = re.search(r"\bAUTO_INCREMENT=(\d+)", row["Create Table"] if row else "")
     return int(found[1]) if found else 1
 
@@ -31,8 +31,12 @@ def skip_ids_below(table: str, wanted: int) -> None:
     if next_id(table) >= wanted:
         return
     if dialect() is not SQLITE:
-        change_tables(f"ALTER TABLE {table} AUTO_INCREMENT = {wanted:d}")
+        change_tables(f"ALTER TABLE {_full_name(table)} AUTO_INCREMENT = {wanted:d}")
         return
-    last = wanted - 1
-    if not execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (last, table)).rowcount:
-        execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))
+    row = (wanted - 1, _full_name(table))
+    if not execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", row).rowcount:
+        execute("INSERT INTO sqlite_sequence (seq, name) VALUES (?, ?)", row)
+
+
+def _full_name(table: str) -> str:
+    return str(database.table_prefix) + table

@@ -99,7 +99,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
         Ddl(
             "let task_logs do without a page that notes the highest id",
             """
-            CREATE TABLE new_task_logs (
+            CREATE TABLE task_logs_new (
                 id              INTEGER PRIMARY KEY,
                 task_id         BIGINT NOT NULL,
                 event           VARCHAR(32) NOT NULL,
@@ -114,12 +114,12 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 CONSTRAINT task_logs_task
                     FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
             );
-            INSERT INTO new_task_logs
+            INSERT INTO task_logs_new
             SELECT id, task_id, event, status, attempt, worker_id, api_key_id, claim_token, message,
                 metadata, created_at
             FROM task_logs;
             DROP TABLE task_logs;
-            ALTER TABLE new_task_logs RENAME TO task_logs;
+            ALTER TABLE task_logs_new RENAME TO task_logs;
             CREATE INDEX task_logs_by_task ON task_logs (task_id, id)
             """,
             mysql="",

@@ -16,21 +16,27 @@ class _Metadata(peewee.Metadata):
 
     @property
     def table_name(self) -> str:
-        return (database.table_prefix if database.obj else "") + self._plain_name
+        return (database.table_prefix if database.obj else "") + self.plain_name
 
     @table_name.setter
     def table_name(self, name: str) -> None:
-        self._plain_name = name
+        self.plain_name = name
 
     @property
     def table(self) -> peewee.Table:
-        """Not kept, as peewee would: the prefix may be another one the next time."""
-        columns = [field.column_name for field in self.sorted_fields]
-        return peewee.Table(self.table_name, columns, _model=self.model, _database=self.database)
+        """What a query refers to: one for each prefix, because peewee keeps only the first."""
+        name = self.table_name
+        if name not in self._tables:
+            columns = [field.column_name for field in self.sorted_fields]
+            self._tables[name] = peewee.Table(
+                name, columns, _model=self.model, _database=self.database
+            )
+        return self._tables[name]
 
     @table.deleter
     def table(self) -> None:
-        """Nothing is kept."""
+        """Peewee asks for it whenever a column is added."""
+        self._tables: dict[str, peewee.Table] = {}
 
 
 class _Model(peewee.Model):
@@ -233,3 +239,8 @@ MODELS = (
     *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey),
     *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
 )
+
+
+def plain_name(model: type[peewee.Model]) -> str:
+    """The name of a model's table without the prefix, as in schema.sql and in templates."""
+    return str(model._meta.plain_name)  # type: ignore[attr-defined]

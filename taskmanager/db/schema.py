@@ -1,8 +1,8 @@
-"""Makes the tables from schema.sql, or brings those of an older version up to date.
+"""Creates the tables from schema.sql, or upgrades those of an older version.
 
-Once, however many processes start together, and taken up again where a run was cut short: on
-SQLite all of it is one transaction; on MySQL, which commits each change of a table by itself,
-every step may be repeated, and the version is noted last.
+Several processes may start at once: one of them does it, the others wait. An interrupted run is
+completed by the next one. On SQLite the whole run is one transaction. MySQL commits each change
+of a table by itself, so there every step can be repeated, and the version is stored last.
 """
 
 import contextlib
@@ -28,24 +28,30 @@ from taskmanager.files.locks import try_file_lock
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = max(MIGRATIONS)
-# With AUTOINCREMENT an id is never given again, but every new row costs a page more.
+# AUTOINCREMENT never gives an id twice, but costs every new row one more page.
 SQLITE_PHRASES = {
     "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY": "INTEGER PRIMARY KEY AUTOINCREMENT",
     "BIGINT NOT NULL /*! AUTO_INCREMENT */ PRIMARY KEY": "INTEGER PRIMARY KEY",
 }
 
-# How long each waits while another process is at the tables.
+# A table, index or constraint in schema.sql and in migrations.py: a name in lower case that
+# follows one of these words. A column follows none of them.
+_NAME = re.compile(
+    r"\b(TABLE|INDEX|CONSTRAINT|REFERENCES|EXISTS|ON|INTO|FROM|JOIN|UPDATE|RENAME TO)(\s+)(?=[a-z])"
+)
+
+# How long each waits while another process creates or upgrades the tables.
 REQUEST_PATIENCE_SECONDS = 1
 START_PATIENCE_SECONDS = 5
 COMMAND_PATIENCE_SECONDS = 600
 RETRY_AFTER_SECONDS = 5
 
-# MySQL's error numbers. There already: table, column, index. Gone already: column or index.
+# MySQL's error numbers: the table, column or index exists already, or does not exist any more.
 DONE_BEFORE = frozenset({1050, 1060, 1061, 1091})
 NO_SUCH_KEY_COLUMN = 1072
 LOCK_WAIT_TIMEOUT = 1205
 DENIED = frozenset({1044, 1142, 1143, 1227})
-# A change of a table waits for transactions that use it, and everybody else waits behind it.
+# A change of a table waits for the transactions that use it, and new ones wait behind it.
 TABLE_LOCK_SECONDS = 5
 TABLE_LOCK_TRIES = 12
 
@@ -59,19 +65,21 @@ class Preparation(enum.Enum):
 
 
 def is_ready() -> bool:
-    """True where the database answers and holds this version's tables."""
+    """Whether the database answers and has the tables of this version."""
     try:
-        row = fetch_one("SELECT MAX(version) AS version FROM schema_versions")
+        return _stored_version() == SCHEMA_VERSION
     except DatabaseUnavailable:
         return False
-    return row is not None and row["version"] == SCHEMA_VERSION
 
 
 def schema_version() -> int | None:
-    """The version of the tables in the database; None where there are none yet."""
-    if not database.table_exists("schema_versions"):
-        return None
-    row = fetch_one("SELECT MAX(version) AS version FROM schema_versions")
+    """The version of the tables in the database; None if there are none yet."""
+    there = database.table_exists(f"{database.table_prefix}schema_versions")
+    return _stored_version() if there else None
+
+
+def _stored_version() -> int | None:
+    row = fetch_one("SELECT MAX(version) AS version FROM {schema_versions}")
     return row["version"] if row else None
 
 
@@ -80,14 +88,14 @@ def create_schema(
     patience_seconds: int = START_PATIENCE_SECONDS,
     report: Callable[[str], None] = log.info,
 ) -> Preparation:
-    """Makes the tables where there are none, and upgrades those of an older version.
+    """Creates the tables if there are none, and upgrades those of an older version.
 
-    Safe to repeat and safe from several processes at once: one does it while
-    the others wait, `patience_seconds` at the most. `report` is told of every
-    step of an upgrade as it begins.
-    Raises DatabaseUnavailable where another process is at it for longer, or the
-    tables stay in use; ConfigurationError where the database was made by a newer
-    version, or its user may not change tables.
+    Safe to repeat, also from several processes at once: one does it while the
+    others wait for at most `patience_seconds`. `report` is called with the name
+    of each step of an upgrade as it begins.
+    Raises DatabaseUnavailable if another process takes longer, or the tables
+    stay in use; ConfigurationError if a newer version has created the tables, or
+    the database's user may not change tables.
     """
     found = schema_version()
     done = Preparation.NOTHING
@@ -110,25 +118,31 @@ def create_schema(
     return done
 
 
-def schema_statements(target: Dialect) -> list[str]:
+def schema_statements(target: Dialect, prefix: str = "") -> list[str]:
     """The statements of schema.sql, as the engine of `target` spells them."""
-    return statements_of(_schema_file().read_text(encoding="utf-8"), target)
+    return statements_of(_schema_file().read_text(encoding="utf-8"), target, prefix)
 
 
-def statements_of(text: str, target: Dialect) -> list[str]:
-    """The statements of an SQL text, as the engine of `target` spells them."""
-    text = re.sub(r"--.*", "", text)
+def statements_of(text: str, target: Dialect, prefix: str = "") -> list[str]:
+    """The statements of an SQL text, as the engine of `target` spells them.
+
+    `prefix` is put before the name of every table, index and constraint.
+    """
+    text = re.sub(r" *--.*", "", text)
     if target is SQLITE:
         text = re.sub(r"/\*sqlite (.*?) \*/", r"\1", text)
         for mysql, sqlite in SQLITE_PHRASES.items():
             text = text.replace(mysql, sqlite)
+    else:
+        text = re.sub(r" */\*sqlite .*? \*/", "", text)
+    text = _NAME.sub(rf"\1\2{prefix}", text)
     return [statement.strip() for statement in text.split(";") if statement.strip()]
 
 
 def _schema_file() -> Path:
-    """Beside the application; else where pip puts it: share/ of a folder above the package's own.
+    """Beside the application, or where pip puts it: in share/ of a folder above the package.
 
-    Which folder that is depends on how it was installed (a virtual environment, --user, --target).
+    Which folder that is depends on the installation (a virtual environment, --user, --target).
     """
     beside = APP_ROOT / "schema.sql"
     if beside.exists():
@@ -143,26 +157,26 @@ def _schema_file() -> Path:
 
 
 def _make_tables(report: Callable[[str], None]) -> None:
-    """Everything in schema.sql; its last statement notes the version.
+    """Runs schema.sql, whose last statement stores the version.
 
-    Where some of it was there (MySQL, a start that was cut short), it may have
-    been an older version that began: then what has changed since is done too.
+    On MySQL an interrupted start may have left some of the tables. It may have
+    been an older version's, so the migrations run as well.
     """
-    *statements, note_version = schema_statements(dialect())
+    *statements, store_version = schema_statements(dialect(), database.table_prefix)
     made = [change_tables(statement, {NO_SUCH_KEY_COLUMN}) for statement in statements]
     if not all(made):
         for version in MIGRATIONS:
             _run_steps(version, report)
     with contextlib.suppress(peewee.IntegrityError):
-        execute(note_version)
+        execute(store_version)
 
 
 def _upgrade(found: int, report: Callable[[str], None]) -> None:
-    change_tables(statements_of(STEPS_TABLE, dialect())[0])
+    change_tables(_spelled(STEPS_TABLE)[0])
     for version in sorted(MIGRATIONS):
         if version > found:
             _run_steps(version, report)
-            # On a cluster, where the lock holds for one node, another may have been as fast.
+            # On a cluster the lock holds for one node, so another node may have been as fast.
             with contextlib.suppress(peewee.IntegrityError):
                 insert("schema_versions", {"version": version, "applied_at": utc_now()})
 
@@ -176,7 +190,7 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
         report(f"schema version {version}: {step.name}")
         if isinstance(step, Ddl):
             text = step.sql if dialect() is SQLITE or step.mysql is None else step.mysql
-            for statement in statements_of(text, dialect()):
+            for statement in _spelled(text):
                 change_tables(statement)
             _note(step, position=0, finished=True)
         elif dialect() is SQLITE:
@@ -187,8 +201,12 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
                 pass
 
 
+def _spelled(text: str) -> list[str]:
+    return statements_of(text, dialect(), database.table_prefix)
+
+
 def _run_slice(step: DataStep) -> bool:
-    """Returns whether there is more. On a cluster another node may be at the same step."""
+    """Returns whether there is more to do. On a cluster another node may run the same step."""
     state = _state_of(step, "{lock_rows}")
     if state["finished_at"] is not None:
         return False
@@ -199,7 +217,7 @@ def _run_slice(step: DataStep) -> bool:
 
 def _state_of(step: Step, lock: str = "") -> dict[str, int | None]:
     row = fetch_one(
-        f"SELECT position, finished_at FROM migration_steps WHERE name = ? {lock}", (step.name,)
+        f"SELECT position, finished_at FROM {{migration_steps}} WHERE name = ? {lock}", (step.name,)
     )
     if row is None:
         raise AssertionError(f"the step '{step.name}' was not noted")
@@ -208,16 +226,16 @@ def _state_of(step: Step, lock: str = "") -> dict[str, int | None]:
 
 def _note(step: Step, *, position: int, finished: bool) -> None:
     execute(
-        "UPDATE migration_steps SET position = ?, finished_at = ? WHERE name = ?",
+        "UPDATE {migration_steps} SET position = ?, finished_at = ? WHERE name = ?",
         (position, utc_now() if finished else None, step.name),
     )
 
 
 def change_tables(statement: str, also_done: Collection[int] = ()) -> bool:
-    """Runs DDL; returns False where MySQL says that it was done before."""
+    """Runs DDL; returns False if MySQL reports that it was done before."""
     for _ in range(TABLE_LOCK_TRIES):
         try:
-            # In a transaction errors come as they are, and the connection with the lock is kept.
+            # In a transaction, errors are not translated, and the connection keeps its lock.
             with database.atomic():
                 database.execute_sql(statement)
             return True
@@ -255,12 +273,12 @@ def _schema_lock(patience_seconds: int) -> Iterator[None]:
             with database.atomic():
                 yield
     else:
-        name = f"taskmanager-schema-{database.database}"[:64]
+        name = f"taskmanager-schema-{database.table_prefix}{database.database}"[:64]
         with database.patient():
             execute(f"SET SESSION lock_wait_timeout = {TABLE_LOCK_SECONDS}")
             row = fetch_one("SELECT GET_LOCK(?, ?) AS locked", (name, patience_seconds))
             _require_lock(row is not None and row["locked"] == 1)
-            yield  # closing the connection gives the lock back
+            yield  # closing the connection releases the lock
 
 
 def _require_lock(locked: bool) -> None:

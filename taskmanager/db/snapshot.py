@@ -46,7 +46,7 @@ def _begin() -> None:
 
 
 @contextlib.contextmanager
-def streamed_rows(statement: str) -> Iterator[Iterator[tuple[Any, ...]]]:
+def streamed_rows(template: str) -> Iterator[Iterator[tuple[Any, ...]]]:
     """The rows of a SELECT, one at a time in memory.
 
     For use within `read_snapshot`, which closes the connection afterwards: rows may be left unread.
@@ -54,7 +54,7 @@ def streamed_rows(statement: str) -> Iterator[Iterator[tuple[Any, ...]]]:
     with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
         cursor = database.connection().cursor(*_unbuffered())
         try:
-            cursor.execute(statement)
+            cursor.execute(database.spelled(template))
             yield iter(cursor)
         finally:
             if dialect() is not SQLITE and cursor._result is not None:

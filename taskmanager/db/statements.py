@@ -4,18 +4,12 @@ The words in braces that a template may hold are listed in dialect.py. A list am
 stands for several: `id IN ?` with `[1, 2]` is `id IN (1, 2)`. Refuses to know any table.
 """
 
-import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskmanager.db.cache import Row as Row
-from taskmanager.db.connection import database, dialect
-from taskmanager.db.dialect import SQLITE
-from taskmanager.db.sqlite.engine import SQLITE_BUSY_TIMEOUT_SECONDS
-from taskmanager.errors import DatabaseUnavailable
-
-log = logging.getLogger(__name__)
+from taskmanager.db.connection import database
 
 # What one statement may have: SQLite before 3.32 takes 999 values, every later one 32,766.
 MAX_VALUES = 999 if sqlite3.sqlite_version_info < (3, 32) else 32_766
@@ -48,24 +42,6 @@ def _expanded(sql: str, placeholder: str, values: Sequence[Any]) -> tuple[str, l
             parts += [placeholder, text]
             flat.append(value)
     return "".join(parts), flat
-
-
-def execute_if_free(template: str, values: Sequence[Any] = ()) -> None:
-    """Runs one statement that may as well be left out: outside a transaction, on one row.
-
-    Waits for no other writer on SQLite, and no failure of the database is raised.
-    """
-    try:
-        if dialect() is not SQLITE:
-            execute(template, values)
-            return
-        execute("PRAGMA busy_timeout = 0")
-        try:
-            execute(template, values)
-        finally:
-            execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
-    except DatabaseUnavailable as error:
-        log.info("left out: %s", error.message)
 
 
 def fetch_all(template: str, values: Sequence[Any] = ()) -> list[Row]:

@@ -12,12 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # What a check can require: see Check.needs.
 SETTINGS = "settings"  # could be read
-PLACE = "place"  # TASKMANAGER_INSTANCE_PATH and TASKMANAGER_DATABASE_URL are valid
+PLACE = "place"  # the settings in DECISIVE are valid
 FOLDER = "folder"  # the instance folder exists and is writable
 DATABASE = "database"  # answers
 TABLES = "tables"  # exist, in the version of this program
 
-DECISIVE = ("TASKMANAGER_INSTANCE_PATH", "TASKMANAGER_DATABASE_URL")
+DECISIVE = (
+    "TASKMANAGER_INSTANCE_PATH",
+    "TASKMANAGER_DATABASE_URL",
+    "TASKMANAGER_TABLE_PREFIX",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

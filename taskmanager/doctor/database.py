@@ -66,7 +66,7 @@ def check_reachable(case: Case) -> Iterator[Finding]:
     url = case.known_settings.effective_database_url
     try:
         if case.call is None:
-            connect_database(url)
+            connect_database(url, table_prefix=case.known_settings.table_prefix)
         if url.startswith("sqlite:///"):
             missing = _no_file_yet(url)
             if missing is not None:

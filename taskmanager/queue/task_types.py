@@ -38,11 +38,11 @@ OPEN_TASKS_VALIDATED = 10_000
 OPEN_TASKS_READ_AT_ONCE = 10  # each may hold a megabyte
 REJECTED_TASKS_SHOWN = 5
 _SELECT = (
-    "SELECT task_types.*, task_type_versions.param_schema FROM task_types "
-    "JOIN task_type_versions ON task_type_versions.task_type_id = task_types.id "
-    "AND task_type_versions.version = task_types.version "
+    "SELECT type.*, current.param_schema FROM {task_types} type "
+    "JOIN {task_type_versions} current "
+    "ON current.task_type_id = type.id AND current.version = type.version "
 )
-SELECT_BY_NAME = _SELECT + "WHERE task_types.name = ?"
+SELECT_BY_NAME = _SELECT + "WHERE type.name = ?"
 
 
 class TaskDefaults(NamedTuple):
@@ -109,7 +109,7 @@ def _store(
         _update(type_id, {"version": version, **columns}, now)
         outcome = "updated"
     changed = execute(
-        "UPDATE task_type_versions SET param_schema = ?, updated_at = ? "
+        "UPDATE {task_type_versions} SET param_schema = ?, updated_at = ? "
         "WHERE task_type_id = ? AND version = ?",
         (schema_text, now, type_id, version),
     ).rowcount
@@ -184,7 +184,7 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
     if version is None or version == row["version"]:
         return row
     older = fetch_one(
-        "SELECT version, param_schema FROM task_type_versions "
+        "SELECT version, param_schema FROM {task_type_versions} "
         "WHERE task_type_id = ? AND version = ?",
         (row["id"], version),
     )
@@ -210,7 +210,7 @@ def list_task_types(*, active_only: bool, limit: int, offset: int, caller: Calle
     """Types that the caller may touch, by name, each with `open_tasks`, counted up to a bound."""
     rows = [
         row
-        for row in fetch_all("SELECT * FROM task_types ORDER BY name")
+        for row in fetch_all("SELECT * FROM {task_types} ORDER BY name")
         if caller.may_touch(row["name"]) and (row["is_active"] or not active_only)
     ][offset : offset + limit]
     for row in rows:
@@ -223,7 +223,7 @@ def _count_open_tasks(type_id: int) -> int:
     for status in OPEN_STATUSES:
         row = fetch_one(
             "SELECT COUNT(*) AS counted FROM "
-            "(SELECT id FROM tasks WHERE task_type_id = ? AND status = ? LIMIT ?) AS some",
+            "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some",
             (type_id, status, OPEN_TASKS_COUNTED - count),
         )
         count += row["counted"] if row else 0
@@ -234,7 +234,7 @@ def name_of(type_id: int) -> str:
     """The name of a type that exists. Names never change, so they are remembered."""
     names = cache().task_type_names
     if type_id not in names:
-        row = fetch_one("SELECT name FROM task_types WHERE id = ?", (type_id,))
+        row = fetch_one("SELECT name FROM {task_types} WHERE id = ?", (type_id,))
         if row is None:
             raise NotFound(f"There is no task type with id {type_id}.", code="task_type_not_found")
         names[type_id] = row["name"]
@@ -293,7 +293,7 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
         last_id = 0
         while checked < OPEN_TASKS_VALIDATED:
             tasks = fetch_all(
-                "SELECT id, params FROM tasks WHERE task_type_id = ? AND status = ? AND id > ? "
+                "SELECT id, params FROM {tasks} WHERE task_type_id = ? AND status = ? AND id > ? "
                 "ORDER BY id LIMIT ?",
                 (row["id"], status, last_id, OPEN_TASKS_READ_AT_ONCE),
             )

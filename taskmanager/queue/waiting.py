@@ -21,7 +21,9 @@ def explain(task: Row, *, now: int) -> Reason | None:
         )
     if task["status"] not in ("scheduled", "pending"):
         return None
-    task_type = fetch_one("SELECT is_paused FROM task_types WHERE id = ?", (task["task_type_id"],))
+    task_type = fetch_one(
+        "SELECT is_paused FROM {task_types} WHERE id = ?", (task["task_type_id"],)
+    )
     if task_type is not None and task_type["is_paused"]:
         return _reason(
             "type_paused", f"Task type '{task['type']}' is paused: nothing of it is handed out."
@@ -34,7 +36,7 @@ def explain(task: Row, *, now: int) -> Reason | None:
 
 def _waits_for_worker(task: Row, now: int) -> Reason:
     held = fetch_one(
-        "SELECT id FROM tasks WHERE task_type_id = ? AND status = 'claimed' "
+        "SELECT id FROM {tasks} WHERE task_type_id = ? AND status = 'claimed' "
         "AND lease_expires_at > ? LIMIT 1",
         (task["task_type_id"], now),
     )
@@ -55,7 +57,7 @@ def _waits_for_worker(task: Row, now: int) -> Reason:
 
 def _last_taken(task_type_id: int, status: str) -> int:
     row = fetch_one(
-        "SELECT claimed_at FROM tasks WHERE task_type_id = ? AND status = ? "
+        "SELECT claimed_at FROM {tasks} WHERE task_type_id = ? AND status = ? "
         "ORDER BY id DESC LIMIT 1",
         (task_type_id, status),
     )

@@ -56,7 +56,7 @@ def _next_ids() -> dict[str, int]:
     found = {}
     for table in queue_tables():
         if table.is_counted:
-            row = fetch_one(f"SELECT MAX({table.key}) AS last FROM {table.name}")
+            row = fetch_one(f"SELECT MAX({table.key}) AS last FROM {{{table.name}}}")
             last = row["last"] if row and row["last"] else 0
             if (next_one := next_id(table.name)) > last + 1:
                 found[table.name] = next_one
@@ -65,7 +65,7 @@ def _next_ids() -> dict[str, int]:
 
 def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
     writer.write({"table": table.name, "columns": table.column_names})
-    statement = f"SELECT {', '.join(table.column_names)} FROM {table.name} ORDER BY {table.key}"
+    statement = f"SELECT {', '.join(table.column_names)} FROM {{{table.name}}} ORDER BY {table.key}"
     count = 0
     with streamed_rows(statement) as rows:
         for row in rows:

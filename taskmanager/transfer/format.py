@@ -22,7 +22,14 @@ from typing import Any, BinaryIO, NoReturn
 
 import peewee
 
-from taskmanager.db.models import MODELS, MigrationStep, SchemaVersion, StatisticsSnapshot, TaskLog
+from taskmanager.db.models import (
+    MODELS,
+    MigrationStep,
+    SchemaVersion,
+    StatisticsSnapshot,
+    TaskLog,
+    plain_name,
+)
 from taskmanager.errors import TransferFailed
 
 FORMAT = "taskmanager-queue"
@@ -65,7 +72,7 @@ def queue_tables() -> tuple[Table, ...]:
     """Every table of the queue, each after those that it refers to."""
     return tuple(
         Table(
-            name=model._meta.table_name,
+            name=plain_name(model),
             key=_key_of(model),
             # Nobody asks for an entry of the history by its id, so that may be given out again.
             is_counted=isinstance(model._meta.primary_key, peewee.AutoField)

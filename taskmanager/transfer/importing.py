@@ -86,7 +86,7 @@ def _replace_all(
     keys_before = _require_keys_that_may_go(replace_keys=replace_keys)
     import_ = next(imports)
     for table in reversed(import_.tables):
-        execute(f"DELETE FROM {table}")
+        execute(f"DELETE FROM {{{table}}}")
     import_.run()
     audit.record(
         event="queue_imported",
@@ -100,7 +100,7 @@ def _replace_all(
 
 
 def _require_empty_queue() -> None:
-    used = [table for table in WORK if fetch_all(f"SELECT id FROM {table} LIMIT 1")]
+    used = [table for table in WORK if fetch_all(f"SELECT id FROM {{{table}}} LIMIT 1")]
     if used:
         raise TransferFailed(
             f"This queue is in use: it has {' and '.join(used).replace('_', ' ')}. A queue is "
@@ -123,7 +123,7 @@ def _require_keys_that_may_go(*, replace_keys: bool) -> dict[str, str]:
 
 
 def _keys_by_hash() -> dict[str, str]:
-    rows = fetch_all("SELECT key_hash, name FROM api_keys ORDER BY id")
+    rows = fetch_all("SELECT key_hash, name FROM {api_keys} ORDER BY id")
     return {row["key_hash"]: row["name"] for row in rows}
 
 

@@ -9,7 +9,7 @@ from taskmanager.access.caller import OPERATOR
 from taskmanager.clock import parse_time
 from taskmanager.db.statements import execute
 from taskmanager.queue import create, history
-from taskmanager.queue.schedules import manage, runs
+from taskmanager.queue.schedules import definitions, runs
 from taskmanager.queue.task_types import TaskDefaults
 from tests.conftest import Api, Clock, make_key
 
@@ -381,7 +381,7 @@ def test_a_run_leaves_alone_what_a_caller_has_changed_since_it_looked(
     now, prepare_task = clock.now, create.prepare_task
 
     def change_meanwhile(*arguments: Any, **options: Any) -> Any:
-        manage.change_schedule(
+        definitions.change_schedule(
             schedule_id=schedule["id"],
             changes={"params": {"new": True}},
             caller=OPERATOR,

@@ -12,14 +12,10 @@ from flask import Flask
 
 from taskmanager.db import transactions
 from taskmanager.db.connection import close_connection, connect_database, database
+from taskmanager.db.models import Worker
+from taskmanager.db.queries import execute_if_free
 from taskmanager.db.sqlite import engine
-from taskmanager.db.statements import (
-    execute,
-    execute_if_free,
-    fetch_all,
-    fetch_one,
-    insert,
-)
+from taskmanager.db.statements import execute, fetch_all, fetch_one, insert
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from tests.support.mariadb import MariaDB
@@ -346,4 +342,4 @@ def test_a_statement_that_may_be_left_out_waits_for_no_other_writer(app: Flask) 
 
 
 def touch_if_free() -> None:
-    execute_if_free("UPDATE workers SET last_seen_at = last_seen_at + 1")
+    execute_if_free(Worker.update(last_seen_at=Worker.last_seen_at + 1))

@@ -83,6 +83,10 @@ def test_where_the_database_is_not_known_no_other_is_examined_in_its_place(uploa
     assert SECRET not in str(report)
     assert report.level("release_files") == "ok"
 
+    report = upload.examine(table_prefix="my-shop_")
+    assert "TASKMANAGER_TABLE_PREFIX is 'my-shop_'" in report.of("settings")["found"]
+    assert "it is not known which database" in report.not_checked()
+
 
 def test_an_option_of_the_database_that_does_not_exist_is_told(upload: Upload) -> None:
     report = upload.examine(database_url=f"mysql://me:{SECRET}@host/queue?tls=on")

@@ -15,7 +15,7 @@ from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.schema import create_schema
 from taskmanager.db.statements import execute, fetch_all
 from taskmanager.queue import task_types
-from taskmanager.queue.schedules import manage, runs
+from taskmanager.queue.schedules import definitions, runs
 from taskmanager.queue.task_types import TaskDefaults
 from tests.races.processes import Connection, Shared, run_processes
 from tests.races.queues import register
@@ -83,7 +83,7 @@ def database(fresh_database_url: str) -> Iterator[str]:
 
 def add_schedules(**fields: Any) -> None:
     for number in range(SCHEDULES):
-        manage.create_schedule(
+        definitions.create_schedule(
             {"name": f"schedule {number}", "type": "job", "params": {}, **fields},
             defaults=DEFAULTS,
             caller=OPERATOR,

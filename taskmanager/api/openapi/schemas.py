@@ -5,7 +5,7 @@ from typing import Any
 from taskmanager.access import keys
 from taskmanager.queue import dedupe
 from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
-from taskmanager.queue.schedules import manage
+from taskmanager.queue.schedules import definitions
 
 Schema = dict[str, Any]
 
@@ -118,7 +118,7 @@ def schedule(**more: Schema) -> Schema:
         params=PARAMS,
         priority=or_null(NUMBER),
         max_attempts=or_null(COUNT),
-        overlap=one_of(*manage.OVERLAPS),
+        overlap=one_of(*definitions.OVERLAPS),
         cron=like(or_null(TEXT), "0 3 * * *"),
         timezone=like(TEXT, "Europe/Prague"),
         interval_seconds=like(or_null(COUNT), None),

@@ -68,7 +68,7 @@ def task_counts(*, now: int, max_age_ms: int = SNAPSHOT_MS) -> TaskCounts:
     cannot be written is no reason to answer nothing.
     Dying in the middle leaves the snapshot as it was, for the next one to renew.
     """
-    stored = fetch_one("SELECT * FROM statistics_snapshots WHERE id = ?", (_ID,))
+    stored = fetch_one("SELECT * FROM {statistics_snapshots} WHERE id = ?", (_ID,))
     if stored is None or stored["tasks"] <= EXACT_UP_TO_TASKS:
         counted = _count(now)
         if counted.tasks > EXACT_UP_TO_TASKS:
@@ -86,7 +86,7 @@ def _count(now: int) -> TaskCounts:
     within = ", ".join("COUNT(CASE WHEN completed_at > ? THEN 1 END)" for _ in PERIODS_MS)
     rows = execute(
         f"SELECT task_type_id, status, COUNT(*), {within} "
-        f"FROM tasks {{index tasks_claim_by_id}} "
+        f"FROM {{tasks}} {{index tasks_claim_by_id}} "
         "GROUP BY task_type_id, status",
         [now - period for period in PERIODS_MS.values()],
     ).fetchall()
@@ -117,7 +117,7 @@ def _begin(stored: Row, now: int) -> bool:
 @write_transaction
 def _mark(counted_at: int, now: int) -> bool:
     changed: int = execute(
-        "UPDATE statistics_snapshots SET counting_since = ? WHERE id = ? AND counted_at = ? "
+        "UPDATE {statistics_snapshots} SET counting_since = ? WHERE id = ? AND counted_at = ? "
         "AND (counting_since IS NULL OR ABS(counting_since - ?) >= ?)",
         (now, _ID, counted_at, now, GIVEN_UP_MS),
     ).rowcount
@@ -148,7 +148,7 @@ def _store(counted: TaskCounts, replaced: Row | None) -> None:
     since = replaced["counting_since"]
     mine = "counting_since IS NULL" if since is None else "counting_since = ?"
     execute(
-        f"UPDATE statistics_snapshots SET {', '.join(f'{column} = ?' for column in row)} "
+        f"UPDATE {{statistics_snapshots}} SET {', '.join(f'{column} = ?' for column in row)} "
         f"WHERE id = ? AND counted_at = ? AND {mine}",
         (*row.values(), _ID, replaced["counted_at"], *([] if since is None else [since])),
     )

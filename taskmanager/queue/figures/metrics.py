@@ -12,7 +12,7 @@ from taskmanager.access.caller import Caller
 from taskmanager.queue import maintenance, maintenance_runs, workers
 from taskmanager.queue.figures.counts import PERIODS_MS
 from taskmanager.queue.figures.statistics import QueueFigures, queue_figures
-from taskmanager.queue.schedules import manage
+from taskmanager.queue.schedules import definitions
 
 Sample = tuple[Mapping[str, str], float]
 
@@ -57,7 +57,7 @@ def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gau
         Gauge(
             "taskmanager_schedules",
             "Schedules by whether they make tasks.",
-            _by("status", manage.count_schedules(caller=caller)),
+            _by("status", definitions.count_schedules(caller=caller)),
         ),
         *_of_maintenance(),
     ]

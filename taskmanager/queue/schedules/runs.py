@@ -1,7 +1,7 @@
-"""What a schedule does when it is due: it makes its task, once, whoever notices first.
+"""Running schedules: a due schedule creates its task, exactly once.
 
-Nothing here waits or wakes up: maintenance asks on its three roads whether a
-schedule is due.
+Nothing here waits for a due time. Maintenance asks whether a schedule is due,
+in each of the three ways in which it runs.
 """
 
 import json
@@ -9,11 +9,13 @@ import time
 
 from taskmanager.access.caller import OPERATOR, Caller
 from taskmanager.clock import format_time
-from taskmanager.db.statements import Row, execute, fetch_all
+from taskmanager.db.models import Schedule
+from taskmanager.db.queries import rows_of
+from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest
 from taskmanager.queue import create
-from taskmanager.queue.schedules import due_times, manage
+from taskmanager.queue.schedules import definitions, due_times
 from taskmanager.queue.store import store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -21,19 +23,17 @@ DUE_READ_AT_ONCE = 100
 
 
 def run_due_schedules(*, now: int, defaults: TaskDefaults, deadline: float) -> int:
-    """Runs every schedule that is due, the longest overdue first; returns how many tasks it made.
+    """Runs every due schedule, the longest overdue first; returns the number of tasks created.
 
-    Each is a transaction of its own. Stops at `deadline`, in seconds of
-    time.monotonic(), after one at the least.
+    Each run is a transaction. Stops at `deadline`, in seconds of
+    time.monotonic(), after at least one run.
     """
     made = 0
+    next_due = Schedule.select().order_by(Schedule.next_run_at).limit(DUE_READ_AT_ONCE)
     while True:
-        due = fetch_all(
-            "SELECT * FROM schedules WHERE next_run_at <= ? ORDER BY next_run_at LIMIT ?",
-            (now, DUE_READ_AT_ONCE),
-        )
+        due = rows_of(next_due.where(Schedule.next_run_at <= now))
         for row in due:
-            made += _run(manage.with_type(row), defaults, now)
+            made += _run(definitions.with_type(row), defaults, now)
             if time.monotonic() > deadline:
                 return made
         if len(due) < DUE_READ_AT_ONCE:
@@ -41,17 +41,19 @@ def run_due_schedules(*, now: int, defaults: TaskDefaults, deadline: float) -> i
 
 
 def _run(schedule: Row, defaults: TaskDefaults, now: int) -> bool:
-    """One run for the latest due time that has come, however many were missed before it.
+    """One run, for the latest due time up to `now`; earlier ones that were missed are skipped.
 
-    A run that cannot make its task is noted as failed and the next one awaited.
-    A schedule whose next due time cannot be told any more becomes inactive.
+    A run that cannot create its task is stored as failed. A schedule whose next
+    due time cannot be computed any more becomes inactive.
     """
     due_at: int = schedule["next_run_at"]
     next_run_at: int | None = None
     task: Row | None = None
     problem: str | None = None
     try:
-        due_at, next_run_at = due_times.latest_and_next(manage.timing_of(schedule), due_at, now)
+        due_at, next_run_at = due_times.latest_and_next(
+            definitions.timing_of(schedule), due_at, now
+        )
         task = create.prepare_task(
             _task_request(schedule, due_at), defaults=defaults, caller=OPERATOR, now=now
         )
@@ -61,10 +63,10 @@ def _run(schedule: Row, defaults: TaskDefaults, now: int) -> bool:
 
 
 def _task_request(schedule: Row, due_at: int | None) -> Row:
-    """What POST /api/tasks would be sent. Without a due time it is a run by hand.
+    """The task as a body of POST /api/tasks. Without a due time it is a run by hand.
 
-    The task's key is the second guard against making it twice. Where runs may
-    not overlap, the key is the schedule's own, held while a task is unfinished.
+    The dedupe key is the second guard against creating the task twice. If runs
+    may not overlap, all of them share one key, held while a task is unfinished.
     """
     if schedule["overlap"] == "skip":
         dedupe, key = "active", f"schedule:{schedule['id']}"
@@ -86,26 +88,30 @@ def _task_request(schedule: Row, due_at: int | None) -> Row:
 def _store_run(
     schedule: Row, task: Row | None, *, due_at: int, next_run_at: int | None, problem: str | None
 ) -> bool:
-    """Advances the schedule and makes its task; returns whether a task was made.
+    """Advances the schedule and creates its task; returns whether a task was created.
 
     Transition: nothing → pending, for the task.
     Commits together: the next due time, the task and its first history row.
     Raises DatabaseUnavailable.
-    Dying in the middle leaves the schedule due. Where another process has
-    advanced it, or a caller has changed it since it was read, nothing is done.
+    A crash leaves the schedule due. If another process has advanced it, or a
+    caller has changed it since it was read, nothing is done.
     """
-    advanced = execute(
-        "UPDATE schedules SET next_run_at = ?, is_active = ?, last_run_at = ?, "
-        "last_outcome = 'failed', last_error = ? "
-        "WHERE id = ? AND next_run_at = ? AND updated_at = ?",
-        (
-            next_run_at,
-            int(next_run_at is not None),
-            due_at,
-            problem,
-            *(schedule[column] for column in ("id", "next_run_at", "updated_at")),
-        ),
-    ).rowcount
+    this_one = Schedule.id == schedule["id"]
+    advanced = (
+        Schedule.update(
+            next_run_at=next_run_at,
+            is_active=next_run_at is not None,
+            last_run_at=due_at,
+            last_outcome="failed",
+            last_error=problem,
+        )
+        .where(
+            this_one,
+            Schedule.next_run_at == schedule["next_run_at"],
+            Schedule.updated_at == schedule["updated_at"],
+        )
+        .execute()
+    )
     if not advanced or task is None:
         return False
     message = f"schedule '{schedule['name']}' was due {format_time(due_at)}"
@@ -115,22 +121,20 @@ def _store_run(
         message=message,
         metadata={"schedule_id": schedule["id"], "due_at": format_time(due_at)},
     )[0]
-    execute(
-        "UPDATE schedules SET last_outcome = ?, last_task_id = ? WHERE id = ?",
-        ("skipped" if existed else "created", stored["id"], schedule["id"]),
-    )
+    outcome = "skipped" if existed else "created"
+    Schedule.update(last_outcome=outcome, last_task_id=stored["id"]).where(this_one).execute()
     return not existed
 
 
 def run_schedule_now(
     *, schedule_id: int, defaults: TaskDefaults, caller: Caller, now: int
 ) -> create.Outcome:
-    """Makes the schedule's task by hand, active or not; its due times stay as they are.
+    """Creates the schedule's task now, active or not; its due times do not change.
 
-    Where runs may not overlap and one is unfinished, that one is the answer.
+    If runs may not overlap and the last task is unfinished, that one is returned.
     Raises what `create_task` raises.
     """
-    schedule = manage.find_schedule(schedule_id, caller)
+    schedule = definitions.find_schedule(schedule_id, caller)
     task = create.prepare_task(
         _task_request(schedule, None), defaults=defaults, caller=caller, now=now
     )

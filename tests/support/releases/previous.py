@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from taskmanager.db.connection import dialect
+from taskmanager.db.connection import database, dialect
 from taskmanager.db.schema import statements_of
 from taskmanager.db.statements import Row, execute, fetch_all, insert
 
@@ -86,14 +86,19 @@ ROWS: dict[str, list[Row]] = {
 }
 
 
+def _statements() -> list[str]:
+    text = SCHEMA.read_text(encoding="utf-8")
+    return statements_of(text, dialect(), database.table_prefix)
+
+
 def make_previous_release() -> dict[str, list[Row]]:
     """Makes its tables and rows in the connected database, which is empty; returns all rows."""
-    for statement in statements_of(SCHEMA.read_text(encoding="utf-8"), dialect()):
+    for statement in _statements():
         execute(statement)
     for table, rows in ROWS.items():
         for row in rows:
             insert(table, row)
-    return {table: fetch_all(f"SELECT * FROM {table} ORDER BY id") for table in ROWS}
+    return {table: fetch_all(f"SELECT * FROM {{{table}}} ORDER BY id") for table in ROWS}
 
 
 def rows_kept(before: dict[str, list[Row]]) -> dict[str, list[Row]]:
@@ -101,7 +106,7 @@ def rows_kept(before: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return {
         table: [
             {name: row[name] for name in rows[0]}
-            for row in fetch_all(f"SELECT * FROM {table} ORDER BY id")
+            for row in fetch_all(f"SELECT * FROM {{{table}}} ORDER BY id")
         ]
         for table, rows in before.items()
     }

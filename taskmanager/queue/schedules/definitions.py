@@ -1,17 +1,20 @@
-"""Schedules of recurring tasks: making, reading, changing and removing them.
+"""The definitions of recurring tasks: creating, reading, changing and deleting schedules.
 
-When they fall due is counted in due_times.py, what happens then is in schedule_runs.py.
+due_times.py computes when a schedule is due, runs.py does what happens then.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import peewee
+from peewee import fn
 
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.errors import is_duplicate
-from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert
+from taskmanager.db.models import Schedule
+from taskmanager.db.queries import first_row, locking, rows_of
+from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
 from taskmanager.params import validation
@@ -34,10 +37,10 @@ _TIMING_COLUMNS = ("cron", "timezone", "interval_seconds")
 def create_schedule(
     fields: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
 ) -> Row:
-    """Makes a schedule from the fields of `POST /api/schedules`; its first run lies ahead.
+    """Creates a schedule from the fields of `POST /api/schedules`; its first run is after `now`.
 
     Raises NotFound, NotAllowed, InvalidRequest and ValidationFailed as
-    `create_task` does, or for its timing, and Conflict where the name is taken.
+    `create_task` does, or for its timing, and Conflict if the name is taken.
     """
     timing = _new_timing(fields)
     task = create.prepare_task(
@@ -68,7 +71,7 @@ def create_schedule(
 @write_transaction
 def _insert(row: Row, caller: Caller, now: int) -> int:
     try:
-        schedule_id = insert("schedules", row)
+        schedule_id: int = Schedule.insert(row).execute()
     except peewee.IntegrityError as error:
         raise _name_taken(error, row["name"]) from None
     _record("schedule_created", schedule_id, row["name"], f"made by {caller.name}", caller, now)
@@ -95,32 +98,23 @@ def _record(event: str, schedule_id: int, name: str, what: str, caller: Caller, 
 
 
 def list_schedules(*, limit: int, offset: int, caller: Caller) -> list[Row]:
-    """Schedules of types that the caller may touch, by name."""
-    where, values = "", []
+    """Schedules of the types that the caller may use, by name."""
+    schedules = Schedule.select().order_by(Schedule.name).limit(limit).offset(offset)
     if caller.task_types is not None:
         types = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
-        if not types:
-            return []
-        values = [[row["id"] for row in types]]
-        where = "WHERE task_type_id IN ?"
-    rows = fetch_all(
-        f"SELECT * FROM {{schedules}} {where} ORDER BY name LIMIT ? OFFSET ?",
-        (*values, limit, offset),
-    )
-    return [with_type(row) for row in rows]
+        schedules = schedules.where(Schedule.task_type_id.in_([row["id"] for row in types]))
+    return [with_type(row) for row in rows_of(schedules)]
 
 
 def count_schedules(*, caller: Caller) -> dict[str, int]:
-    """How many of those are `active`, and how many `inactive`."""
+    """How many schedules of those types are `active` and how many `inactive`."""
+    groups = Schedule.select(
+        Schedule.task_type_id, Schedule.is_active, fn.COUNT(Schedule.id).alias("schedules")
+    ).group_by(Schedule.task_type_id, Schedule.is_active)
     counts = {"active": 0, "inactive": 0}
-    for type_name, is_active, count in execute(
-        "SELECT task_types.name, counts.is_active, counted FROM "
-        "(SELECT task_type_id, is_active, COUNT(*) AS counted FROM schedules "
-        "GROUP BY task_type_id, is_active) AS counts "
-        "JOIN task_types ON task_types.id = counts.task_type_id"
-    ).fetchall():
-        if caller.may_touch(type_name):
-            counts["active" if is_active else "inactive"] += count
+    for group in rows_of(groups):
+        if caller.may_touch(task_types.name_of(group["task_type_id"])):
+            counts["active" if group["is_active"] else "inactive"] += group["schedules"]
     return counts
 
 
@@ -131,11 +125,12 @@ def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
 
 
 def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Row:
-    """A schedule with the name of its type. Raises NotFound, also for one of another's types."""
-    row = fetch_one(
-        f"SELECT * FROM schedules WHERE id = ? {'{lock_rows}' if lock else ''}",
-        (schedule_id,),
-    )
+    """A schedule with its type's name. Raises NotFound, also if the caller may not use the type.
+
+    `lock`: its row is locked until the transaction ends.
+    """
+    schedule = Schedule.select().where(Schedule.id == schedule_id)
+    row = first_row(locking(schedule) if lock else schedule)
     if row is not None:
         row = with_type(row)
         if caller.may_touch(row["type"]):
@@ -153,17 +148,17 @@ def _next_runs(row: Row) -> list[int]:
         return []
     try:
         return due_times.upcoming(timing_of(row), row["next_run_at"], NEXT_RUNS_SHOWN)
-    except InvalidRequest:  # its zone is gone from this host; the run will say so
+    except InvalidRequest:  # this host does not know its time zone; the next run will say so
         return [row["next_run_at"]]
 
 
 def change_schedule(
     *, schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: int
 ) -> Row:
-    """Changes what `PATCH /api/schedules/{id}` names; returns the schedule.
+    """Changes the fields of `PATCH /api/schedules/{id}`; returns the schedule.
 
-    With another timing, or taken up again, it is next due at the first due time
-    after `now`: what was missed while it was inactive is not made up for.
+    With another timing, or when it becomes active again, it is next due at the
+    first due time after `now`: runs that were missed meanwhile are not made up.
 
     Raises NotFound, InvalidRequest, ValidationFailed, Conflict.
     """
@@ -172,7 +167,7 @@ def change_schedule(
         schema_text = task_types.get_task_type(name=row["type"])["param_schema"]
         validation.check_params(schema_text, changes["params"], type_name=row["type"])
         require_small("params", create.params_text(changes["params"]), MAX_PARAMS_LENGTH)
-    _changed_columns(row, changes, now)  # raises before there is a lock to hold
+    _changed_columns(row, changes, now)  # raises before anything is locked
     _change(schedule_id, changes, caller, now)
     return get_schedule(schedule_id=schedule_id, caller=caller)
 
@@ -183,12 +178,9 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
     changed = _changed_columns(row, changes, now)
     if not changed:
         return
-    assignments = ", ".join(f"{column} = ?" for column in changed)
+    columns = {**changed, "updated_at": now}
     try:
-        execute(
-            f"UPDATE schedules SET {assignments}, updated_at = ? WHERE id = ?",
-            (*changed.values(), now, schedule_id),
-        )
+        Schedule.update(columns).where(Schedule.id == schedule_id).execute()
     except peewee.IntegrityError as error:
         raise _name_taken(error, str(changed.get("name"))) from None
     what = f"changed by {caller.name}: {_in_words(changed)}"
@@ -196,7 +188,7 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
 
 
 def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
-    """The columns of `row` that `changes` gives another value, `next_run_at` among them."""
+    """The columns whose values differ from `row` after `changes`, `next_run_at` among them."""
     timing = _new_timing(changes, row)
     columns: Row = {name: changes[name] for name in _PLAIN_FIELDS if name in changes}
     columns |= _timing_columns(timing)
@@ -207,7 +199,7 @@ def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
     changed = {column: value for column, value in columns.items() if row[column] != value}
     is_active = columns.get("is_active", row["is_active"])
     if changed.keys() & set(_TIMING_COLUMNS):
-        first = due_times.first_after(timing, now)  # an inactive one must be right as well
+        first = due_times.first_after(timing, now)  # checks the timing of an inactive one, too
         changed["next_run_at"] = first if is_active else None
     elif "is_active" in changed:
         changed["next_run_at"] = due_times.first_after(timing, now) if is_active else None
@@ -215,7 +207,7 @@ def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
 
 
 def _in_words(changed: Row) -> str:
-    # Params may be long, and the next run follows from the rest.
+    # Params may be long, and the next run follows from the other columns.
     shown = [
         column if column == "params" else f"{column} = {value}"
         for column, value in changed.items()
@@ -225,7 +217,7 @@ def _in_words(changed: Row) -> str:
 
 
 def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
-    """The timing that a request asks for, where `row` has one already in place of that."""
+    """The timing that a request asks for; what it leaves out comes from `row`."""
     cron, interval_seconds = fields.get("cron"), fields.get("interval_seconds")
     if cron is not None and interval_seconds is not None:
         raise InvalidRequest("Send cron or interval_seconds, not both.")
@@ -246,12 +238,12 @@ def _timing_columns(timing: Timing) -> Row:
 
 
 def timing_of(row: Row) -> Timing:
-    """When a schedule falls due."""
+    """When a schedule is due, from its row."""
     return Timing(**{column: row[column] for column in _TIMING_COLUMNS})
 
 
 def delete_schedule(*, schedule_id: int, caller: Caller, now: int) -> Row:
-    """Removes a schedule; the tasks that it made stay. Raises NotFound."""
+    """Deletes a schedule; the tasks that it created stay. Raises NotFound."""
     row = find_schedule(schedule_id, caller)
     _delete(row, caller, now)
     return row
@@ -259,7 +251,6 @@ def delete_schedule(*, schedule_id: int, caller: Caller, now: int) -> Row:
 
 @write_transaction
 def _delete(row: Row, caller: Caller, now: int) -> None:
-    removed = execute("DELETE FROM schedules WHERE id = ?", (row["id"],)).rowcount
-    if removed:
+    if Schedule.delete().where(Schedule.id == row["id"]).execute():
         what = f"removed by {caller.name}"
         _record("schedule_deleted", row["id"], row["name"], what, caller, now)

@@ -1,0 +1,61 @@
+"""Running Peewee queries on the models, where Peewee alone is not enough. Rows are dicts.
+
+For what people look at and change. Building a query takes Peewee 0.3 ms or more, so what every
+task or worker causes is a template instead: see statements.py.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any, TypeAlias, cast
+
+import peewee
+
+from taskmanager.db.cache import Row
+from taskmanager.db.connection import dialect
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.sqlite.engine import SQLITE_BUSY_TIMEOUT_SECONDS
+from taskmanager.db.statements import execute
+from taskmanager.errors import DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+Select: TypeAlias = "peewee.ModelSelect[Any]"
+
+
+def rows_of(query: Select) -> list[Row]:
+    """Every row of a SELECT."""
+    return list(cast("Iterable[Row]", query.dicts()))
+
+
+def first_row(query: Select) -> Row | None:
+    """The first row of a SELECT, or None."""
+    row: Row | None = query.dicts().first()
+    return row
+
+
+def locking(query: Select) -> Select:
+    """A SELECT that locks its rows until the transaction ends.
+
+    On SQLite a write transaction has locked the whole database already, and
+    Peewee raises ValueError for FOR UPDATE.
+    """
+    return query if dialect() is SQLITE else query.for_update()
+
+
+def execute_if_free(query: peewee.Query) -> None:
+    """Runs one INSERT or UPDATE that may be left out: outside a transaction, on few rows.
+
+    On SQLite it does not wait for other writers. Failures of the database are
+    logged and not raised.
+    """
+    try:
+        if dialect() is not SQLITE:
+            query.execute()
+            return
+        execute("PRAGMA busy_timeout = 0")
+        try:
+            query.execute()
+        finally:
+            execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
+    except DatabaseUnavailable as error:
+        log.info("left out: %s", error.message)
