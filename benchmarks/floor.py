@@ -1,9 +1,6 @@
 """The floor: the same JSON over bare Flask under gunicorn, with no database and no rules."""
 
 from flask import Flask, Response, jsonify, request
-from gunicorn.workers.gthread import ThreadWorker
-
-from taskmanager.serving import ServingProcess
 
 TASK = {
     "id": 1,
@@ -19,14 +16,6 @@ TASK = {
     "created_at": "2026-01-01T00:00:00.000Z",
     "updated_at": "2026-01-01T00:00:00.000Z",
 }
-
-
-class FloorProcess(ServingProcess):
-    """gunicorn's own, but for connections that are spread: else its figures vary twofold."""
-
-    enqueue_req = ThreadWorker.enqueue_req
-    handle = ThreadWorker.handle
-    handle_request = ThreadWorker.handle_request
 
 
 def create_app() -> Flask:

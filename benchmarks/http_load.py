@@ -60,11 +60,7 @@ TARGETS = {
 FLOOR, STRICTER_FLOOR = "floor", "stricter floor"
 FLOORS = {
     FLOOR: ("--workers=2",),
-    STRICTER_FLOOR: (
-        f"--workers={WORKERS}",
-        f"--threads={THREADS}",
-        "--worker-class=benchmarks.floor.FloorProcess",
-    ),
+    STRICTER_FLOOR: (f"--workers={WORKERS}", f"--threads={THREADS}", "--reuse-port"),
 }
 OTHER = "other checkout, "
 DATABASES = ("SQLite FULL", "SQLite NORMAL", "MariaDB")
@@ -312,8 +308,15 @@ def targets(folder: Path, against: Path | None = None) -> Iterator[list[Target]]
 @contextlib.contextmanager
 def _floor(folder: Path, name: str, options: tuple[str, ...]) -> Iterator[Target]:
     floor = Target(folder, name)
+    with bare_flask(*options) as (_, port):
+        floor.url = f"http://127.0.0.1:{port}"
+        yield floor
+
+
+@contextlib.contextmanager
+def bare_flask(*options: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """benchmarks/floor.py under gunicorn with `options`: its first process and its port."""
     port = mariadb.free_port()
-    floor.url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "gunicorn", *options, "--no-control-socket"),
@@ -321,7 +324,7 @@ def _floor(folder: Path, name: str, options: tuple[str, ...]) -> Iterator[Target
         ]
     )
     try:
-        yield floor
+        yield process, port
     finally:
         process.terminate()
         process.wait()

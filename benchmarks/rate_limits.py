@@ -1,8 +1,7 @@
 """What counting one request costs: python benchmarks/rate_limits.py
 
-A hit is counted by our own store, of a limit so low that all processes hear of
-each at once, alone and with three other processes counting at the same time;
-then of one so high that several are told together; and by the store in memory
+A hit is counted by the strategy and the storage that the application uses, alone and
+with three other processes counting at the same time, and by the storage in memory
 that `limits` brings. Then the same request is answered by the whole application
 for a key with a limit and for one without: the difference is what a request
 pays in all, headers included.
@@ -16,7 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from flask import Flask
-from limits.storage import storage_from_string
+from limits import parse
+from limits.storage import Storage, storage_from_string
+from limits.strategies import FixedWindowRateLimiter
 from werkzeug.test import EnvironBuilder
 
 from taskmanager.access import keys
@@ -27,7 +28,6 @@ from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE
 
 ROUNDS = 9
 ALLOWED_MICROSECONDS = 60.0
-LOW, HIGH = 1_000, 60_000
 
 
 def median_microseconds(operation: Callable[[], object], times: int) -> float:
@@ -37,13 +37,6 @@ def median_microseconds(operation: Callable[[], object], times: int) -> float:
         operation()
         taken.append(time.perf_counter_ns() - begin)
     return statistics.median(taken) / 1000
-
-
-def mean_microseconds(operation: Callable[[], object], times: int) -> float:
-    begin = time.perf_counter_ns()
-    for _ in range(times):
-        operation()
-    return (time.perf_counter_ns() - begin) / times / 1000
 
 
 def medians_side_by_side(
@@ -63,15 +56,17 @@ def report(name: str, medians: list[float]) -> float:
     return middle
 
 
-def one_hit(uri: str, limit: int = LOW) -> Callable[[], object]:
+def one_hit(uri: str) -> Callable[[], object]:
+    """Counts a request and reads what is left, as the API does for each."""
     storage = storage_from_string(uri)
-    hit = getattr(storage, "hit", None)
-    if hit is not None:
-        return lambda: hit(f"key/1/{limit}/minute", 60, limit)
-    return lambda: (
-        storage.incr("key/1/1000/minute", 60),
-        storage.get_expiry("key/1/1000/minute"),
-    )
+    assert isinstance(storage, Storage)
+    strategy, limit = FixedWindowRateLimiter(storage), parse("1000/minute")
+
+    def hit() -> None:
+        strategy.hit(limit, "key", "1")
+        strategy.get_window_stats(limit, "key", "1")
+
+    return hit
 
 
 def count_forever(uri: str) -> None:
@@ -97,15 +92,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = f"{GUARDED}{SHARED_FILE}{folder / 'counters'}"
-        own, together, memory = one_hit(uri), one_hit(uri, HIGH), one_hit("memory://")
+        own, memory = one_hit(uri), one_hit("memory://")
         app = create_app({"instance_path": folder})
         limited = one_request(app, "900000000/minute")
         unlimited = one_request(app, "0")
-        names = ("own", "together", "memory", "limited", "unlimited")
+        names = ("own", "memory", "limited", "unlimited")
         results: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(ROUNDS):
             results["own"].append(median_microseconds(own, 2_000))
-            results["together"].append(mean_microseconds(together, 2_000))
             results["memory"].append(median_microseconds(memory, 2_000))
             with_limit, without = medians_side_by_side(limited, unlimited, 500)
             results["limited"].append(with_limit)
@@ -119,7 +113,6 @@ def main() -> None:
             process.kill()
     hit = report("one hit, in the file that all processes share", results["own"])
     report("one hit, three other processes counting too", crowded)
-    report(f"one hit of a limit of {HIGH}, told with others (mean)", results["together"])
     report("one hit, in memory of one process (limits' own)", results["memory"])
     report("one request, key with a limit", results["limited"])
     report("one request, key without a limit", results["unlimited"])

@@ -1,14 +1,13 @@
 """The application factory: a list of what is wired together."""
 
-import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, Request, request
-from werkzeug.routing import MapAdapter, Rule
+from flask import Flask, request
 
 from taskmanager.api import register_api
+from taskmanager.api.auth import takes_no_key
 from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.bootstrap import load_plugins, open_database, prepare_database
@@ -31,41 +30,6 @@ _DATABASE = "taskmanager.database"
 log = logging.getLogger(__name__)
 
 
-class _Rule(Rule):
-    """Compiles what puts its address together once one is wanted: most starts want none."""
-
-    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
-        builder = functools.cache(functools.partial(super()._compile_builder, append_unknown))
-        return lambda rule, /, **values: builder()(rule, **values)
-
-
-class _Application(Flask):
-    url_rule_class = _Rule
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Finds routes by path alone.
-
-        No answer depends on the host that a request names, and to take it apart
-        costs more than to find the route.
-        """
-        if request is None:
-            return super().create_url_adapter(None)
-        return MapAdapter(
-            self.url_map,
-            server_name="",
-            script_name=request.root_path,
-            subdomain="",
-            url_scheme=request.scheme,
-            path_info=request.path,
-            default_method=request.method,
-            query_args=request.environ.get("QUERY_STRING"),
-        )
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """`func` itself: nothing here is a coroutine, and asking costs every request."""
-        return func
-
-
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """The WSGI application.
 
@@ -75,7 +39,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     application from starting: it answers 503 until the database is there.
     """
     settings = load_settings(config)
-    app = _Application(__name__, static_folder=None)
+    app = Flask(__name__, static_folder=None)
     app.extensions["taskmanager"] = settings
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no answer sends anybody to the host that a request named
@@ -84,7 +48,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     _use_own_database(app, settings)
     register_api(app)
     _prepare_database_before_first_request(app, settings)
-    register_rate_limits(app, settings)
+    register_rate_limits(app, settings, takes_no_key=takes_no_key)
     register_http_rules(app, settings)
     if dialect() is MYSQL:
         close_connection()  # the thread that starts may serve nothing, or be forked

@@ -26,7 +26,6 @@ from taskmanager.api.auth import (
     takes_no_key,
 )
 from taskmanager.api.errors import register_error_handlers
-from taskmanager.api.http_rules import answer_headers
 from taskmanager.api.rate_limits import client_address
 from taskmanager.clock import utc_now
 
@@ -46,6 +45,7 @@ def register_api(app: Flask) -> None:
     for resource in RESOURCES:
         api.register_blueprint(resource.blueprint)
     app.before_request(_name_request)
+    app.after_request(_send_request_id)
     register_error_handlers(app)
     app.register_blueprint(api)
     check_every_route_has_a_rule(app, api)
@@ -56,7 +56,11 @@ def _name_request() -> None:
     if not _SANE_REQUEST_ID.fullmatch(request_id):
         request_id = os.urandom(16).hex()
     g.request_id = request_id
-    answer_headers().append(("X-Request-ID", request_id))
+
+
+def _send_request_id(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    return response
 
 
 def _note_use_of_keys(response: Response) -> Response:

@@ -53,12 +53,11 @@ def authenticate_request() -> None:
 
     Raises NotAuthenticated, NotAllowed, RateLimited.
     """
-    scope = required_scope()
-    if scope == PUBLIC or request.method == "OPTIONS":
-        rate_limits.count_request_without_key()
+    if takes_no_key():
         return
     g.caller = caller = _authenticate()._replace(address=_address(), request_id=g.request_id)
     rate_limits.count_request(caller)
+    scope = required_scope()
     if not caller.may(scope):
         raise NotAllowed(
             f"This key lacks the scope '{scope}'; it has: {', '.join(sorted(caller.scopes))}.",

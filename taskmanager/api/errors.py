@@ -55,12 +55,13 @@ def error_json(error: errors.TaskManagerError | None) -> dict[str, Any]:
 
 
 def register_error_handlers(app: Flask) -> None:
-    app.register_error_handler(errors.TaskManagerError, _ours)
+    app.register_error_handler(errors.TaskManagerError, error_response)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unforeseen)
 
 
-def _ours(error: errors.TaskManagerError) -> Response:
+def error_response(error: errors.TaskManagerError) -> Response:
+    """The answer for one of our errors: its envelope, status and headers."""
     status = status_of(error)
     if status == 500:
         return _unforeseen(error)

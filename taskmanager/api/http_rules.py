@@ -4,29 +4,19 @@ X-Forwarded-* headers count only from as many proxies as the setting names. Page
 of other origins get in by setting only, and never with cookies.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
-
 from flask import Flask, Response, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from taskmanager.config import Settings
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication
-
 _ONE_YEAR = 31_536_000
 _PREFLIGHT_SECONDS = 600
-_ON_EVERY_ANSWER = [
-    ("Cache-Control", "no-store"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-]
-_ANSWER_HEADERS = "taskmanager.answer_headers"  # in the WSGI environment
-_CONTENT_SECURITY = "Content-Security-Policy"
-_NO_PAGE = (_CONTENT_SECURITY, "default-src 'none'; frame-ancestors 'none'")
-_OVER_TLS = ("Strict-Transport-Security", f"max-age={_ONE_YEAR}")
+_ON_EVERY_ANSWER = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
 _SENT_BY_BROWSERS = "Authorization, Content-Type, X-API-Key, X-Request-ID"
 _READ_BY_BROWSERS = (
     "Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
@@ -36,40 +26,25 @@ _READ_BY_BROWSERS = (
 
 def register_http_rules(app: Flask, settings: Settings) -> None:
     """Trusts the configured proxies, answers preflights, and sets the security headers."""
-    app.wsgi_app = _Secured(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         count = settings.trusted_proxies
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=count, x_proto=count, x_host=count
         )
+    app.after_request(_secure)
     if settings.cors_origins:
         origins = frozenset(settings.cors_origins)
         app.after_request(lambda response: _allow_origin(response, origins))
 
 
-def answer_headers() -> list[tuple[str, str]]:
-    """What is to be added to the headers of the present request's answer, whatever that will be."""
-    headers: list[tuple[str, str]] = request.environ.setdefault(_ANSWER_HEADERS, [])
-    return headers
-
-
-class _Secured:
-    """Adds to the headers of every answer of `app`; below Flask, where a header costs nothing."""
-
-    def __init__(self, app: "WSGIApplication") -> None:
-        self._app = app
-
-    def __call__(self, environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
-        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            if not any(name == _CONTENT_SECURITY for name, _ in headers):
-                headers.append(_NO_PAGE)  # a page says itself what it loads
-            headers += _ON_EVERY_ANSWER
-            headers += environ.get(_ANSWER_HEADERS, ())
-            if environ["wsgi.url_scheme"] == "https":
-                headers.append(_OVER_TLS)
-            return start_response(status, headers, *exc_info)
-
-        return self._app(environ, start)
+def _secure(response: Response) -> Response:
+    headers = response.headers
+    headers.extend(_ON_EVERY_ANSWER)
+    # A page that loads something has said so itself.
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    if request.is_secure:
+        headers["Strict-Transport-Security"] = f"max-age={_ONE_YEAR}"
+    return response
 
 
 def _allow_origin(response: Response, origins: frozenset[str]) -> Response:

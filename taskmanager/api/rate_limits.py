@@ -1,30 +1,33 @@
-"""Who may ask how often: per key, per address where no key is needed, per address that fails.
+"""Who may ask how often: a key, an address that needs no key, an address that fails.
 
-Fixed windows: the first request begins a window, and the count starts anew when
-the window is over. Flask-Limiter owns the storage and counts the requests of
-routes that take no key. It costs more than a count, so a request with a key is
-counted here, in the same storage, once it is known whose key it is.
+Owns which limit a request counts against, the refusal and the headers that tell a
+client what is left. Refuses to count: Flask-Limiter counts the requests that need no
+key, by address. Its strategy counts those of a key and failed attempts, which are
+known only while a request is answered. Both count in the storage that
+taskmanager.ratelimits defines.
+
+Windows are fixed: the first request begins one, and when it is over the count starts anew.
 """
 
+import functools
 import ipaddress
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from flask import Flask, current_app, request
+import limits
+from flask import Flask, Response, current_app, g, request
+from flask_limiter import Limiter, RequestLimit
+from limits.errors import ConfigurationError as StorageRefused
 
 from taskmanager.access.audit import MAX_ADDRESS_LENGTH
 from taskmanager.access.caller import Caller
-from taskmanager.api.http_rules import answer_headers
+from taskmanager.api.errors import error_response
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
 from taskmanager.errors import ConfigurationError, RateLimited
+from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE, GuardedStorage
 from taskmanager.rates import Rate, parse_rate
-
-if TYPE_CHECKING:  # imported by the server only: a command is spared their 50 ms
-    from flask_limiter import Limiter, RequestLimit
-
-    from taskmanager.ratelimits.storage import GuardedStorage
 
 WITHOUT_KEY = Rate(600, "minute")  # per address, all routes that take no key together
 FAILURES = Rate(30, "minute")  # per address and purpose
@@ -32,11 +35,12 @@ FAILURES = Rate(30, "minute")  # per address and purpose
 _EXTENSION = "taskmanager.rate_limits"
 
 
-class Standing(NamedTuple):
-    """What is left of a limit after this request; `resets_at` in seconds since the epoch."""
+class Quota(NamedTuple):
+    """What a limit leaves after the present request; `resets_at` in seconds since the epoch."""
 
     policy: str
     rate: Rate
+    is_exceeded: bool
     remaining: int
     resets_at: float
 
@@ -50,30 +54,31 @@ class RateLimits(NamedTuple):
     """The limits of one application."""
 
     per_key: Rate
-    storage: "GuardedStorage"
-    limiter: "Limiter"
-    ask_limiter: Callable[[], Any]
+    limiter: Limiter
+    storage: GuardedStorage
 
 
-def register_rate_limits(app: Flask, settings: Settings) -> None:
-    """Limits every route of the API. Raises ConfigurationError for a storage that cannot be."""
-    import limits.errors
-    from flask_limiter import Limiter
+def register_rate_limits(
+    app: Flask, settings: Settings, *, takes_no_key: Callable[[], bool]
+) -> None:
+    """Counts the requests for which `takes_no_key`; adds the headers of every limit.
 
-    from taskmanager.ratelimits.storage import GuardedStorage
-
+    Raises ConfigurationError for a storage that cannot be used.
+    """
+    uri = settings.rate_limit_storage_uri
+    own = f"{SHARED_FILE}{settings.instance_path / 'rate_limits.counters'}"
     limiter = Limiter(
         client_address,
         application_limits=[str(WITHOUT_KEY)],
-        storage_uri=_storage_uri(settings),
-        storage_options=_storage_options(settings.rate_limit_storage_uri),
+        storage_uri=GUARDED + (uri or own),
+        storage_options=_storage_options(uri),
         strategy="fixed-window",
-        on_breach=_refuse,
+        on_breach=_refuse_address,
     )
+    limiter.request_filter(lambda: not takes_no_key())
     try:
         limiter.init_app(app)
-    except (limits.errors.ConfigurationError, ValueError) as error:
-        uri = settings.rate_limit_storage_uri
+    except (StorageRefused, ValueError) as error:
         reason = str(error).replace(uri, uri.partition(":")[0])  # it may hold a password
         raise ConfigurationError(
             f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: {reason}. Leave it empty to count "
@@ -82,21 +87,8 @@ def register_rate_limits(app: Flask, settings: Settings) -> None:
         ) from None
     if not isinstance(limiter.storage, GuardedStorage):
         raise AssertionError("the storage of the rate limits is not guarded")
-    # Flask-Limiter's hooks: one that counts, called here for the requests that it is for; one that
-    # tells in its own way what was counted; and one that tidies up what ends with the request.
-    ask_limiter = app.before_request_funcs[None].pop()
-    app.after_request_funcs[None].pop()
-    app.teardown_request_funcs[None].pop()
-    app.extensions[_EXTENSION] = RateLimits(
-        settings.rate_limit, limiter.storage, limiter, ask_limiter
-    )
-
-
-def _storage_uri(settings: Settings) -> str:
-    from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE
-
-    own = f"{SHARED_FILE}{settings.instance_path / 'rate_limits.counters'}"
-    return GUARDED + (settings.rate_limit_storage_uri or own)
+    app.extensions[_EXTENSION] = RateLimits(settings.rate_limit, limiter, limiter.storage)
+    app.after_request(_add_headers)
 
 
 def _storage_options(uri: str) -> dict[str, str | int]:
@@ -108,21 +100,12 @@ def _storage_options(uri: str) -> dict[str, str | int]:
 
 def count_request(caller: Caller) -> None:
     """Counts the present request against its key. Raises RateLimited."""
-    limits = _limits()
-    rate = _rate_of(caller, limits)
-    if not rate.is_unlimited:
-        standing = _hit(limits, "key", str(caller.key_id), rate)
-        _tell(standing)
-        if standing.remaining < 0:
-            raise _refusal(standing, "This key may make {} requests a {}")
-
-
-def count_request_without_key() -> None:
-    """Counts the present request against the client's address. Raises RateLimited."""
-    limits = _limits()
-    limits.ask_limiter()
-    if limits.limiter.current_limit is not None:
-        _tell(_standing_without_key(limits.limiter.current_limit))
+    rate = _rate_of(caller)
+    if rate.is_unlimited:
+        return
+    g.quota = quota = _hit("key", str(caller.key_id), rate)
+    if quota.is_exceeded:
+        raise _refusal(quota, "This key may make {} requests a {}")
 
 
 def count_failure(purpose: str) -> None:
@@ -132,10 +115,10 @@ def count_failure(purpose: str) -> None:
     password is never refused for the failures of others behind the same
     address: call this only when an attempt has failed.
     """
-    standing = _hit(_limits(), purpose, client_address(), FAILURES)
-    if standing.remaining < 0:
-        _tell(standing)
-        raise _refusal(standing, "More than {} attempts in a {} have failed from this address")
+    quota = _hit(purpose, client_address(), FAILURES)
+    if quota.is_exceeded:
+        g.quota = quota
+        raise _refusal(quota, "More than {} attempts in a {} have failed from this address")
 
 
 def counts_are_shared() -> bool:
@@ -162,47 +145,57 @@ def _limits() -> RateLimits:
     return found
 
 
-def _rate_of(caller: Caller, limits: RateLimits) -> Rate:
+def _rate_of(caller: Caller) -> Rate:
     if caller.rate_limit is not None:
         try:
             return parse_rate(caller.rate_limit)
         except ValueError:
             pass  # written into the table by hand: the setting holds
-    return limits.per_key
+    return _limits().per_key
 
 
-def _hit(limits: RateLimits, policy: str, who: str, rate: Rate) -> Standing:
-    count, resets_at = limits.storage.hit(f"{policy}/{who}/{rate}", rate.seconds, rate.amount)
-    return Standing(policy, rate, rate.amount - count, resets_at)
+_item = functools.lru_cache(maxsize=256)(limits.parse)
 
 
-def _refusal(standing: Standing, sentence: str) -> RateLimited:
-    reason = sentence.format(standing.rate.amount, standing.rate.unit)
+def _hit(policy: str, who: str, rate: Rate) -> Quota:
+    strategy = _limits().limiter.limiter
+    item = _item(str(rate))
+    is_allowed = strategy.hit(item, policy, who)
+    window = strategy.get_window_stats(item, policy, who)
+    return Quota(policy, rate, not is_allowed, window.remaining, window.reset_time)
+
+
+def _refusal(quota: Quota, sentence: str) -> RateLimited:
+    reason = sentence.format(quota.rate.amount, quota.rate.unit)
     return RateLimited(
-        f"{reason}; try again in {standing.resets_in} seconds.",
-        retry_after_seconds=standing.resets_in,
+        f"{reason}; try again in {quota.resets_in} seconds.",
+        retry_after_seconds=quota.resets_in,
     )
 
 
-def _refuse(limit: "RequestLimit") -> None:
-    """What Flask-Limiter calls for a route without a key. Raises RateLimited."""
-    standing = _standing_without_key(limit)
-    _tell(standing)
-    raise _refusal(standing, "Without a key, an address may make {} requests a {}")
+def _refuse_address(limit: RequestLimit) -> Response:
+    g.quota = quota = _quota_of_address(limit)
+    return error_response(_refusal(quota, "Without a key, an address may make {} requests a {}"))
 
 
-def _standing_without_key(limit: "RequestLimit") -> Standing:
-    return Standing("address", WITHOUT_KEY, limit.remaining, limit.window.reset_time)
+def _quota_of_address(limit: RequestLimit) -> Quota:
+    window = limit.window
+    return Quota("address", WITHOUT_KEY, limit.breached, window.remaining, window.reset_time)
 
 
-def _tell(standing: Standing) -> None:
-    policy, rate, remaining = standing.policy, standing.rate, max(0, standing.remaining)
-    answer_headers().extend(
-        [
-            ("RateLimit-Policy", f'"{policy}";q={rate.amount};w={rate.seconds}'),
-            ("RateLimit", f'"{policy}";r={remaining};t={standing.resets_in}'),
-            ("X-RateLimit-Limit", str(rate.amount)),
-            ("X-RateLimit-Remaining", str(remaining)),
-            ("X-RateLimit-Reset", str(math.ceil(standing.resets_at))),
-        ]
-    )
+def _add_headers(response: Response) -> Response:
+    quota: Quota | None = g.get("quota")
+    if quota is None and (limit := _limits().limiter.current_limit):
+        quota = _quota_of_address(limit)
+    if quota is not None:
+        policy, rate = quota.policy, quota.rate
+        response.headers.extend(
+            {
+                "RateLimit-Policy": f'"{policy}";q={rate.amount};w={rate.seconds}',
+                "RateLimit": f'"{policy}";r={quota.remaining};t={quota.resets_in}',
+                "X-RateLimit-Limit": str(rate.amount),
+                "X-RateLimit-Remaining": str(quota.remaining),
+                "X-RateLimit-Reset": str(math.ceil(quota.resets_at)),
+            }
+        )
+    return response

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Response
-from werkzeug.datastructures import Headers
 
 from taskmanager.clock import utc_now
 
@@ -30,13 +29,6 @@ def failure(message: str, *, code: str, status: int, details: Any = None) -> Res
     return json_response({**envelope, "timestamp": utc_now() // 1000}, status)
 
 
-class JsonResponse(Response):
-    """An answer whose headers are right as they are: werkzeug looks through those of all others."""
-
-    def get_wsgi_headers(self, environ: Any) -> Headers:
-        return self.headers
-
-
 def json_response(content: Mapping[str, Any], status: int) -> Response:
     """`content` as UTF-8 JSON without needless spaces, ended by a newline for terminals."""
-    return JsonResponse(f"{_encode(content)}\n".encode(), status, content_type=JSON)
+    return Response(f"{_encode(content)}\n".encode(), status, content_type=JSON)

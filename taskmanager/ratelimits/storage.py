@@ -16,8 +16,7 @@ from limits.errors import ConfigurationError
 from limits.storage import MemoryStorage, Storage, storage_from_string
 
 from taskmanager.clock import utc_now
-from taskmanager.ratelimits.counter_file import CounterFile
-from taskmanager.ratelimits.tallies import Tallies
+from taskmanager.ratelimits.counter_file import CounterFile, Window
 
 log = logging.getLogger(__name__)
 
@@ -28,33 +27,47 @@ SHARED_FILE = "shared-file:"
 RETRY_SECONDS = 5.0
 
 
+class _LastWindow(threading.local):
+    """The counter that this thread counted in last, as it stood then."""
+
+    key: str | None = None
+    window: Window
+
+
 class SharedFileStorage(Storage):
-    """A CounterFile as `limits` sees it: fixed windows."""
+    """A CounterFile as `limits` sees it: fixed windows.
+
+    After each hit `limits` asks for the count and for the end of the window, one by
+    one. Both were read with the hit, so a thread remembers its last one. Otherwise a
+    request opens and locks the file three times instead of once.
+    """
 
     STORAGE_SCHEME = ["shared-file"]  # noqa: RUF012 - the library's own type
 
     def __init__(self, uri: str, wrap_exceptions: bool = False) -> None:
         super().__init__(uri, wrap_exceptions)
         self._counters = CounterFile(Path(uri.removeprefix(SHARED_FILE)))
-        self._tallies = Tallies(self._counters)
+        self._last = _LastWindow()
 
     @property
     def base_exceptions(self) -> type[Exception]:
         return OSError
 
-    def hit(self, key: str, expiry: int, limit: int) -> tuple[int, float]:
-        """Counts one; returns the count and when its window ends, in seconds since the epoch."""
-        count, ends_at = self._tallies.hit(key, limit=limit, seconds=expiry, now=utc_now())
-        return count, ends_at / 1000
-
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        return self._counters.add(key, amount=amount, seconds=expiry, now=utc_now()).hits
+        window = self._counters.add(key, amount=amount, seconds=expiry, now=utc_now())
+        self._last.key, self._last.window = key, window
+        return window.hits
 
     def get(self, key: str) -> int:
-        return self._counters.read(key, now=utc_now()).hits
+        return self._window(key).hits
 
     def get_expiry(self, key: str) -> float:
-        return self._counters.read(key, now=utc_now()).ends_at / 1000
+        return self._window(key).ends_at / 1000
+
+    def _window(self, key: str) -> Window:
+        if self._last.key == key and utc_now() < self._last.window.ends_at:
+            return self._last.window
+        return self._counters.read(key, now=utc_now())
 
     def check(self) -> bool:
         try:
@@ -64,11 +77,11 @@ class SharedFileStorage(Storage):
         return True
 
     def reset(self) -> None:
-        self._tallies.forget()
+        self._last = _LastWindow()
         self._counters.reset()
 
     def clear(self, key: str) -> None:
-        self._tallies.forget()
+        self._last = _LastWindow()
         self._counters.clear(key)
 
 
@@ -107,10 +120,6 @@ class GuardedStorage(Storage):
     def is_shared(self) -> bool:
         """False while every process counts for itself."""
         return not self._is_broken and not isinstance(self._storage, MemoryStorage)
-
-    def hit(self, key: str, expiry: int, limit: int) -> tuple[int, float]:
-        """Counts one; returns the count and when its window ends, in seconds since the epoch."""
-        return self._guard(lambda storage: _hit(storage, key, expiry, limit))
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         return self._guard(lambda storage: storage.incr(key, expiry, amount))
@@ -161,9 +170,3 @@ class GuardedStorage(Storage):
         with self._memory_lock:
             self._memory = self._memory or MemoryStorage()
             return self._memory
-
-
-def _hit(storage: Storage, key: str, expiry: int, limit: int) -> tuple[int, float]:
-    if isinstance(storage, SharedFileStorage):
-        return storage.hit(key, expiry, limit)
-    return storage.incr(key, expiry), storage.get_expiry(key)

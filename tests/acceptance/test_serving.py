@@ -1,7 +1,6 @@
 """`taskmanager serve` and many clients that keep their connections open."""
 
 import http.client
-import json
 import socket
 import threading
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from tests.support.server import Server
 
-CLIENTS = 8
+CLIENTS = 16
 BURSTS = 8
 LISTENING = "0A"
 
@@ -26,7 +25,7 @@ def two_processes(tmp_path: Path) -> Iterator[Server]:
         server.start()
         with ExitStack() as stack:
             deadline = time.monotonic() + 60
-            while len(connections_by_process(server)) < 2:  # the second starts a little later
+            while len(held(server)) < 2:  # the second starts a little later
                 assert time.monotonic() < deadline
                 assert_answered(server, stack.enter_context(closing(connect(server))))
                 time.sleep(0.05)
@@ -57,15 +56,13 @@ def assert_answered(server: Server, connection: http.client.HTTPConnection) -> N
     assert answer.status == 200
 
 
-def connections_by_process(server: Server) -> Counter[int]:
-    """How many clients each process of the server talks to, as Linux tells it."""
+def connections_by_process(parent: int, port: int) -> Counter[int]:
+    """How many clients each process below `parent` talks to on `port`, as Linux counts them."""
     ours = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, *_, inode = line.split()[:10]
-        if state != LISTENING and int(local.rpartition(":")[2], 16) == server.port:
+        if state != LISTENING and int(local.rpartition(":")[2], 16) == port:
             ours.add(f"socket:[{inode}]")
-    assert server.process is not None
-    parent = server.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     held: Counter[int] = Counter()
     for child in children:
@@ -75,11 +72,16 @@ def connections_by_process(server: Server) -> Counter[int]:
     return +held
 
 
+def held(server: Server) -> Counter[int]:
+    assert server.process is not None
+    return connections_by_process(server.process.pid, server.port)
+
+
 def test_a_burst_of_connections_is_shared_by_the_processes(two_processes: Server) -> None:
-    shared = 0
+    fullest = []
     for _ in range(BURSTS):
         deadline = time.monotonic() + 60
-        while connections_by_process(two_processes):  # of the burst before
+        while held(two_processes):  # of the burst before
             assert time.monotonic() < deadline
             time.sleep(0.01)
         with ExitStack() as stack:
@@ -94,9 +96,9 @@ def test_a_burst_of_connections_is_shared_by_the_processes(two_processes: Server
                 thread.start()
             for thread in asking:
                 thread.join()
-            shared += len(connections_by_process(two_processes)) == 2
-    # The system may take the processor from one of them for as long as a burst lasts.
-    assert shared >= BURSTS - 1
+            fullest.append(max(held(two_processes).values()))
+    # The system deals them out at random: 9.6 of 16 to one of the two on average.
+    assert sum(fullest) <= 12 * BURSTS
 
 
 def test_a_client_that_asks_without_pause_does_not_keep_the_thread_from_others(
@@ -136,16 +138,6 @@ def test_requests_sent_at_once_are_answered_one_after_the_other(one_thread: Serv
         while part := connection.recv(65_536):
             answers += part
     assert answers.count(b"HTTP/1.1 200 OK") == 2
-
-
-def test_an_answer_arrives_in_one_piece(one_thread: Server) -> None:
-    request = f"GET /api/task-types HTTP/1.1\r\nHost: here\r\nX-API-Key: {one_thread.key}\r\n\r\n"
-    with closing(socket.create_connection(("127.0.0.1", one_thread.port), timeout=60)) as client:
-        for _ in range(20):
-            client.sendall(request.encode())
-            head, _, body = client.recv(65_536).partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 OK")
-            assert json.loads(body)["success"] is True
 
 
 def test_an_answer_without_a_body_arrives(one_thread: Server) -> None:

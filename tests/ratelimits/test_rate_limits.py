@@ -382,16 +382,16 @@ def guarded(path: Path) -> GuardedStorage:
 def test_a_broken_storage_is_not_tried_again_at_every_hit(tmp_path: Path) -> None:
     folder = tmp_path / "later"
     storage = guarded(folder / "counters")
-    assert storage.hit("name", 60, 5)[0] == 1
+    assert storage.incr("name", 60) == 1
     folder.mkdir()
-    assert [storage.hit("name", 60, 5)[0] for _ in range(3)] == [2, 3, 4]
+    assert [storage.incr("name", 60) for _ in range(3)] == [2, 3, 4]
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("path", ["/proc/counters", "/nowhere/counters", "/dev/null/counters"])
 def test_where_no_file_can_be_made_the_process_counts(path: str) -> None:
     storage = guarded(Path(path))
-    assert [storage.hit("name", 60, 5)[0], storage.incr("name", 60)] == [1, 2]
+    assert [storage.incr("name", 60), storage.incr("name", 60)] == [1, 2]
     assert storage.get("name") == 2
     assert not storage.is_shared
 
@@ -403,7 +403,7 @@ def test_where_the_disk_takes_no_more_the_process_counts_and_leaves_nothing_behi
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        counts = [storage.hit("name", 60, 5)[0] for _ in range(2)]
+        counts = [storage.incr("name", 60) for _ in range(2)]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert counts == [1, 2]
@@ -420,7 +420,7 @@ def test_a_process_that_was_stopped_with_the_lock_holds_nobody_up(
         with pytest.raises(BlockingIOError):
             add(counters, "name")
         storage = guarded(tmp_path / "counters")
-        assert [storage.hit("name", 60, 5)[0] for _ in range(2)] == [1, 2]
+        assert [storage.incr("name", 60) for _ in range(2)] == [1, 2]
     assert add(counters, "name") == 2
 
 
