@@ -1,23 +1,24 @@
-"""The layers of the package, read from its imports: dependencies point down only."""
+"""The rules of the house, read from the source of every module: who may use what, and its shape."""
 
 import ast
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "taskmanager"
-MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in PACKAGE.rglob("*.py")
-}
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "taskmanager"
 MAX_LINES = 500
 BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common", "misc"}
 
-# From the bottom up: a room may import itself and the rooms of the lines before its own, and
-# within its own line those that stand before it.
+# From the bottom up: a room may use itself and the rooms on the lines before its own. Rooms on
+# one line do not know each other.
 ROOMS = [
-    ("errors", "clock", "manifest", "rates", "files", "config"),
+    ("errors", "clock", "manifest", "rates", "files"),
+    ("config",),
     ("db",),
     ("access", "params"),
     ("queue",),
@@ -31,160 +32,195 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size", "history", "dedupe", "retry", "task_types", "workers"),
-    ("store", "read", "claim_sql"),
-    ("holder",),
-    ("create", "lease", "waiting"),
+    ("answer_size", "history", "dedupe", "retry", "task_types"),
+    ("workers", "store", "read", "claim_sql"),
+    ("holder", "waiting"),
+    ("create", "lease"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "maintenance_runs"),
     ("maintenance",),
-    ("claim", "figures.statistics", "figures.metrics"),
+    ("claim", "figures.statistics"),
+    ("figures.metrics",),
 ]
+# What only some rooms may use, libraries by the name under which they are imported.
+KEPT_TO = {
+    "flask": {"app", "api", "cli"},
+    "werkzeug": {"app", "api"},
+    "flask_limiter": {"api"},
+    "limits": {"ratelimits", "api", "doctor"},
+    "click": {"cli"},
+    "gunicorn": {"serving"},
+    "peewee": {"db", "access", "queue", "transfer", "bootstrap"},
+    "pymysql": {"db"},
+    "cronsim": {"queue"},
+    "dotenv": {"config"},
+    "taskmanager.db.transactions": {"db", "access", "queue", "transfer"},
+}
+# Folders of tests that belong to no room.
+OTHER_TESTS = {"acceptance", "races", "support"}
 
 
-def heights(rooms: list[tuple[str, ...]]) -> dict[str, int]:
-    return {room: height for height, line in enumerate(rooms) for room in line}
+class Module(NamedTuple):
+    """`taskmanager.queue.schedules.runs` is in the room `queue`, and there in `schedules`."""
+
+    name: str
+    path: Path
+
+    @property
+    def room(self) -> str:
+        """The empty string for the package itself."""
+        return self.name.partition(".")[2].partition(".")[0]
+
+    @property
+    def room_in_queue(self) -> str:
+        """The empty string for what is no module of the queue."""
+        inside = self.name.removeprefix("taskmanager.queue")[1:] if self.room == "queue" else ""
+        return inside if inside.startswith("figures.") else inside.partition(".")[0]
+
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
 
 
-def room_of(module: str) -> str:
-    """`taskmanager.db.mysql.pool` → `db`; the package itself → ``."""
-    return module.partition(".")[2].partition(".")[0]
+def _module(path: Path) -> Module:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return Module(".".join(parts).removesuffix(".__init__"), path)
 
 
-def room_in_queue(module: str) -> str:
-    """`taskmanager.queue.schedules.runs` → `schedules`; what is no module of the queue → ``."""
-    inside = module.removeprefix("taskmanager.queue.") if room_of(module) == "queue" else ""
-    return inside if inside.startswith("figures.") else inside.partition(".")[0]
+MODULES = {module.name: module for module in map(_module, sorted(PACKAGE.rglob("*.py")))}
 
 
-def imports_of(module: str) -> Iterator[str]:
-    """Every module that `module` imports, also inside functions."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+@functools.cache
+def nodes(module: Module) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(module.text())))
+
+
+@functools.cache
+def used_by(module: Module) -> frozenset[str]:
+    """The modules that it imports, also inside functions: `flask`, `taskmanager.db.ids`."""
+    used = set()
+    for node in nodes(module):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            used |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            assert node.module is not None
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            found = [name for name in inner if name in MODULES]
-            yield from found or [node.module]
+            assert node.level == 0, f"{module.name} imports relatively"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            used |= names & MODULES.keys() or {str(node.module)}
+    return frozenset(used)
 
 
-def importers_of(library: str) -> set[str]:
-    return {
-        room_of(module)
-        for module in MODULES
-        if any(name.partition(".")[0] == library for name in imports_of(module))
-    }
+def upward_uses(
+    rooms: list[tuple[str, ...]], room_of: Callable[[Module], str]
+) -> Iterator[tuple[str, str]]:
+    """Each import of a room that stands no lower than the importer's own, that room apart."""
+    heights = {room: height for height, line in enumerate(rooms) for room in line}
+    for module in MODULES.values():
+        for used in used_by(module) & MODULES.keys():
+            ours, theirs = room_of(module), room_of(MODULES[used])
+            if ours and theirs and ours != theirs and heights[theirs] >= heights[ours]:
+                yield module.name, used
 
 
-def in_room(room: str) -> list[str]:
-    return sorted(module for module in MODULES if room_of(module) == room)
+def in_rooms(*rooms: str) -> list[Module]:
+    return [module for module in MODULES.values() if module.room in rooms]
 
 
-def test_every_module_stands_in_a_room() -> None:
-    assert {room_of(module) for module in MODULES} - {""} == set(heights(ROOMS))
-    inside = {room_in_queue(module) for module in in_room("queue")}
-    assert inside - {"", "taskmanager", "figures"} == set(heights(ROOMS_OF_QUEUE))
+# Rooms
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - {"taskmanager"}))
-def test_a_module_imports_only_its_own_room_and_those_below(module: str) -> None:
-    rooms = heights(ROOMS)
-    ours = {room_of(name) for name in imports_of(module) if name in MODULES} - {"", room_of(module)}
-
-    assert [room for room in ours if rooms[room] > rooms[room_of(module)]] == []
+def test_every_module_stands_in_a_room_and_no_room_is_empty() -> None:
+    assert {module.room for module in MODULES.values()} - {""} == {*chain.from_iterable(ROOMS)}
 
 
-@pytest.mark.parametrize(
-    "module", sorted(module for module in MODULES if room_of(module) == "queue")
-)
-def test_a_module_of_the_queue_imports_only_its_own_step_and_those_before(module: str) -> None:
-    steps = heights(ROOMS_OF_QUEUE)
-    ours = {room_in_queue(name) for name in imports_of(module)} - {""}
+def test_every_module_of_the_queue_has_its_place_there_and_no_place_is_empty() -> None:
+    inside = {module.room_in_queue for module in in_rooms("queue")}
+    assert inside - {"", "figures"} == {*chain.from_iterable(ROOMS_OF_QUEUE)}
 
-    assert [step for step in ours if steps[step] > steps.get(room_in_queue(module), 0)] == []
+
+def test_a_module_imports_nothing_of_the_rooms_beside_and_above_it() -> None:
+    assert list(upward_uses(ROOMS, lambda module: module.room)) == []
+
+
+def test_a_module_of_the_queue_imports_nothing_of_what_stands_beside_and_above_it() -> None:
+    assert list(upward_uses(ROOMS_OF_QUEUE, lambda module: module.room_in_queue)) == []
 
 
 def test_the_package_itself_imports_nothing() -> None:
-    assert list(imports_of("taskmanager")) == []
+    assert used_by(MODULES["taskmanager"]) == set()
 
 
-@pytest.mark.parametrize("leaf", ["errors", "clock", "manifest"])
-def test_leaves_import_nothing_of_the_product(leaf: str) -> None:
-    assert [name for name in imports_of(f"taskmanager.{leaf}") if name in MODULES] == []
-
-
-def test_flask_stays_at_the_edge() -> None:
-    assert importers_of("flask") | importers_of("werkzeug") <= {"app", "api", "cli"}
-
-
-def test_peewee_stays_below_the_api() -> None:
-    assert importers_of("peewee") <= {"db", "access", "queue", "transfer", "bootstrap"}
-
-
-def test_only_the_command_line_and_its_server_know_gunicorn_and_click() -> None:
-    assert importers_of("gunicorn") == {"serving"}
-    assert importers_of("click") == {"cli"}
+@pytest.mark.parametrize(("what", "rooms"), KEPT_TO.items(), ids=list(KEPT_TO))
+def test_only_some_rooms_may_use(what: str, rooms: set[str]) -> None:
+    users = {
+        module.room
+        for module in MODULES.values()
+        if any(f"{used}.".startswith(f"{what}.") for used in used_by(module))
+    }
+    assert users, f"nobody uses {what} any more"
+    assert users <= rooms
 
 
 def test_views_of_one_resource_leave_the_others_alone() -> None:
     resources = {
-        module
-        for module in in_room("api")
-        if "blueprint = Blueprint(" in MODULES[module].read_text(encoding="utf-8")
+        module.name for module in in_rooms("api") if "blueprint = Blueprint(" in module.text()
     }
     assert len(resources) > 4
-    for module in resources:
-        assert not resources & set(imports_of(module)), module
+    assert [name for name in resources if used_by(MODULES[name]) & resources] == []
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_is_short_and_says_what_it_owns(module: str) -> None:
-    text = MODULES[module].read_text(encoding="utf-8")
-    docstring = ast.get_docstring(ast.parse(text))
+def test_only_the_clock_knows_what_time_it_is() -> None:
+    asking = {
+        module.name
+        for module in MODULES.values()
+        for node in nodes(module)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("now", "utcnow", "today", "time", "time_ns")
+        and ast.unparse(node.value).split(".")[-1] in ("time", "datetime", "date")
+    }
+    assert asking == {"taskmanager.clock"}
 
-    assert len(text.splitlines()) <= MAX_LINES
-    assert docstring or module == "taskmanager.__main__"
-    assert not BANNED_WORDS & set(module.split(".")[-1].split("_"))
+
+def test_the_tests_have_the_rooms_of_the_package() -> None:
+    """Outside of OTHER_TESTS, a folder of tests is one of the package too."""
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    rooms = {module.path.parent.relative_to(PACKAGE) for module in MODULES.values()}
+    assert {folder for folder in folders - rooms if folder.parts[0] not in OTHER_TESTS} == set()
 
 
-def silent_functions(module: str) -> Iterator[str]:
+# Shape
+
+
+def test_a_module_ends_where_its_subject_ends() -> None:
+    lengths = {module.name: len(module.text().splitlines()) for module in MODULES.values()}
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_a_module_says_what_it_owns() -> None:
+    silent = {
+        module.name for module in MODULES.values() if ast.get_docstring(nodes(module)[0]) is None
+    }
+    assert silent == set()
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    words = {word for name in MODULES for part in name.split(".") for word in part.split("_")}
+    assert words & BANNED_WORDS == set()
+
+
+def test_every_public_function_of_a_room_says_what_it_does() -> None:
+    rooms = in_rooms("db", "access", "params", "queue", "transfer")
+    assert [f"{module.name}.{name}" for module in rooms for name in silent_functions(module)] == []
+
+
+def silent_functions(module: Module) -> Iterator[str]:
     """Public functions without a docstring.
 
     Those that a decorator enters by a name, and the keywords of JSON Schema, which
     its specification explains, need none.
     """
-    for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
+    for node in ast.iter_child_nodes(nodes(module)[0]):
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             entered = any(isinstance(decorator, ast.Call) for decorator in node.decorator_list)
             is_keyword = [argument.arg for argument in node.args.args] == ["rule", "place"]
             if not (entered or is_keyword or ast.get_docstring(node)):
                 yield node.name
-
-
-@pytest.mark.parametrize(
-    "module", sorted(m for r in ("db", "access", "params", "queue", "transfer") for m in in_room(r))
-)
-def test_every_public_function_of_a_room_says_what_it_does(module: str) -> None:
-    assert list(silent_functions(module)) == []
-
-
-def test_only_the_queue_access_and_transfer_open_transactions() -> None:
-    users = {
-        room_of(module)
-        for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Name) and node.id == "write_transaction"
-    }
-    assert users == {"access", "db", "queue", "transfer"}
-
-
-def test_only_the_clock_knows_what_time_it_is() -> None:
-    for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
-                continue
-            name = f"{node.value.id}.{node.attr}"
-            asks = name in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
-            assert not asks or module == "taskmanager.clock", f"{module} asks {name}"
