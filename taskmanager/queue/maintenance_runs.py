@@ -1,4 +1,4 @@
-"""When maintenance last ran, on each of its three roads: what tells whether cron does its part."""
+"""When maintenance last ran, in each of its three ways. Shows whether cron works."""
 
 import contextlib
 import time
@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple
 import peewee
 
 from taskmanager.db.connection import cache
-from taskmanager.db.statements import Row, fetch_all, insert, update
+from taskmanager.db.models import MaintenanceRun
+from taskmanager.db.queries import rows_of
+from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 
@@ -18,7 +20,7 @@ CLAIMS_RESOLUTION_MS = 60_000
 
 
 class LastRun(NamedTuple):
-    """`tasks_moved` counts the tasks made, requeued, started and pruned."""
+    """`tasks_moved` counts the tasks created, requeued, started and pruned."""
 
     last_run_at: int
     duration_ms: int
@@ -26,17 +28,17 @@ class LastRun(NamedTuple):
 
 
 def last_runs() -> Mapping[str, LastRun]:
-    """The last run of each road that was ever taken: `command`, `http`, `claims`.
+    """The last run in each way that has ever run: `command`, `http`, `claims`.
 
-    `claims` is noted once a minute at the most, and only where there was something to do.
+    `claims` is stored at most once a minute, and only if there was something to do.
     """
-    rows = fetch_all("SELECT * FROM {maintenance_runs}")
-    return {row.pop("road"): LastRun(**row) for row in rows}
+    runs = rows_of(MaintenanceRun.select())
+    return {run.pop("road"): LastRun(**run) for run in runs}
 
 
 @write_transaction
 def record_run(road: Road, *, started_at: int, started: float, tasks_moved: int) -> None:
-    """Notes a run that began at `started_at`, in milliseconds, and `started`, of time.monotonic().
+    """Stores a run that began at `started_at` (milliseconds) and `started` (time.monotonic()).
 
     Raises DatabaseUnavailable.
     """
@@ -47,19 +49,19 @@ def record_run(road: Road, *, started_at: int, started: float, tasks_moved: int)
     }
     if not _replace(road, run):
         try:
-            insert("maintenance_runs", {"road": road, **run})
-        except peewee.IntegrityError:  # another process has just made it
+            MaintenanceRun.insert({"road": road, **run}).execute()
+        except peewee.IntegrityError:  # another process has just inserted it
             _replace(road, run)
 
 
 def _replace(road: Road, run: Row) -> bool:
-    return bool(update("maintenance_runs", run, "road = ?", (road,)))
+    return bool(MaintenanceRun.update(run).where(MaintenanceRun.road == road).execute())
 
 
 def record_slice_of_claim(*, started_at: int, started: float, tasks_moved: int) -> None:
-    """The same for the road of claims, but never a reason for a claim to fail.
+    """The same for a slice that a claim has run; never makes the claim fail.
 
-    Left out where nothing was moved, or this process has noted one within the minute.
+    Left out if nothing was moved, or if this process has stored one within the minute.
     """
     remembered = cache()
     if tasks_moved and abs(started_at - remembered.maintenance_recorded_at) >= CLAIMS_RESOLUTION_MS:

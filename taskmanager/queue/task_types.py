@@ -1,7 +1,7 @@
 """Task types: named, versioned JSON Schemas with defaults for their tasks.
 
-A type is found by its name and is never renamed or deleted. Every version
-registered is kept; the latest registered one is current.
+A type has a unique name and is never renamed or deleted. Every registered
+version is kept; the one registered last is current.
 """
 
 import json
@@ -15,38 +15,38 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller, matches
 from taskmanager.config import Settings
 from taskmanager.db.connection import cache
-from taskmanager.db.statements import (
-    Row,
-    execute,
-    fetch_all,
-    fetch_one,
-    insert,
-    update,
-)
+from taskmanager.db.models import Task, TaskType, TaskTypeVersion
+from taskmanager.db.queries import first_row, locking, rows_of
+from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound
 from taskmanager.params import validation
 from taskmanager.params.work_meter import WorkMeter
 
-# What a type may set for its tasks; None leaves it to the settings.
+# What a type can set for its tasks; None: the settings decide.
 DEFAULTS = ("priority", "max_attempts", "lease_seconds", "retry", "dedupe")
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
 MAX_SCHEMA_BYTES = 65_536
-OPEN_TASKS_COUNTED = 10_000  # a list must not count millions of rows
+OPEN_TASKS_COUNTED = 10_000  # so that a list does not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
 OPEN_TASKS_READ_AT_ONCE = 10  # each may hold a megabyte
 REJECTED_TASKS_SHOWN = 5
-_SELECT = (
-    "SELECT type.*, current.param_schema FROM {task_types} type "
-    "JOIN {task_type_versions} current "
-    "ON current.task_type_id = type.id AND current.version = type.version "
+
+# Templates, since every create runs the first, and a list of types the second three times a type.
+SELECT_BY_NAME = (
+    "SELECT type.*, current.param_schema FROM {task_types} AS type "
+    "JOIN {task_type_versions} AS current "
+    "ON current.task_type_id = type.id AND current.version = type.version WHERE type.name = ?"
 )
-SELECT_BY_NAME = _SELECT + "WHERE type.name = ?"
+COUNT_OF_STATUS = (
+    "SELECT COUNT(*) AS counted FROM "
+    "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some"
+)
 
 
 class TaskDefaults(NamedTuple):
-    """What the settings give a task where neither request nor type does."""
+    """What a task gets from the settings if neither its request nor its type sets it."""
 
     max_attempts: int
     lease_seconds: int
@@ -65,11 +65,9 @@ def register_task_type(
     now: int,
     caller: Caller,
 ) -> tuple[Row, str]:
-    """Makes the type, or brings it up to date; returns its row and what happened.
+    """Creates or updates a type; returns its row and `created`, `updated` or `unchanged`.
 
-    What happened is `created`, `updated` or `unchanged`. `defaults` holds those
-    of DEFAULTS that were sent; one that was not keeps its value.
-
+    `defaults` has those of DEFAULTS that were sent; the others keep their values.
     Raises ValidationFailed for a schema that cannot be used.
     """
     caller.require_type(name)
@@ -93,37 +91,17 @@ def _store(
     name: str, version: str, schema_text: str, columns: Row, now: int, caller: Caller
 ) -> str:
     try:
-        type_id = insert(
-            "task_types",
-            {"name": name, "version": version, "created_at": now, "updated_at": now, **columns},
-        )
+        new = {"name": name, "version": version, "created_at": now, "updated_at": now, **columns}
+        type_id = TaskType.insert(new).execute()
         outcome = "created"
     except peewee.IntegrityError:
-        row = fetch_one(
-            "SELECT id FROM {task_types} WHERE name = ? {lock_rows}",
-            (name,),
-        )
-        if row is None:  # never deleted, so only a different constraint gets here
+        row = first_row(locking(TaskType.select(TaskType.id).where(TaskType.name == name)))
+        if row is None:  # types are never deleted, so another constraint refused the row
             raise
         type_id = row["id"]
         _update(type_id, {"version": version, **columns}, now)
         outcome = "updated"
-    changed = execute(
-        "UPDATE {task_type_versions} SET param_schema = ?, updated_at = ? "
-        "WHERE task_type_id = ? AND version = ?",
-        (schema_text, now, type_id, version),
-    ).rowcount
-    if not changed:
-        insert(
-            "task_type_versions",
-            {
-                "task_type_id": type_id,
-                "version": version,
-                "param_schema": schema_text,
-                "created_at": now,
-                "updated_at": now,
-            },
-        )
+    _store_version(type_id, version, schema_text, now)
     audit.record(
         event=f"task_type_{outcome}",
         message=f"{name}: version {version} registered by {caller.name}",
@@ -133,8 +111,22 @@ def _store(
     return outcome
 
 
+def _store_version(type_id: int, version: str, schema_text: str, now: int) -> None:
+    known = TaskTypeVersion.update(param_schema=schema_text, updated_at=now).where(
+        TaskTypeVersion.task_type_id == type_id, TaskTypeVersion.version == version
+    )
+    if not known.execute():
+        TaskTypeVersion.insert(
+            task_type_id=type_id,
+            version=version,
+            param_schema=schema_text,
+            created_at=now,
+            updated_at=now,
+        ).execute()
+
+
 def _update(type_id: int, columns: Row, now: int) -> None:
-    update("task_types", {**columns, "updated_at": now}, "id = ?", (type_id,))
+    TaskType.update({**columns, "updated_at": now}).where(TaskType.id == type_id).execute()
 
 
 def _columns(fields: Mapping[str, Any]) -> Row:
@@ -152,7 +144,7 @@ def _is_same(row: Row, columns: Row) -> bool:
 
 
 def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller: Caller) -> Row:
-    """Changes switches and defaults of a type; returns its row. Raises NotFound."""
+    """Sets switches and defaults of a type; returns its row. Raises NotFound."""
     caller.require_type(name)
     row = get_task_type(name=name)
     columns = _columns(changes)
@@ -174,7 +166,7 @@ def _change(row: Row, columns: Row, now: int, caller: Caller) -> None:
 
 
 def get_task_type(*, name: str, version: str | None = None) -> Row:
-    """A type's row with its `param_schema` text: the current version's, or an older one's.
+    """A type's row with the `param_schema` text of its current version, or of `version`.
 
     Raises NotFound.
     """
@@ -183,10 +175,10 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
         raise not_registered(name)
     if version is None or version == row["version"]:
         return row
-    older = fetch_one(
-        "SELECT version, param_schema FROM {task_type_versions} "
-        "WHERE task_type_id = ? AND version = ?",
-        (row["id"], version),
+    older = first_row(
+        TaskTypeVersion.select(TaskTypeVersion.version, TaskTypeVersion.param_schema).where(
+            TaskTypeVersion.task_type_id == row["id"], TaskTypeVersion.version == version
+        )
     )
     if older is None:
         raise NotFound(
@@ -198,7 +190,7 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
 
 
 def not_registered(name: str) -> NotFound:
-    """The error for a name that no type has."""
+    """The error for a name that is no type's."""
     return NotFound(
         f"Task type '{name}' is not registered. "
         "Register it first with POST /api/task-types/register.",
@@ -207,10 +199,10 @@ def not_registered(name: str) -> NotFound:
 
 
 def list_task_types(*, active_only: bool, limit: int, offset: int, caller: Caller) -> list[Row]:
-    """Types that the caller may touch, by name, each with `open_tasks`, counted up to a bound."""
+    """Types that the caller may use, by name; `open_tasks` counts up to OPEN_TASKS_COUNTED."""
     rows = [
         row
-        for row in fetch_all("SELECT * FROM {task_types} ORDER BY name")
+        for row in rows_of(TaskType.select().order_by(TaskType.name))
         if caller.may_touch(row["name"]) and (row["is_active"] or not active_only)
     ][offset : offset + limit]
     for row in rows:
@@ -221,20 +213,16 @@ def list_task_types(*, active_only: bool, limit: int, offset: int, caller: Calle
 def _count_open_tasks(type_id: int) -> int:
     count = 0
     for status in OPEN_STATUSES:
-        row = fetch_one(
-            "SELECT COUNT(*) AS counted FROM "
-            "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some",
-            (type_id, status, OPEN_TASKS_COUNTED - count),
-        )
+        row = fetch_one(COUNT_OF_STATUS, (type_id, status, OPEN_TASKS_COUNTED - count))
         count += row["counted"] if row else 0
     return count
 
 
 def name_of(type_id: int) -> str:
-    """The name of a type that exists. Names never change, so they are remembered."""
+    """The name of a type that exists. Names never change, so each process remembers them."""
     names = cache().task_type_names
     if type_id not in names:
-        row = fetch_one("SELECT name FROM {task_types} WHERE id = ?", (type_id,))
+        row = first_row(TaskType.select(TaskType.name).where(TaskType.id == type_id))
         if row is None:
             raise NotFound(f"There is no task type with id {type_id}.", code="task_type_not_found")
         names[type_id] = row["name"]
@@ -249,9 +237,10 @@ def find_task_types(
     caller: Caller,
     columns: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Row]:
-    """Types that fit every filter given and that the caller may touch; without filters, all.
+    """Types that match every given filter and that the caller may use, by id.
 
-    `columns`: what to tell of each type besides `id` and `name`, as name → SQL expression.
+    Each row has `id` and `name`, and what `columns` adds: name → SQL expression.
+    A template, since every claim runs it.
     """
     conditions: list[str] = ["1 = 1"]
     values: list[Any] = []
@@ -276,27 +265,25 @@ def find_task_types(
 
 
 def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller: Caller) -> Row:
-    """How a new schema would meet the unfinished tasks, before it is registered.
+    """How many unfinished tasks a new schema would reject, before it is registered.
 
-    Returns `{checked, rejected, examples}`: at most OPEN_TASKS_VALIDATED are
-    looked at, fewer where the schema is costly to check, and a few of the
-    rejected are named with their problems.
+    Returns `{checked, rejected, examples}`. At most OPEN_TASKS_VALIDATED tasks
+    are checked, fewer if the schema is costly to check. `examples` has up to
+    REJECTED_TASKS_SHOWN of the rejected, with their problems.
     """
     caller.require_type(name)
     row = get_task_type(name=name)
     validation.check_schema(param_schema)
     schema_text = json.dumps(param_schema)
     allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
+    of_type = Task.select(Task.id, Task.params).where(Task.task_type_id == row["id"])
+    in_order = of_type.order_by(Task.id).limit(OPEN_TASKS_READ_AT_ONCE)
     checked, rejected = 0, 0
     examples: list[Row] = []
     for status in OPEN_STATUSES:
         last_id = 0
         while checked < OPEN_TASKS_VALIDATED:
-            tasks = fetch_all(
-                "SELECT id, params FROM {tasks} WHERE task_type_id = ? AND status = ? AND id > ? "
-                "ORDER BY id LIMIT ?",
-                (row["id"], status, last_id, OPEN_TASKS_READ_AT_ONCE),
-            )
+            tasks = rows_of(in_order.where(Task.status == status, Task.id > last_id))
             for task in tasks:
                 if allowance.left < validation.MAX_UNITS:
                     return {"checked": checked, "rejected": rejected, "examples": examples}

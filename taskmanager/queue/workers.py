@@ -1,6 +1,6 @@
-"""The registry of workers: who has been seen when, and what became of their tasks.
+"""The registry of workers: when each was last seen, and how its tasks ended.
 
-A worker needs no registration: its first sign of life makes its row.
+Workers do not register. The first claim or heartbeat of a worker creates its row.
 """
 
 import json
@@ -8,28 +8,31 @@ from collections.abc import Mapping
 from typing import Any
 
 import peewee
+from peewee import SQL, Case, fn
 
 from taskmanager.db.connection import cache
-from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, update
+from taskmanager.db.models import Worker
+from taskmanager.db.queries import first_row, rows_of
+from taskmanager.db.statements import Row, execute, fetch_one, insert
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import NotFound
 from taskmanager.queue.answer_size import require_small
 
-# `last_seen_at` of a worker that claims and reports without pause is not written more often.
+# The shortest time between two writes of a worker's `last_seen_at`.
 SEEN_RESOLUTION_MS = 10_000
 MAX_METADATA_LENGTH = 16_384
 STALE_AFTER_HEARTBEATS = 3
 INACTIVE_AFTER_HEARTBEATS = 20
-WORKERS_COUNTED = 10_000  # a figure must not read millions of rows
+WORKERS_COUNTED = 10_000  # so that a figure does not read millions of rows
 
 
 def record_sign_of_life(
     worker_id: str, *, now: int, completed: int = 0, failed: int = 0, always: bool = False
 ) -> None:
-    """Part of the transaction of a claim, renewal or completion: the worker was seen.
+    """Part of the transaction of a claim, renewal or completion: stores that the worker was seen.
 
-    Within SEEN_RESOLUTION_MS that is not written again, unless `always`: two calls
-    of one worker take turns by writing its row.
+    Not written again within SEEN_RESOLUTION_MS, unless `always`: writing the row
+    makes two calls of one worker wait for each other.
     """
     seen_at = cache().workers_seen_at
     is_recent = abs(now - seen_at.get(worker_id, 0)) < SEEN_RESOLUTION_MS and not always
@@ -50,7 +53,7 @@ _COUNTS = (
     "shut_down_at = NULL, "
     "tasks_completed = tasks_completed + ?, tasks_failed = tasks_failed + ? WHERE id = ?"
 )
-# Leaves the index of last_seen_at alone.
+# Does not change the index on last_seen_at.
 COUNT_REPORTS = f"UPDATE {{workers}} SET {_COUNTS}"
 SEEN = f"UPDATE {{workers}} SET last_seen_at = ?, {_COUNTS}"
 
@@ -66,9 +69,9 @@ def _new_worker(worker_id: str, now: int, completed: int, failed: int) -> Row:
 
 
 def save_metadata(*, worker_id: str, metadata: Mapping[str, Any] | None, now: int) -> None:
-    """Notes a sign of life and, where given, what the worker says of itself.
+    """Stores that the worker was seen and, if given, its metadata.
 
-    Raises ValidationFailed where that is too much.
+    Raises ValidationFailed if the metadata is too large.
     """
     text = None if metadata is None else json.dumps(metadata, ensure_ascii=False)
     if text is not None:
@@ -80,13 +83,13 @@ def save_metadata(*, worker_id: str, metadata: Mapping[str, Any] | None, now: in
 def _save_metadata(worker_id: str, text: str | None, now: int) -> None:
     record_sign_of_life(worker_id, now=now, always=True)
     if text is not None:
-        update("workers", {"metadata": text}, "id = ?", (worker_id,))
+        Worker.update(metadata=text).where(Worker.id == worker_id).execute()
 
 
 def mark_shut_down(worker_id: str, *, now: int) -> None:
     """Part of the shutdown's transaction: the worker is inactive until it is seen again."""
     record_sign_of_life(worker_id, now=now, always=True)
-    update("workers", {"shut_down_at": now}, "id = ?", (worker_id,))
+    Worker.update(shut_down_at=now).where(Worker.id == worker_id).execute()
     after_commit(lambda: _forget_seen(worker_id))
 
 
@@ -96,7 +99,7 @@ def _forget_seen(worker_id: str) -> None:
 
 def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
     """One worker with its `status` and `tasks_held`. Raises NotFound."""
-    row = fetch_one("SELECT * FROM {workers} WHERE id = ?", (worker_id,))
+    row = first_row(Worker.select().where(Worker.id == worker_id))
     if row is None:
         raise NotFound(
             f"No worker '{worker_id}' has been seen. A worker is known from its first claim or "
@@ -107,11 +110,12 @@ def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
 
 
 def list_workers(*, limit: int, offset: int, heartbeat_seconds: int, now: int) -> list[Row]:
-    """Workers, the one seen last first."""
-    rows = fetch_all(
-        "SELECT * FROM {workers} ORDER BY last_seen_at DESC, id LIMIT ? OFFSET ?", (limit, offset)
-    )
-    return [_with_figures(row, heartbeat_seconds, now) for row in rows]
+    """Workers with the same figures, the one seen last first."""
+    workers = Worker.select().order_by(Worker.last_seen_at.desc(), Worker.id)
+    return [
+        _with_figures(row, heartbeat_seconds, now)
+        for row in rows_of(workers.limit(limit).offset(offset))
+    ]
 
 
 def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
@@ -120,7 +124,7 @@ def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
         "WHERE worker_id = ? AND status = 'claimed'",
         (row["id"],),
     )
-    stale_before, inactive_before = _limits(heartbeat_seconds, now)
+    stale_before, inactive_before = _thresholds(heartbeat_seconds, now)
     if row["shut_down_at"] or row["last_seen_at"] < inactive_before:
         status = "inactive"
     elif row["last_seen_at"] < stale_before:
@@ -130,8 +134,8 @@ def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
     return {**row, "status": status, "tasks_held": held["held"] if held else 0}
 
 
-def _limits(heartbeat_seconds: int, now: int) -> tuple[int, int]:
-    """Whoever was last seen before the first is stale, before the second inactive."""
+def _thresholds(heartbeat_seconds: int, now: int) -> tuple[int, int]:
+    """A worker last seen before the first is stale, before the second inactive."""
     heartbeat_ms = heartbeat_seconds * 1000
     return (
         now - max(STALE_AFTER_HEARTBEATS * heartbeat_ms, heartbeat_ms + SEEN_RESOLUTION_MS),
@@ -141,15 +145,20 @@ def _limits(heartbeat_seconds: int, now: int) -> tuple[int, int]:
 
 def count_workers(*, heartbeat_seconds: int, now: int) -> dict[str, int]:
     """How many of the WORKERS_COUNTED that were seen last are `active`, `stale` and `inactive`."""
-    [(seen, active, active_or_stale)] = execute(
-        "SELECT COUNT(*), COUNT(CASE WHEN last_seen_at >= ? THEN 1 END), "
-        "COUNT(CASE WHEN last_seen_at >= ? THEN 1 END) FROM "
-        "(SELECT CASE WHEN shut_down_at IS NULL THEN last_seen_at END AS last_seen_at "
-        "FROM {workers} ORDER BY {workers}.last_seen_at DESC LIMIT ?) AS seen_last",
-        (*_limits(heartbeat_seconds, now), WORKERS_COUNTED),
-    ).fetchall()
-    return {
-        "active": active,
-        "stale": active_or_stale - active,
-        "inactive": seen - active_or_stale,
-    }
+    stale_before, inactive_before = _thresholds(heartbeat_seconds, now)
+    is_inactive = Worker.shut_down_at.is_null(False) | (Worker.last_seen_at < inactive_before)
+    status = Case(
+        None, [(is_inactive, "inactive"), (Worker.last_seen_at < stale_before, "stale")], "active"
+    )
+    seen_last = (
+        Worker.select(status.alias("status"))
+        .order_by(Worker.last_seen_at.desc())
+        .limit(WORKERS_COUNTED)
+    )
+    groups = (
+        Worker.select(seen_last.c.status, fn.COUNT(SQL("1")).alias("workers"))
+        .from_(seen_last)
+        .group_by(seen_last.c.status)
+    )
+    counts = {"active": 0, "stale": 0, "inactive": 0}
+    return counts | {row["status"]: row["workers"] for row in rows_of(groups)}

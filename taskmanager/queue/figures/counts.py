@@ -1,9 +1,8 @@
-"""How many tasks there are of each type and status, and how many were finished lately.
+"""Counts of tasks by type and status, and of those that finished lately.
 
-Counting takes one pass over an index, in proportion to the number of tasks.
-Owns the table statistics_snapshots: where there are many tasks, all processes
-share what one of them has counted, so that nobody waits for it twice. Refuses
-to know who may see which figure.
+Counting reads one index from end to end, so its cost grows with the number of
+tasks. Owns the table statistics_snapshots: if there are many tasks, one process
+counts and the others share its figures. Refuses to know who may see which figure.
 """
 
 import contextlib
@@ -14,8 +13,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import peewee
+from peewee import fn
 
-from taskmanager.db.statements import Row, execute, fetch_one, insert
+from taskmanager.db.models import StatisticsSnapshot
+from taskmanager.db.queries import first_row
+from taskmanager.db.statements import Row, execute
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 
@@ -23,21 +25,21 @@ log = logging.getLogger(__name__)
 
 PERIODS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
-# Up to here the answer is always exact. A number of tasks, not of milliseconds: a busy moment of
-# the machine must not make a small queue's figures old.
+# Up to here the figures are always exact. This is a number of tasks, not of milliseconds: the
+# figures of a small queue must not become old because the machine is busy for a moment.
 EXACT_UP_TO_TASKS = 50_000
-# Longer than the minute between two runs of cron, which renews a snapshot that is older than the
-# second of these: with cron running no request has to count.
+# SNAPSHOT_MS is longer than the minute between two runs of cron, which renews a snapshot older than
+# RENEWED_BY_MAINTENANCE_MS. So no request has to count while cron runs.
 SNAPSHOT_MS = 90_000
 RENEWED_BY_MAINTENANCE_MS = 30_000
-# Who has counted for so long has died.
+# A process that has been counting for this long has died.
 GIVEN_UP_MS = 120_000
 
 _ID = 1
 
 
 class Group(NamedTuple):
-    """The tasks of one type and status; of how many the end lies within each period."""
+    """The tasks of one type and status, and how many of them finished within each period."""
 
     task_type_id: int
     status: str
@@ -48,7 +50,7 @@ class Group(NamedTuple):
 
 
 class TaskCounts(NamedTuple):
-    """Every group that has tasks, as they were at `counted_at`, and how long counting took."""
+    """Every group that has tasks, as counted at `counted_at`, and how long counting took."""
 
     groups: Sequence[Group]
     counted_at: int
@@ -60,15 +62,16 @@ class TaskCounts(NamedTuple):
 
 
 def task_counts(*, now: int, max_age_ms: int = SNAPSHOT_MS) -> TaskCounts:
-    """The figures: of this moment, or of a queue with many tasks at most `max_age_ms` old.
+    """The figures of this moment or, for a queue with many tasks, at most `max_age_ms` old.
 
-    They are older only while another process counts anew.
-    Transition: none of a task. Commits: the new snapshot, where one was due.
-    Raises DatabaseUnavailable where the database cannot be read; that a snapshot
-    cannot be written is no reason to answer nothing.
-    Dying in the middle leaves the snapshot as it was, for the next one to renew.
+    They can be older while another process is counting.
+    Transition: none of a task.
+    Commits: the new snapshot, if one was due.
+    Raises DatabaseUnavailable if the database cannot be read. A snapshot that
+    cannot be written is logged only.
+    A crash leaves the old snapshot, which the next call renews.
     """
-    stored = fetch_one("SELECT * FROM {statistics_snapshots} WHERE id = ?", (_ID,))
+    stored = first_row(StatisticsSnapshot.select().where(StatisticsSnapshot.id == _ID))
     if stored is None or stored["tasks"] <= EXACT_UP_TO_TASKS:
         counted = _count(now)
         if counted.tasks > EXACT_UP_TO_TASKS:
@@ -83,18 +86,21 @@ def task_counts(*, now: int, max_age_ms: int = SNAPSHOT_MS) -> TaskCounts:
 
 def _count(now: int) -> TaskCounts:
     started = time.monotonic()
-    within = ", ".join("COUNT(CASE WHEN completed_at > ? THEN 1 END)" for _ in PERIODS_MS)
-    rows = execute(
-        f"SELECT task_type_id, status, COUNT(*), {within} "
-        f"FROM {{tasks}} {{index tasks_claim_by_id}} "
-        "GROUP BY task_type_id, status",
-        [now - period for period in PERIODS_MS.values()],
-    ).fetchall()
+    since = [now - period for period in PERIODS_MS.values()]
+    rows = execute(COUNT_ALL, since).fetchall()
     return TaskCounts(
         groups=[Group(*row) for row in rows],
         counted_at=now,
         duration_ms=round((time.monotonic() - started) * 1000),
     )
+
+
+_WITHIN = ", ".join(["COUNT(CASE WHEN completed_at > ? THEN 1 END)"] * len(PERIODS_MS))
+# Through an index that has every column that is read.
+COUNT_ALL = (
+    f"SELECT task_type_id, status, COUNT(*), {_WITHIN} "
+    "FROM {tasks} {index tasks_claim_by_id} GROUP BY task_type_id, status"
+)
 
 
 def _from(stored: Row) -> TaskCounts:
@@ -106,7 +112,7 @@ def _from(stored: Row) -> TaskCounts:
 
 
 def _begin(stored: Row, now: int) -> bool:
-    """Whether it is this process that counts; False where another one does, or has just done."""
+    """Whether this process is to count; False if another one counts now, or has just counted."""
     try:
         return _mark(stored["counted_at"], now)
     except DatabaseUnavailable as error:
@@ -116,11 +122,16 @@ def _begin(stored: Row, now: int) -> bool:
 
 @write_transaction
 def _mark(counted_at: int, now: int) -> bool:
-    changed: int = execute(
-        "UPDATE {statistics_snapshots} SET counting_since = ? WHERE id = ? AND counted_at = ? "
-        "AND (counting_since IS NULL OR ABS(counting_since - ?) >= ?)",
-        (now, _ID, counted_at, now, GIVEN_UP_MS),
-    ).rowcount
+    since = StatisticsSnapshot.counting_since
+    changed: int = (
+        StatisticsSnapshot.update(counting_since=now)
+        .where(
+            StatisticsSnapshot.id == _ID,
+            StatisticsSnapshot.counted_at == counted_at,
+            since.is_null() | (fn.ABS(since - now) >= GIVEN_UP_MS),
+        )
+        .execute()
+    )
     return changed == 1
 
 
@@ -133,7 +144,7 @@ def _keep(counted: TaskCounts, replaced: Row | None) -> None:
 
 @write_transaction
 def _store(counted: TaskCounts, replaced: Row | None) -> None:
-    """Writes nothing where another process has stored figures, or begun to count, meanwhile."""
+    """Stores nothing if another process has stored figures or begun to count meanwhile."""
     row = {
         "figures": json.dumps(counted.groups, separators=(",", ":")),
         "tasks": counted.tasks,
@@ -142,13 +153,11 @@ def _store(counted: TaskCounts, replaced: Row | None) -> None:
         "counting_since": None,
     }
     if replaced is None:
-        with contextlib.suppress(peewee.IntegrityError):  # another process has just made it
-            insert("statistics_snapshots", {"id": _ID, **row})
+        with contextlib.suppress(peewee.IntegrityError):  # another process has just inserted it
+            StatisticsSnapshot.insert({"id": _ID, **row}).execute()
         return
-    since = replaced["counting_since"]
-    mine = "counting_since IS NULL" if since is None else "counting_since = ?"
-    execute(
-        f"UPDATE {{statistics_snapshots}} SET {', '.join(f'{column} = ?' for column in row)} "
-        f"WHERE id = ? AND counted_at = ? AND {mine}",
-        (*row.values(), _ID, replaced["counted_at"], *([] if since is None else [since])),
-    )
+    StatisticsSnapshot.update(row).where(
+        StatisticsSnapshot.id == _ID,
+        StatisticsSnapshot.counted_at == replaced["counted_at"],
+        StatisticsSnapshot.counting_since == replaced["counting_since"],  # None: IS NULL
+    ).execute()

@@ -1,7 +1,7 @@
-"""What a monitoring system asks for regularly: the queue, its workers and its maintenance.
+"""Figures for a monitoring system: the queue, its workers and its maintenance.
 
-Everything is read from the database, so each process gives the same answer.
-Refuses to know in which form it is sent.
+All of them are read from the database, so every process gives the same answer.
+Refuses to know the format in which they are sent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ Sample = tuple[Mapping[str, str], float]
 
 
 class Gauge(NamedTuple):
-    """Values of one name that go up and down, each with the labels that tell it from the others."""
+    """Values under one name that go up and down; each has labels of its own."""
 
     name: str
     help: str
@@ -26,10 +26,10 @@ class Gauge(NamedTuple):
 
 
 def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gauge]:
-    """All of them; of the task types and their schedules those that the caller may touch.
+    """All gauges, limited to the task types that the caller may use and their schedules.
 
-    A caller that is limited to types is told nothing of what is overdue: that
-    is known for all types together only.
+    A caller that is limited to types gets no gauge of what is overdue, because
+    that is known only for all types together.
     """
     figures = queue_figures(caller=caller, now=now)
     gauges = [

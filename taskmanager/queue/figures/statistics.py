@@ -1,14 +1,16 @@
-"""Figures about the whole queue, of the task types that a caller may touch.
+"""Figures about the whole queue, for the task types that a caller may use.
 
-What is counted may be a moment old, see task_counts.py. The oldest pending task
-of each type is the head of an index, and looked up for every answer.
+The counts can be a minute old: see counts.py. The oldest pending task of each
+type is the first entry of an index and is read for every answer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.statements import MAX_ROWS, fetch_all
+from taskmanager.db.models import Task
+from taskmanager.db.queries import rows_of
+from taskmanager.db.statements import MAX_ROWS
 from taskmanager.queue import task_types
 from taskmanager.queue.claim_sql import claim_order, find_heads
 from taskmanager.queue.figures.counts import PERIODS_MS, task_counts
@@ -20,8 +22,8 @@ Counts = dict[str, int]
 class QueueFigures(NamedTuple):
     """By the type's name: `tasks` by status, `finished` by period and status.
 
-    `oldest_pending_seconds` has the types with pending tasks alone, and is of this
-    moment; the others are of `counted_at`.
+    `oldest_pending_seconds` has only types with pending tasks and is of this
+    moment; the other figures are of `counted_at`.
     """
 
     tasks: Mapping[str, Counts]
@@ -32,7 +34,7 @@ class QueueFigures(NamedTuple):
 
 
 def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
-    """The figures of each type that has tasks and that the caller may touch."""
+    """The figures of each type that has tasks and that the caller may use."""
     counts = task_counts(now=now)
     found = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
     names = {row["id"]: row["name"] for row in found}
@@ -62,20 +64,20 @@ def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
 
 
 def _oldest_pending(type_ids: Sequence[int]) -> dict[int, int]:
-    """By type id: when the oldest of its pending tasks was made."""
+    """By type id: when its oldest pending task was created."""
     heads = find_heads(type_ids, order=claim_order("id", "ASC"), count=1)
     oldest: dict[int, int] = {}
     for start in range(0, len(heads), MAX_ROWS):
         ids = [head["id"] for head in heads[start : start + MAX_ROWS]]
-        rows = fetch_all("SELECT task_type_id, created_at FROM {tasks} WHERE id IN ?", (ids,))
-        oldest |= {row["task_type_id"]: row["created_at"] for row in rows}
+        tasks = Task.select(Task.task_type_id, Task.created_at).where(Task.id.in_(ids))
+        oldest |= {row["task_type_id"]: row["created_at"] for row in rows_of(tasks)}
     return oldest
 
 
 def queue_statistics(*, caller: Caller, now: int) -> dict[str, Any]:
-    """Counts by status and by type, the oldest pending task's age, and what was finished lately.
+    """Counts by status and type, the age of the oldest pending task, and what finished lately.
 
-    Types that the caller may not touch are left out.
+    Types that the caller may not use are left out.
     """
     figures = queue_figures(caller=caller, now=now)
     by_status = _sum(STATUSES, figures.tasks.values())
