@@ -85,6 +85,7 @@ def test_two_commands_stand_on_one_line_each() -> None:
     ]
 
 
+@pytest.mark.smoke
 def test_tour_works_from_beginning_to_end_with_the_key_that_serve_prints(served: Served) -> None:
     blocks = tour()
     done = run("".join(f"{block}\necho; echo '{BLOCK_ENDS}'\n" for block in blocks), served)

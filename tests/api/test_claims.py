@@ -75,6 +75,7 @@ def test_every_order_is_exact_and_its_opposite_exactly_the_other_way_round(
         api.post("/api/workers/worker-1/shutdown")
 
 
+@pytest.mark.smoke
 def test_one_by_one_the_most_urgent_and_oldest_comes_first(
     api: Api, ranked: list[dict[str, Any]]
 ) -> None:

@@ -32,6 +32,7 @@ def pure(task: Any) -> dict[str, Any]:
     return {name: value for name, value in task.items() if name != "replayed"}
 
 
+@pytest.mark.smoke
 def test_a_success_ends_the_task(job: Api, clock: Clock) -> None:
     task = claimed(job)
     clock.advance(3)

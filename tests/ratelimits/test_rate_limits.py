@@ -22,7 +22,7 @@ from taskmanager.config import load_settings
 from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import execute
 from taskmanager.errors import ConfigurationError
-from taskmanager.ratelimits import storage
+from taskmanager.ratelimits import counter_file, storage
 from taskmanager.ratelimits.counter_file import BUCKETS, SLOTS, CounterFile
 from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE, GuardedStorage
 from taskmanager.rates import Rate, parse_rate
@@ -412,8 +412,9 @@ def test_where_the_disk_takes_no_more_the_process_counts_and_leaves_nothing_behi
 
 
 def test_a_process_that_was_stopped_with_the_lock_holds_nobody_up(
-    counters: CounterFile, tmp_path: Path
+    counters: CounterFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(counter_file, "LOCK_SECONDS", 0.05)
     add(counters, "name")
     with (tmp_path / "counters").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
