@@ -4,19 +4,18 @@
 
 Calls the application in process, on SQLite with one task type, after it has
 answered a few requests of each kind, and watches it with `sys.setprofile`.
-Prints how many functions ran, in how many files and lines, how often the way
-went back up, and the functions in the order of their first calls.
+Prints how many functions ran, in how many files and lines, how many calls went
+back up, and the functions in the order of their first calls.
 
 A function counts once, however often it runs. A comprehension or a generator
 expression counts as part of the function around it. The lines of a function
-include its docstring and comments. The way goes back up where a function is
-called in a higher room than the function called before it; the order of the
-rooms is that of tests/test_architecture.py.
+include its docstring and comments. A call goes back up where a function calls
+one of a higher room, as a callback does; the order of the rooms is that of
+tests/test_architecture.py.
 """
 
 import argparse
 import inspect
-import itertools
 import json
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import close_connection, database
-from tests.test_architecture import ROOMS, heights
+from tests.test_architecture import ROOMS
 
 PACKAGE = Path(taskmanager.__file__).parent
 WARM_UP = 5
@@ -73,7 +72,10 @@ class Queue:
         return answer.get_json()["data"]
 
 
-def functions_until_commit(operation: str) -> list[CodeType]:
+Call = tuple[CodeType | None, CodeType]  # the nearest caller in the package, and what it calls
+
+
+def functions_until_commit(operation: str) -> list[Call]:
     """Every call of a function of the package from the view's to the last COMMIT, in order."""
     with tempfile.TemporaryDirectory() as folder:
         queue = Queue(Path(folder))
@@ -92,16 +94,17 @@ def functions_until_commit(operation: str) -> list[CodeType]:
             close_connection()
 
 
-def _watched(app: Flask, endpoint: str, request: Callable[[], Any]) -> list[CodeType]:
+def _watched(app: Flask, endpoint: str, request: Callable[[], Any]) -> list[Call]:
     view = app.view_functions[endpoint]
-    calls: list[CodeType] = []
+    calls: list[Call] = []
     committed_after: list[int] = []
 
     def note_call(frame: FrameType, event: str, _: Any) -> None:
-        code = frame.f_code
-        is_ours = code.co_filename.startswith(str(PACKAGE))
-        if event == "call" and is_ours and code.co_name not in PARTS_OF_FUNCTIONS:
-            calls.append(code)
+        if event == "call" and is_ours(frame.f_code):
+            caller = frame.f_back
+            while caller is not None and not is_ours(caller.f_code):
+                caller = caller.f_back
+            calls.append((caller and caller.f_code, frame.f_code))
 
     def note_commit(statement: str) -> None:
         if statement.upper().startswith("COMMIT"):
@@ -124,11 +127,13 @@ def file_of(code: CodeType) -> str:
     return Path(code.co_filename).relative_to(PACKAGE).as_posix()
 
 
-def moves_up(calls: list[CodeType]) -> int:
-    """How often a function is called in a higher room than the function before it."""
-    height_of = heights(ROOMS)
-    way = [height_of[file_of(code).partition("/")[0].removesuffix(".py")] for code in calls]
-    return sum(after > before for before, after in itertools.pairwise(way))
+def is_ours(code: CodeType) -> bool:
+    return code.co_filename.startswith(str(PACKAGE)) and code.co_name not in PARTS_OF_FUNCTIONS
+
+
+def height_of(code: CodeType) -> int:
+    room = file_of(code).partition("/")[0].removesuffix(".py")
+    return next(height for height, rooms in enumerate(ROOMS) if room in rooms)
 
 
 def main() -> None:
@@ -137,14 +142,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     calls = functions_until_commit(arguments.operation)
-    functions = list(dict.fromkeys(calls))
+    functions = list(dict.fromkeys(code for _, code in calls))
+    up = {
+        (caller, code) for caller, code in calls if caller and height_of(caller) < height_of(code)
+    }
     lines = [len(inspect.getsourcelines(code)[0]) for code in functions]
     figures = {
         "functions": len(functions),
         "files": len({code.co_filename for code in functions}),
         "lines": sum(lines),
         "calls": len(calls),
-        "moves back up": moves_up(calls),
+        "moves back up": len(up),
     }
     if arguments.json:
         json.dump(figures, sys.stdout)

@@ -22,6 +22,7 @@ from taskmanager.db.connection import (
 )
 from taskmanager.db.dialect import MYSQL
 from taskmanager.errors import DatabaseUnavailable
+from taskmanager.queue.task_types import TaskDefaults
 
 HEALTH_ENDPOINT = "api.service.health"
 _DATABASE = "taskmanager.database"
@@ -41,6 +42,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     settings = load_settings(config)
     app = Flask(__name__, static_folder=None)
     app.extensions["taskmanager"] = settings
+    app.extensions["taskmanager.task_defaults"] = TaskDefaults.of(settings)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no answer sends anybody to the host that a request named
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes

@@ -56,6 +56,7 @@ def _name_request() -> None:
     if not _SANE_REQUEST_ID.fullmatch(request_id):
         request_id = os.urandom(16).hex()
     g.request_id = request_id
+    g.now = utc_now()
 
 
 def _send_request_id(response: Response) -> Response:
@@ -68,7 +69,7 @@ def _note_use_of_keys(response: Response) -> Response:
     if caller is not None:
         # A refused request and an empty poll write nothing.
         if response.status_code < 400:
-            mark_used(caller, now=utc_now())
+            mark_used(caller, now=g.now)
     # 429 without a caller: failures from that address are over their limit, or requests without
     # a key are, which are no failures.
     elif response.status_code in (401, 429) and not takes_no_key():
@@ -76,6 +77,6 @@ def _note_use_of_keys(response: Response) -> Response:
             address=client_address(),
             request_id=g.request_id,
             reason=response.get_json()["message"],
-            now=utc_now(),
+            now=g.now,
         )
     return response

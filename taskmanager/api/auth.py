@@ -9,7 +9,6 @@ from taskmanager.access import keys
 from taskmanager.access.audit import MAX_ADDRESS_LENGTH
 from taskmanager.access.caller import Caller
 from taskmanager.api import rate_limits
-from taskmanager.clock import utc_now
 from taskmanager.errors import NotAllowed, NotAuthenticated
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -73,7 +72,7 @@ def _address() -> str | None:
 
 def _authenticate() -> Caller:
     try:
-        return keys.authenticate(_presented_key(), now=utc_now())
+        return keys.authenticate(_presented_key(), now=g.now)
     except NotAuthenticated:
         rate_limits.count_failure("authentication")
         raise

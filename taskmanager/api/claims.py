@@ -6,11 +6,11 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.context import TASK, settings, task_defaults
 from taskmanager.api.errors import error_json
+from taskmanager.api.requests import TASK, settings, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import claimed_task_json, task_json
-from taskmanager.clock import format_time, utc_now
+from taskmanager.clock import format_time
 from taskmanager.queue import lease
 from taskmanager.queue.claim import ClaimRequest, claim_tasks
 from taskmanager.queue.claim_sql import claim_order
@@ -46,7 +46,7 @@ def claim() -> Response:
         ),
         defaults=task_defaults(),
         caller=g.caller,
-        now=utc_now(),
+        now=g.now,
     )
     if "limit" not in body:
         return success(claimed_task_json(claimed[0]), "Task claimed successfully")
@@ -74,7 +74,7 @@ def complete(task_id: int) -> Response:
     """
     body = request_schemas.COMPLETE_TASK.read()
     outcome = complete_task(
-        _completion(task_id, body), worker_id=body["worker_id"], caller=g.caller, now=utc_now()
+        _completion(task_id, body), worker_id=body["worker_id"], caller=g.caller, now=g.now
     )
     return success(_completed_json(outcome), _completion_message(outcome))
 
@@ -92,7 +92,7 @@ def complete_batch() -> Response:
         [_completion(int(item["id"]), item) for item in body["completions"]],
         worker_id=body["worker_id"],
         caller=g.caller,
-        now=utc_now(),
+        now=g.now,
     )
     results = []
     for item, outcome in zip(body["completions"], outcomes, strict=True):
@@ -152,7 +152,7 @@ def progress(task_id: int) -> Response:
         progress=body["progress"],
         message=body.get("message"),
         caller=g.caller,
-        now=utc_now(),
+        now=g.now,
     )
     return _lease_answer(task, cancelled, "Progress stored")
 
@@ -170,7 +170,7 @@ def heartbeat(task_id: int) -> Response:
         holder=_holder(body),
         lease_seconds=body.get("lease_seconds"),
         caller=g.caller,
-        now=utc_now(),
+        now=g.now,
     )
     return _lease_answer(task, cancelled, "Lease renewed")
 
@@ -207,6 +207,6 @@ def release(task_id: int) -> Response:
         holder=_holder(body),
         delay_seconds=body.get("delay_seconds", 0),
         caller=g.caller,
-        now=utc_now(),
+        now=g.now,
     )
     return success(task_json(task, params=False), "Task released")

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Response, g, request
 
 from taskmanager.api.auth import requires
-from taskmanager.api.context import settings
 from taskmanager.api.rate_limits import counts_are_shared
-from taskmanager.api.requests import QueryParameters
+from taskmanager.api.requests import QueryParameters, settings
 from taskmanager.api.responses import success
 from taskmanager.errors import NotAllowed
 

@@ -10,7 +10,6 @@ from taskmanager.api.auth import requires
 from taskmanager.api.requests import MAX_INTEGER, QueryParameters, read_time
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import key_json
-from taskmanager.clock import utc_now
 from taskmanager.errors import InvalidRequest
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/keys")
@@ -43,7 +42,7 @@ def create() -> Response:
         task_types=fields.get("task_types"),
         rate_limit=fields.get("rate_limit"),
         expires_at=fields.get("expires_at"),
-        now=utc_now(),
+        now=g.now,
         caller=g.caller,
     )
     return success({**key_json(row), "key": key}, "Key created; it is not shown again", 201)
@@ -92,7 +91,7 @@ def change(key_id: int) -> Response:
             "Send what to change: name, scopes, task_types, rate_limit or expires_at."
         )
     row = key_changes.change_key(
-        key_id=key_id, changes=_fields(body), force=force, caller=g.caller, now=utc_now()
+        key_id=key_id, changes=_fields(body), force=force, caller=g.caller, now=g.now
     )
     return success(key_json(row), "Key changed")
 
@@ -112,7 +111,7 @@ def rotate(key_id: int) -> Response:
         key_id=key_id,
         overlap_seconds=body.get("overlap_seconds", key_changes.DEFAULT_OVERLAP_SECONDS),
         caller=g.caller,
-        now=utc_now(),
+        now=g.now,
     )
     replaced = key_json(keys.get_key(key_id=key_id))
     return success(
@@ -131,5 +130,5 @@ def revoke(key_id: int) -> Response:
     `?force=true` overrides.
     """
     force = QueryParameters("force").flag("force")
-    row = key_changes.revoke_key(key_id=key_id, force=force, caller=g.caller, now=utc_now())
+    row = key_changes.revoke_key(key_id=key_id, force=force, caller=g.caller, now=g.now)
     return success(key_json(row), "Key revoked")

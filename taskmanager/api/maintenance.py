@@ -6,9 +6,8 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.context import settings, task_defaults
+from taskmanager.api.requests import settings, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.clock import utc_now
 from taskmanager.queue import maintenance
 from taskmanager.queue.maintenance_runs import record_run
 
@@ -29,7 +28,7 @@ def run() -> Response:
     """
     g.caller.require_every_type("run maintenance, which is for the tasks of all types")
     request_schemas.NOTHING.read()
-    now, started = utc_now(), time.monotonic()
+    now, started = g.now, time.monotonic()
     done = maintenance.maintain(
         retention_days=settings().retention_days,
         defaults=task_defaults(),

@@ -1,23 +1,42 @@
-"""Reading requests: a body as strict JSON that fits its schema, query parameters by their names."""
+"""Reading requests: a body as strict JSON that fits its schema, query parameters by their names.
+
+Also what views ask of the application that answers the present request: its settings.
+"""
 
 import difflib
 import functools
+import gc
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import request
+from flask import current_app, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
-from taskmanager.api.json_text import decode_json
 from taskmanager.clock import parse_time
+from taskmanager.config import Settings
 from taskmanager.errors import InvalidRequest, ValidationFailed
 from taskmanager.params import validation
+from taskmanager.queue.task_types import TaskDefaults
 
 MAX_DEPTH = 64
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+LARGE_TEXT = 16_384
+TASK = f"/<int(max={MAX_INTEGER}):task_id>"  # how a path names a task
+
+
+def settings() -> Settings:
+    """The settings of the application that answers the present request."""
+    found: Settings = current_app.extensions["taskmanager"]
+    return found
+
+
+def task_defaults() -> TaskDefaults:
+    """What the settings give a task where neither request nor type does."""
+    found: TaskDefaults = current_app.extensions["taskmanager.task_defaults"]
+    return found
 
 
 class RequestBody:
@@ -128,6 +147,25 @@ def parse_json(raw: bytes) -> Any:
     if "\\u" in text:
         _check_strings(value)
     return value
+
+
+_plain = json.JSONDecoder()
+
+
+def decode_json(text: str, decoder: json.JSONDecoder = _plain) -> Any:
+    """The value of a JSON text. Raises what `decoder` raises.
+
+    A megabyte can hold 300,000 lists. While they are created, Python's garbage
+    collector searches them again and again for cycles, which JSON cannot have.
+    That takes several times as long as decoding, so it is off meanwhile.
+    """
+    if len(text) < LARGE_TEXT or not gc.isenabled():
+        return decoder.decode(text)
+    gc.disable()
+    try:
+        return decoder.decode(text)
+    finally:
+        gc.enable()
 
 
 def _no_constant(name: str) -> None:

@@ -1,24 +1,18 @@
 """/api/schedules: recurring tasks."""
 
-from flask import Blueprint, Response, current_app, g
+from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import MAX_INTEGER, QueryParameters
+from taskmanager.api.requests import MAX_INTEGER, QueryParameters, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import schedule_json, task_json
-from taskmanager.clock import utc_now
 from taskmanager.errors import InvalidRequest
 from taskmanager.queue.schedules import definitions, runs
-from taskmanager.queue.task_types import TaskDefaults
 
 blueprint = Blueprint("schedules", __name__, url_prefix="/schedules")
 
 SCHEDULE = f"/<int(max={MAX_INTEGER}):schedule_id>"
-
-
-def _defaults() -> TaskDefaults:
-    return TaskDefaults.of(current_app.extensions["taskmanager"])
 
 
 @blueprint.post("")
@@ -38,9 +32,9 @@ def create() -> Response:
     """
     row = definitions.create_schedule(
         request_schemas.CREATE_SCHEDULE.read(),
-        defaults=_defaults(),
+        defaults=task_defaults(),
         caller=g.caller,
-        now=utc_now(),
+        now=g.now,
     )
     return success(schedule_json(row), "Schedule created successfully", 201)
 
@@ -82,7 +76,7 @@ def change(schedule_id: int) -> Response:
         known = ", ".join(request_schemas.CHANGE_SCHEDULE.schema["properties"])
         raise InvalidRequest(f"Nothing to change: send one or more of {known}.")
     row = definitions.change_schedule(
-        schedule_id=schedule_id, changes=body, caller=g.caller, now=utc_now()
+        schedule_id=schedule_id, changes=body, caller=g.caller, now=g.now
     )
     return success(schedule_json(row), "Schedule updated successfully")
 
@@ -91,7 +85,7 @@ def change(schedule_id: int) -> Response:
 @requires("task-types:write")
 def delete(schedule_id: int) -> Response:
     """DELETE /api/schedules/{id}: removes it; the tasks that it created stay. 200; 403; 404."""
-    row = definitions.delete_schedule(schedule_id=schedule_id, caller=g.caller, now=utc_now())
+    row = definitions.delete_schedule(schedule_id=schedule_id, caller=g.caller, now=g.now)
     return success(schedule_json(row), "Schedule deleted")
 
 
@@ -105,7 +99,7 @@ def run(schedule_id: int) -> Response:
     """
     request_schemas.NOTHING.read()
     outcome = runs.run_schedule_now(
-        schedule_id=schedule_id, defaults=_defaults(), caller=g.caller, now=utc_now()
+        schedule_id=schedule_id, defaults=task_defaults(), caller=g.caller, now=g.now
     )
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
     if outcome.deduplicated:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from taskmanager.api.json_text import decode_json
+from taskmanager.api.requests import decode_json
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row
 from taskmanager.queue.read import WITH_WORKER_STATUSES

@@ -7,12 +7,11 @@ from flask import Blueprint, Response, g
 from taskmanager import __version__
 from taskmanager.api import prometheus
 from taskmanager.api.auth import PUBLIC, requires
-from taskmanager.api.context import settings
 from taskmanager.api.rate_limits import counts_are_shared
-from taskmanager.api.requests import QueryParameters
+from taskmanager.api.requests import QueryParameters, settings
 from taskmanager.api.responses import failure, success
 from taskmanager.api.serializers import statistics_json
-from taskmanager.clock import format_time, utc_now
+from taskmanager.clock import format_time
 from taskmanager.db import schema
 from taskmanager.queue.figures import metrics, statistics
 
@@ -36,7 +35,7 @@ def health() -> Response:
         "rate_limits": "shared" if counts_are_shared() else "per_process",
         "version": __version__,
         "uptime_seconds": int(time.monotonic() - _STARTED),
-        "timestamp": format_time(utc_now()),
+        "timestamp": format_time(g.now),
     }
     if connected:
         return success(data, "Service is healthy")
@@ -56,7 +55,7 @@ def stats() -> Response:
     with more than 50,000 tasks. The oldest pending age is always current.
     """
     QueryParameters()
-    figures = statistics.queue_statistics(caller=g.caller, now=utc_now())
+    figures = statistics.queue_statistics(caller=g.caller, now=g.now)
     return success(statistics_json(figures))
 
 
@@ -66,6 +65,6 @@ def show_metrics() -> Response:
     """GET /api/metrics: these figures and more in the text format of Prometheus. 200."""
     QueryParameters()
     gauges = metrics.read_gauges(
-        caller=g.caller, heartbeat_seconds=settings().heartbeat_seconds, now=utc_now()
+        caller=g.caller, heartbeat_seconds=settings().heartbeat_seconds, now=g.now
     )
     return Response(prometheus.text_of(gauges), content_type=prometheus.CONTENT_TYPE)

@@ -7,7 +7,6 @@ from taskmanager.api.auth import requires
 from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import task_type_json
-from taskmanager.clock import utc_now
 from taskmanager.errors import InvalidRequest
 from taskmanager.params import validation
 from taskmanager.queue import task_types
@@ -38,7 +37,7 @@ def register() -> Response:
         version=body["version"],
         param_schema=body["param_schema"],
         defaults={name: body[name] for name in task_types.DEFAULTS if name in body},
-        now=utc_now(),
+        now=g.now,
         caller=g.caller,
     )
     data = {
@@ -94,7 +93,7 @@ def change(name: str) -> Response:
             "Nothing to change: send one or more of "
             f"{', '.join((*task_types.SWITCHES, *task_types.DEFAULTS))}."
         )
-    row = task_types.change_task_type(name=name, changes=body, now=utc_now(), caller=g.caller)
+    row = task_types.change_task_type(name=name, changes=body, now=g.now, caller=g.caller)
     return success(task_type_json(row), "Task type updated successfully")
 
 

@@ -6,12 +6,10 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.context import TASK, task_defaults
 from taskmanager.api.errors import error_json
-from taskmanager.api.requests import QueryParameters, read_time
+from taskmanager.api.requests import TASK, QueryParameters, read_time, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import attempt_error_json, log_json, task_json
-from taskmanager.clock import utc_now
 from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.queue import history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
@@ -38,7 +36,7 @@ def create() -> Response:
     type is not active; 403; 404 no such type.
     """
     body = _with_time(request_schemas.CREATE_TASK.read())
-    outcome = create_task(body, defaults=task_defaults(), caller=g.caller, now=utc_now())
+    outcome = create_task(body, defaults=task_defaults(), caller=g.caller, now=g.now)
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
     if outcome.deduplicated:
         return success(data, "Task already exists (deduplicated)")
@@ -67,7 +65,7 @@ def create_batch() -> Response:
     outcomes = []
     if len(good) == len(checked) or not atomic:
         outcomes = create_tasks(
-            good, atomic=atomic, defaults=task_defaults(), caller=g.caller, now=utc_now()
+            good, atomic=atomic, defaults=task_defaults(), caller=g.caller, now=g.now
         )
     made = iter(outcomes)
     every = [
@@ -182,7 +180,7 @@ def get(task_id: int) -> Response:
     `waiting_because`. 200; 403; 404.
     """
     QueryParameters()
-    now = utc_now()
+    now = g.now
     task = read.get_task(task_id=task_id, caller=g.caller)
     errors = history.list_attempt_errors(task_id=task_id)
     return success(
@@ -213,7 +211,7 @@ def cancel(task_id: int) -> Response:
     """
     body = request_schemas.CANCEL_TASK.read()
     task = operate.cancel_task(
-        task_id=task_id, reason=body.get("reason"), caller=g.caller, now=utc_now()
+        task_id=task_id, reason=body.get("reason"), caller=g.caller, now=g.now
     )
     return success(task_json(task, params=False), "Task cancelled")
 
@@ -226,5 +224,5 @@ def retry(task_id: int) -> Response:
     200; 403; 404; 409 `task_not_retryable`, `duplicate_task`.
     """
     request_schemas.NOTHING.read()
-    task = operate.retry_task(task_id=task_id, caller=g.caller, now=utc_now())
+    task = operate.retry_task(task_id=task_id, caller=g.caller, now=g.now)
     return success(task_json(task, params=False), "Task will be tried again")

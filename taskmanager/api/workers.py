@@ -4,11 +4,9 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.context import settings
-from taskmanager.api.requests import QueryParameters
+from taskmanager.api.requests import QueryParameters, settings
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import worker_json
-from taskmanager.clock import utc_now
 from taskmanager.queue import lease, workers
 
 blueprint = Blueprint("workers", __name__, url_prefix="/workers")
@@ -24,7 +22,7 @@ def heartbeat() -> Response:
     `cancelled`; 400.
     """
     body = request_schemas.WORKER_HEARTBEAT.read()
-    now = utc_now()
+    now = g.now
     claims = body.get("tasks")
     workers.save_metadata(worker_id=body["worker_id"], metadata=body.get("metadata"), now=now)
     outcomes = lease.renew_leases(
@@ -50,7 +48,7 @@ def list_all() -> Response:
         limit=query.integer("limit", 1, 100, 50) or 50,
         offset=query.integer("offset", 0, 10_000, 0) or 0,
         heartbeat_seconds=settings().heartbeat_seconds,
-        now=utc_now(),
+        now=g.now,
     )
     return success({"workers": [worker_json(row) for row in rows], "count": len(rows)})
 
@@ -61,7 +59,7 @@ def get(worker_id: str) -> Response:
     """GET /api/workers/{id}: one worker. 200; 404."""
     QueryParameters()
     row = workers.get_worker(
-        worker_id=_checked(worker_id), heartbeat_seconds=settings().heartbeat_seconds, now=utc_now()
+        worker_id=_checked(worker_id), heartbeat_seconds=settings().heartbeat_seconds, now=g.now
     )
     return success(worker_json(row))
 
@@ -74,7 +72,7 @@ def shutdown(worker_id: str) -> Response:
     200 with the ids `released`; 400; 403.
     """
     request_schemas.NOTHING.read()
-    released = lease.shut_down_worker(worker_id=_checked(worker_id), caller=g.caller, now=utc_now())
+    released = lease.shut_down_worker(worker_id=_checked(worker_id), caller=g.caller, now=g.now)
     return success({"worker_id": worker_id, "status": "inactive", "released": released})
 
 

@@ -165,7 +165,9 @@ def lock_next(order: ClaimOrder, type_id: int, *, count: int, room: int, now: in
         rows = _lock_what_nobody_locks(order, type_id, count)
     else:
         rows = _lock_candidates(order, type_id, count, now)
-    return rows[: count_that_fits((len(row["params"]) for row in rows), room)]
+    if len(rows) > 1:
+        rows = rows[: count_that_fits((len(row["params"]) for row in rows), room)]
+    return rows
 
 
 def _lock_as_only_writer(order: ClaimOrder, type_id: int, count: int) -> list[Row]:

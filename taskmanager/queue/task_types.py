@@ -6,6 +6,7 @@ version is kept; the one registered last is current.
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -259,7 +260,7 @@ def find_task_types(
     )
     return [
         row
-        for row in sorted(rows, key=lambda row: int(row["id"]))
+        for row in sorted(rows, key=itemgetter("id"))
         if (pattern is None or matches(pattern, row["name"])) and caller.may_touch(row["name"])
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from taskmanager.api.json_text import LARGE_TEXT, decode_json
+from taskmanager.api.requests import LARGE_TEXT, decode_json
 
 SMALL, LARGE = '{"a": [1, 2.5]}', "[" + "[]," * LARGE_TEXT + "[]]"
 
