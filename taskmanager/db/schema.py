@@ -20,7 +20,7 @@ from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import SQLITE, Dialect
 from taskmanager.db.errors import mysql_code, translated
 from taskmanager.db.migrations import MIGRATIONS, STEPS_TABLE, DataStep, Ddl, Step
-from taskmanager.db.statements import execute, fetch_one, insert
+from taskmanager.db.statements import execute, fetch_one, insert, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from taskmanager.files.locks import try_file_lock
@@ -225,10 +225,8 @@ def _state_of(step: Step, lock: str = "") -> dict[str, int | None]:
 
 
 def _note(step: Step, *, position: int, finished: bool) -> None:
-    execute(
-        "UPDATE {migration_steps} SET position = ?, finished_at = ? WHERE name = ?",
-        (position, utc_now() if finished else None, step.name),
-    )
+    changes = {"position": position, "finished_at": utc_now() if finished else None}
+    update("migration_steps", changes, "name = ?", (step.name,))
 
 
 def change_tables(statement: str, also_done: Collection[int] = ()) -> bool:

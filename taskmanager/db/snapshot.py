@@ -9,6 +9,7 @@ import peewee
 from taskmanager.db.connection import close_connection, database, dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import translated
+from taskmanager.db.queries import Select
 from taskmanager.db.statements import execute
 
 # A reader may pause while it writes to a slow disk or pipe; the server's default is a minute.
@@ -46,7 +47,7 @@ def _begin() -> None:
 
 
 @contextlib.contextmanager
-def streamed_rows(template: str) -> Iterator[Iterator[tuple[Any, ...]]]:
+def streamed_rows(query: Select) -> Iterator[Iterator[tuple[Any, ...]]]:
     """The rows of a SELECT, one at a time in memory.
 
     For use within `read_snapshot`, which closes the connection afterwards: rows may be left unread.
@@ -54,7 +55,7 @@ def streamed_rows(template: str) -> Iterator[Iterator[tuple[Any, ...]]]:
     with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
         cursor = database.connection().cursor(*_unbuffered())
         try:
-            cursor.execute(database.spelled(template))
+            cursor.execute(*query.sql())
             yield iter(cursor)
         finally:
             if dialect() is not SQLITE and cursor._result is not None:

@@ -1,8 +1,11 @@
-"""Reading tasks: one whole, or a page of a list.
+"""Reading tasks: one in full, or a page of a list.
 
-A list is read as one or a few streams, each of them an index in its order, and
-merged: whatever the filters on type, status and worker, a page costs what its
-rows cost. Bounds on priority and creation time are checked row by row.
+A list is merged from one or more streams, each of which reads an index in its
+order. So a page costs what its rows cost, whatever the filters on type, status
+and worker. Bounds on priority and creation time are checked row by row.
+
+The statements are templates: they name indexes, and for a page of 100 tasks the
+models would take 3 to 5 ms longer.
 """
 
 import base64
@@ -21,16 +24,16 @@ from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits, sizes_
 
 STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
 FINISHED_STATUSES = ("completed", "failed", "cancelled")
-# In which a task has a worker to name: the present one, or the one that finished it.
+# The statuses in which a task has a worker: the one that holds it, or the one that finished it.
 WITH_WORKER_STATUSES = ("claimed", *FINISHED_STATUSES)
 SORT_COLUMNS = ("created_at", "priority", "id")
 MAX_OFFSET = 10_000
-MAX_STREAMS = 600  # where no status is asked for; of more, other types are read and left out
+MAX_STREAMS = 600  # without a status; beyond that, tasks of other types are read and skipped
 STREAMS_PER_STATEMENT = 60
 
 
 class TaskFilter(NamedTuple):
-    """What a list is limited to; None: not by this. Times in milliseconds."""
+    """The filters of a list; None does not filter. Times in milliseconds."""
 
     status: str | None = None
     type_pattern: str | None = None
@@ -42,7 +45,7 @@ class TaskFilter(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page of tasks; `next_cursor` None: there is no more. `total` only where asked for."""
+    """One page of tasks. `next_cursor` is None on the last page, `total` unless asked for."""
 
     tasks: list[Row]
     next_cursor: str | None
@@ -50,7 +53,7 @@ class Page(NamedTuple):
 
 
 def get_task(*, task_id: int, caller: Caller) -> Row:
-    """One task with the name of its type. Raises NotFound, also for one of another's types."""
+    """One task with its type's name. Raises NotFound, also if the caller may not use the type."""
     for row in fetch_all("SELECT * FROM {tasks} WHERE id = ?", (task_id,)):
         row["type"] = task_types.name_of(row["task_type_id"])
         if caller.may_touch(row["type"]):
@@ -59,7 +62,7 @@ def get_task(*, task_id: int, caller: Caller) -> Row:
 
 
 def task_not_found(task_id: int) -> NotFound:
-    """The error for an id that no task has, as far as the caller may know."""
+    """The error for an id that is no task's, as far as the caller may know."""
     return NotFound(f"Task not found: there is no task {task_id}.", code="task_not_found")
 
 
@@ -75,15 +78,15 @@ def list_tasks(
     caller: Caller,
     include: Sequence[str] = (),
 ) -> Page:
-    """A page of tasks. `created_at` and `id` are one order, see claim_orders.py.
+    """A page of tasks. `created_at` and `id` are the same order: see claim_sql.py.
 
-    Tasks of one priority come oldest first where high priorities come first.
-    Params and results are left out but for those that `include` names; where
-    they are large, the page ends before its limit.
+    If high priorities come first, tasks of one priority come oldest first.
+    Params and results are left out unless `include` names them. If they are
+    large, the page ends before its limit.
 
-    Raises InvalidRequest for a cursor that this list did not give out.
+    Raises InvalidRequest for a cursor that this list has not returned.
     """
-    # claim_rank is -priority, so high priorities first is claim_rank upwards.
+    # claim_rank is -priority, so high priorities first means claim_rank ascending.
     column = "claim_rank" if sort_by == "priority" else "id"
     descending = descending != (column == "claim_rank")
     type_ids = _type_ids(task_filter, caller)
@@ -118,7 +121,7 @@ def _first(
     descending: bool,
     limit: int,
 ) -> list[Row]:
-    """`id` and `column`, no more than an index has, of the first tasks of all streams together."""
+    """`id` and `column`, which an index has, of the first tasks of all streams together."""
     direction = "DESC" if descending else "ASC"
     columns = ["id"] if column == "id" else [column, "id"]
     order = ", ".join(f"{one} {direction}" for one in columns)
@@ -144,8 +147,8 @@ def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
 
 
 def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
-    """None: every type. An empty list: nothing can be found."""
-    # The tasks of one status are in order in the index of each type, and only there.
+    """The types to read; None: every type. With an empty list nothing can be found."""
+    # Only the indexes by type have the tasks of one status in order.
     by_type = task_filter.status and not task_filter.worker_id
     if task_filter.type_pattern is None and caller.task_types is None and not by_type:
         return None
@@ -156,7 +159,7 @@ def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
 
 
 def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -> list[_Stream]:
-    """What to read: each stream is an index that is in order already."""
+    """What to read: each stream is a part of an index that has the order already."""
     status, worker_id = task_filter.status, task_filter.worker_id
     statuses = [status] if status else list(STATUSES)
     of_types: list[_Condition] = []
@@ -193,7 +196,7 @@ def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
         return []
     rows = fetch_all(f"SELECT {', '.join(columns)} FROM {{tasks}} WHERE id IN ?", (ids,))
     by_id = {row["id"]: row for row in rows}
-    # A task may have been pruned between the two reads.
+    # A task can be pruned between the two reads.
     tasks = [by_id[task_id] for task_id in ids if task_id in by_id]
     for row in tasks:
         row["type"] = task_types.name_of(row["task_type_id"])
@@ -215,10 +218,10 @@ def _cursor(row: Row, column: str) -> str:
 
 
 def _parts_beyond(cursor: str | None, column: str, descending: bool) -> list[list[_Condition]]:
-    """Conditions of what follows the cursor, in one or two parts, the first of them first.
+    """The conditions of what follows the cursor, as one or two parts in order.
 
-    The rest of one priority and the priorities after it are two, since no server
-    finds the place of both in an index at once.
+    The rest of one priority and the priorities after it are two parts, because no
+    server finds both in an index with one condition.
     """
     if cursor is None:
         return [[]]

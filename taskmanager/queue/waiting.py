@@ -1,4 +1,7 @@
-"""Why a task is not running, in words and as a code."""
+"""Why a task is not running, in words and as a code.
+
+Its statements are templates, because every GET of a waiting task runs up to six of them.
+"""
 
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row, fetch_one
@@ -8,10 +11,10 @@ Reason = dict[str, str]
 
 
 def explain(task: Row, *, now: int) -> Reason | None:
-    """`{code, message}` for a task that waits, or that waits no more because its attempts are used.
+    """`{code, message}` for a task that waits, or that failed because all attempts are used.
 
-    Codes: `type_paused`, `delayed`, `queued` (a worker holds one of its type),
-    `no_worker`, `attempts_used`. None for any other task.
+    Codes: `type_paused`, `delayed`, `queued` (a worker holds another task of the
+    type), `no_worker`, `attempts_used`. None for any other task.
     """
     if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
         return _reason(
@@ -44,7 +47,7 @@ def _waits_for_worker(task: Row, now: int) -> Reason:
         return _reason(
             "queued", "Workers are busy with other tasks of this type; it waits for its turn."
         )
-    # The newest of each state tell about when workers last took any of this type.
+    # The newest task of each status shows roughly when a worker last claimed one of this type.
     taken = max(
         task["claimed_at"] or 0,
         *(_last_taken(task["task_type_id"], status) for status in WITH_WORKER_STATUSES),

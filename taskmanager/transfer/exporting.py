@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
+from peewee import SQL, fn
+
 from taskmanager import __version__
 from taskmanager.clock import format_time
 from taskmanager.db import schema
 from taskmanager.db.ids import next_id
 from taskmanager.db.snapshot import read_snapshot, streamed_rows
-from taskmanager.db.statements import fetch_one
 from taskmanager.errors import TransferFailed
 from taskmanager.transfer.format import (
     FORMAT,
@@ -29,10 +30,10 @@ def export_queue(stream: BinaryIO, *, now: int, report: Report) -> dict[str, int
     """Writes every row of every table of the queue; returns the number of rows by table.
 
     Transition: none; nothing is changed, and no writer waits.
-    Commits together: what is written was all there at the same moment.
-    Raises: DatabaseUnavailable; TransferFailed where the database holds what no
-    import would take; OSError of the stream.
-    Dying in the middle: what is written lacks its last line, so no import takes it.
+    Commits together: everything written was in the database at the same moment.
+    Raises DatabaseUnavailable; TransferFailed if the database holds a value that
+    no import would accept; OSError of the stream.
+    A crash leaves a file without its last line, which no import accepts.
     """
     with read_snapshot():
         writer = LineWriter(stream)
@@ -52,12 +53,11 @@ def export_queue(stream: BinaryIO, *, now: int, report: Report) -> dict[str, int
 
 
 def _next_ids() -> dict[str, int]:
-    """Of the tables where an import would not find it by itself: their last rows are gone."""
+    """The next id of each table whose last rows were deleted: an import cannot compute it."""
     found = {}
     for table in queue_tables():
         if table.is_counted:
-            row = fetch_one(f"SELECT MAX({table.key}) AS last FROM {{{table.name}}}")
-            last = row["last"] if row and row["last"] else 0
+            last = table.model.select(fn.MAX(SQL(table.key))).scalar() or 0
             if (next_one := next_id(table.name)) > last + 1:
                 found[table.name] = next_one
     return found
@@ -65,9 +65,8 @@ def _next_ids() -> dict[str, int]:
 
 def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
     writer.write({"table": table.name, "columns": table.column_names})
-    statement = f"SELECT {', '.join(table.column_names)} FROM {{{table.name}}} ORDER BY {table.key}"
     count = 0
-    with streamed_rows(statement) as rows:
+    with streamed_rows(table.model.select().order_by(SQL(table.key))) as rows:
         for row in rows:
             if (wrong := first_wrong(table.columns, row)) is not None:
                 raise TransferFailed(_damaged(table, row, wrong))

@@ -1,4 +1,4 @@
-"""The form of a queue in a file: JSON lines that say themselves whether they are whole.
+"""The file format of a queue: JSON lines that show whether the file is complete.
 
     {"format": "taskmanager-queue", "format_version": 1, "schema_version": …, "next_ids": {}, …}
     {"table": "task_types", "columns": ["id", "name", …]}
@@ -6,11 +6,11 @@
     …
     {"end": true, "rows": {"task_types": 1, …}, "sha256": "…"}
 
-`next_ids` in the first line has the tables whose last rows are gone: their ids are not given out
-again. A table is followed by its rows, one a line, in the order of its key; the tables
-in an order in which each refers to those before it alone. The last line has the
-number of rows and the SHA-256 of all lines before it. Tables and columns are
-those of the models. Refuses to know files and databases.
+`next_ids` in the first line has the tables whose last rows were deleted: their ids are not used
+again. A table is followed by its rows, one per line, in the order of its key. Each table refers
+only to tables before it. The last line has the number of rows and the SHA-256 of all lines before
+it. Tables and columns are those of the models, without a table prefix, so a queue can move between
+prefixes. Refuses to know files and databases.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 4096
 MAX_LINE_BYTES = 256 * 1024 * 1024  # two texts of 16 MB with every character escaped
 
-# What tells of the database that holds the queue, and not of the queue.
+# Tables about the database that holds the queue, not about the queue.
 OF_THE_DATABASE = (SchemaVersion, MigrationStep, StatisticsSnapshot)
 
 _BITS = {peewee.SmallIntegerField: 16, peewee.BigIntegerField: 64, peewee.BigAutoField: 64}
@@ -47,7 +47,7 @@ IsRight = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Column:
-    """A column with what may be in it: SQLite would store anything anywhere."""
+    """A column and its valid values: SQLite would store anything anywhere."""
 
     name: str
     is_right: IsRight
@@ -56,11 +56,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the queue; `key` is the column that its rows are ordered by."""
+    """A table of the queue; its rows are ordered by the column `key`."""
 
     name: str
+    model: type[peewee.Model]
     key: str
-    is_counted: bool  # the database gives out the keys, and none of them twice
+    is_counted: bool  # the database assigns the keys, and none of them twice
     columns: tuple[Column, ...]
 
     @cached_property
@@ -69,12 +70,13 @@ class Table:
 
 
 def queue_tables() -> tuple[Table, ...]:
-    """Every table of the queue, each after those that it refers to."""
+    """Every table of the queue, after those that it refers to."""
     return tuple(
         Table(
             name=plain_name(model),
+            model=model,
             key=_key_of(model),
-            # Nobody asks for an entry of the history by its id, so that may be given out again.
+            # No entry of the history is asked for by its id, so the id may be used again.
             is_counted=isinstance(model._meta.primary_key, peewee.AutoField)
             and model is not TaskLog,
             columns=tuple(_column(field) for field in model._meta.sorted_fields),
@@ -132,7 +134,7 @@ def _is_text(value: Any) -> bool:
 
 
 def first_wrong(columns: Sequence[Column], row: Sequence[Any]) -> Column | None:
-    """The first column whose value is not what it should be."""
+    """The first column whose value is not valid; None if all are."""
     for column, value in zip(columns, row, strict=True):
         if not column.is_right(value):
             return column
@@ -140,7 +142,7 @@ def first_wrong(columns: Sequence[Column], row: Sequence[Any]) -> Column | None:
 
 
 class LineWriter:
-    """Writes lines to a stream, and adds up their digest."""
+    """Writes lines to a stream and computes their digest."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -155,15 +157,15 @@ class LineWriter:
         return len(line)
 
     def close(self, rows: dict[str, int]) -> None:
-        """Writes the line that makes the file whole."""
+        """Writes the last line, which completes the file."""
         self.write({"end": True, "rows": rows, "sha256": self._digest.hexdigest()})
 
 
 class LineReader:
-    """Reads lines from a stream, and adds up their digest.
+    """Reads lines from a stream and computes their digest.
 
-    `number` is that of the line read last, `size` its bytes, `digest` that of
-    all lines before it. Raises TransferFailed, which names the line.
+    `number` and `size` (bytes) are those of the line read last, `digest` is that
+    of all lines before it. Raises TransferFailed, which names the line.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -174,7 +176,7 @@ class LineReader:
         self.digest = ""
 
     def read_header(self) -> dict[str, Any]:
-        """The first line. Whatever begins otherwise is not ours."""
+        """The first line. Raises TransferFailed if it is not that of an export."""
         line = self._stream.readline(MAX_HEADER_BYTES)
         self.number = 1
         self._digest.update(line)
@@ -190,7 +192,7 @@ class LineReader:
         return header
 
     def __iter__(self) -> Iterator[Any]:
-        """What is in each line after the first: a list (a row) or a dict."""
+        """The content of each line after the first: a list (a row) or a dict."""
         while True:
             line = self._stream.readline(MAX_LINE_BYTES)
             if not line.endswith(b"\n"):
@@ -212,7 +214,7 @@ class LineReader:
         return not self._stream.read(1)
 
     def refuse(self, what: str, *, number: int | None = None) -> NoReturn:
-        """Raises TransferFailed for the line read last, or that with `number`."""
+        """Raises TransferFailed for the line read last, or for the line `number`."""
         raise TransferFailed(f"Line {number or self.number} {what}. Nothing was imported.")
 
     def _refuse_constant(self, name: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Fills an empty queue from a stream: all of what is in it, or nothing."""
+"""Fills an empty queue from a stream, completely or not at all."""
 
 import contextlib
 import itertools
@@ -16,7 +16,8 @@ from taskmanager.db.connection import database
 from taskmanager.db.errors import is_connection_lost, is_rolled_back
 from taskmanager.db.ids import skip_ids_below
 from taskmanager.db.migrations import MIGRATIONS, DataStep
-from taskmanager.db.statements import execute, fetch_all
+from taskmanager.db.models import Schedule, Task, TaskType, plain_name
+from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TransferFailed
 from taskmanager.transfer.exporting import Report
@@ -29,9 +30,9 @@ from taskmanager.transfer.format import (
     queue_tables,
 )
 
-# Where there is a row in one of these, somebody uses the queue. The others have rows of their own
-# soon after a start, which give way to those of the file.
-WORK = ("task_types", "tasks", "schedules")
+# A queue with a row in one of these is in use. The other tables have rows soon after a start, which
+# the rows of the file replace.
+WORK = (TaskType, Task, Schedule)
 
 BATCH_ROWS = 500
 MAX_ID = 2**63 - 1
@@ -42,7 +43,7 @@ Source = Callable[[], AbstractContextManager[BinaryIO]]
 
 @dataclass(frozen=True)
 class Imported:
-    """The number of rows by table, and the names of the keys that are valid no longer."""
+    """The number of rows by table, and the names of the keys that are no longer valid."""
 
     rows: dict[str, int]
     lost_keys: tuple[str, ...]
@@ -53,15 +54,14 @@ def import_queue(
 ) -> Imported:
     """Reads what `export_queue` wrote into a queue without types, tasks and schedules.
 
-    `source` opens the stream, anew where the database wants the transaction
-    again. `replace_keys`: keys may go that somebody has made in this queue.
+    `source` opens the stream, again if the transaction has to be repeated.
+    `replace_keys` allows it to replace keys that somebody has created in this queue.
 
-    Transition: none; every task comes in the state it was in, with its claim.
-    Commits together: everything in the stream, and an audit event. Before that the counters of
-    ids are put forward, which changes nothing that is there.
-    Raises: TransferFailed, which says what is wrong and in which line;
-    DatabaseUnavailable.
-    Dying in the middle: the queue is as empty as it was, and the same may be tried again.
+    Transition: none; every task keeps its status and its claim.
+    Commits together: everything in the stream, and an audit event. The counters
+    of ids are advanced before that, which changes no row.
+    Raises TransferFailed, which says what is wrong in which line; DatabaseUnavailable.
+    A crash leaves the queue as empty as it was; run the import again.
     """
     _require_empty_queue()
     _require_keys_that_may_go(replace_keys=replace_keys)
@@ -81,12 +81,12 @@ def import_queue(
 def _replace_all(
     imports: Iterator["_Import"], *, replace_keys: bool, caller: Caller, now: int
 ) -> Imported:
-    """Takes the next of `imports`, of which each reads the stream from its beginning."""
+    """Runs the next of `imports`; each reads the stream from its beginning."""
     _require_empty_queue()
     keys_before = _require_keys_that_may_go(replace_keys=replace_keys)
     import_ = next(imports)
-    for table in reversed(import_.tables):
-        execute(f"DELETE FROM {{{table}}}")
+    for table in reversed(import_.tables.values()):
+        table.model.delete().execute()
     import_.run()
     audit.record(
         event="queue_imported",
@@ -100,7 +100,7 @@ def _replace_all(
 
 
 def _require_empty_queue() -> None:
-    used = [table for table in WORK if fetch_all(f"SELECT id FROM {{{table}}} LIMIT 1")]
+    used = [plain_name(model) for model in WORK if model.select().exists()]
     if used:
         raise TransferFailed(
             f"This queue is in use: it has {' and '.join(used).replace('_', ' ')}. A queue is "
@@ -110,7 +110,7 @@ def _require_empty_queue() -> None:
 
 
 def _require_keys_that_may_go(*, replace_keys: bool) -> dict[str, str]:
-    """Returns the keys of this queue."""
+    """Returns the names of this queue's keys, by hash."""
     found = _keys_by_hash()
     made = [name for name in found.values() if name not in keys.MADE_AT_START]
     if made and not replace_keys:
@@ -123,12 +123,11 @@ def _require_keys_that_may_go(*, replace_keys: bool) -> dict[str, str]:
 
 
 def _keys_by_hash() -> dict[str, str]:
-    rows = fetch_all("SELECT key_hash, name FROM {api_keys} ORDER BY id")
-    return {row["key_hash"]: row["name"] for row in rows}
+    return {row["key_hash"]: row["name"] for row in keys.list_keys()}
 
 
 class _Import:
-    """The state of one import: which table is being read, and the rows that wait to be stored."""
+    """The state of one import: the table that is being read, and the rows to be stored next."""
 
     def __init__(self, lines: LineReader, report: Report) -> None:
         self._lines = lines
@@ -145,7 +144,7 @@ class _Import:
         self._waiting_bytes = 0
 
     def next_ids(self) -> dict[str, int]:
-        """By table, from which id on new rows may be numbered."""
+        """By table, the lowest id for new rows."""
         found = self._header.get("next_ids", {})
         counted = {table.name for table in self.tables.values() if table.is_counted}
         if not isinstance(found, dict) or not all(
@@ -227,7 +226,7 @@ class _Import:
             self._store(upto=self._lines.number)
 
     def _store(self, *, upto: int | None = None) -> None:
-        """Inserts the rows that wait; `upto` is the line of the last of them."""
+        """Inserts the waiting rows; `upto` is the line of the last of them."""
         if not self._waiting or self._table is None:
             return
         execute("SAVEPOINT batch")
@@ -246,7 +245,7 @@ class _Import:
         self._report(self._table.name, self.rows[self._table.name])
 
     def _name_refused_row(self, first_line: int) -> None:
-        """Inserts the rows one by one, to find the one that the database does not take."""
+        """Inserts the rows one by one to find the one that the database refuses."""
         for number, row in enumerate(self._waiting, first_line):
             try:
                 _execute_many(self._insert, [row])
