@@ -33,7 +33,7 @@ from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import close_connection, database
-from tests.test_architecture import ROOMS, heights
+from tests.test_architecture import ROOMS
 
 PACKAGE = Path(taskmanager.__file__).parent
 WARM_UP = 5
@@ -126,7 +126,7 @@ def file_of(code: CodeType) -> str:
 
 def moves_up(calls: list[CodeType]) -> int:
     """How often a function is called in a higher room than the function before it."""
-    height_of = heights(ROOMS)
+    height_of = {room: height for height, line in enumerate(ROOMS) for room in line}
     way = [height_of[file_of(code).partition("/")[0].removesuffix(".py")] for code in calls]
     return sum(after > before for before, after in itertools.pairwise(way))
 
