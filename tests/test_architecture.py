@@ -1,8 +1,12 @@
 """The rules of the house, read from the source of every module: who may use what, and its shape."""
 
 import ast
+import configparser
 import functools
+import re
+import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -157,6 +161,27 @@ def test_only_some_rooms_may_use(what: str, rooms: set[str]) -> None:
     }
     assert users, f"nobody uses {what} any more"
     assert users <= rooms
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    required = setup["options"]["install_requires"].split()
+    declared = {_distribution(re.split("[<>=]", line)[0]) for line in required}
+    used = {name.partition(".")[0] for module in MODULES.values() for name in used_by(module)}
+    ours_or_pythons = {"taskmanager", "_typeshed", *sys.stdlib_module_names}
+    provided_by = packages_distributions()
+
+    undeclared = {
+        library
+        for library in used - ours_or_pythons
+        if not {_distribution(name) for name in provided_by.get(library, ())} & declared
+    }
+    assert undeclared == set()
+
+
+def _distribution(name: str) -> str:
+    return name.replace("_", "-").lower()
 
 
 def test_views_of_one_resource_leave_the_others_alone() -> None:

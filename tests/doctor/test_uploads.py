@@ -162,20 +162,17 @@ def test_a_library_that_is_missing_is_named_and_the_rest_is_examined(
     report = upload.examine()
 
     missing = report.of("program_loads")
-    if library == "click":  # Flask asks for it; requirements.txt does not name it
-        assert report.level("libraries") == "ok"
-    else:
-        assert report.of("libraries")["found"] == f"Not installed: {library}."
+    assert report.of("libraries")["found"] == f"Not installed: {library}."
     if library == "python-dotenv":  # loaded only where there is a .env
         assert report.of("settings_unreadable")["level"] == "problem"
         assert "the module dotenv is missing" in report.of("settings_unreadable")["found"]
         assert "the settings could not be read" in report.not_checked()
-    elif library != "limits":  # loaded only by a start
+    else:
         assert f"the module {folder.removesuffix('.py')} is missing" in missing["found"]
         assert report.level("settings") == "ok"
     assert report.level("release_files") == "ok"
     assert report.level("env_file") == "ok"
-    assert report.exit_status == (0 if missing["level"] == "ok" and library == "click" else 1)
+    assert report.exit_status == 1
 
 
 @pytest.mark.parametrize(

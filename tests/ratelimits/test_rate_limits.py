@@ -24,7 +24,7 @@ from taskmanager.db.statements import execute
 from taskmanager.errors import ConfigurationError
 from taskmanager.ratelimits import counter_file, storage
 from taskmanager.ratelimits.counter_file import BUCKETS, SLOTS, CounterFile
-from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE, GuardedStorage
+from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE, GuardedStorage, SharedFileStorage
 from taskmanager.rates import Rate, parse_rate
 from tests.conftest import Api, Clock, make_key
 from tests.support.server import Server
@@ -342,6 +342,32 @@ def test_the_file_is_for_its_owner_alone_and_never_grows(
     for number in range(1_000):
         add(counters, str(number))
     assert (file.stat().st_mode & 0o777, file.stat().st_size) == (0o600, size)
+
+
+# The storage
+
+
+def test_what_is_left_is_known_from_the_hit_until_the_window_is_over(
+    tmp_path: Path, clock: Clock
+) -> None:
+    storage = SharedFileStorage(f"{SHARED_FILE}{tmp_path / 'counters'}")
+    ends_at = clock.now / 1000 + 60
+    storage.incr("name", 60)
+    (tmp_path / "counters").unlink()  # it need not be read again
+    assert (storage.get("name"), storage.get_expiry("name")) == (1, ends_at)
+    assert storage.get("another") == 0
+    clock.advance(60)
+    assert storage.get("name") == 0
+
+
+def test_another_thread_reads_the_file(tmp_path: Path) -> None:
+    storage = SharedFileStorage(f"{SHARED_FILE}{tmp_path / 'counters'}")
+    storage.incr("name", 60)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(storage.incr, "name", 60).result()
+        assert pool.submit(storage.get, "name").result() == 2
+    storage.clear("name")
+    assert storage.get("name") == 0
 
 
 # A broken storage
