@@ -26,7 +26,7 @@ from taskmanager.db.statements import (
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound
 from taskmanager.params import validation
-from taskmanager.params.work_meter import WorkMeter
+from taskmanager.params.work import MAX_WORK
 
 # What a type may set for its tasks; None leaves it to the settings.
 DEFAULTS = ("priority", "max_attempts", "lease_seconds", "retry", "dedupe")
@@ -286,7 +286,7 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     row = get_task_type(name=name)
     validation.check_schema(param_schema)
     schema_text = json.dumps(param_schema)
-    allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
+    budget = validation.WorkBudget()
     checked, rejected = 0, 0
     examples: list[Row] = []
     for status in OPEN_STATUSES:
@@ -298,10 +298,10 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
                 (row["id"], status, last_id, OPEN_TASKS_READ_AT_ONCE),
             )
             for task in tasks:
-                if allowance.left < validation.MAX_UNITS:
+                if budget.left < MAX_WORK:
                     return {"checked": checked, "rejected": rejected, "examples": examples}
                 problems = validation.param_problems(
-                    schema_text, json.loads(task["params"]), allowance=allowance
+                    schema_text, json.loads(task["params"]), budget=budget
                 )
                 checked += 1
                 if problems and len(examples) < REJECTED_TASKS_SHOWN:
