@@ -51,7 +51,7 @@ def headline(problems: Sequence[Problem]) -> str:
 
 
 class Reporter:
-    """Describes the errors of one check.
+    """Describes the errors of one check of `value`.
 
     `schema` is the schema that the library applied, `patterns` has the original
     of each pattern in it, `in_words` says of an original what it asks for, as in
@@ -61,11 +61,14 @@ class Reporter:
     def __init__(
         self,
         root: str,
-        schema: Any,
+        value: Any,
+        *,
+        schema: Any = None,
         patterns: Mapping[str, str] = MappingProxyType({}),
         in_words: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.root = root
+        self.value = value
         self.schema = schema
         self.patterns = patterns
         self.in_words = in_words
@@ -83,139 +86,138 @@ class Reporter:
 
     def of_error(self, error: ValidationError) -> Iterator[Problem]:
         """An error as problems: one, or one for each property or item that is not allowed."""
-        path, keyword = error.instance_path, str(error.schema_path[-1:] and error.schema_path[-1])
+        path, keyword, value = (
+            error.instance_path,
+            _keyword(error),
+            _at(self.value, error.instance_path),
+        )
         match error.kind:
-            case Kind.AdditionalProperties(unexpected):
-                yield from self.unknown(error, unexpected, keyword)
-            case Kind.UnevaluatedProperties(unexpected) if self.rule_of(error) is False:
-                yield from self.unknown(error, unexpected, keyword)
+            case Kind.AdditionalProperties(names) | Kind.UnevaluatedProperties(names):
+                yield from self.unknown(error, names, keyword)
             case Kind.AdditionalItems(limit):
-                for index in range(limit, min(len(error.instance), limit + MAX_PROBLEMS)):  # type: ignore[arg-type]
+                for index in range(limit, min(len(value), limit + MAX_PROBLEMS)):
                     yield self.problem([*path, index], "is not allowed", "false")
+            case Kind.UnevaluatedItems(texts):
+                for text in islice(texts, MAX_PROBLEMS):
+                    shown = shortened(str(text), MAX_SHOWN_VALUE)
+                    message = f"holds {shown}, which the schema does not allow"
+                    yield self.problem(path, message, keyword)
             case Kind.Required(name) if keyword == "required":
                 yield self.problem([*path, name], "is required", keyword)
-            case Kind.FalseSchema():
-                yield self.of_false(error)
             case Kind.PropertyNames(inner):
-                for found in self.of_error(inner):
-                    sentence = f"has the property name {_shown(inner.instance)}, which "
-                    yield self.problem(path, sentence + found["message"], found["keyword"])
+                message, about = self.sentence(inner, inner.instance)
+                yield self.problem(path, _has_name(inner.instance) + message, about)
+            case Kind.FalseSchema() if keyword == "propertyNames":
+                yield self.problem(path, f"{_has_name(next(iter(value)))}is not allowed", "false")
             case _:
-                yield self.problem(path, *self.sentence(error, keyword))
+                yield self.problem(path, *self.sentence(error, value))
 
     def problem(self, steps: Sequence[str | int], message: str, keyword: str) -> Problem:
         return problem(path_of(self.root, steps), message, keyword)
 
-    def rule_of(self, error: ValidationError, *, up: int = 0) -> Any:
-        """What the schema says where the error comes from, or so many steps above it."""
-        rule = self.schema
-        for step in error.schema_path[: len(error.schema_path) - up]:
-            is_there = step in rule if isinstance(rule, dict) else isinstance(rule, list)
-            rule = rule[step] if is_there else None
-        return rule
-
     def unknown(
         self, error: ValidationError, names: Iterable[str], keyword: str
     ) -> Iterator[Problem]:
-        known = (self.rule_of(error, up=1) or {}).get("properties", {})
+        around = _at(self.schema, error.schema_path[:-1]) or {}
         for name in islice(names, MAX_PROBLEMS):
-            message = "is not a known field" + self.hints.nearest(name, known)
+            message = "is not a known field"
+            if around.get(keyword) is False:
+                message += self.hints.nearest(name, around.get("properties", ()))
+            else:  # unevaluatedProperties with a schema of its own
+                message = f"does not fit the schema's `{keyword}`"
             yield self.problem([*error.instance_path, name], message, keyword)
 
-    def of_false(self, error: ValidationError) -> Problem:
-        around = self.rule_of(error, up=1)
-        if error.schema_path[-1:] == ["else"] and isinstance(around, dict):
-            for keyword, sentence in _NO_ALTERNATIVE.items():
-                condition = around.get("if")
-                if isinstance(condition, dict) and set(condition) == {keyword}:
-                    return self.problem(error.instance_path, sentence, keyword)
-        return self.problem(error.instance_path, "is not allowed", "false")
-
-    def sentence(self, error: ValidationError, keyword: str) -> tuple[str, str]:
+    def sentence(self, error: ValidationError, value: Any) -> tuple[str, str]:
         """The sentence, and the keyword that it is about."""
+        keyword = _keyword(error)
+        around = _at(self.schema, error.schema_path[:-1])
+        around = around if isinstance(around, dict) else {}
+        rule: Any = around.get(keyword, error.kind.value)
         match error.kind:
             case Kind.Pattern(text):
                 pattern = self.patterns.get(text, text)
                 what = self.in_words.get(pattern)
                 demand = f"be {what}" if what else f"match the pattern {_shown(pattern)}"
-                return f"must {demand}, not {_shown(error.instance)}", keyword
+                return f"must {demand}, not {_shown(value)}", keyword
             case Kind.BacktrackLimitExceeded() | Kind.RegexEngineFailure():
                 return _TOO_MANY_STEPS, keyword
-            case Kind.Not({"not": {**alternatives}}) if len(alternatives) == 1:
-                for alternative, sentence in _NO_ALTERNATIVE.items():
-                    if alternative in alternatives:
-                        return sentence, alternative
+            case Kind.FalseSchema():
+                hidden = _hidden(around.get("if")) if keyword == "else" else None
+                return (_SENTENCES[hidden](None, value), hidden) if hidden else _NOT_ALLOWED
+            case Kind.Not() if isinstance(rule, dict) and (hidden := _hidden(rule.get("not"))):
+                return _SENTENCES[hidden](None, value), hidden
             case Kind.Contains():
-                rules = self.rule_of(error, up=1) or {}
-                keyword = "contains" if rules.get("minContains", 1) == 1 else keyword
-                if error.schema_path[-1:] == ["maxContains"]:
-                    keyword = "maxContains"
-                return _CONTAINS[keyword].format(rules.get(keyword)), keyword
+                return _contains(around)
+            case Kind.ExclusiveMinimum(limit) | Kind.ExclusiveMaximum(limit):
+                rule = limit  # which in draft 4 stands beside it
         make = _SENTENCES.get(error.kind.name)
-        return make(error) if make else f"breaks the schema's rule `{keyword}`", keyword
+        return make(rule, value) if make else f"breaks the schema's rule `{keyword}`", keyword
 
 
-_NO_ALTERNATIVE = {
-    "anyOf": "fits none of the forms that the schema allows",
-    "oneOf": "must fit exactly one of the forms that the schema allows",
-}
-_CONTAINS = {
-    "contains": "must hold an item that fits the schema's `contains`",
-    "minContains": "must hold {} items that fit the schema's `contains`",
-    "maxContains": "must hold at most {} items that fit the schema's `contains`",
-}
+def _keyword(error: ValidationError) -> str:
+    return str(error.schema_path[-1]) if error.schema_path else "schema"
 
 
-def _type(error: ValidationError) -> str:
-    # null last, as one would say it: integer or null.
-    types = sorted(error.kind.types, key=lambda name: (name == "null", name))  # type: ignore[attr-defined]
-    return f"must be of type {' or '.join(types)}, not {_kind(error.instance)}"
+def _at(whole: Any, steps: Iterable[str | int]) -> Any:
+    """The part of a schema or value where the steps lead, None where that is nowhere."""
+    for step in steps:
+        is_there = step in whole if isinstance(whole, dict) else isinstance(whole, list)
+        whole = whole[step] if is_there else None
+    return whole
 
 
-def _enum(error: ValidationError) -> str:
-    options = error.kind.options[:MAX_SHOWN_CHOICES]  # type: ignore[attr-defined]
-    choices = ", ".join(_shown(option) for option in options)
-    return f"must be one of {choices}, not {_shown(error.instance)}"
+def _hidden(alternatives: Any) -> str | None:
+    """Which of `anyOf` and `oneOf` `schemas` has put there, where only its verdict counts."""
+    keywords = list(alternatives) if isinstance(alternatives, dict) else []
+    return keywords[0] if keywords in (["anyOf"], ["oneOf"]) else None
 
 
-def _bound(words: str) -> Callable[[ValidationError], str]:
-    """A bound for a number."""
-    return lambda error: f"must be {words} {error.kind.limit}, not {_shown(error.instance)}"  # type: ignore[attr-defined]
+def _has_name(name: Any) -> str:
+    return f"has the property name {_shown(name)}, which "
 
 
-def _size(words: str, what: str) -> Callable[[ValidationError], str]:
-    """A bound for a size."""
-    return lambda error: (
-        f"must have at {words} {error.kind.limit} {what}, not {len(error.instance)}"  # type: ignore[attr-defined, arg-type]
-    )
+def _contains(around: Mapping[str, Any]) -> tuple[str, str]:
+    least, most = around.get("minContains", 1), around.get("maxContains")
+    if most is not None:
+        range_ = f"{least} to {most}" if least else f"at most {most}"
+        count, keyword = f"{range_} items that fit", "maxContains"
+    elif least != 1:
+        count, keyword = f"{least} items that fit", "minContains"
+    else:
+        count, keyword = "an item that fits", "contains"
+    return f"must hold {count} the schema's `contains`", keyword
 
 
-_SENTENCES: dict[str, Callable[[ValidationError], str]] = {
-    "type": _type,
-    "enum": _enum,
-    "const": lambda error: f"must be {_shown(error.kind.expected_value)}",  # type: ignore[attr-defined]
-    "format": lambda error: (
-        f"must be a valid {error.kind.format}, not {_shown(error.instance)}"  # type: ignore[attr-defined]
+_NOT_ALLOWED = "is not allowed", "false"
+
+# Made of the keyword's rule and the value.
+_SENTENCES: dict[str, Callable[[Any, Any], str]] = {
+    "type": lambda rule, value: (
+        f"must be of type {' or '.join([rule] if isinstance(rule, str) else rule)}, "
+        f"not {_kind(value)}"
     ),
-    "minimum": _bound("at least"),
-    "maximum": _bound("at most"),
-    "exclusiveMinimum": _bound("more than"),
-    "exclusiveMaximum": _bound("less than"),
-    "multipleOf": lambda error: (
-        f"must be a multiple of {error.kind.multiple_of}, not {_shown(error.instance)}"  # type: ignore[attr-defined]
+    "enum": lambda rule, value: (
+        f"must be one of {', '.join(_shown(item) for item in rule[:MAX_SHOWN_CHOICES])}, "
+        f"not {_shown(value)}"
     ),
-    "minLength": _size("least", "characters"),
-    "maxLength": _size("most", "characters"),
-    "minItems": _size("least", "items"),
-    "maxItems": _size("most", "items"),
-    "minProperties": _size("least", "properties"),
-    "maxProperties": _size("most", "properties"),
-    "uniqueItems": lambda error: "must not hold the same item twice",
-    "required": lambda error: "lacks a property that goes with another one",
-    "not": lambda error: "has a form that the schema forbids",
-    "anyOf": lambda error: _NO_ALTERNATIVE["anyOf"],
-    "oneOf": lambda error: _NO_ALTERNATIVE["oneOf"],
-    "unevaluatedItems": lambda error: "holds items that the schema does not allow",
+    "const": lambda rule, value: f"must be {_shown(rule)}",
+    "minLength": lambda rule, value: f"must have at least {rule} characters, not {len(value)}",
+    "maxLength": lambda rule, value: f"must have at most {rule} characters, not {len(value)}",
+    "format": lambda rule, value: f"must be a valid {rule}, not {_shown(value)}",
+    "minimum": lambda rule, value: f"must be at least {rule}, not {_shown(value)}",
+    "maximum": lambda rule, value: f"must be at most {rule}, not {_shown(value)}",
+    "exclusiveMinimum": lambda rule, value: f"must be more than {rule}, not {_shown(value)}",
+    "exclusiveMaximum": lambda rule, value: f"must be less than {rule}, not {_shown(value)}",
+    "multipleOf": lambda rule, value: f"must be a multiple of {rule}, not {_shown(value)}",
+    "minItems": lambda rule, value: f"must have at least {rule} items, not {len(value)}",
+    "maxItems": lambda rule, value: f"must have at most {rule} items, not {len(value)}",
+    "uniqueItems": lambda rule, value: "must not hold the same item twice",
+    "minProperties": lambda rule, value: f"must have at least {rule} properties, not {len(value)}",
+    "maxProperties": lambda rule, value: f"must have at most {rule} properties, not {len(value)}",
+    "required": lambda rule, value: "lacks a property that goes with another one",
+    "anyOf": lambda rule, value: "fits none of the forms that the schema allows",
+    "oneOf": lambda rule, value: "must fit exactly one of the forms that the schema allows",
+    "not": lambda rule, value: "has a form that the schema forbids",
 }
 
 

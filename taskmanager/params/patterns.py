@@ -19,8 +19,6 @@ MAX_GROUPS_DEEP = 50
 MAX_COUNT = 1_000
 MAX_STATES = 2_000
 MAX_STEPS_BACK = 2_000
-# A step back may read the rest of the text again, 1 ns a character: 1/8 of a unit of work.
-_STEPS_BACK_PER_UNIT = 8
 _LAST_CODE_POINT = 0x10FFFF
 
 Ranges = tuple[tuple[int, int], ...]
@@ -31,15 +29,17 @@ class PatternRefused(Exception):
 
 
 class Translation(NamedTuple):
-    """`linear` is for the engine without lookarounds, None where the pattern has some.
+    """A pattern for the linear engine, None where it has lookarounds, and for the one that counts.
 
-    `work` is the most states that a character of a text can keep busy.
+    `busy` is the most states that a character of a text can keep active.
+    `steps_back` is whether the engine that counts may have to take steps back.
     """
 
     linear: str | None
     counted: str
     states: int
-    work: int
+    busy: int
+    steps_back: bool
 
 
 class _Piece(NamedTuple):
@@ -70,15 +70,14 @@ def translate(pattern: str) -> Translation:
     if piece.states > MAX_STATES:
         raise PatternRefused(_TOO_LARGE)
     # Without a ^ a match may begin at each character, so all states may be active.
-    work = max(piece.busy if piece.is_start else piece.states, 1)
-    if reader.has_inner_lookaround:
-        work += MAX_STEPS_BACK // _STEPS_BACK_PER_UNIT
+    busy = max(piece.busy if piece.is_start else piece.states, 1)
     text = piece.text
     return Translation(
-        None if reader.has_lookaround else text.replace("\0b", _BOUNDARY).replace("\0B", _INSIDE),
+        None if reader.has_lookarounds else text.replace("\0b", _BOUNDARY).replace("\0B", _INSIDE),
         text.replace("\0b", _COUNTED_BOUNDARY).replace("\0B", _COUNTED_INSIDE),
         piece.states,
-        work,
+        busy,
+        reader.steps_back or "\0" in text,
     )
 
 
@@ -90,10 +89,11 @@ _LOOK_REFUSED = (
     "looks ahead or behind at more than one character, which is possible only directly after a ^ "
     'that begins the pattern; use "allOf" or "not" with a pattern of its own'
 )
-_BOUNDARY, _INSIDE = r"(?-u:\b)", r"(?-u:\B)"
+# The engines know the boundaries of Unicode, ECMA 262 those of ASCII.
 _W = "[0-9A-Za-z_]"
 _COUNTED_BOUNDARY = f"(?:(?<={_W})(?!{_W})|(?<!{_W})(?={_W}))"
 _COUNTED_INSIDE = f"(?:(?<={_W})(?={_W})|(?<!{_W})(?!{_W}))"
+_BOUNDARY, _INSIDE = r"(?-u:\b)", r"(?-u:\B)"
 
 _DIGITS: Ranges = ((48, 57),)
 _WORD: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
@@ -145,12 +145,12 @@ def _one_of(ranges: Ranges) -> _Piece:
         if low <= high
     )
     is_single = len(ranges) == 1 and ranges[0][0] == ranges[0][1] and text
-    in_class = f"[{text}]" if text else r"[^\x{0}-\x{10FFFF}]"
+    in_class = f"[{text}]" if text else "[^\\x00-\U0010ffff]"
     return _Piece(text if is_single else in_class, 1, 1, 1, ranges)
 
 
 def _code_point(number: int) -> str:
-    return chr(number) if number < 128 and chr(number).isalnum() else f"\\x{{{number:X}}}"
+    return f"\\x{number:02X}" if number < 128 and not chr(number).isalnum() else chr(number)
 
 
 def _sequence(parts: list[_Piece]) -> _Piece:
@@ -190,8 +190,8 @@ class _Reader:
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
         self.place = 0
-        self.has_lookaround = False
-        self.has_inner_lookaround = False
+        self.has_lookarounds = False
+        self.steps_back = False
         self.has_long_lookahead = False
 
     def peek(self, text: str) -> bool:
@@ -320,8 +320,8 @@ class _Reader:
         if not is_leading:
             if body.ranges is None:
                 raise PatternRefused(_LOOK_REFUSED)
-            self.has_inner_lookaround = True
-        self.has_lookaround = True
+            self.steps_back = True
+        self.has_lookarounds = True
         self.has_long_lookahead = self.has_long_lookahead or body.ranges is None
         return _Piece(
             f"({opening}{body.text})",

@@ -28,13 +28,14 @@ UNKNOWN_DRAFT = (
     "(drafts 4, 6, 7 and 2019-09 are known too)"
 )
 _FIRST_DRAFT_WITH_IF = 7
-_LIBRARY_CLASSES: dict[int, type[jsonschema_rs.Validator]] = {
-    4: jsonschema_rs.Draft4Validator,
-    6: jsonschema_rs.Draft6Validator,
-    7: jsonschema_rs.Draft7Validator,
-    2019: jsonschema_rs.Draft201909Validator,
-    2020: jsonschema_rs.Draft202012Validator,
+_LIBRARY_CLASSES: dict[int, tuple[type[jsonschema_rs.Validator], int]] = {
+    4: (jsonschema_rs.Draft4Validator, jsonschema_rs.Draft4),
+    6: (jsonschema_rs.Draft6Validator, jsonschema_rs.Draft6),
+    7: (jsonschema_rs.Draft7Validator, jsonschema_rs.Draft7),
+    2019: (jsonschema_rs.Draft201909Validator, jsonschema_rs.Draft201909),
+    2020: (jsonschema_rs.Draft202012Validator, jsonschema_rs.Draft202012),
 }
+_OWN_ADDRESS = "urn:schema"
 
 
 class SchemaValidator(NamedTuple):
@@ -83,13 +84,16 @@ def compile_schema(schema: Mapping[str, Any]) -> SchemaValidator:
     if refusals:
         raise SchemaRefused(refusals)
     patterns = _translated(subschemas.items(), draft)
-    work = work_table(schema, subschemas, draft)
     is_linear = all(translation.linear is not None for translation in patterns.values())
+    work = work_table(schema, subschemas, draft, is_linear=is_linear)
     texts = _texts(patterns, is_linear)
     rewritten = _Rewriting(schema, draft, texts).of(schema)
+    kind, number = _LIBRARY_CLASSES[draft]
     try:
-        library = _LIBRARY_CLASSES[draft](
-            rewritten,
+        library = kind(
+            # Not the schema itself, whose patterns are for the engine and no longer of ECMA 262.
+            {"$ref": _OWN_ADDRESS},
+            registry=jsonschema_rs.Registry([(_OWN_ADDRESS, rewritten)], draft=number),
             formats=dict(FORMATS),
             validate_formats=True,
             offline=True,
@@ -110,7 +114,8 @@ def meta_validator(draft: int) -> jsonschema_rs.Validator:
     """What a schema of this draft must fit."""
     address = limits.ADDRESSES[draft]
     # `format` is left out: patterns and references are checked more closely here.
-    return _LIBRARY_CLASSES[draft]({"$ref": address}, validate_formats=False, mask="")
+    kind, _ = _LIBRARY_CLASSES[draft]
+    return kind({"$ref": address}, validate_formats=False, offline=True, mask="")
 
 
 def _translated(subschemas: Iterable[tuple[Steps, Any]], draft: int) -> dict[str, Translation]:

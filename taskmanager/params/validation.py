@@ -86,7 +86,7 @@ def _meta_problems(schema: Mapping[str, Any], draft: int) -> list[Problem]:
     validator = meta_validator(draft)
     if validator.is_valid(schema):
         return []
-    problems = Reporter("param_schema", None).problems(validator.iter_errors(schema))
+    problems = Reporter("param_schema", schema).problems(validator.iter_errors(schema))
     for found in problems:
         if found["keyword"] == "anyOf" and found["path"].endswith(".type"):
             found["message"] = f"must be one of {', '.join(_TYPES)}, or a list of them"
@@ -171,7 +171,14 @@ def _problems(
     error_bytes = validator.work.error_bytes(extent, _BYTES_PER_ERROR + validator.length)
     makes_all = error_bytes <= MAX_ERROR_BYTES
     errors = library.iter_errors(value) if makes_all else _first_error(library, value)
-    return Reporter(root, validator.schema, validator.patterns, in_words).problems(errors)
+    reporter = Reporter(
+        root,
+        value,
+        schema=validator.schema,
+        patterns=validator.patterns,
+        in_words=in_words,
+    )
+    return reporter.problems(errors)
 
 
 def _first_error(validator: Validator, value: Any) -> Sequence[ValidationError]:

@@ -22,7 +22,7 @@ from taskmanager.params.limits import (
     inside,
     target_of,
 )
-from taskmanager.params.patterns import translate
+from taskmanager.params.patterns import MAX_STEPS_BACK, translate
 
 # What one check of a value may cost: 0.2 s. A unit is the time that jsonschema-rs takes for the
 # simplest keyword, 7 ns; benchmarks/hostile_schemas.py measures the longest checks.
@@ -129,6 +129,8 @@ _PER_SCHEMA = 2
 _PER_KEYWORD = 1
 _PER_NAME = 2  # of dependentRequired and its like, each looked up in the value
 _PER_PATTERN = 6
+# Each may read the rest of the text again: 1 ns a character.
+_STEPS_BACK_PER_UNIT = 8
 _PER_FORMAT = 150  # a call of Python
 _PER_FORMAT_CHARACTER = 4
 _PER_COMPARED = 25  # a value of `const`, or one of an `enum` that is gone through in order
@@ -150,14 +152,17 @@ class _Part(NamedTuple):
     items: tuple[list[Steps], list[Steps]]
 
 
-def work_table(schema: Any, subschemas: Subschemas, draft: int) -> WorkTable:
-    """Raises SchemaRefused for a schema that is applied to its own value again.
+def work_table(schema: Any, subschemas: Subschemas, draft: int, *, is_linear: bool) -> WorkTable:
+    """`is_linear` is whether the linear engine matches the patterns.
+
+    Raises SchemaRefused for a schema that is applied to its own value again.
 
     Also where it is applied through too many others, and where even an empty
     value is too much work.
     """
     parts = {
-        steps: _part(schema, steps, subschema, draft) for steps, subschema in subschemas.items()
+        steps: _part(schema, steps, subschema, draft, is_linear)
+        for steps, subschema in subschemas.items()
     }
     chains = _chains(parts)
     by_level: list[Work] = []
@@ -196,7 +201,7 @@ def _of_children(part: _Part, above: Mapping[Steps, Work]) -> Work:
     return work
 
 
-def _part(schema: Any, steps: Steps, subschema: Any, draft: int) -> _Part:
+def _part(schema: Any, steps: Steps, subschema: Any, draft: int, is_linear: bool) -> _Part:
     part = _Part(Work(_PER_SCHEMA, 0), NO_WORK, NO_WORK, [], 1, ([], []), ([], []))
     if not isinstance(subschema, dict):
         return part
@@ -208,14 +213,14 @@ def _part(schema: Any, steps: Steps, subschema: Any, draft: int) -> _Part:
     here, below = part.here, part.below
     for keyword, rule in subschema.items():
         if keyword in _DEEP:
-            below = below.plus(_keyword_work(keyword, rule))
+            below = below.plus(_keyword_work(keyword, rule, is_linear))
         elif keyword in KEYWORDS[draft]:
-            here = here.plus(_keyword_work(keyword, rule))
+            here = here.plus(_keyword_work(keyword, rule, is_linear))
     for inner, _ in inside(subschema, draft):
         if inner[0] not in DEFINITIONS:
             _list_for(part, inner[0]).append((*steps, *inner))
     is_unevaluated = "unevaluatedProperties" in subschema or "unevaluatedItems" in subschema
-    names = _pattern_work(subschema.get("patternProperties", ()))
+    names = _pattern_work(subschema.get("patternProperties", ()), is_linear)
     return part._replace(here=here, below=below, names=names, times=2 if is_unevaluated else 1)
 
 
@@ -233,7 +238,7 @@ def _list_for(part: _Part, keyword: str | int) -> list[Steps]:
     return part.items[1] if keyword in ("contains", "unevaluatedItems") else part.properties[1]
 
 
-def _keyword_work(keyword: str, rule: Any) -> Work:
+def _keyword_work(keyword: str, rule: Any, is_linear: bool) -> Work:
     """What a keyword does itself."""
     if keyword == "enum":
         kinds = {type(value) for value in rule}
@@ -250,14 +255,18 @@ def _keyword_work(keyword: str, rule: Any) -> Work:
     if keyword == "format":
         return Work(_PER_FORMAT, _PER_FORMAT_CHARACTER)
     if keyword == "pattern":
-        return _pattern_work([rule])
+        return _pattern_work([rule], is_linear)
     if keyword == "patternProperties":
         return Work(_PER_PATTERN * len(rule), 0)  # also where there is no name to try them on
     return Work(_PER_KEYWORD, 0)
 
 
-def _pattern_work(patterns: Collection[str]) -> Work:
-    reading = sum(translate(pattern).work for pattern in patterns)
+def _pattern_work(patterns: Collection[str], is_linear: bool) -> Work:
+    reading = 0
+    for translation in map(translate, patterns):
+        reading += translation.busy
+        if translation.steps_back and not is_linear:
+            reading += MAX_STEPS_BACK // _STEPS_BACK_PER_UNIT
     return Work(_PER_PATTERN * len(patterns), reading)
 
 
