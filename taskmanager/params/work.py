@@ -135,8 +135,10 @@ _PER_FORMAT = 150  # a call of Python
 _PER_FORMAT_CHARACTER = 4
 _PER_COMPARED = 25  # a value of `const`, or one of an `enum` that is gone through in order
 _PER_UNIQUE = 45
-_PER_FRACTION = 200
-_PER_DIGIT = 3
+# Comparing is quick between integers; a float on one side makes it a fraction of whole numbers.
+_PER_BOUND, _PER_FLOAT_BOUND = 60, 200
+_PER_MULTIPLE, _PER_FLOAT_MULTIPLE, _PER_DIGIT = 60, 800, 5
+_PER_PROPERTY_NAME = 10
 
 
 class _Part(NamedTuple):
@@ -220,10 +222,12 @@ def _part(schema: Any, steps: Steps, subschema: Any, draft: int, is_linear: bool
         if inner[0] not in DEFINITIONS:
             _list_for(part, inner[0]).append((*steps, *inner))
     is_unevaluated = "unevaluatedProperties" in subschema or "unevaluatedItems" in subschema
-    names = _pattern_work(subschema.get("patternProperties", ()), is_linear)
-    return part._replace(here=here, below=below, names=names, times=2 if is_unevaluated else 1)
+    names = Work(_PER_PROPERTY_NAME if "propertyNames" in subschema else 0, 0)
+    names = names.plus(_pattern_work(subschema.get("patternProperties", ()), is_linear))
+    return part._replace(here=here, below=below, names=names, times=3 if is_unevaluated else 1)
 
 
+_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 # They go through all that is inside the value.
 _DEEP = frozenset({"const", "enum", "uniqueItems"})
 
@@ -248,8 +252,12 @@ def _keyword_work(keyword: str, rule: Any, is_linear: bool) -> Work:
         return Work(_PER_COMPARED, 0)
     if keyword == "uniqueItems":
         return Work(_PER_UNIQUE if rule else 0, 0)
-    if keyword == "multipleOf" and isinstance(rule, float):
-        return Work(_PER_FRACTION + _PER_DIGIT * int(abs(math.log10(rule))), 0)
+    if keyword in _BOUNDS:
+        return Work(_PER_FLOAT_BOUND if isinstance(rule, float) else _PER_BOUND, 0)
+    if keyword == "multipleOf":
+        digits = int(abs(math.log10(rule)))
+        is_float = isinstance(rule, float)
+        return Work(_PER_FLOAT_MULTIPLE + _PER_DIGIT * digits if is_float else _PER_MULTIPLE, 0)
     if keyword in ("required", "dependentRequired", "dependencies", "dependentSchemas"):
         return Work(_PER_NAME * len(rule) if isinstance(rule, dict | list) else 0, 0)
     if keyword == "format":
