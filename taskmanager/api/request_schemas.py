@@ -31,7 +31,8 @@ OBJECT: Schema = {"type": "object"}
 # Python's $ also matches before a newline at the end.
 _END = r"$(?!\n)"
 # Printable, and no space at either end, which some databases would not tell apart.
-_PRINTABLE = r"^(?! )[^\x00-\x1f\x7f-\x9f]+(?<! )" + _END
+_AT_AN_END, _INSIDE = r"[^\x00-\x20\x7f-\x9f]", r"[^\x00-\x1f\x7f-\x9f]"
+_PRINTABLE = f"^{_AT_AN_END}({_INSIDE}*{_AT_AN_END})?" + _END
 _IN_WORDS = "printable characters without a space at either end"
 NAME: Schema = {
     "type": "string",

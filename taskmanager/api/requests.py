@@ -18,7 +18,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 from taskmanager.clock import parse_time
 from taskmanager.config import Settings
 from taskmanager.errors import InvalidRequest, ValidationFailed
-from taskmanager.params import validation
+from taskmanager.params import schemas, validation
+from taskmanager.params.messages import headline
 from taskmanager.queue.task_types import TaskDefaults
 
 MAX_DEPTH = 64
@@ -55,7 +56,7 @@ class RequestBody:
 
     @functools.cached_property
     def _validator(self) -> Any:
-        return validation.make_validator(self.schema)
+        return schemas.compile_schema(self.schema)
 
     def read(self) -> dict[str, Any]:
         """The request's JSON object, where it fits. An empty body is an empty object.
@@ -78,9 +79,7 @@ class RequestBody:
         """`body`, where it fits. Raises ValidationFailed."""
         problems = validation.body_problems(self._validator, body, in_words=self._in_words)
         if problems:
-            raise ValidationFailed(
-                validation.headline(problems), code="invalid_request", details=problems
-            )
+            raise ValidationFailed(headline(problems), code="invalid_request", details=problems)
         return self._with_integers(body)
 
     def _with_integers(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from taskmanager.errors import (
     TaskManagerError,
 )
 from taskmanager.params import validation
-from taskmanager.params.work_meter import WorkMeter
 from taskmanager.queue import dedupe, task_types
 from taskmanager.queue.store import Stored, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
@@ -87,7 +86,7 @@ def _rows(
     rows: list[Row | TaskManagerError] = []
     types: dict[str, Row | TaskManagerError] = {}
     missing_parents = _missing_parents(requests, caller)
-    allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
+    budget = validation.WorkBudget()
     for request in requests:
         try:
             if request.get("parent_task_id") in missing_parents:
@@ -96,7 +95,7 @@ def _rows(
                     code="parent_task_not_found",
                 )
             task_type = _type_for(request["type"], types, caller)
-            rows.append(_new_row(request, task_type, defaults, now, allowance))
+            rows.append(_new_row(request, task_type, defaults, now, budget))
         except DatabaseUnavailable:  # no fault of this one request
             raise
         except TaskManagerError as error:
@@ -150,10 +149,10 @@ def _new_row(
     task_type: Row,
     defaults: TaskDefaults,
     now: int,
-    allowance: WorkMeter | None = None,
+    budget: validation.WorkBudget | None = None,
 ) -> Row:
     name, params = task_type["name"], request["params"]
-    validation.check_params(task_type["param_schema"], params, type_name=name, allowance=allowance)
+    validation.check_params(task_type["param_schema"], params, type_name=name, budget=budget)
     policy = request.get("dedupe") or task_type["dedupe"] or dedupe.DEFAULT_POLICY
     priority = _first_given(request.get("priority"), task_type["priority"], 0)
     available_at = max(now, _available_at(request, now))

@@ -22,7 +22,7 @@ from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound
 from taskmanager.params import validation
-from taskmanager.params.work_meter import WorkMeter
+from taskmanager.params.work import MAX_WORK
 
 # What a type can set for its tasks; None: the settings decide.
 DEFAULTS = ("priority", "max_attempts", "lease_seconds", "retry", "dedupe")
@@ -276,9 +276,9 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     row = get_task_type(name=name)
     validation.check_schema(param_schema)
     schema_text = json.dumps(param_schema)
-    allowance = WorkMeter(validation.MAX_UNITS_TOGETHER)
     of_type = Task.select(Task.id, Task.params).where(Task.task_type_id == row["id"])
     in_order = of_type.order_by(Task.id).limit(OPEN_TASKS_READ_AT_ONCE)
+    budget = validation.WorkBudget()
     checked, rejected = 0, 0
     examples: list[Row] = []
     for status in OPEN_STATUSES:
@@ -286,10 +286,10 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
         while checked < OPEN_TASKS_VALIDATED:
             tasks = rows_of(in_order.where(Task.status == status, Task.id > last_id))
             for task in tasks:
-                if allowance.left < validation.MAX_UNITS:
+                if budget.left < MAX_WORK:
                     return {"checked": checked, "rejected": rejected, "examples": examples}
                 problems = validation.param_problems(
-                    schema_text, json.loads(task["params"]), allowance=allowance
+                    schema_text, json.loads(task["params"]), budget=budget
                 )
                 checked += 1
                 if problems and len(examples) < REJECTED_TASKS_SHOWN:

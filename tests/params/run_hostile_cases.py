@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 from taskmanager.errors import ValidationFailed
-from taskmanager.params.schema_drafts import meta_schema
-from taskmanager.params.schema_limits import DRAFTS
+from taskmanager.params.limits import DRAFTS
+from taskmanager.params.schemas import meta_validator
 from taskmanager.params.validation import check_schema, param_problems
 from tests.params.hostile_cases import CASES, INVALID, REFUSED, STOPPED, VALID
 
@@ -43,7 +43,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for draft in DRAFTS.values():
-        meta_schema(draft)
+        meta_validator(draft)
     sys.addaudithook(refuse_the_outside)
     for case in CASES:
         found = verdict(case.schema, case.params)

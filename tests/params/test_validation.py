@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from taskmanager.errors import ValidationFailed
+from taskmanager.params import schemas
 from taskmanager.params.validation import (
     MAX_PROBLEMS,
     check_params,
     check_schema,
-    compiled_validator,
     param_problems,
     param_warnings,
 )
@@ -219,9 +219,9 @@ def test_a_property_that_the_schema_does_not_name_is_a_warning() -> None:
 
 
 def test_validators_are_remembered_by_schema_up_to_a_bound() -> None:
-    compiled_validator.cache_clear()
-    first = compiled_validator('{"type": "object"}')
-    assert compiled_validator('{"type": "object"}') is first
+    schemas._validator_of.cache_clear()
+    first = schemas.validator_of('{"type": "object"}')
+    assert schemas.validator_of('{"type": "object"}') is first
     for number in range(300):
-        compiled_validator(json.dumps({"const": number}))
-    assert compiled_validator.cache_info().currsize == 256
+        schemas.validator_of(json.dumps({"const": number}))
+    assert schemas._validator_of.cache_info().currsize == 256

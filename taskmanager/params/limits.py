@@ -1,8 +1,8 @@
-"""What a schema may be made of, so that checking values against it stays bounded.
+"""What a schema may be made of: its size, its parts and its references.
 
-Owns where the parts of a schema are, where its references lead and which of
-them are refused. Everything here takes time in proportion to the schema's size,
-so it comes before anything that looks closer.
+Owns the drafts and their keywords, where the parts of a schema are, where its
+references lead and which of them are refused. How much work a schema causes is
+in `work`. Everything here takes time in proportion to the schema's size.
 """
 
 import json
@@ -29,14 +29,15 @@ DRAFTS = {
     "https://json-schema.org/draft/2019-09/schema": 2019,
     "https://json-schema.org/draft/2020-12/schema": 2020,
 }
+ADDRESSES = {number: address for address, number in DRAFTS.items()}
 DEFAULT_DRAFT = 2020
+LAST_DRAFT_WITH_REF_ALONE = 7  # keywords beside a $ref count for nothing
 
-_HOLDS_ONE = frozenset(
+HOLDS_ONE = frozenset(
     {
         "additionalItems",
         "additionalProperties",
         "contains",
-        "contentSchema",
         "else",
         "if",
         "items",
@@ -48,21 +49,45 @@ _HOLDS_ONE = frozenset(
     }
 )
 _HOLDS_LIST = frozenset({"allOf", "anyOf", "items", "oneOf", "prefixItems"})
-_HOLDS_NAMED = frozenset(
-    {
-        "$defs",
-        "definitions",
-        "dependencies",
-        "dependentSchemas",
-        "patternProperties",
-        "properties",
-    }
-)
-# Those whose parts look at the very value that the schema around them looks at.
-_SAME_VALUE = frozenset(
-    {"allOf", "anyOf", "dependencies", "dependentSchemas", "else", "if", "not", "oneOf", "then"}
-)
+DEFINITIONS = frozenset({"$defs", "definitions"})
+_HOLDS_NAMED = DEFINITIONS | {
+    "dependencies",
+    "dependentSchemas",
+    "patternProperties",
+    "properties",
+}
 _IDENTIFIERS = ("$id", "id")
+
+_DRAFT_4 = DEFINITIONS | {
+    *("$ref", "type", "enum", "multipleOf", "minimum", "maximum", "exclusiveMinimum"),
+    *("exclusiveMaximum", "minLength", "maxLength", "pattern", "format", "minItems", "maxItems"),
+    *("uniqueItems", "minProperties", "maxProperties", "required", "properties"),
+    *("patternProperties", "additionalProperties", "items", "additionalItems", "dependencies"),
+    *("allOf", "anyOf", "oneOf", "not"),
+}
+_DRAFT_6 = _DRAFT_4 | {"const", "contains", "propertyNames"}
+_DRAFT_7 = _DRAFT_6 | {"if", "then", "else"}
+_DRAFT_2019 = (_DRAFT_7 - {"dependencies"}) | {
+    *("dependentRequired", "dependentSchemas", "minContains", "maxContains"),
+    *("unevaluatedItems", "unevaluatedProperties"),
+}
+_DRAFT_2020 = (_DRAFT_2019 - {"additionalItems"}) | {"prefixItems"}
+# The keywords that count. All others say nothing about a value.
+KEYWORDS: dict[int, frozenset[str]] = {
+    4: _DRAFT_4,
+    6: _DRAFT_6,
+    7: _DRAFT_7,
+    2019: _DRAFT_2019,
+    2020: _DRAFT_2020,
+}
+
+
+class SchemaRefused(Exception):
+    """The schema cannot be checked in bounded time; `refusals` says where and why."""
+
+    def __init__(self, refusals: list[Refusal]) -> None:
+        super().__init__(refusals)
+        self.refusals = refusals
 
 
 def draft_of(schema: Any) -> int | None:
@@ -98,23 +123,32 @@ def _parts(whole: Any) -> Sequence[Any]:
     return whole if isinstance(whole, list) else ()
 
 
-def find_subschemas(schema: Any) -> dict[Steps, Any]:
-    """Every schema inside a schema, itself included, by the steps that lead there."""
+def find_subschemas(schema: Any, draft: int) -> dict[Steps, Any]:
+    """Every schema inside a schema, itself included, by the steps that lead there.
+
+    Raises SchemaRefused when there are too many.
+    """
     found: dict[Steps, Any] = {(): schema}
     ahead: list[Steps] = [()]
     while ahead:
         steps = ahead.pop()
-        if isinstance(found[steps], dict):
-            for inner, subschema in _inside(found[steps]):
-                found[(*steps, *inner)] = subschema
-                ahead.append((*steps, *inner))
+        for inner, subschema in inside(found[steps], draft):
+            found[(*steps, *inner)] = subschema
+            ahead.append((*steps, *inner))
+    if len(found) > MAX_SUBSCHEMAS:
+        message = f"holds {len(found)} subschemas; the limit is {MAX_SUBSCHEMAS}"
+        raise SchemaRefused([((), "", message)])
     return found
 
 
-def _inside(schema: Mapping[str, Any]) -> Iterator[tuple[Steps, Any]]:
+def inside(schema: Any, draft: int) -> Iterator[tuple[Steps, Any]]:
     """The schemas directly inside; what has the wrong shape is left to the meta-schema."""
+    if not isinstance(schema, dict):
+        return
     for keyword, value in schema.items():
-        if keyword in _HOLDS_ONE and _is_schema(value):
+        if keyword not in KEYWORDS[draft] and keyword not in DEFINITIONS:
+            continue
+        if keyword in HOLDS_ONE and _is_schema(value):
             yield (keyword,), value
         elif keyword in _HOLDS_LIST and isinstance(value, list):
             for index, part in enumerate(value):
@@ -131,7 +165,7 @@ def _is_schema(value: Any) -> bool:
 
 
 def reference_refusals(schema: Any, subschemas: Subschemas) -> list[Refusal]:
-    """The references that cannot be followed, or could be followed for ever."""
+    """The references that cannot be followed."""
     refusals: list[Refusal] = []
     for steps, subschema in subschemas.items():
         if not isinstance(subschema, dict):
@@ -145,7 +179,7 @@ def reference_refusals(schema: Any, subschemas: Subschemas) -> list[Refusal]:
             problem = _reference_problem(schema, subschemas, steps, subschema["$ref"])
             if problem:
                 refusals.append((steps, "$ref", problem))
-    return refusals or _cycles_and_long_chains(schema, subschemas)
+    return refusals
 
 
 def _reference_problem(
@@ -199,42 +233,7 @@ def _index(token: str) -> int:
     return int(token) if is_index else MAX_SCHEMA_BYTES
 
 
-def _same_value_parts(schema: Any, subschemas: Subschemas, steps: Steps) -> list[Steps]:
-    """The subschemas that are applied to the same value as the one at `steps`."""
-    subschema = subschemas[steps]
-    if not isinstance(subschema, dict):
-        return []
-    parts = [(*steps, *inner) for inner, _ in _inside(subschema) if inner[0] in _SAME_VALUE]
-    if "$ref" in subschema:
-        target = target_of(schema, subschema["$ref"])
-        parts += [target] if target is not None else []
-    return parts
-
-
-def _cycles_and_long_chains(schema: Any, subschemas: Subschemas) -> list[Refusal]:
-    """Depth first, without recursion: a part met again while it is open closes a cycle."""
-    parts_of = {steps: _same_value_parts(schema, subschemas, steps) for steps in subschemas}
-    lengths: dict[Steps, int] = {}
-    for root in subschemas:
-        ahead = {} if root in lengths else {root: iter(parts_of[root])}
-        while ahead:
-            steps, parts = next(reversed(ahead.items()))
-            part = next(parts, None)
-            if part is None:
-                del ahead[steps]
-                lengths[steps] = 1 + max((lengths[part] for part in parts_of[steps]), default=0)
-                if lengths[steps] > MAX_CHAIN:
-                    message = f"is applied through more than {MAX_CHAIN} others; flatten it"
-                    return [(steps, "$ref", message)]
-            elif part in ahead:
-                message = "leads back to itself without going into the value, so it never ends"
-                return [(part, "$ref", message)]
-            elif part not in lengths:
-                ahead[part] = iter(parts_of[part])
-    return []
-
-
-def path_of(root: str, steps: Steps) -> str:
+def path_of(root: str, steps: Sequence[str | int]) -> str:
     """The steps as people read them: `param_schema.properties.a.anyOf[0]`."""
     path = root
     for step in steps:
