@@ -8,6 +8,7 @@ from taskmanager.cli.terminal import say, show
 from taskmanager.config import Settings, load_settings
 from taskmanager.db import schema
 from taskmanager.db.dialect import MYSQL, SQLITE
+from taskmanager.queue.task_types import unusable_task_types
 
 
 @click.command("init-db")
@@ -31,9 +32,15 @@ def migrate() -> None:
     """Upgrade the database tables and keep your data.
 
     You can repeat this, and run it from several processes at once. An
-    interrupted run is continued by the next one.
+    interrupted run is continued by the next one. Names the task types whose
+    schema this version can no longer use.
     """
     _create_or_upgrade_tables(load_settings())
+    for row in unusable_task_types():
+        say(
+            f"New tasks of type '{row['name']}' (version {row['version']}) are refused: "
+            f"{row['problem']} Register the type again; see docs/schemas.md."
+        )
 
 
 def _print_tables(settings: Settings) -> None:

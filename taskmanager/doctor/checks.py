@@ -55,6 +55,7 @@ CHECKS = (
     Check("queue", "queue:check_schema", "tables", (DATABASE, PLACE)),
     Check("queue", "queue:check_claim_path", "SKIP LOCKED", (TABLES, DATABASE, PLACE)),
     Check("queue", "queue:check_keys", "keys", (TABLES, DATABASE, PLACE)),
+    Check("queue", "queue:check_task_types", "task types", (TABLES, DATABASE, PLACE)),
     Check("queue", "queue:check_maintenance", "maintenance", (TABLES, DATABASE, PLACE)),
     Check("network", "network:check_encryption", "encryption"),
     Check("network", "network:check_proxies", "proxies", (SETTINGS,)),

@@ -44,6 +44,7 @@ CODES = {
     "schema_version": "whether the version of the tables matches the program",
     "tables": "whether every table exists",
     "admin_key": "whether there is a valid admin key",
+    "param_schemas": "whether the schemas of all task types can be used",
     "maintenance": "when maintenance last ran, and whether by command or over HTTP",
     "encryption": "whether the call came over HTTPS",
     "proxies": "`TASKMANAGER_TRUSTED_PROXIES` compared with the headers of the call",

@@ -1,4 +1,4 @@
-"""Checks the content of the database: tables, keys and the last runs of maintenance."""
+"""Checks the content of the database: tables, keys, task types and runs of maintenance."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from taskmanager.db.models import MODELS
 from taskmanager.db.schema import SCHEMA_VERSION, schema_version
 from taskmanager.doctor.case import TABLES, Case
 from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, warning
-from taskmanager.queue import maintenance_runs
+from taskmanager.queue import maintenance_runs, task_types
 
 SILENT_MS = 15 * 60_000
 CRON = (
@@ -95,6 +95,20 @@ def check_keys(case: Case) -> Iterator[Finding]:
             "Create one: taskmanager keys create --name me --role admin. Without a shell set "
             "TASKMANAGER_BOOTSTRAP_ADMIN_KEY to a key that was never used before, and restart.",
         )
+
+
+def check_task_types(case: Case) -> Iterator[Finding]:
+    """Whether the schemas that are stored can still be used."""
+    unusable = task_types.unusable_task_types()
+    for row in unusable:
+        yield problem(
+            "param_schemas",
+            f"New tasks of type '{row['name']}' (version {row['version']}) are refused: "
+            f"{row['problem']}",
+            "Register the type again with a schema that can be used. See docs/schemas.md.",
+        )
+    if not unusable:
+        yield ok("param_schemas", "The schemas of all task types can be used.")
 
 
 def check_maintenance(case: Case) -> Iterator[Finding]:

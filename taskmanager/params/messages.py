@@ -39,6 +39,7 @@ _TOO_MANY_STEPS = (
 
 
 def problem(path: str, message: str, keyword: str) -> Problem:
+    """One entry of the `details` of an error."""
     return {"path": path, "message": message, "keyword": keyword}
 
 

@@ -10,7 +10,6 @@ lookarounds is matched by an engine that counts the steps it takes back and give
 up after MAX_STEPS_BACK; lookaheads after the first `^` need no steps back.
 """
 
-import functools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -60,7 +59,6 @@ class _Piece(NamedTuple):
     is_start: bool = False
 
 
-@functools.lru_cache(maxsize=256)
 def translate(pattern: str) -> Translation:
     """Raises PatternRefused."""
     reader = _Reader(pattern)

@@ -42,13 +42,14 @@ class SchemaValidator(NamedTuple):
     """A compiled schema; threads may share it.
 
     `schema` is what the library was given, in which the paths of its errors
-    lead; `patterns` has the original of each pattern in it.
+    lead; `patterns` has the original of each pattern in it. `copied_length` is
+    the most characters of a rule that an error holds a copy of.
     """
 
     library: jsonschema_rs.Validator
     schema: Any
     patterns: Mapping[str, str]
-    length: int
+    copied_length: int
     work: WorkTable
 
 
@@ -85,7 +86,7 @@ def compile_schema(schema: Mapping[str, Any]) -> SchemaValidator:
         raise SchemaRefused(refusals)
     patterns = _translated(subschemas.items(), draft)
     is_linear = all(translation.linear is not None for translation in patterns.values())
-    work = work_table(schema, subschemas, draft, is_linear=is_linear)
+    work = work_table(schema, subschemas, draft, _units(patterns, is_linear))
     texts = _texts(patterns, is_linear)
     rewritten = _Rewriting(schema, draft, texts).of(schema)
     kind, number = _LIBRARY_CLASSES[draft]
@@ -106,7 +107,7 @@ def compile_schema(schema: Mapping[str, Any]) -> SchemaValidator:
         message = "holds a pattern that takes too much memory; give it smaller counts or classes"
         raise SchemaRefused([((), "", message)]) from None
     originals = {text: pattern for pattern, text in texts.items()}
-    return SchemaValidator(library, rewritten, originals, len(json.dumps(schema)), work)
+    return SchemaValidator(library, rewritten, originals, _copied_length(subschemas), work)
 
 
 @functools.cache
@@ -143,6 +144,16 @@ def _translated(subschemas: Iterable[tuple[Steps, Any]], draft: int) -> dict[str
     return found
 
 
+def _units(patterns: Mapping[str, Translation], is_linear: bool) -> dict[str, int]:
+    """What each pattern takes for a character of a text, in units of work."""
+    # A step back may read the rest of the text again: 1 ns a character, an eighth of a unit.
+    stepping = 0 if is_linear else MAX_STEPS_BACK // 8
+    return {
+        pattern: translation.busy + (stepping if translation.steps_back else 0)
+        for pattern, translation in patterns.items()
+    }
+
+
 def _texts(patterns: Mapping[str, Translation], is_linear: bool) -> dict[str, str]:
     """Each pattern as the engine gets it; two ways to write the same stay two."""
     texts: dict[str, str] = {}
@@ -164,6 +175,17 @@ def _patterns_in(subschema: Any) -> Iterable[tuple[str, str]]:
         yield "pattern", subschema["pattern"]
     for pattern in subschema.get("patternProperties", ()):
         yield "patternProperties", pattern
+
+
+def _copied_length(subschemas: Mapping[Steps, Any]) -> int:
+    copied = (
+        len(json.dumps(subschema[keyword]))
+        for subschema in subschemas.values()
+        if isinstance(subschema, dict)
+        for keyword in ("const", "enum", "not")
+        if keyword in subschema
+    )
+    return max(copied, default=0)
 
 
 class _Rewriting:

@@ -42,6 +42,7 @@ MAX_WORK_TOGETHER = 2 * MAX_WORK
 # So much may they take together, in bytes: 100 MB for 0.3 s. Else only the first one is made.
 MAX_ERROR_BYTES = 100_000_000
 _BYTES_PER_ERROR = 2_000
+_BYTES_PER_CHARACTER = 5
 
 
 class WorkBudget:
@@ -168,8 +169,8 @@ def _problems(
     library = validator.library
     if library.is_valid(value):
         return []
-    error_bytes = validator.work.error_bytes(extent, _BYTES_PER_ERROR + validator.length)
-    makes_all = error_bytes <= MAX_ERROR_BYTES
+    bytes_per_error = _BYTES_PER_ERROR + _BYTES_PER_CHARACTER * validator.copied_length
+    makes_all = validator.work.error_bytes(extent, bytes_per_error) <= MAX_ERROR_BYTES
     errors = library.iter_errors(value) if makes_all else _first_error(library, value)
     reporter = Reporter(
         root,

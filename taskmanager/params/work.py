@@ -5,8 +5,9 @@ units, multiplied over everything that is applied to the same place; and how man
 places a value has. A count gives the same answer on a fast and on a slow machine.
 """
 
+import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ from taskmanager.params.limits import (
     inside,
     target_of,
 )
-from taskmanager.params.patterns import MAX_STEPS_BACK, translate
 
 # What one check of a value may cost: 0.2 s. A unit is the time that jsonschema-rs takes for the
 # simplest keyword, 7 ns; benchmarks/hostile_schemas.py measures the longest checks.
@@ -40,24 +40,31 @@ _SAME_VALUE = frozenset(
 class Work(NamedTuple):
     """What a schema can cause at one place of a value.
 
-    `checks` are units for each place, `reading` units for each character of the texts.
+    `checks` are units for each place, `reading` units for each character of the
+    texts, `errors` how many errors there can be.
     """
 
     checks: int
     reading: int
+    errors: int = 1
 
     def plus(self, other: "Work", times: int = 1) -> "Work":
         # Capped, so that a product over 64 levels stays a small number.
         return Work(
             min(self.checks + times * other.checks, MAX_WORK + 1),
             min(self.reading + times * other.reading, MAX_WORK + 1),
+            min(self.errors + times * other.errors, MAX_WORK + 1),
         )
 
     def either(self, other: "Work") -> "Work":
-        return Work(max(self.checks, other.checks), max(self.reading, other.reading))
+        return Work(
+            max(self.checks, other.checks),
+            max(self.reading, other.reading),
+            max(self.errors, other.errors),
+        )
 
 
-NO_WORK = Work(0, 0)
+NO_WORK = Work(0, 0, 0)
 
 
 class Extent(NamedTuple):
@@ -116,7 +123,7 @@ class WorkTable(NamedTuple):
         total = 0
         levels = zip(self._levels(extent), extent.places, extent.characters, strict=True)
         for work, places, characters in levels:
-            total += work.checks * (places * bytes_per_error + inside)
+            total += work.errors * (places * bytes_per_error + inside)
             inside -= characters
         return total
 
@@ -127,10 +134,9 @@ class WorkTable(NamedTuple):
 
 _PER_SCHEMA = 2
 _PER_KEYWORD = 1
+_LEAST_NAME = 4  # characters of JSON that a name takes: "a",
 _PER_NAME = 2  # of dependentRequired and its like, each looked up in the value
 _PER_PATTERN = 6
-# Each may read the rest of the text again: 1 ns a character.
-_STEPS_BACK_PER_UNIT = 8
 _PER_FORMAT = 150  # a call of Python
 _PER_FORMAT_CHARACTER = 4
 _PER_COMPARED = 25  # a value of `const`, or one of an `enum` that is gone through in order
@@ -153,17 +159,21 @@ class _Part(NamedTuple):
     properties: tuple[list[Steps], list[Steps]]
     items: tuple[list[Steps], list[Steps]]
 
+    @property
+    def is_leaf(self) -> bool:
+        return not any((*self.properties, *self.items))
 
-def work_table(schema: Any, subschemas: Subschemas, draft: int, *, is_linear: bool) -> WorkTable:
-    """`is_linear` is whether the linear engine matches the patterns.
 
-    Raises SchemaRefused for a schema that is applied to its own value again.
+def work_table(
+    schema: Any, subschemas: Subschemas, draft: int, patterns: Mapping[str, int]
+) -> WorkTable:
+    """The table of a schema; `patterns` has the units that each takes for a character.
 
-    Also where it is applied through too many others, and where even an empty
-    value is too much work.
+    Raises SchemaRefused for a schema that is applied to its own value again, or
+    through too many others, and where even an empty value is too much work.
     """
     parts = {
-        steps: _part(schema, steps, subschema, draft, is_linear)
+        steps: _part(schema, steps, subschema, draft, patterns)
         for steps, subschema in subschemas.items()
     }
     chains = _chains(parts)
@@ -190,6 +200,8 @@ def work_table(schema: Any, subschemas: Subschemas, draft: int, *, is_linear: bo
 def _of_children(part: _Part, above: Mapping[Steps, Work]) -> Work:
     """What the parts for one property or one item cause there and deeper."""
     work = NO_WORK
+    if part.is_leaf:
+        return work
     for start, one_of, each in (
         (part.names, *part.properties),
         (NO_WORK, *part.items),
@@ -203,7 +215,9 @@ def _of_children(part: _Part, above: Mapping[Steps, Work]) -> Work:
     return work
 
 
-def _part(schema: Any, steps: Steps, subschema: Any, draft: int, is_linear: bool) -> _Part:
+def _part(
+    schema: Any, steps: Steps, subschema: Any, draft: int, patterns: Mapping[str, int]
+) -> _Part:
     part = _Part(Work(_PER_SCHEMA, 0), NO_WORK, NO_WORK, [], 1, ([], []), ([], []))
     if not isinstance(subschema, dict):
         return part
@@ -215,15 +229,19 @@ def _part(schema: Any, steps: Steps, subschema: Any, draft: int, is_linear: bool
     here, below = part.here, part.below
     for keyword, rule in subschema.items():
         if keyword in _DEEP:
-            below = below.plus(_keyword_work(keyword, rule, is_linear))
+            below = below.plus(_keyword_work(keyword, rule, patterns))
         elif keyword in KEYWORDS[draft]:
-            here = here.plus(_keyword_work(keyword, rule, is_linear))
+            here = here.plus(_keyword_work(keyword, rule, patterns))
     for inner, _ in inside(subschema, draft):
         if inner[0] not in DEFINITIONS:
             _list_for(part, inner[0]).append((*steps, *inner))
     is_unevaluated = "unevaluatedProperties" in subschema or "unevaluatedItems" in subschema
-    names = Work(_PER_PROPERTY_NAME if "propertyNames" in subschema else 0, 0)
-    names = names.plus(_pattern_work(subschema.get("patternProperties", ()), is_linear))
+    name_patterns = subschema.get("patternProperties", ())
+    names = Work(
+        len(name_patterns) * _PER_PATTERN + ("propertyNames" in subschema) * _PER_PROPERTY_NAME,
+        sum(patterns[pattern] for pattern in name_patterns),
+        0,
+    )
     return part._replace(here=here, below=below, names=names, times=3 if is_unevaluated else 1)
 
 
@@ -242,7 +260,7 @@ def _list_for(part: _Part, keyword: str | int) -> list[Steps]:
     return part.items[1] if keyword in ("contains", "unevaluatedItems") else part.properties[1]
 
 
-def _keyword_work(keyword: str, rule: Any, is_linear: bool) -> Work:
+def _keyword_work(keyword: str, rule: Any, patterns: Mapping[str, int]) -> Work:
     """What a keyword does itself."""
     if keyword == "enum":
         kinds = {type(value) for value in rule}
@@ -259,23 +277,15 @@ def _keyword_work(keyword: str, rule: Any, is_linear: bool) -> Work:
         is_float = isinstance(rule, float)
         return Work(_PER_FLOAT_MULTIPLE + _PER_DIGIT * digits if is_float else _PER_MULTIPLE, 0)
     if keyword in ("required", "dependentRequired", "dependencies", "dependentSchemas"):
-        return Work(_PER_NAME * len(rule) if isinstance(rule, dict | list) else 0, 0)
+        count = len(rule) if isinstance(rule, dict | list) else 0
+        return Work(_PER_NAME * count, 0, len(json.dumps(rule)) // _LEAST_NAME)
     if keyword == "format":
         return Work(_PER_FORMAT, _PER_FORMAT_CHARACTER)
     if keyword == "pattern":
-        return _pattern_work([rule], is_linear)
+        return Work(_PER_PATTERN, patterns[rule])
     if keyword == "patternProperties":
         return Work(_PER_PATTERN * len(rule), 0)  # also where there is no name to try them on
     return Work(_PER_KEYWORD, 0)
-
-
-def _pattern_work(patterns: Collection[str], is_linear: bool) -> Work:
-    reading = 0
-    for translation in map(translate, patterns):
-        reading += translation.busy
-        if translation.steps_back and not is_linear:
-            reading += MAX_STEPS_BACK // _STEPS_BACK_PER_UNIT
-    return Work(_PER_PATTERN * len(patterns), reading)
 
 
 def _chains(parts: Mapping[Steps, _Part]) -> dict[Steps, int]:

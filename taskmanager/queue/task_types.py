@@ -20,7 +20,7 @@ from taskmanager.db.models import Task, TaskType, TaskTypeVersion
 from taskmanager.db.queries import first_row, locking, rows_of
 from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import InvalidRequest, NotFound
+from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
 from taskmanager.params import validation
 from taskmanager.params.work import MAX_WORK
 
@@ -263,6 +263,32 @@ def find_task_types(
         for row in sorted(rows, key=itemgetter("id"))
         if (pattern is None or matches(pattern, row["name"])) and caller.may_touch(row["name"])
     ]
+
+
+def unusable_task_types() -> list[Row]:
+    """The types whose current schema can no longer be used: `{name, version, problem}` each.
+
+    They were registered with an earlier version of the program. New tasks of
+    these types are refused.
+    """
+    current = (
+        TaskType.select(TaskType.name, TaskType.version, TaskTypeVersion.param_schema)
+        .join(
+            TaskTypeVersion,
+            on=(TaskTypeVersion.task_type_id == TaskType.id)
+            & (TaskTypeVersion.version == TaskType.version),
+        )
+        .order_by(TaskType.name)
+    )
+    unusable = []
+    for row in rows_of(current):
+        try:
+            validation.check_schema(json.loads(row["param_schema"]))
+        except ValidationFailed as error:
+            unusable.append(
+                {"name": row["name"], "version": row["version"], "problem": error.message}
+            )
+    return unusable
 
 
 def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller: Caller) -> Row:

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from taskmanager import __version__
 from taskmanager.cli import main
+from taskmanager.db.statements import execute
 from taskmanager.files.locks import try_file_lock
 from taskmanager.queue.maintenance_runs import last_runs
 from tests.conftest import Api, Clock
@@ -125,6 +126,15 @@ def test_init_db_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "have been created" in Run()("init-db").stderr
     assert "up to date" in Run()("init-db").stderr
     assert (tmp_path / "new" / "taskmanager.db").exists()
+
+
+def test_migrate_names_the_types_whose_schema_can_no_longer_be_used(run: Run, api: Api) -> None:
+    api.register("old")
+    assert "refused" not in run("migrate").stderr
+    execute("UPDATE task_type_versions SET param_schema = ?", ('{"pattern": "("}',))
+    assert "New tasks of type 'old' (version 1) are refused" in run("migrate").stderr
+    refused = api.post("/api/tasks", {"type": "old", "params": {}}, 400)
+    assert refused["details"][0]["message"].startswith("cannot be checked: param_schema.pattern")
 
 
 def test_stats_are_shown_to_people_and_to_scripts(run: Run, api: Api) -> None:

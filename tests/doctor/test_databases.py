@@ -82,6 +82,23 @@ def test_the_way_of_claims_is_told(
         assert ("?skip_locked=off is set" in found) is bool(url_options)
 
 
+def test_a_schema_that_can_no_longer_be_used_is_a_problem_that_names_its_type(
+    api: Api, examined: Callable[[], Report]
+) -> None:
+    api.register("fine")
+    api.register("old")
+    assert examined().level("param_schemas") == "ok"
+    execute(
+        "UPDATE task_type_versions SET param_schema = ? WHERE task_type_id = "
+        "(SELECT id FROM task_types WHERE name = 'old')",
+        ('{"$ref": "#/$defs/gone"}',),
+    )
+    finding = examined().of("param_schemas")
+    assert finding["level"] == "problem"
+    assert "'old' (version 1)" in finding["found"]
+    assert "param_schema.$ref points at a part that this schema lacks" in finding["found"]
+
+
 # Versions
 
 

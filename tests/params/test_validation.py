@@ -81,6 +81,38 @@ def test_a_property_name_that_is_not_allowed_is_named() -> None:
     assert only_problem(namesake, {"propertyNames": "ab"})[1] == sentence
 
 
+@pytest.mark.parametrize(
+    ("counts", "value", "sentence", "keyword"),
+    [
+        ({}, [2], "an item that fits", "contains"),
+        ({"minContains": 2}, [1], "2 items that fit", "minContains"),
+        ({"maxContains": 1}, [1, 1], "1 to 1 items that fit", "maxContains"),
+        ({"minContains": 0, "maxContains": 1}, [1, 1], "at most 1 items that fit", "maxContains"),
+    ],
+)
+def test_the_number_of_items_that_must_fit_is_named(
+    counts: dict[str, int], value: list[int], sentence: str, keyword: str
+) -> None:
+    found = only_problem({"contains": {"const": 1}, **counts}, value)
+    assert found == ("params", f"must hold {sentence} the schema's `contains`", keyword)
+
+
+def test_items_and_properties_that_no_keyword_allows_are_named() -> None:
+    closed = {"prefixItems": [True], "unevaluatedItems": False}
+    assert only_problem(closed, [1, "x"])[1] == 'holds "x", which the schema does not allow'
+    draft_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    found = problems({**draft_7, "items": [True], "additionalItems": False}, [1, 2, 3])
+    assert [(problem["path"], problem["message"]) for problem in found] == [
+        ("params[1]", "is not allowed"),
+        ("params[2]", "is not allowed"),
+    ]
+    typed = {"properties": {"a": {}}, "unevaluatedProperties": {"type": "string"}}
+    sentence = "does not fit the schema's `unevaluatedProperties`"
+    assert only_problem(typed, {"b": 1})[:2] == ("params.b", sentence)
+    found = problems({"propertyNames": False}, {"a": 1})
+    assert found[0]["message"] == 'has the property name "a", which is not allowed'
+
+
 def test_a_property_whose_schema_is_false_is_not_allowed() -> None:
     found = only_problem({"properties": {"a": False}}, {"a": 1})
     assert found == ("params.a", "is not allowed", "false")

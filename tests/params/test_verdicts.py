@@ -233,3 +233,52 @@ def test_checking_params_imports_neither_jsonschema_nor_its_meta_schemas() -> No
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("draft", [4, 2020])
+def test_a_reference_to_an_alternative_or_a_name_pattern_is_followed(draft: int) -> None:
+    defs = "definitions" if draft == 4 else "$defs"
+    schema = of_draft(
+        draft,
+        {
+            defs: {
+                "x": {
+                    "allOf": [{}],
+                    "anyOf": [{"type": "string"}],
+                    "oneOf": [{}, {"type": "null"}],
+                    "patternProperties": {r"^\d~/": {"type": "integer"}},
+                }
+            },
+            "properties": {
+                "a": {"$ref": f"#/{defs}/x/anyOf/0"},
+                "b": {"$ref": f"#/{defs}/x/oneOf/1"},
+                "c": {"$ref": f"#/{defs}/x/patternProperties/^%5Cd~0~1"},
+            },
+        },
+    )
+    check_schema(schema)
+    assert fits(schema, {"a": "x", "b": None, "c": 1})
+    assert [name for name in "abc" if fits(schema, {name: True})] == []
+
+
+def test_two_name_patterns_that_mean_the_same_both_count() -> None:
+    schema = {"patternProperties": {r"^\d": {"minimum": 3}, "^[0-9]": {"maximum": 5}}}
+    assert [value for value in (2, 4, 6) if fits(schema, {"1": value})] == [4]
+
+
+@pytest.mark.parametrize("draft", list(ADDRESSES))
+def test_a_word_ends_where_the_letters_of_ascii_end_in_every_draft(draft: int) -> None:
+    schema = of_draft(draft, {"pattern": r"\bfoo\b", "patternProperties": {r"\bx": {"not": {}}}})
+    check_schema(schema)
+    assert [text for text in ("éfoo", "foo é", "afoo", "x" * 5_000) if fits(schema, text)] == [
+        "éfoo",
+        "foo é",
+    ]
+
+
+def test_integers_past_64_bits_are_compared_exactly() -> None:
+    assert fits({"const": 2**70}, 2**70)
+    assert not fits({"const": 2**70}, 2**70 + 1)
+    assert not fits({"maximum": 2**70}, 2**70 + 1)
+    assert fits({"type": "integer", "multipleOf": 2}, 2**70)
+    assert not fits({"type": "number"}, float("nan"))
