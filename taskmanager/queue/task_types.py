@@ -16,7 +16,7 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller, matches
 from taskmanager.config import Settings
 from taskmanager.db.connection import cache
-from taskmanager.db.models import Task, TaskType, TaskTypeVersion
+from taskmanager.db.models import TaskType, TaskTypeVersion
 from taskmanager.db.queries import first_row, locking, rows_of
 from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
@@ -33,17 +33,6 @@ OPEN_TASKS_COUNTED = 10_000  # so that a list does not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
 OPEN_TASKS_READ_AT_ONCE = 10  # each may hold a megabyte
 REJECTED_TASKS_SHOWN = 5
-
-# Templates, since every create runs the first, and a list of types the second three times a type.
-SELECT_BY_NAME = (
-    "SELECT type.*, current.param_schema FROM {task_types} AS type "
-    "JOIN {task_type_versions} AS current "
-    "ON current.task_type_id = type.id AND current.version = type.version WHERE type.name = ?"
-)
-COUNT_OF_STATUS = (
-    "SELECT COUNT(*) AS counted FROM "
-    "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some"
-)
 
 
 class TaskDefaults(NamedTuple):
@@ -190,6 +179,14 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
     return {**row, **older}
 
 
+# A template, since every create runs it.
+SELECT_BY_NAME = (
+    "SELECT type.*, current.param_schema FROM {task_types} AS type "
+    "JOIN {task_type_versions} AS current "
+    "ON current.task_type_id = type.id AND current.version = type.version WHERE type.name = ?"
+)
+
+
 def not_registered(name: str) -> NotFound:
     """The error for a name that is no type's."""
     return NotFound(
@@ -217,6 +214,13 @@ def _count_open_tasks(type_id: int) -> int:
         row = fetch_one(COUNT_OF_STATUS, (type_id, status, OPEN_TASKS_COUNTED - count))
         count += row["counted"] if row else 0
     return count
+
+
+# A template, since a list runs it three times for each type.
+COUNT_OF_STATUS = (
+    "SELECT COUNT(*) AS counted FROM "
+    "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some"
+)
 
 
 def name_of(type_id: int) -> str:
@@ -302,15 +306,13 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     row = get_task_type(name=name)
     validation.check_schema(param_schema)
     schema_text = json.dumps(param_schema)
-    of_type = Task.select(Task.id, Task.params).where(Task.task_type_id == row["id"])
-    in_order = of_type.order_by(Task.id).limit(OPEN_TASKS_READ_AT_ONCE)
     budget = validation.WorkBudget()
     checked, rejected = 0, 0
     examples: list[Row] = []
     for status in OPEN_STATUSES:
         last_id = 0
         while checked < OPEN_TASKS_VALIDATED:
-            tasks = rows_of(in_order.where(Task.status == status, Task.id > last_id))
+            tasks = fetch_all(NEXT_OF_STATUS, (row["id"], status, last_id, OPEN_TASKS_READ_AT_ONCE))
             for task in tasks:
                 if budget.left < MAX_WORK:
                     return {"checked": checked, "rejected": rejected, "examples": examples}
@@ -325,3 +327,10 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
                 break
             last_id = tasks[-1]["id"]
     return {"checked": checked, "rejected": rejected, "examples": examples}
+
+
+# Without the hint MySQL may sort all tasks of the type.
+NEXT_OF_STATUS = (
+    "SELECT id, params FROM {tasks} {index tasks_claim_by_id} "
+    "WHERE task_type_id = ? AND status = ? AND id > ? ORDER BY id LIMIT ?"
+)

@@ -1,6 +1,7 @@
 """Why a task is not running, in words and as a code.
 
-Its statements are templates, because every GET of a waiting task runs up to six of them.
+Its statements are templates, because every GET of a waiting task runs up to six of them. They name
+the index whose last entry is the newest task: MySQL would otherwise sort all tasks of the type.
 """
 
 from taskmanager.clock import format_time
@@ -39,8 +40,8 @@ def explain(task: Row, *, now: int) -> Reason | None:
 
 def _waits_for_worker(task: Row, now: int) -> Reason:
     held = fetch_one(
-        "SELECT id FROM {tasks} WHERE task_type_id = ? AND status = 'claimed' "
-        "AND lease_expires_at > ? LIMIT 1",
+        "SELECT id FROM {tasks} {index tasks_claim_by_id} "
+        "WHERE task_type_id = ? AND status = 'claimed' AND lease_expires_at > ? LIMIT 1",
         (task["task_type_id"], now),
     )
     if held is not None:
@@ -60,8 +61,8 @@ def _waits_for_worker(task: Row, now: int) -> Reason:
 
 def _last_taken(task_type_id: int, status: str) -> int:
     row = fetch_one(
-        "SELECT claimed_at FROM {tasks} WHERE task_type_id = ? AND status = ? "
-        "ORDER BY id DESC LIMIT 1",
+        "SELECT claimed_at FROM {tasks} {index tasks_claim_by_id} "
+        "WHERE task_type_id = ? AND status = ? ORDER BY id DESC LIMIT 1",
         (task_type_id, status),
     )
     return (row["claimed_at"] or 0) if row else 0

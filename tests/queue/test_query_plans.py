@@ -204,9 +204,12 @@ class Watched:
 
     def explain(self, sql: str, values: Any) -> set[Plan]:
         rows = self.explain_rows(sql, values)
+        aliases = {alias: table for table, alias in ALIAS.findall(sql)}
         if self._engine == "sqlite":
-            return _sqlite_plans([row["detail"] for row in rows])
-        return _mariadb_plans(rows)
+            return _sqlite_plans([_with_tables(row["detail"], aliases) for row in rows])
+        return _mariadb_plans(
+            [{**row, "table": aliases.get(row["table"], row["table"])} for row in rows]
+        )
 
     def explain_rows(self, sql: str, values: Any) -> list[Row]:
         """The database's own words."""
@@ -217,6 +220,14 @@ class Watched:
         cursor = database.execute_sql(f"EXPLAIN {how}{sql}", values)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+# Peewee calls the tables of a SELECT t1, t2 and so on.
+ALIAS = re.compile(r'["`](\w+)["`] AS ["`](t\d+)["`]')
+
+
+def _with_tables(detail: str, aliases: dict[str, str]) -> str:
+    return re.sub(r"\bt\d+\b", lambda found: aliases.get(found[0], found[0]), detail)
 
 
 # SQLite calls the id PRIMARY nowhere, and names the index of a UNIQUE constraint by its place.
@@ -382,7 +393,11 @@ CALLS = {
     "creation of a duplicate": Call(creates(1), KEYS),
     "creation of 500 duplicates": Call(creates(500), KEYS),
     "creation of an unfinished duplicate": Call(creates(1, dedupe="active"), KEYS[1:]),
+    "trial of a new schema": Call(
+        lambda api: api.post("/api/task-types/plan.b/validate", {"param_schema": {}}), (BY_ID,)
+    ),
     "task by id": Call(gets("/api/tasks/1100"), ()),
+    "task that waits": Call(gets("/api/tasks/6"), (BY_ID,)),
     "history": Call(gets("/api/tasks/1100/logs"), ()),
     "list": Call(gets("/api/tasks?limit=5"), ("PRIMARY",), how="scan"),
     "list by priority": Call(
