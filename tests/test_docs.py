@@ -1,5 +1,6 @@
 """What is undocumented does not exist: settings, commands, calls and fields against the docs."""
 
+import ast
 import configparser
 import re
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from taskmanager.app import create_app
 from taskmanager.cli import main
 from taskmanager.config import PREFIX, Settings
 from taskmanager.db.connection import close_connection
-from taskmanager.doctor.findings import CODES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +25,7 @@ API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 DEFAULTS = {PREFIX + item.name.upper(): item.metadata["default"] for item in fields(Settings)}
 SETTING_ROW = re.compile(r"^\| `(TASKMANAGER_\w+)` \| (.*?) \| .+ \|$", re.MULTILINE)
 EXAMPLE_LINE = re.compile(r"^# (TASKMANAGER_\w+)=(.*)$", re.MULTILINE)
+LEVELS = {"ok", "not_applicable", "warning", "problem", "level"}
 CALL_HEADING = re.compile(r"^### `([A-Z]+ /\S*)`$", re.MULTILINE)
 
 
@@ -152,13 +153,27 @@ def test_readme_leads_to_every_page() -> None:
 
 def test_operations_lists_every_code_of_the_doctor_and_no_other() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    assert dict(re.findall(r"^\| `([a-z_]+)` \| (.+) \|$", text, re.MULTILINE)) == CODES
+    documented = re.findall(r"^\| `([a-z_]+)` \| .+ \|$", text, re.MULTILINE)
+    assert sorted(documented) == sorted(codes_of_the_doctor())
 
 
-def test_every_code_of_the_doctor_is_one_that_it_may_say() -> None:
-    modules = (ROOT / "taskmanager" / "doctor").glob("*.py")
-    text = "".join(path.read_text(encoding="utf-8") for path in modules)
-    assert [code for code in CODES if text.count(f'"{code}"') < 2] == []
+def codes_of_the_doctor() -> set[str]:
+    """What stands first in a call that makes a finding, and in a table of them."""
+    found = set()
+    for path in (ROOT / "taskmanager" / "doctor").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                is_finding = isinstance(node.func, ast.Name) and node.func.id in LEVELS
+                first = node.args[:1] if is_finding else []
+            else:
+                is_row = isinstance(node, ast.Tuple) and len(node.elts) > 1
+                first = node.elts[:1] if is_row and _is_level(node.elts[1]) else []
+            found |= {one.value for one in first if isinstance(one, ast.Constant)}
+    return found
+
+
+def _is_level(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id in LEVELS
 
 
 def test_requirements_are_what_the_package_itself_requires() -> None:

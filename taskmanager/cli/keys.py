@@ -6,7 +6,7 @@ import click
 
 from taskmanager.access import key_changes, keys
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import open_queue, say, show, show_json
+from taskmanager.cli.terminal import json_option, open_queue, say, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.rates import parse_rate
 
@@ -71,7 +71,7 @@ def create_key(
 
 
 @keys_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_keys(as_json: bool) -> None:
     """List the names and rights of all keys.
 

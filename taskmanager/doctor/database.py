@@ -1,7 +1,6 @@
 """Checks that the database can be reached and that its version is supported."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from taskmanager.db.connection import connect_database
@@ -61,33 +60,28 @@ FIX_FILE = (
 )
 
 
-def check_reachable(case: Case) -> Iterator[Finding]:
+def check_reachable(case: Case) -> Finding:
     """Connects and reads one row. Over HTTP it uses the connection of the service."""
-    url = case.known_settings.effective_database_url
+    settings = case.known_settings
     try:
         if case.call is None:
-            connect_database(url, table_prefix=case.known_settings.table_prefix)
-        if url.startswith("sqlite:///"):
-            missing = _no_file_yet(url)
-            if missing is not None:
-                case.missing[DATABASE] = "there is no database"
-                yield missing
-                return
+            connect_database(settings.effective_database_url, table_prefix=settings.table_prefix)
+        if case.sqlite_file and (missing := _no_file_yet(case.sqlite_file)):
+            case.missing[DATABASE] = "there is no database"
+            return missing
         fetch_one("SELECT 1 AS one")
-        if url.startswith("sqlite:///"):
+        if case.sqlite_file:
             fetch_one("SELECT COUNT(*) AS entries FROM sqlite_master")
     except ConfigurationError as error:
         case.missing[DATABASE] = "the database cannot be used"
-        yield problem("database", error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
+        return problem("database", error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
     except DatabaseUnavailable as error:
         case.missing[DATABASE] = "the database cannot be used"
-        yield _unavailable(error, FIX_FILE if url.startswith("sqlite:///") else FIX_SERVER)
-    else:
-        yield ok("database", "The database answers.")
+        return _unavailable(error, FIX_FILE if case.sqlite_file else FIX_SERVER)
+    return ok("database", "The database answers.")
 
 
-def _no_file_yet(url: str) -> Finding | None:
-    path = Path(url.removeprefix("sqlite:///").partition("?")[0])
+def _no_file_yet(path: Path) -> Finding | None:
     try:
         path.stat()
     except FileNotFoundError:
@@ -108,8 +102,7 @@ def _no_file_yet(url: str) -> Finding | None:
 
 
 def _unavailable(error: DatabaseUnavailable, remedy: str) -> Finding:
-    cause = error.__cause__
-    code = mysql_code(cause) if cause is not None else None
+    code = mysql_code(error.__cause__) if error.__cause__ is not None else None
     if code in REFUSALS:
         reason, specific_remedy = REFUSALS[code]
         return problem("database", f"The database cannot be used: {reason}.", specific_remedy)
@@ -118,9 +111,9 @@ def _unavailable(error: DatabaseUnavailable, remedy: str) -> Finding:
     return problem("database", f"{first}{number}.", remedy)
 
 
-def check_version(case: Case) -> Iterator[Finding]:
+def check_version(case: Case) -> Finding:
     """The engine and its version, as the database reports them."""
-    yield judge_version(*engine_and_version())
+    return judge_version(*engine_and_version())
 
 
 def judge_version(engine: str, version: str) -> Finding:

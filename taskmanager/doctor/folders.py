@@ -31,31 +31,26 @@ def check_instance_folder(case: Case) -> Iterator[Finding]:
     """Writes a file there, which is more reliable than looking at the permissions."""
     folder = case.known_settings.instance_path
     if not os.path.lexists(folder):
-        yield _not_there(case, folder)
-        return
-    if not folder.is_dir():
+        case.missing[FOLDER] = "there is no instance folder yet"
+        yield _not_there(folder)
+    elif not folder.is_dir():
         case.missing[FOLDER] = "the instance folder is not a folder"
         yield problem(
             "instance_folder", "The path of the instance folder is not a folder.", ELSEWHERE
         )
-        return
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-"):
-            pass
-    except OSError as error:
-        case.missing[FOLDER] = "the instance folder is not writable"
-        yield problem(
-            "instance_folder",
-            f"The instance folder is not writable: {reason_of(error)}.",
-            ELSEWHERE,
-        )
     else:
-        yield ok("instance_folder", "The instance folder exists and is writable.")
-    yield _judge_access(folder.stat())
+        try:
+            tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-").close()
+        except OSError as error:
+            case.missing[FOLDER] = "the instance folder is not writable"
+            found = f"The instance folder is not writable: {reason_of(error)}."
+            yield problem("instance_folder", found, ELSEWHERE)
+        else:
+            yield ok("instance_folder", "The instance folder exists and is writable.")
+        yield _judge_access(folder.stat())
 
 
-def _not_there(case: Case, folder: Path) -> Finding:
-    case.missing[FOLDER] = "there is no instance folder yet"
+def _not_there(folder: Path) -> Finding:
     above = next(parent for parent in folder.parents if parent.exists())
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
         return warning(
@@ -90,11 +85,9 @@ def _judge_access(found: os.stat_result) -> Finding:
 
 def check_space(case: Case) -> Iterator[Finding]:
     """Free space on each disk that the queue writes to. Does not see the account's quota."""
-    settings = case.known_settings
-    folders = {"the instance folder": settings.instance_path}
-    url = settings.effective_database_url
-    if url.startswith("sqlite:///"):
-        folders["the database"] = Path(url.removeprefix("sqlite:///").partition("?")[0]).parent
+    folders = {"the instance folder": case.known_settings.instance_path}
+    if case.sqlite_file:
+        folders["the database"] = case.sqlite_file.parent
     seen = set()
     for name, folder in folders.items():
         there = next(path for path in (folder, *folder.parents) if path.is_dir())
@@ -114,22 +107,18 @@ def judge_space(name: str, free: int, inodes: int) -> Finding:
     left = f"{free // 1024**2:,} MB"
     make_room = "Delete what you do not need, or ask the host for more space."
     if inodes < LITTLE_INODES:
-        return problem(
-            "disk_space",
-            f"Only {inodes:,} more files can be created on the disk of {name}.",
-            make_room,
-        )
-    if free < NO_SPACE:
-        return problem("disk_space", f"Only {left} are free on the disk of {name}.", make_room)
+        found = f"Only {inodes:,} more files can be created on the disk of {name}."
+        return problem("disk_space", found, make_room)
     if free < LITTLE_SPACE:
-        return warning("disk_space", f"Only {left} are free on the disk of {name}.", make_room)
+        level = problem if free < NO_SPACE else warning
+        return level("disk_space", f"Only {left} are free on the disk of {name}.", make_room)
     return ok(
         "disk_space",
         f"{left} are free on the disk of {name}. A quota of the account may leave less.",
     )
 
 
-def check_sync(case: Case) -> Iterator[Finding]:
+def check_sync(case: Case) -> Finding:
     """Measures fsync, for which every write request on SQLite waits."""
     milliseconds: list[float] = []
     deadline = time.monotonic() + MAX_SYNC_SECONDS
@@ -139,8 +128,7 @@ def check_sync(case: Case) -> Iterator[Finding]:
             started = time.perf_counter()
             os.fsync(file.fileno())
             milliseconds.append((time.perf_counter() - started) * 1000)
-    uses_sqlite = case.known_settings.effective_database_url.startswith("sqlite:///")
-    yield judge_sync(milliseconds, uses_sqlite=uses_sqlite)
+    return judge_sync(milliseconds, uses_sqlite=case.sqlite_file is not None)
 
 
 def judge_sync(milliseconds: list[float], *, uses_sqlite: bool) -> Finding:

@@ -13,11 +13,10 @@ MAX_SKEW_MS = 5_000
 NEARLY_FULL = 0.8
 
 
-def check_clock(case: Case) -> Iterator[Finding]:
+def check_clock(case: Case) -> Finding:
     """The queue uses only the local clock, but if the two differ, one of them is wrong."""
     if dialect() is SQLITE:
-        yield not_applicable("clock", "SQLite has no clock of its own.")
-        return
+        return not_applicable("clock", "SQLite has no clock of its own.")
     before = utc_now()
     row = fetch_one("SELECT UNIX_TIMESTAMP(NOW(3)) AS seconds")
     here = (before + utc_now()) / 2
@@ -25,14 +24,13 @@ def check_clock(case: Case) -> Iterator[Finding]:
     found = f"The database server's clock is {abs(skew_ms) / 1000:.1f} s "
     found += "ahead of" if skew_ms > 0 else "behind"
     if abs(skew_ms) > MAX_SKEW_MS:
-        yield warning(
+        return warning(
             "clock",
             f"{found} the local clock. The queue uses the local clock. If that one is wrong, "
             "leases, delays and schedules are wrong too, and machines disagree with each other.",
             "Find out which clock is wrong (date -u). Set it with NTP, or tell the host.",
         )
-    else:
-        yield ok("clock", f"{found} the local clock.")
+    return ok("clock", f"{found} the local clock.")
 
 
 def check_connections(case: Case) -> Iterator[Finding]:
@@ -57,10 +55,7 @@ def check_connections(case: Case) -> Iterator[Finding]:
         everybody=status.get("Threads_connected", 0),
         limit=limits["all_users"],
     )
-    yield not_applicable(
-        "processes",
-        "a database server knows connections, not processes.",
-    )
+    yield not_applicable("processes", "a database server knows connections, not processes.")
 
 
 def judge_connections(*, own: int, own_limit: int, everybody: int, limit: int) -> Finding:

@@ -1,5 +1,6 @@
 """Checks for SQLite only: the file, the write-ahead log, and the processes that use it."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,23 +53,20 @@ def check_journal(case: Case) -> Iterator[Finding]:
             "change only at a start while no other process uses the database.",
             "Stop every process that uses it, including cron and commands, then start again.",
         )
-    elif facts.journal == "wal":
-        if facts.is_network_file_system:
-            yield warning(
-                "sqlite_journal",
-                "The write-ahead log is in use on a network file system, because of ?journal=wal.",
-                "Remove that option from TASKMANAGER_DATABASE_URL unless the file is really on a "
-                "local disk. Otherwise the database may be damaged.",
-            )
-        else:
-            yield ok("sqlite_journal", "The write-ahead log is in use.")
-    elif facts.is_network_file_system:
-        yield ok(
+    elif facts.journal == "wal" and facts.is_network_file_system:
+        yield warning(
             "sqlite_journal",
-            "There is no write-ahead log, because this file system does not support it.",
+            "The write-ahead log is in use on a network file system, because of ?journal=wal.",
+            "Remove that option from TASKMANAGER_DATABASE_URL unless the file is really on a "
+            "local disk. Otherwise the database may be damaged.",
         )
+    elif facts.journal == "wal":
+        yield ok("sqlite_journal", "The write-ahead log is in use.")
     else:
-        yield ok("sqlite_journal", "There is no write-ahead log, because of ?journal=delete.")
+        why = "this file system does not support it"
+        if not facts.is_network_file_system:
+            why = "of ?journal=delete"
+        yield ok("sqlite_journal", f"There is no write-ahead log, because {why}.")
 
 
 def check_processes(case: Case) -> Iterator[Finding]:
@@ -89,21 +87,17 @@ def check_processes(case: Case) -> Iterator[Finding]:
     this = "this process" if case.call is not None else "this command"
     count = "1 process has" if others == 1 else f"{others} processes have"
     yield ok(
-        "processes",
-        f"Apart from {this}, {count} the database open, as far as this user can see.",
+        "processes", f"Apart from {this}, {count} the database open, as far as this user can see."
     )
 
 
 def _has_open(process: Path, wanted: os.stat_result) -> bool:
     try:
-        return any(_is(entry, wanted) for entry in (process / "fd").iterdir())
+        entries = list((process / "fd").iterdir())
     except OSError:  # it belongs to another user, or has ended
         return False
-
-
-def _is(entry: Path, wanted: os.stat_result) -> bool:
-    try:
-        found = entry.stat()
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(entry.stat(), wanted):
+                return True
+    return False
