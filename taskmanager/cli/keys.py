@@ -97,8 +97,11 @@ def list_keys(as_json: bool) -> None:
         say("There are no keys yet. Create one: taskmanager keys create --name me --role admin")
 
 
+_key_id = click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+
+
 @keys_group.command("rotate")
-@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@_key_id
 @click.option(
     "--overlap",
     metavar="SECONDS",
@@ -123,7 +126,7 @@ def rotate_key(key_id: int, overlap: int) -> None:
 
 
 @keys_group.command("revoke")
-@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@_key_id
 def revoke_key(key_id: int) -> None:
     """Revoke a key permanently."""
     open_queue()
