@@ -98,10 +98,8 @@ def _column(field: peewee.Field) -> Column:
     size = getattr(field, "max_length", 0)
     if isinstance(field, peewee.IntegerField):
         bits = _BITS.get(type(field), 32)
-        valid, expected = (
-            range(-(2 ** (bits - 1)), 2 ** (bits - 1)),
-            f"a whole number of {bits} bits",
-        )
+        valid = range(-(2 ** (bits - 1)), 2 ** (bits - 1))
+        expected = f"a whole number of {bits} bits"
     elif isinstance(field, peewee.FixedCharField):
         valid, expected = range(size, size + 1), f"a text of {size} characters"
     elif isinstance(field, peewee.CharField):

@@ -85,7 +85,7 @@ def test_where_the_database_is_not_known_no_other_is_examined_in_its_place(uploa
 
     report = upload.examine(table_prefix="my-shop_")
     assert "TASKMANAGER_TABLE_PREFIX is 'my-shop_'" in report.of("settings")["found"]
-    assert "it is not known which database" in report.not_checked()
+    assert "the settings do not say which database" in report.not_checked()
 
 
 def test_an_option_of_the_database_that_does_not_exist_is_told(upload: Upload) -> None:
