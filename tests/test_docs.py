@@ -18,6 +18,8 @@ from taskmanager.app import create_app
 from taskmanager.cli import main
 from taskmanager.config import PREFIX, Settings
 from taskmanager.db.connection import close_connection
+from taskmanager.doctor import release
+from taskmanager.doctor.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +27,6 @@ API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 DEFAULTS = {PREFIX + item.name.upper(): item.metadata["default"] for item in fields(Settings)}
 SETTING_ROW = re.compile(r"^\| `(TASKMANAGER_\w+)` \| (.*?) \| .+ \|$", re.MULTILINE)
 EXAMPLE_LINE = re.compile(r"^# (TASKMANAGER_\w+)=(.*)$", re.MULTILINE)
-LEVELS = {"ok", "not_applicable", "warning", "problem", "level"}
 CALL_HEADING = re.compile(r"^### `([A-Z]+ /\S*)`$", re.MULTILINE)
 
 
@@ -158,22 +159,14 @@ def test_operations_lists_every_code_of_the_doctor_and_no_other() -> None:
 
 
 def codes_of_the_doctor() -> set[str]:
-    """What stands first in a call that makes a finding, and in a table of them."""
-    found = set()
+    """Those of its checks, and those that a finding has of its own."""
+    codes = {check.code for checks in CHECKS.values() for check in checks}
+    codes |= {code for code, *_ in release.KINDS}
     for path in (ROOT / "taskmanager" / "doctor").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                is_finding = isinstance(node.func, ast.Name) and node.func.id in LEVELS
-                first = node.args[:1] if is_finding else []
-            else:
-                is_row = isinstance(node, ast.Tuple) and len(node.elts) > 1
-                first = node.elts[:1] if is_row and _is_level(node.elts[1]) else []
-            found |= {one.value for one in first if isinstance(one, ast.Constant)}
-    return found
-
-
-def _is_level(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and node.id in LEVELS
+            if isinstance(node, ast.keyword) and node.arg == "code":
+                codes |= {node.value.value} if isinstance(node.value, ast.Constant) else set()
+    return codes - {""}
 
 
 def test_requirements_are_what_the_package_itself_requires() -> None:

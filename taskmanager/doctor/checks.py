@@ -10,12 +10,14 @@ from taskmanager.doctor.findings import Finding, warning
 
 @dataclass(frozen=True)
 class Check:
-    """`function` is `module:name` in this package, imported just before it runs.
+    """`code` is that of its findings, unless a finding has one of its own.
 
-    It returns one finding or yields several. `subject` names the check in the report if it is
-    skipped. `needs` lists the entries of `Case.missing` that skip it.
+    `function` is `module:name` in this package, imported just before it runs. It returns one
+    finding or yields several. `subject` names the check in the report if it is skipped. `needs`
+    lists the entries of `Case.missing` that skip it.
     """
 
+    code: str
     function: str
     subject: str
     needs: tuple[str, ...] = ()
@@ -24,43 +26,45 @@ class Check:
 # Group → its checks.
 CHECKS = {
     "program": (
-        Check("program:check_python", "Python"),
-        Check("program:check_libraries", "libraries"),
-        Check("program:check_loading", "the program's parts"),
-        Check("release:check_files", "the release's files"),
+        Check("python_version", "program:check_python", "Python"),
+        Check("libraries", "program:check_libraries", "libraries"),
+        Check("program_loads", "program:check_loading", "the program's parts"),
+        Check("release_files", "release:check_files", "the release's files"),
     ),
     "settings": (
-        Check("settings:check_settings", "settings"),
-        Check("settings:check_env_file", "`.env`"),
-        Check("settings:check_plugins", "plugins", (SETTINGS,)),
-        Check("settings:check_bootstrap_key", "the bootstrap key", (SETTINGS,)),
+        Check("settings", "settings:check_settings", "settings"),
+        Check("env_file", "settings:check_env_file", "`.env`"),
+        Check("plugins", "settings:check_plugins", "plugins", (SETTINGS,)),
+        Check("bootstrap_key", "settings:check_bootstrap_key", "the bootstrap key", (SETTINGS,)),
     ),
     "host": (
-        Check("folders:check_instance_folder", "the instance folder", (PLACE,)),
-        Check("folders:check_space", "free space", (PLACE,)),
-        Check("folders:check_sync", "the speed of the disk", (FOLDER, PLACE)),
-        Check("rate_limits:check_storage", "rate limits", (PLACE,)),
+        Check("instance_folder", "folders:check_instance_folder", "the instance folder", (PLACE,)),
+        Check("disk_space", "folders:check_space", "free space", (PLACE,)),
+        Check("disk_sync", "folders:check_sync", "the speed of the disk", (FOLDER, PLACE)),
+        Check("rate_limits", "rate_limits:check_storage", "rate limits", (PLACE,)),
     ),
     "database": (
-        Check("database:check_reachable", "the database", (PLACE,)),
-        Check("database:check_version", "the database version", (DATABASE, PLACE)),
-        Check("sqlite:check_file", "the database file", (DATABASE, PLACE)),
-        Check("sqlite:check_journal", "the journal", (DATABASE, PLACE)),
-        Check("sqlite:check_processes", "processes", (DATABASE, PLACE)),
-        Check("mysql:check_clock", "clocks", (DATABASE, PLACE)),
-        Check("mysql:check_connections", "connections", (DATABASE, PLACE)),
+        Check("database", "database:check_reachable", "the database", (PLACE,)),
+        Check(
+            "database_version", "database:check_version", "the database version", (DATABASE, PLACE)
+        ),
+        Check("sqlite_file", "database:check_file", "the database file", (DATABASE, PLACE)),
+        Check("sqlite_journal", "database:check_journal", "the journal", (DATABASE, PLACE)),
+        Check("processes", "database:check_processes", "processes", (DATABASE, PLACE)),
+        Check("clock", "database:check_clock", "clocks", (DATABASE, PLACE)),
+        Check("connections", "database:check_connections", "connections", (DATABASE, PLACE)),
     ),
     "queue": (
-        Check("queue:check_schema", "tables", (DATABASE, PLACE)),
-        Check("queue:check_claim_path", "SKIP LOCKED", (TABLES, DATABASE, PLACE)),
-        Check("queue:check_keys", "keys", (TABLES, DATABASE, PLACE)),
-        Check("queue:check_maintenance", "maintenance", (TABLES, DATABASE, PLACE)),
+        Check("schema_version", "queue:check_schema", "tables", (DATABASE, PLACE)),
+        Check("claim_path", "queue:check_claim_path", "SKIP LOCKED", (TABLES, DATABASE, PLACE)),
+        Check("admin_key", "queue:check_keys", "keys", (TABLES, DATABASE, PLACE)),
+        Check("maintenance", "queue:check_maintenance", "maintenance", (TABLES, DATABASE, PLACE)),
     ),
     "network": (
-        Check("network:check_encryption", "encryption"),
-        Check("network:check_proxies", "proxies", (SETTINGS,)),
-        Check("network:check_document_root", "the document root"),
-        Check("outside:check_from_outside", "exposed files"),
+        Check("encryption", "network:check_encryption", "encryption"),
+        Check("proxies", "network:check_proxies", "proxies", (SETTINGS,)),
+        Check("document_root", "network:check_document_root", "the document root"),
+        Check("files_exposed", "outside:check_from_outside", "exposed files"),
     ),
 }
 
@@ -78,14 +82,14 @@ def examine(case: Case) -> Iterator[Finding]:
                 skipped.setdefault(reason, []).append(check.subject)
                 continue
             for finding in _run(check, case):
-                yield replace(finding, group=group)
+                yield replace(finding, group=group, code=finding.code or check.code)
         for reason, subjects in skipped.items():
-            yield warning(
-                "not_checked",
+            finding = warning(
                 f"Not checked: {', '.join(subjects)}. Reason: {reason}.",
                 "Fix that first, then run the doctor again.",
-                group=group,
+                code="not_checked",
             )
+            yield replace(finding, group=group)
 
 
 def _run(check: Check, case: Case) -> list[Finding]:
@@ -101,10 +105,9 @@ def _run(check: Check, case: Case) -> list[Finding]:
             why = f"the module {error.name} is missing"
         else:
             why = f"the check failed with {type(error).__name__}"
-    return [
-        warning(
-            "check_failed",
-            f"Not checked: {check.subject}. Reason: {why}.",
-            "Fix the other findings first. If this one remains, please report it as a bug.",
-        )
-    ]
+    failed = warning(
+        f"Not checked: {check.subject}. Reason: {why}.",
+        "Fix the other findings first. If this one remains, please report it as a bug.",
+        code="check_failed",
+    )
+    return [failed]

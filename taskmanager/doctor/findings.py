@@ -12,35 +12,36 @@ class Level(StrEnum):
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """What was found and, unless the level is OK, what to do about it.
 
-    Neither text contains a secret or an absolute path. The runner of the checks sets `group`.
+    Neither text contains a secret or an absolute path. The runner sets `group` and, if it is
+    empty, `code`: both are those of the check.
     """
 
+    group: str = ""
     code: str
     level: Level
     found: str
     remedy: str | None = None
-    group: str = ""
 
 
-def ok(code: str, found: str, remedy: str | None = None) -> Finding:
-    return Finding(code, Level.OK, found, remedy)
+def ok(found: str) -> Finding:
+    return Finding(code="", level=Level.OK, found=found)
 
 
-def not_applicable(code: str, sentence: str) -> Finding:
+def not_applicable(sentence: str) -> Finding:
     """A check that does not apply to this host, or whose result cannot be known."""
-    return Finding(code, Level.OK, f"Not applicable: {sentence}")
+    return ok(f"Not applicable: {sentence}")
 
 
-def warning(code: str, found: str, remedy: str, *, group: str = "") -> Finding:
-    return Finding(code, Level.WARNING, found, remedy, group)
+def warning(found: str, remedy: str, *, code: str = "") -> Finding:
+    return Finding(code=code, level=Level.WARNING, found=found, remedy=remedy)
 
 
-def problem(code: str, found: str, remedy: str) -> Finding:
-    return Finding(code, Level.PROBLEM, found, remedy)
+def problem(found: str, remedy: str, *, code: str = "") -> Finding:
+    return Finding(code=code, level=Level.PROBLEM, found=found, remedy=remedy)
 
 
 def listed(names: list[str], most: int = 10) -> str:

@@ -12,15 +12,14 @@ def check_encryption(case: Case) -> Finding:
     """Keys are sent in a header, so plain HTTP reveals them."""
     call = case.call
     if call is None:
-        return ok("encryption", BY_COMMAND)
+        return ok(BY_COMMAND)
     if call.is_secure:
-        return ok("encryption", "This call came over HTTPS.")
+        return ok("This call came over HTTPS.")
     if (call.forwarded_proto or "").lower() == "https":
-        return ok("encryption", "This call came over HTTPS, if X-Forwarded-Proto is right.")
+        return ok("This call came over HTTPS, if X-Forwarded-Proto is right.")
     if call.is_from_this_machine and call.forwarded_for is None:
-        return ok("encryption", "This call came over plain HTTP, but from the same machine.")
+        return ok("This call came over plain HTTP, but from the same machine.")
     return warning(
-        "encryption",
         "This call came over plain HTTP. Anybody on the network path can read the key.",
         "Use HTTPS (shared hosts offer certificates in the panel), create another key and "
         "revoke this one. If the call was HTTPS, the proxy in front does not set "
@@ -31,47 +30,43 @@ def check_encryption(case: Case) -> Finding:
 def check_proxies(case: Case) -> Finding:
     """Rate limits and the audit trail use the caller's address, so it must be right."""
     if case.call is None:
-        return ok("proxies", BY_COMMAND)
+        return ok(BY_COMMAND)
     trusted = case.known_settings.trusted_proxies
     header = case.call.forwarded_for or ""
     entries = len([part for part in header.split(",") if part.strip()])
     if trusted and entries < trusted:
         return warning(
-            "proxies",
             f"TASKMANAGER_TRUSTED_PROXIES is {trusted}, but X-Forwarded-For lists {entries}.",
             "Set it to the number of proxies in front that add to the header. If it is too high, "
             "callers can choose the address under which they are counted.",
         )
     if entries and not trusted:
         return warning(
-            "proxies",
             f"X-Forwarded-For of this call lists {entries}, but TASKMANAGER_TRUSTED_PROXIES is 0. "
             "If a proxy added the header, all callers count as one address.",
             "Set TASKMANAGER_TRUSTED_PROXIES to the number of proxies in front. If you sent the "
             "header yourself, 0 is right.",
         )
     if trusted:
-        return ok("proxies", f"{trusted} trusted, and X-Forwarded-For lists {entries}.")
-    return ok("proxies", "No proxy is trusted, and this call has no X-Forwarded-For.")
+        return ok(f"{trusted} trusted, and X-Forwarded-For lists {entries}.")
+    return ok("No proxy is trusted, and this call has no X-Forwarded-For.")
 
 
 def check_document_root(case: Case) -> Finding:
     """Uses the document root that the web server reports; a caller cannot change it."""
     if case.call is None:
-        return ok("document_root", BY_COMMAND)
+        return ok(BY_COMMAND)
     if not case.call.document_root:
-        return not_applicable("document_root", "the web server does not report it.")
+        return not_applicable("the web server does not report it.")
     if not case.root.is_relative_to(Path(case.call.document_root).resolve()):
-        return ok("document_root", "The program is outside the web server's document root.")
+        return ok("The program is outside the web server's document root.")
     if not (case.root / ".htaccess").exists():
         return problem(
-            "document_root",
             "The program is inside the web server's document root, and .htaccess, which keeps its "
             "files from being served, is missing.",
             "Upload .htaccess (FTP programs hide such files), or move the program outside.",
         )
     return warning(
-        "document_root",
         "The program is inside the web server's document root. Only .htaccess keeps .env and "
         "the database from being served.",
         "Move the program outside if the host allows it. Otherwise check that .htaccess works, "

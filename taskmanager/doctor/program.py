@@ -34,24 +34,21 @@ def judge_python(version: tuple[int, ...], old_loader: bool | None) -> Finding:
     name = "Python " + ".".join(map(str, version))
     if version[:2] < OLDEST_PYTHON:
         return problem(
-            "python_version",
             f"{name} is too old for TaskManager.",
             "Use Python 3.11 or newer. On cPanel choose it in 'Setup Python App'; elsewhere create "
             "the virtual environment with it.",
         )
     if version[:2] < WITHOUT_IMP:
-        return ok("python_version", f"{name}.")
+        return ok(f"{name}.")
     if old_loader:
         return warning(
-            "python_version",
             f"{name}, but the Passenger of this host needs the module imp, which Python 3.12 "
             "removed.",
             "If Passenger serves the program, use Python 3.11, or a Passenger newer than 6.0.18.",
         )
     return ok(
-        "python_version",
         f"{name}. If Passenger serves the program, it must be newer than 6.0.18 to load this "
-        "Python.",
+        "Python."
     )
 
 
@@ -80,15 +77,15 @@ def check_libraries(case: Case) -> Iterator[Finding]:
                 new.append(f"{name} {version} (below {bound})")
     install = "Install the requirements: python -m pip install -r requirements.txt"
     if not required:
-        yield ok("libraries", "Not applicable: there is no list of the required libraries.")
+        yield ok("Not applicable: there is no list of the required libraries.")
     if missing:
-        yield problem("libraries", f"Not installed: {listed(missing)}.", install)
+        yield problem(f"Not installed: {listed(missing)}.", install)
     if old:
-        yield problem("libraries", f"Too old: {listed(old)}.", install)
+        yield problem(f"Too old: {listed(old)}.", install)
     if new:
-        yield warning("libraries", f"Newer than the tested versions: {listed(new)}.", install)
+        yield warning(f"Newer than the tested versions: {listed(new)}.", install)
     if required and not missing + old + new:
-        yield ok("libraries", f"All {len(required)} libraries are installed in supported versions.")
+        yield ok(f"All {len(required)} libraries are installed in supported versions.")
 
 
 def _requirements(root: Path) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -125,17 +122,15 @@ def check_loading(case: Case) -> Finding:
         name = getattr(error, "name", None) or ""
         if isinstance(error, ModuleNotFoundError) and not name.startswith("taskmanager"):
             return problem(
-                "program_loads",
                 f"The program does not start: the module {error.name} is missing.",
                 "Install the requirements with the Python that serves the program: "
                 "python -m pip install -r requirements.txt",
             )
         return problem(
-            "program_loads",
             f"The program does not start: {_where(error)}{type(error).__name__}.",
             "Upload the whole release again, in binary mode.",
         )
-    return ok("program_loads", "The whole program can be imported.")
+    return ok("The whole program can be imported.")
 
 
 def _where(error: Exception) -> str:

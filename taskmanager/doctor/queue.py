@@ -1,6 +1,7 @@
 """Checks the content of the database: tables, keys and the last runs of maintenance."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from taskmanager.access import keys
 from taskmanager.clock import utc_now
@@ -27,36 +28,32 @@ def check_schema(case: Case) -> Iterator[Finding]:
         case.missing[TABLES] = "the tables have another version"
     if found is None:
         yield warning(
-            "schema_version",
             "The database has no tables yet.",
             "The first start creates them, or run: taskmanager init-db",
         )
     elif found < SCHEMA_VERSION:
         yield warning(
-            "schema_version",
             f"The tables have version {found} and the program has {SCHEMA_VERSION}: an upgrade is "
             "pending.",
             "The next start upgrades them, or run: taskmanager migrate",
         )
     elif found > SCHEMA_VERSION:
         yield problem(
-            "schema_version",
             f"The tables have version {found}, but this program only has {SCHEMA_VERSION}.",
             "Upload the newer program again, or restore a backup made with this one.",
         )
     else:
-        yield ok("schema_version", f"The tables have version {found}, like the program.")
-        yield _check_tables(case)
+        yield ok(f"The tables have version {found}, like the program.")
+        yield replace(_check_tables(case), code="tables")
 
 
 def _check_tables(case: Case) -> Finding:
     existing = set(database.get_tables())
     missing = [name for model in MODELS if (name := model._meta.table_name) not in existing]
     if not missing:
-        return ok("tables", f"All {len(MODELS)} tables exist.")
+        return ok(f"All {len(MODELS)} tables exist.")
     case.missing[TABLES] = "tables are missing"
     return problem(
-        "tables",
         f"Tables are missing: {', '.join(missing)}.",
         "Restore the database from a backup. Without one, delete its other tables and run "
         "'taskmanager init-db' to start with an empty queue.",
@@ -66,13 +63,12 @@ def _check_tables(case: Case) -> Finding:
 def check_claim_path(case: Case) -> Finding:
     """How claims lock tasks. Both ways are fine."""
     if dialect() is SQLITE:
-        return not_applicable("claim_path", "SQLite has one writer at a time.")
+        return not_applicable("SQLite has one writer at a time.")
     if skips_locked():
-        return ok("claim_path", "Claims use SKIP LOCKED.")
+        return ok("Claims use SKIP LOCKED.")
     return ok(
-        "claim_path",
         "Claims use guarded updates, because the server has no SKIP LOCKED or ?skip_locked=off "
-        "is set. With many workers the order of tasks is nearly exact.",
+        "is set. With many workers the order of tasks is nearly exact."
     )
 
 
@@ -81,11 +77,8 @@ def check_keys(case: Case) -> Finding:
     now = utc_now()
     admins = sum(keys.may_administer(row, now=now) for row in keys.list_keys())
     if admins:
-        return ok(
-            "admin_key", f"There {'is 1 admin key' if admins == 1 else f'are {admins} admin keys'}."
-        )
+        return ok(f"There {'is 1 admin key' if admins == 1 else f'are {admins} admin keys'}.")
     return problem(
-        "admin_key",
         "There is no valid admin key.",
         "Create one: taskmanager keys create --name me --role admin. Without a shell set "
         "TASKMANAGER_BOOTSTRAP_ADMIN_KEY to a key that was never used before, and restart.",
@@ -98,12 +91,11 @@ def check_maintenance(case: Case) -> Finding:
     full = {name: ages[way] for way, name in WAYS.items() if way in ages}
     said = ", ".join(f"{name} {_ago(age)}" for name, age in full.items())
     if full and min(full.values()) <= SILENT_MS:
-        return ok("maintenance", f"Maintenance last ran {said}.")
+        return ok(f"Maintenance last ran {said}.")
     found = f"Maintenance last ran {said}" if said else "Maintenance has never run"
     if "claims" in ages:
         found += f"; claims last did part of it {_ago(ages['claims'])}"
     return warning(
-        "maintenance",
         f"{found}. Without it schedules and retries wait for the next claim, and finished "
         "tasks are never deleted.",
         CRON,

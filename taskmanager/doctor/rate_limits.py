@@ -18,7 +18,7 @@ def check_storage(case: Case) -> Finding:
         )
     if case.call is not None:
         if case.call.counts_are_shared:
-            return ok("rate_limits", "All processes share the counters.")
+            return ok("All processes share the counters.")
         return _not_shared(
             "The storage of the counters cannot be used",
             "Check that the storage runs and can be reached"
@@ -35,12 +35,11 @@ def check_storage(case: Case) -> Finding:
             "The file of the counters is not writable",
             "Make the user who runs the service the owner of the instance folder and its files",
         )
-    return ok("rate_limits", "All processes share the file of the counters.")
+    return ok("All processes share the file of the counters.")
 
 
 def _not_shared(why: str, remedy: str) -> Finding:
     return warning(
-        "rate_limits",
         f"{why}, so each process counts on its own. With four processes a key can send four times "
         "as many requests as its limit allows.",
         f"{remedy}, and restart.",
@@ -58,7 +57,6 @@ def _try_storage(uri: str) -> Finding:
         works = storage_from_string(uri, **options).check()
     except (ConfigurationError, ValueError):
         return problem(
-            "rate_limits",
             f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: there is no storage named "
             f"'{kind}', or the library that it needs is not installed.",
             "Leave it empty, or install the library (redis for redis://). Until then the program "
@@ -67,7 +65,7 @@ def _try_storage(uri: str) -> Finding:
     except Exception:  # noqa: BLE001 - each client library has its own errors
         works = False
     if works:
-        return ok("rate_limits", f"The counters are stored in {kind}, which answers.")
+        return ok(f"The counters are stored in {kind}, which answers.")
     return _not_shared(
         f"The storage of the counters ({kind}) does not answer", "Check that it runs"
     )

@@ -46,14 +46,14 @@ def check_files(case: Case) -> Iterator[Finding]:
         yield _no_manifest(case)
         return
     if not differences:
-        yield ok("release_files", "Every file matches the manifest of the release.")
+        yield ok("Every file matches the manifest of the release.")
     if HTACCESS_CHANGED in differences:
         differences.remove(HTACCESS_CHANGED)
         yield warning(
-            "htaccess_changed",
             ".htaccess differs from the release. Lines that the host has added are harmless.",
             "Check that it still contains the rules of the release, and test them: taskmanager "
             "doctor --url ADDRESS",
+            code="htaccess_changed",
         )
     for code, level, kinds, state, remedy in KINDS:
         names = [
@@ -64,18 +64,16 @@ def check_files(case: Case) -> Iterator[Finding]:
         ]
         if names:
             count = "1 file is" if len(names) == 1 else f"{len(names)} files are"
-            yield level(code, f"{count} {state}: {listed(names)}.", remedy)
+            yield level(f"{count} {state}: {listed(names)}.", remedy, code=code)
 
 
 def _no_manifest(case: Case) -> Finding:
     if (case.root / MANIFEST).exists():
         return problem(
-            "release_files",
             f"{MANIFEST} is damaged: it lists no file.",
             "Upload the whole release again in binary mode.",
         )
     return not_applicable(
-        "release_files",
         f"there is no {MANIFEST}, so this is not an uploaded release but a git checkout or a pip "
         "install.",
     )

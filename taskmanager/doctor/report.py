@@ -49,7 +49,7 @@ def report_json(findings: list[Finding]) -> dict[str, Any]:
     """The report as JSON; the HTTP call returns the same."""
     return {
         "version": __version__,
-        "findings": [{"group": finding.group, **asdict(finding)} for finding in findings],
+        "findings": [asdict(finding) for finding in findings],
         "count": len(findings),
         "problems": _count(findings, Level.PROBLEM),
         "warnings": _count(findings, Level.WARNING),
