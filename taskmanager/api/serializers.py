@@ -102,6 +102,13 @@ TASK = Fields(
     created_at=TIME,
     updated_at=TIME,
 )
+ATTEMPT_ERROR = Fields(
+    attempt=NUMBER,
+    worker_id=or_null(TEXT),
+    error_message=or_null(TEXT),
+    error_code=or_null(TEXT),
+    failed_at=TIME,
+)
 LOG_ENTRY = Fields(
     id=NUMBER,
     task_id=NUMBER,
@@ -212,13 +219,10 @@ def attempt_error_json(log: Row) -> dict[str, Any]:
     """How one attempt failed, from its row in the history."""
     metadata = _parsed(log["metadata"]) or {}
     is_expired = log["event"] == "lease_expired"
-    return {
-        "attempt": log["attempt"],
-        "worker_id": log["worker_id"],
-        "error_message": log["message"],
-        "error_code": "lease_expired" if is_expired else metadata.get("error_code"),
-        "failed_at": format_time(log["created_at"]),
-    }
+    code = "lease_expired" if is_expired else metadata.get("error_code")
+    return ATTEMPT_ERROR.of(
+        {**log, "error_message": log["message"], "error_code": code, "failed_at": log["created_at"]}
+    )
 
 
 def task_type_json(row: Row) -> dict[str, Any]:

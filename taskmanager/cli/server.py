@@ -70,6 +70,6 @@ def demo(folder: Path | None, keep: bool) -> None:
     standard library), and lets two workers compute the checksums over HTTP. At
     the end it checks that all figures add up.
     """
-    from taskmanager.demo import run_demo
+    from taskmanager.demo.run import run_demo
 
     sys.exit(run_demo(folder, keep=keep))

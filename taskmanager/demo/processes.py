@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
-from taskmanager.config import Settings, setting_names
+from taskmanager.config import PREFIX, Settings
 from taskmanager.demo.http_client import HttpClient, ServiceError
 from taskmanager.demo.worker import empty_report
 
@@ -105,8 +106,8 @@ class Server(ChildProcess):
         self.admin_key = "tm_" + secrets.token_urlsafe(32)
         # Every setting has its default, whatever the environment or .env says.
         defaults = {
-            name: Settings.__dataclass_fields__[field].metadata["default"]
-            for name, field in setting_names().items()
+            PREFIX + setting.name.upper(): setting.metadata["default"]
+            for setting in fields(Settings)
         }
         super().__init__(
             "server",

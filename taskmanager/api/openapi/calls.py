@@ -31,7 +31,8 @@ class Call:
     """One call.
 
     `answer` is the schema of `data` if the call succeeds. `page` is the content type of an answer
-    without an envelope. `example` is an example of the request body, or of the page.
+    without an envelope. `example` is an example of the request body, or of the page; if a call with
+    a body has none, the example is an empty object.
     """
 
     answer: Schema = field(default_factory=dict)
@@ -134,7 +135,7 @@ CALLS: dict[str, Call] = {
     "tasks.cancel": Call(
         answer=ref("Task"), body=bodies.CANCEL_TASK, example={"reason": "no longer needed"}
     ),
-    "tasks.retry": Call(answer=ref("Task"), body=bodies.NOTHING, example={}),
+    "tasks.retry": Call(answer=ref("Task"), body=bodies.NOTHING),
     "claims.claim": Call(
         answer={"anyOf": [ref("ClaimedTask"), TASKS]},
         body=bodies.CLAIM,
@@ -175,7 +176,7 @@ CALLS: dict[str, Call] = {
         answer=ref("ScheduleWithRuns"), body=bodies.CHANGE_SCHEDULE, example={"is_active": False}
     ),
     "schedules.delete": Call(answer=ref("Schedule")),
-    "schedules.run": Call(answer=ref("CreatedTask"), body=bodies.NOTHING, example={}),
+    "schedules.run": Call(answer=ref("CreatedTask"), body=bodies.NOTHING),
     "workers.heartbeat": Call(
         answer=ref("WorkerHeartbeat"),
         body=bodies.WORKER_HEARTBEAT,
@@ -186,7 +187,6 @@ CALLS: dict[str, Call] = {
     "workers.shutdown": Call(
         answer=record(worker_id=TEXT, status=one_of("inactive"), released=list_of(NUMBER)),
         body=bodies.NOTHING,
-        example={},
     ),
     "service.health": Call(answer=ref("Health")),
     "service.stats": Call(answer=ref("Statistics")),
@@ -212,7 +212,6 @@ CALLS: dict[str, Call] = {
     "maintenance.run": Call(
         answer=record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT),
         body=bodies.NOTHING,
-        example={},
     ),
     "doctor.examine_host": Call(answer=ref("Diagnosis")),
     "documentation.document": Call(page="application/json"),

@@ -118,7 +118,7 @@ def _operation(name: str, line: str, rule: Rule, view: Callable[..., Any]) -> di
     if call.body is not None:
         operation["requestBody"] = {
             "required": "required" in call.body.schema,
-            "content": {_JSON: {"schema": call.body.schema, "example": call.example}},
+            "content": {_JSON: {"schema": call.body.schema, "example": call.example or {}}},
         }
     return operation
 

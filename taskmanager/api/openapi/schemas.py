@@ -62,15 +62,7 @@ COMPONENTS: dict[str, Schema] = {
     "Problem": PROBLEM,
     "Task": task(),
     "TaskWithReason": task(
-        attempt_errors=list_of(
-            record(
-                attempt=NUMBER,
-                worker_id=or_null(TEXT),
-                error_message=or_null(TEXT),
-                error_code=or_null(TEXT),
-                failed_at=TIME,
-            )
-        ),
+        attempt_errors=list_of(serializers.ATTEMPT_ERROR.schema()),
         waiting_because={
             **record(code=like(TEXT, "queued"), message=TEXT),
             "type": ["object", "null"],
