@@ -1,4 +1,7 @@
-"""The body of each call as a JSON Schema; the OpenAPI document shows the same ones."""
+"""The body and the query parameters of each call as JSON Schemas.
+
+The OpenAPI document shows the same ones.
+"""
 
 from typing import Any
 
@@ -7,6 +10,7 @@ from taskmanager.access.key_changes import MAX_OVERLAP_SECONDS
 from taskmanager.api.json_schema import (
     FLAG,
     OBJECT,
+    TEXT,
     TIME,
     Schema,
     integer,
@@ -15,8 +19,9 @@ from taskmanager.api.json_schema import (
     or_null,
     record,
 )
-from taskmanager.api.requests import MAX_INTEGER, RequestBody
-from taskmanager.queue import claim_sql, dedupe, retry
+from taskmanager.api.requests import MAX_INTEGER, QueryParameters, RequestBody
+from taskmanager.queue import claim_sql, dedupe, read, retry
+from taskmanager.queue.answer_size import LARGE_COLUMNS
 from taskmanager.queue.create import MAX_DELAY_SECONDS
 from taskmanager.queue.schedules import definitions
 
@@ -197,3 +202,29 @@ CHANGE_KEY = RequestBody(
     expires_at=or_null(TIME),
 )
 ROTATE_KEY = RequestBody(overlap_seconds=integer(0, MAX_OVERLAP_SECONDS))
+
+_LIMIT = {**integer(1, 100), "default": 50}
+_ANY_PRIORITY = integer(-(2**31), 2**31 - 1)
+_PAGE = {"limit": _LIMIT, "offset": {**integer(0, read.MAX_OFFSET), "default": 0}}
+
+NO_PARAMETERS = QueryParameters()
+PAGE = QueryParameters(**_PAGE)
+AUDIT_PAGE = QueryParameters(limit=_LIMIT, cursor=integer(1, MAX_INTEGER))
+FORCE = QueryParameters(force=FLAG)
+OF_VERSION = QueryParameters(version=TEXT)
+LIST_TASK_TYPES = QueryParameters(active_only=FLAG, **_PAGE)
+LIST_TASKS = QueryParameters(
+    status=one_of(*read.STATUSES),
+    type=TEXT,
+    worker_id=TEXT,
+    priority_min=_ANY_PRIORITY,
+    priority_max=_ANY_PRIORITY,
+    created_after=TIME,
+    created_before=TIME,
+    **_PAGE,
+    cursor=TEXT,
+    sort_by=one_of(*read.SORT_COLUMNS),
+    sort_order=one_of("asc", "desc", "ASC", "DESC"),
+    include=list_of(one_of(*LARGE_COLUMNS)),
+    with_total=FLAG,
+)

@@ -137,7 +137,7 @@ def _parameters(call: Call, rule: Rule) -> list[dict[str, Any]]:
     of_query = [
         {"name": name, "in": "query", "schema": schema}
         | ({"style": "form", "explode": False} if schema.get("type") == "array" else {})
-        for name, schema in call.query.items()
+        for name, schema in call.query.schemas.items()
     ]
     return of_path + of_query
 
