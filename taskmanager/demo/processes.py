@@ -164,18 +164,13 @@ class WorkerProcess(ChildProcess):
         return report
 
 
-def _prctl() -> Any:
-    """Linux's prctl(), or None on other systems and without ctypes."""
-    if sys.platform == "linux":
-        with contextlib.suppress(ImportError):
-            import ctypes
-
-            return ctypes.CDLL(None).prctl
-    return None
-
-
-_PRCTL = _prctl()  # loaded before the fork, after which little is safe
 _PR_SET_PDEATHSIG = 1
+_PRCTL: Any = None  # loaded before the fork, after which little is safe
+if sys.platform == "linux":
+    with contextlib.suppress(ImportError):
+        import ctypes
+
+        _PRCTL = ctypes.CDLL(None).prctl
 
 
 def _die_with_parent() -> None:
