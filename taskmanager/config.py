@@ -27,12 +27,7 @@ FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
 HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstrap_admin_key"})
 
 
-_TABLE_PREFIX = re.compile(r"(?![0-9]|sqlite_)\w{1,20}", re.ASCII | re.IGNORECASE)
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
-
-
-def _text(value: str) -> str:
-    return value
 
 
 def _path(value: str) -> Path:
@@ -77,22 +72,15 @@ def _origins(value: str) -> tuple[str, ...]:
     return origins
 
 
-def _database_url(value: str) -> str:
-    if value and not value.startswith(("sqlite:///", "mysql://")):
-        raise ValueError(
-            "sqlite:///path/to/file.db or mysql://user:password@host:3306/name "
-            "(with special characters in the password URL-quoted: @ is %40)"
-        )
-    return value
+def _matching(pattern: str, expected: str) -> Callable[[str], str]:
+    """Text that matches `pattern`; `expected` puts the pattern in words."""
 
+    def parse(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(expected)
+        return value
 
-def _table_prefix(value: str) -> str:
-    if value and not _TABLE_PREFIX.fullmatch(value):
-        raise ValueError(
-            "empty, or 1 to 20 letters (a to z), digits and _, such as shop_, beginning with "
-            "neither a digit nor sqlite_"
-        )
-    return value
+    return parse
 
 
 def _setting(default: str, parse: Callable[[str], Any], help_text: str) -> Any:
@@ -109,7 +97,11 @@ class Settings:
     )
     database_url: str = _setting(
         "",
-        _database_url,
+        _matching(
+            "|(sqlite:///|mysql://).*",
+            "sqlite:///path/to/file.db or mysql://user:password@host:3306/name "
+            "(with special characters in the password URL-quoted: @ is %40)",
+        ),
         "Empty: taskmanager.db in the instance path. Otherwise "
         "mysql://user:password@host:3306/name (URL-quoted) with ?unix_socket=, ?ssl_ca= or "
         "?skip_locked=off, or sqlite:///path/to/file.db with ?journal=wal or ?journal=delete",
@@ -122,7 +114,11 @@ class Settings:
     )
     table_prefix: str = _setting(
         "",
-        _table_prefix,
+        _matching(
+            "|(?![0-9]|(?i:sqlite_))[A-Za-z0-9_]{1,20}",
+            "empty, or 1 to 20 letters (a to z), digits and _, such as shop_, beginning with "
+            "neither a digit nor sqlite_",
+        ),
         "Begins the name of every table, so that several applications can share one database",
     )
     sqlite_synchronous: str = _setting(
@@ -146,7 +142,7 @@ class Settings:
     )
     rate_limit_storage_uri: str = _setting(
         "",
-        _text,
+        str,
         "Where requests are counted. Empty: in a file in the instance path that all processes of "
         "the host share. Otherwise redis://… or another storage of the library limits",
     )
@@ -170,7 +166,7 @@ class Settings:
         "Days that prune keeps finished tasks and their history. 0: forever",
     )
     bootstrap_admin_key: str = _setting(
-        "", _text, "The first admin key, for hosts without a shell. At least 32 characters"
+        "", str, "The first admin key, for hosts without a shell. At least 32 characters"
     )
     plugins: tuple[str, ...] = _setting(
         "", _names, "Comma-separated Python modules that register format checkers"

@@ -6,7 +6,7 @@ also runs where half of the program is missing.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from typing import NamedTuple
 MANIFEST = "MANIFEST.sha256"
 PACKAGE = "taskmanager"
 
-_HASH_LINE = re.compile(r"^([0-9a-f]{64})  (\S.*)$")
-_SIZE_LINE = re.compile(r"^# +(\d+) bytes  (\S.*)$")
+_HASH_LINE = re.compile(r"^([0-9a-f]{64})  (\S.*)$", re.MULTILINE)
+_SIZE_LINE = re.compile(r"^# +(\d+) bytes  (\S.*)$", re.MULTILINE)
 
 
 class Fault(StrEnum):
@@ -42,8 +42,11 @@ class NoManifest(Exception):
 
 def manifest_text(heading: str, files: Mapping[str, bytes]) -> str:
     """The manifest of `files`, by path; `sha256sum --check` understands it too."""
-    lines = [f"# {heading}", f"# Check them: python3 -m {PACKAGE} doctor"]
-    lines += [f"# Or without it: sha256sum --check {MANIFEST}"]
+    lines = [
+        f"# {heading}",
+        f"# Check them: python3 -m {PACKAGE} doctor",
+        f"# Or without it: sha256sum --check {MANIFEST}",
+    ]
     for path, content in sorted(files.items()):
         lines.append(f"# {len(content):>7} bytes  {path}")
         lines.append(f"{hashlib.sha256(content).hexdigest()}  {path}")
@@ -61,7 +64,10 @@ def compare_with_manifest(root: Path) -> list[Difference]:
         for path, digest in hashes.items()
         if (fault := _fault(root / path, digest, sizes.get(path)))
     ]
-    return found + [Difference(path, Fault.LEFT_OVER) for path in _left_over(root, hashes)]
+    # Python's caches do not count.
+    present = [path for path in (root / PACKAGE).rglob("*") if "__pycache__" not in path.parts]
+    names = sorted(path.relative_to(root).as_posix() for path in present if path.is_file())
+    return found + [Difference(name, Fault.LEFT_OVER) for name in names if name not in hashes]
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, str], dict[str, int]]:
@@ -70,15 +76,10 @@ def _read_manifest(path: Path) -> tuple[dict[str, str], dict[str, int]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise NoManifest from None
-    hashes, sizes = {}, {}
-    for line in text.splitlines():
-        if match := _HASH_LINE.match(line):
-            hashes[match[2]] = match[1]
-        elif match := _SIZE_LINE.match(line):
-            sizes[match[2]] = int(match[1])
+    hashes = {name: digest for digest, name in _HASH_LINE.findall(text)}
     if not hashes:
         raise NoManifest
-    return hashes, sizes
+    return hashes, {name: int(size) for size, name in _SIZE_LINE.findall(text)}
 
 
 def _fault(path: Path, digest: str, size: int | None) -> Fault | None:
@@ -88,24 +89,11 @@ def _fault(path: Path, digest: str, size: int | None) -> Fault | None:
         return Fault.MISSING
     except OSError:
         return Fault.UNREADABLE
-    if _is(content, digest):
+    if hashlib.sha256(content).hexdigest() == digest:
         return None
     # What an FTP program makes of a file that it takes for text.
-    if _is(content.replace(b"\r\n", b"\n"), digest):
+    if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == digest:
         return Fault.TEXT_MODE
     if size is not None and len(content) < size:
         return Fault.CUT_SHORT
     return Fault.CHANGED
-
-
-def _is(content: bytes, digest: str) -> bool:
-    return hashlib.sha256(content).hexdigest() == digest
-
-
-def _left_over(root: Path, expected: Iterable[str]) -> Iterator[str]:
-    """Files in the package that the release does not have; Python's caches do not count."""
-    known = set(expected)
-    for path in sorted((root / PACKAGE).rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_file() and "__pycache__" not in path.parts and name not in known:
-            yield name

@@ -3,8 +3,8 @@
 from flask import Blueprint, Response, g
 
 from taskmanager.access import audit
+from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import MAX_INTEGER, QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import audit_event_json
 
@@ -20,9 +20,9 @@ def list_all() -> Response:
     last page. 200; 400; 403 for a key that is limited to task types.
     """
     g.caller.require_every_type("read the audit trail")
-    query = QueryParameters("limit", "cursor")
-    limit = query.integer("limit", 1, 100, 50) or 50
-    rows = audit.list_events(limit=limit + 1, before_id=query.integer("cursor", 1, MAX_INTEGER))
+    query = request_schemas.AUDIT_PAGE.read()
+    limit = query["limit"]
+    rows = audit.list_events(limit=limit + 1, before_id=query["cursor"])
     page = rows[:limit]
     return success(
         {

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, g, request
 
+from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.rate_limits import counts_are_shared
-from taskmanager.api.requests import QueryParameters, settings
+from taskmanager.api.requests import settings
 from taskmanager.api.responses import success
 from taskmanager.errors import NotAllowed
 
@@ -38,7 +39,7 @@ def examine_host() -> Response:
             "without that limit.",
             code="task_type_not_allowed",
         )
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     findings = list(examine(Case(settings=settings(), call=_call_facts())))
     return success(report_json(findings), summary(findings))
 

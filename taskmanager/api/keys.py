@@ -7,7 +7,7 @@ from flask import Blueprint, Response, g
 from taskmanager.access import key_changes, keys
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import MAX_INTEGER, QueryParameters, read_time
+from taskmanager.api.requests import MAX_INTEGER, read_time
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import key_json
 from taskmanager.errors import InvalidRequest
@@ -62,7 +62,7 @@ def _fields(body: dict[str, Any]) -> dict[str, Any]:
 @requires("admin")
 def list_all() -> Response:
     """GET /api/admin/keys: every key, revoked ones included, oldest first. 200."""
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     rows = keys.list_keys()
     return success({"keys": [key_json(row) for row in rows], "count": len(rows)})
 
@@ -71,7 +71,7 @@ def list_all() -> Response:
 @requires("admin")
 def get(key_id: int) -> Response:
     """GET /api/admin/keys/{id}: one key. 200; 404."""
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     return success(key_json(keys.get_key(key_id=key_id)))
 
 
@@ -84,7 +84,7 @@ def change(key_id: int) -> Response:
     In force in every process within 5 seconds. 200; 400; 404; 409
     `key_revoked`, or `last_admin_key`, which `?force=true` overrides.
     """
-    force = QueryParameters("force").flag("force")
+    force = request_schemas.FORCE.read()["force"]
     body = request_schemas.CHANGE_KEY.read()
     if not body:
         raise InvalidRequest(
@@ -129,6 +129,6 @@ def revoke(key_id: int) -> Response:
     200, also if it was revoked before; 404; 409 `last_admin_key`, which
     `?force=true` overrides.
     """
-    force = QueryParameters("force").flag("force")
+    force = request_schemas.FORCE.read()["force"]
     row = key_changes.revoke_key(key_id=key_id, force=force, caller=g.caller, now=g.now)
     return success(key_json(row), "Key revoked")

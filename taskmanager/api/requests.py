@@ -243,53 +243,50 @@ def _check_strings(value: Any) -> None:
 
 
 class QueryParameters:
-    """The query string, each parameter read by its name and kind.
+    """The query parameters that a call takes, each with the JSON Schema of its value."""
 
-    Raises InvalidRequest for a parameter that `known` does not hold, with the
-    nearest one as a hint, for one that is given twice, and for a value of the
-    wrong kind.
-    """
+    def __init__(self, **schemas: dict[str, Any]) -> None:
+        self.schemas = schemas
 
-    def __init__(self, *known: str) -> None:
+    def read(self) -> dict[str, Any]:
+        """The value of each parameter by its name; one that was not sent has its default.
+
+        Without a default that is None, False or an empty tuple. Raises InvalidRequest for a
+        parameter that the call does not take, with the nearest one as a hint, for one that is
+        given twice, and for a value of the wrong kind.
+        """
         for name in request.args:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
+            if name not in self.schemas:
+                near = difflib.get_close_matches(name, self.schemas, n=1)
+                known = ", ".join(self.schemas)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {known}."
                 raise InvalidRequest(f"No such query parameter: '{name}'; {hint}")
             if len(request.args.getlist(name)) > 1:
                 raise InvalidRequest(f"The query parameter {name} may be given only once.")
+        return {
+            name: _parameter(name, request.args.get(name), schema)
+            for name, schema in self.schemas.items()
+        }
 
-    def text(self, name: str, choices: tuple[str, ...] = ()) -> str | None:
-        value = request.args.get(name)
-        if value is not None and "\0" in value:
-            raise InvalidRequest(f"{name} holds the character U+0000.")
-        if value is not None and choices and value not in choices:
-            raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not '{value[:50]}'.")
-        return value
 
-    def integer(self, name: str, low: int, high: int, default: int | None = None) -> int | None:
-        value = request.args.get(name)
-        if value is None:
-            return default
+def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:
+    """Times are milliseconds since the epoch; a list is comma-separated."""
+    kind = schema["type"]
+    if text is None:
+        return schema.get("default", {"boolean": False, "array": ()}.get(kind))
+    if schema.get("format") == "date-time":
+        return read_time(name, text)
+    if kind == "integer":
+        low, high = schema["minimum"], schema["maximum"]
         # int() alone would take 1_0, spaces, and the digits of every script.
-        if re.fullmatch(r"-?[0-9]{1,19}", value) and low <= (number := int(value)) <= high:
+        if re.fullmatch(r"-?[0-9]{1,19}", text) and low <= (number := int(text)) <= high:
             return number
         raise InvalidRequest(
-            f"{name} must be a whole number from {low} to {high}, not '{value[:50]}'."
+            f"{name} must be a whole number from {low} to {high}, not '{text[:50]}'."
         )
-
-    def flag(self, name: str) -> bool:
-        return self.text(name, ("true", "false", "1", "0")) in ("true", "1")
-
-    def time(self, name: str) -> int | None:
-        """Milliseconds since the epoch."""
-        value = request.args.get(name)
-        return None if value is None else read_time(name, value)
-
-    def names(self, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
-        """A comma-separated list."""
-        value = request.args.get(name, "")
-        given = tuple(part.strip() for part in value.split(",") if part.strip())
+    if kind == "array":
+        given = tuple(part.strip() for part in text.split(",") if part.strip())
+        choices = schema["items"]["enum"]
         for one in given:
             if one not in choices:
                 raise InvalidRequest(
@@ -297,6 +294,12 @@ class QueryParameters:
                     f"'{one[:50]}' is none of them."
                 )
         return given
+    if "\0" in text:
+        raise InvalidRequest(f"{name} holds the character U+0000.")
+    choices = ("true", "false", "1", "0") if kind == "boolean" else schema.get("enum")
+    if choices and text not in choices:
+        raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not '{text[:50]}'.")
+    return text in ("true", "1") if kind == "boolean" else text
 
 
 def read_time(name: str, text: str) -> int:

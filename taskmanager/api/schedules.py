@@ -4,7 +4,7 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import MAX_INTEGER, QueryParameters, task_defaults
+from taskmanager.api.requests import MAX_INTEGER, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import schedule_json, task_json
 from taskmanager.errors import InvalidRequest
@@ -43,10 +43,9 @@ def create() -> Response:
 @requires("task-types:read")
 def list_all() -> Response:
     """GET /api/schedules: schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
-    query = QueryParameters("limit", "offset")
+    page = request_schemas.PAGE.read()
     rows = definitions.list_schedules(
-        limit=query.integer("limit", 1, 100, 50) or 50,
-        offset=query.integer("offset", 0, 10_000, 0) or 0,
+        **page,
         caller=g.caller,
     )
     return success({"schedules": [schedule_json(row) for row in rows], "count": len(rows)})
@@ -56,7 +55,7 @@ def list_all() -> Response:
 @requires("task-types:read")
 def get(schedule_id: int) -> Response:
     """GET /api/schedules/{id}: one schedule with its `next_runs`. 200; 403; 404."""
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     return success(
         schedule_json(definitions.get_schedule(schedule_id=schedule_id, caller=g.caller))
     )

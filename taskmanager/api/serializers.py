@@ -1,51 +1,213 @@
-"""Rows as the JSON objects of the API."""
+"""The objects of the API: the fields of each, and how they are made from the rows of the database.
 
-import json
+The OpenAPI document takes the fields from here too.
+"""
+
+from collections.abc import Callable, Collection
 from typing import Any
 
+from taskmanager.access import keys
+from taskmanager.api.json_schema import (
+    FLAG,
+    OBJECT,
+    TEXT,
+    Schema,
+    like,
+    list_of,
+    one_of,
+    or_null,
+    record,
+)
+from taskmanager.api.json_schema import TIME as ANY_TIME
 from taskmanager.api.requests import decode_json
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row
-from taskmanager.queue.read import WITH_WORKER_STATUSES
+from taskmanager.queue import dedupe
+from taskmanager.queue.read import STATUSES, WITH_WORKER_STATUSES
+from taskmanager.queue.schedules import definitions
+
+NUMBER = like({"type": "integer"}, 1)
+COUNT = like({"type": "integer", "minimum": 0}, 1)
+TIME = like(ANY_TIME, "2026-01-31T12:00:00.000Z")
+PARAMS = like(OBJECT, {"url": "https://example.org/"})
+METADATA = like(OBJECT, {"host": "worker-1.example.org"})
+TYPE = like(TEXT, "PrismQ.Script.Generate")
+WORKER_ID = like(TEXT, "worker-1")
+
+
+class Fields:
+    """The fields of one kind of object, by name. Each has the value of the column of that name.
+
+    Its schema determines how the value is converted: times are stored as
+    milliseconds, flags as 0 or 1, objects and lists as JSON.
+    """
+
+    def __init__(self, **schemas: Schema) -> None:
+        self._schemas = schemas
+        self._conversions = [(name, _conversion(schema)) for name, schema in schemas.items()]
+
+    def of(self, row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
+        """The object for `row`."""
+        return {
+            name: row[name] if convert is None else convert(row[name])
+            for name, convert in self._conversions
+            if name not in without
+        }
+
+    def schema(self, *optional: str, **more: Schema) -> Schema:
+        """The schema of the object, with the fields `more` that a call adds."""
+        return record(*optional, **self._schemas, **more)
+
+
+def _conversion(schema: Schema) -> Callable[[Any], Any] | None:
+    if schema.get("format") == "date-time":
+        return format_time
+    kind = schema.get("type", "object")  # without a type it can be anything
+    if not isinstance(kind, str):
+        kind = kind[0]
+    if kind == "boolean":
+        return bool
+    return _parsed if kind in ("object", "array") else None
+
+
+def _parsed(text: str | None) -> Any:
+    return decode_json(text) if text else None
+
+
+TASK = Fields(
+    id=NUMBER,
+    type=TYPE,
+    task_type_id=NUMBER,
+    type_id=NUMBER,
+    type_version=like(TEXT, "1.0"),
+    status=one_of(*STATUSES),
+    params=PARAMS,
+    result={"examples": [{"title": "Example"}]},
+    error_message=or_null(TEXT),
+    error_code=or_null(TEXT),
+    priority=NUMBER,
+    progress=or_null(NUMBER),
+    progress_message=or_null(TEXT),
+    attempts=COUNT,
+    max_attempts=like(COUNT, 3),
+    dedupe=one_of(*dedupe.POLICIES),
+    dedupe_key=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
+    parent_task_id=or_null(NUMBER),
+    worker_id=or_null(WORKER_ID),
+    claimed_by=or_null(WORKER_ID),
+    claimed_at=or_null(TIME),
+    lease_expires_at=or_null(TIME),
+    available_at=TIME,
+    completed_at=or_null(TIME),
+    created_at=TIME,
+    updated_at=TIME,
+)
+ATTEMPT_ERROR = Fields(
+    attempt=NUMBER,
+    worker_id=or_null(TEXT),
+    error_message=or_null(TEXT),
+    error_code=or_null(TEXT),
+    failed_at=TIME,
+)
+LOG_ENTRY = Fields(
+    id=NUMBER,
+    task_id=NUMBER,
+    event=like(TEXT, "created"),
+    status=or_null(one_of(*STATUSES)),
+    attempt=or_null(COUNT),
+    worker_id=or_null(TEXT),
+    api_key_id=or_null(NUMBER),
+    message=or_null(TEXT),
+    metadata=or_null(METADATA),
+    created_at=TIME,
+)
+TASK_TYPE = Fields(
+    id=NUMBER,
+    name=TYPE,
+    version=like(TEXT, "1.0"),
+    is_active=like(FLAG, True),
+    is_paused=like(FLAG, False),
+    priority=or_null(NUMBER),
+    max_attempts=like(or_null(COUNT), 3),
+    lease_seconds=like(or_null(COUNT), 300),
+    retry=like(or_null(OBJECT), {"strategy": "exponential"}),
+    dedupe=or_null(one_of(*dedupe.POLICIES)),
+    created_at=TIME,
+    updated_at=TIME,
+)
+WORKER = Fields(
+    id=WORKER_ID,
+    worker_id=WORKER_ID,
+    status=one_of("active", "stale", "inactive"),
+    first_seen_at=TIME,
+    last_seen_at=TIME,
+    tasks_held=COUNT,
+    tasks_completed=COUNT,
+    tasks_failed=COUNT,
+    metadata=or_null(METADATA),
+)
+SCHEDULE = Fields(
+    id=NUMBER,
+    name=like(TEXT, "nightly report"),
+    type=like(TEXT, "report"),
+    task_type_id=NUMBER,
+    params=PARAMS,
+    priority=or_null(NUMBER),
+    max_attempts=or_null(COUNT),
+    overlap=one_of(*definitions.OVERLAPS),
+    cron=like(or_null(TEXT), "0 3 * * *"),
+    timezone=like(TEXT, "Europe/Prague"),
+    interval_seconds=like(or_null(COUNT), None),
+    is_active=like(FLAG, True),
+    next_run_at=or_null(TIME),
+    last_run_at=or_null(TIME),
+    last_outcome=like(or_null(TEXT), "created"),
+    last_task_id=or_null(NUMBER),
+    last_error=like(or_null(TEXT), None),
+    created_at=TIME,
+    updated_at=TIME,
+)
+# Never the key itself, never its hash.
+KEY = Fields(
+    id=NUMBER,
+    name=like(TEXT, "scraper"),
+    prefix=like(TEXT, "tm_AbCdEfGh"),
+    scopes=list_of(one_of(*keys.SCOPES)),
+    task_types=like(or_null(list_of(TEXT)), ["PrismQ.%"]),
+    rate_limit=like(or_null(TEXT), "100/minute"),
+    expires_at=or_null(TIME),
+    revoked_at=like(or_null(TIME), None),
+    last_used_at=or_null(TIME),
+    created_at=TIME,
+)
+AUDIT_EVENT = Fields(
+    id=NUMBER,
+    event=like(TEXT, "key_created"),
+    api_key_id=or_null(NUMBER),
+    address=like(or_null(TEXT), "203.0.113.7"),
+    request_id=or_null(TEXT),
+    message=like(TEXT, "key 2 (scraper) made by admin"),
+    created_at=TIME,
+)
+
+log_json = LOG_ENTRY.of
+key_json = KEY.of
+audit_event_json = AUDIT_EVENT.of
 
 
 def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str, Any]:
     """The task object, with or without its two large fields."""
     held = row["status"] in WITH_WORKER_STATUSES
     worker_id = row["worker_id"] if held else None
-    task: dict[str, Any] = {
-        "id": row["id"],
-        "type": row["type"],
-        "task_type_id": row["task_type_id"],
+    shown = {
+        **row,
         "type_id": row["task_type_id"],
-        "type_version": row["type_version"],
-        "status": row["status"],
-    }
-    if params:
-        task["params"] = decode_json(row["params"])
-    if result:
-        task["result"] = None if row["result"] is None else decode_json(row["result"])
-    task |= {
-        "error_message": row["error_message"],
-        "error_code": row["error_code"],
-        "priority": row["priority"],
-        "progress": row["progress"],
-        "progress_message": row["progress_message"],
-        "attempts": row["attempts"],
-        "max_attempts": row["max_attempts"],
-        "dedupe": row["dedupe"],
-        "dedupe_key": row["dedupe_key"],
-        "parent_task_id": row["parent_task_id"],
         "worker_id": worker_id,
         "claimed_by": worker_id,
-        "claimed_at": format_time(row["claimed_at"]) if held else None,
-        "lease_expires_at": format_time(row["lease_expires_at"]),
-        "available_at": format_time(row["available_at"]),
-        "completed_at": format_time(row["completed_at"]),
-        "created_at": format_time(row["created_at"]),
-        "updated_at": format_time(row["updated_at"]),
+        "claimed_at": row["claimed_at"] if held else None,
     }
-    return task
+    left_out = [name for name, wanted in (("params", params), ("result", result)) if not wanted]
+    return TASK.of(shown, without=left_out)
 
 
 def claimed_task_json(row: Row) -> dict[str, Any]:
@@ -53,119 +215,37 @@ def claimed_task_json(row: Row) -> dict[str, Any]:
     return {**task_json(row), "claim_token": row["claim_token"]}
 
 
-def log_json(row: Row) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "task_id": row["task_id"],
-        "event": row["event"],
-        "status": row["status"],
-        "attempt": row["attempt"],
-        "worker_id": row["worker_id"],
-        "api_key_id": row["api_key_id"],
-        "message": row["message"],
-        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
-        "created_at": format_time(row["created_at"]),
-    }
-
-
-def audit_event_json(row: Row) -> dict[str, Any]:
-    return {**row, "created_at": format_time(row["created_at"])}
-
-
 def attempt_error_json(log: Row) -> dict[str, Any]:
     """How one attempt failed, from its row in the history."""
-    metadata = json.loads(log["metadata"]) if log["metadata"] else {}
-    return {
-        "attempt": log["attempt"],
-        "worker_id": log["worker_id"],
-        "error_message": log["message"],
-        "error_code": "lease_expired"
-        if log["event"] == "lease_expired"
-        else metadata.get("error_code"),
-        "failed_at": format_time(log["created_at"]),
-    }
+    metadata = _parsed(log["metadata"]) or {}
+    is_expired = log["event"] == "lease_expired"
+    code = "lease_expired" if is_expired else metadata.get("error_code")
+    return ATTEMPT_ERROR.of(
+        {**log, "error_message": log["message"], "error_code": code, "failed_at": log["created_at"]}
+    )
 
 
 def task_type_json(row: Row) -> dict[str, Any]:
     """A task type; with `param_schema` and `open_tasks` where the row has them."""
-    task_type: dict[str, Any] = {
-        "id": row["id"],
-        "name": row["name"],
-        "version": row["version"],
-        "is_active": bool(row["is_active"]),
-        "is_paused": bool(row["is_paused"]),
-        "priority": row["priority"],
-        "max_attempts": row["max_attempts"],
-        "lease_seconds": row["lease_seconds"],
-        "retry": json.loads(row["retry"]) if row["retry"] else None,
-        "dedupe": row["dedupe"],
-        "created_at": format_time(row["created_at"]),
-        "updated_at": format_time(row["updated_at"]),
-    }
+    task_type = TASK_TYPE.of(row)
     if "param_schema" in row:
-        task_type["param_schema"] = json.loads(row["param_schema"])
+        task_type["param_schema"] = _parsed(row["param_schema"])
     if "open_tasks" in row:
         task_type["open_tasks"] = row["open_tasks"]
     return task_type
 
 
-def statistics_json(figures: dict[str, Any]) -> dict[str, Any]:
-    return {**figures, "counted_at": format_time(figures["counted_at"])}
-
-
 def worker_json(row: Row) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "worker_id": row["id"],
-        "status": row["status"],
-        "first_seen_at": format_time(row["first_seen_at"]),
-        "last_seen_at": format_time(row["last_seen_at"]),
-        "tasks_held": row["tasks_held"],
-        "tasks_completed": row["tasks_completed"],
-        "tasks_failed": row["tasks_failed"],
-        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
-    }
+    return WORKER.of({**row, "worker_id": row["id"]})
 
 
 def schedule_json(row: Row) -> dict[str, Any]:
     """A schedule; with `next_runs` where the row has them."""
-    schedule: dict[str, Any] = {
-        "id": row["id"],
-        "name": row["name"],
-        "type": row["type"],
-        "task_type_id": row["task_type_id"],
-        "params": json.loads(row["params"]),
-        "priority": row["priority"],
-        "max_attempts": row["max_attempts"],
-        "overlap": row["overlap"],
-        "cron": row["cron"],
-        "timezone": row["timezone"],
-        "interval_seconds": row["interval_seconds"],
-        "is_active": bool(row["is_active"]),
-        "next_run_at": format_time(row["next_run_at"]),
-        "last_run_at": format_time(row["last_run_at"]),
-        "last_outcome": row["last_outcome"],
-        "last_task_id": row["last_task_id"],
-        "last_error": row["last_error"],
-        "created_at": format_time(row["created_at"]),
-        "updated_at": format_time(row["updated_at"]),
-    }
+    schedule = SCHEDULE.of(row)
     if "next_runs" in row:
         schedule["next_runs"] = [format_time(due_at) for due_at in row["next_runs"]]
     return schedule
 
 
-def key_json(row: Row) -> dict[str, Any]:
-    """A key without its secret: never the key itself, never its hash."""
-    return {
-        "id": row["id"],
-        "name": row["name"],
-        "prefix": row["prefix"],
-        "scopes": json.loads(row["scopes"]),
-        "task_types": json.loads(row["task_types"]) if row["task_types"] else None,
-        "rate_limit": row["rate_limit"],
-        "expires_at": format_time(row["expires_at"]),
-        "revoked_at": format_time(row["revoked_at"]),
-        "last_used_at": format_time(row["last_used_at"]),
-        "created_at": format_time(row["created_at"]),
-    }
+def statistics_json(figures: dict[str, Any]) -> dict[str, Any]:
+    return {**figures, "counted_at": format_time(figures["counted_at"])}

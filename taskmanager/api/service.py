@@ -5,10 +5,10 @@ import time
 from flask import Blueprint, Response, g
 
 from taskmanager import __version__
-from taskmanager.api import prometheus
+from taskmanager.api import prometheus, request_schemas
 from taskmanager.api.auth import PUBLIC, requires
 from taskmanager.api.rate_limits import counts_are_shared
-from taskmanager.api.requests import QueryParameters, settings
+from taskmanager.api.requests import settings
 from taskmanager.api.responses import failure, success
 from taskmanager.api.serializers import statistics_json
 from taskmanager.clock import format_time
@@ -54,7 +54,7 @@ def stats() -> Response:
     The counts are those of `counted_at`: exact, or about a minute old for a queue
     with more than 50,000 tasks. The oldest pending age is always current.
     """
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     figures = statistics.queue_statistics(caller=g.caller, now=g.now)
     return success(statistics_json(figures))
 
@@ -63,7 +63,7 @@ def stats() -> Response:
 @requires("metrics:read")
 def show_metrics() -> Response:
     """GET /api/metrics: these figures and more in the text format of Prometheus. 200."""
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     gauges = metrics.read_gauges(
         caller=g.caller, heartbeat_seconds=settings().heartbeat_seconds, now=g.now
     )

@@ -4,7 +4,6 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import QueryParameters
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import task_type_json
 from taskmanager.errors import InvalidRequest
@@ -55,13 +54,7 @@ def list_all() -> Response:
 
     Each with `open_tasks`, the number of unfinished tasks up to 10,000. 200.
     """
-    query = QueryParameters("active_only", "limit", "offset")
-    rows = task_types.list_task_types(
-        active_only=query.flag("active_only"),
-        limit=query.integer("limit", 1, 100, 50) or 50,
-        offset=query.integer("offset", 0, 10_000, 0) or 0,
-        caller=g.caller,
-    )
+    rows = task_types.list_task_types(**request_schemas.LIST_TASK_TYPES.read(), caller=g.caller)
     return success({"task_types": [task_type_json(row) for row in rows], "count": len(rows)})
 
 
@@ -72,11 +65,9 @@ def get(name: str) -> Response:
 
     200; 403 not a type of this key; 404 no such type or version.
     """
-    query = QueryParameters("version")
+    version = request_schemas.OF_VERSION.read()["version"]
     g.caller.require_type(name)
-    return success(
-        task_type_json(task_types.get_task_type(name=name, version=query.text("version")))
-    )
+    return success(task_type_json(task_types.get_task_type(name=name, version=version)))
 
 
 @blueprint.patch("/<name>")

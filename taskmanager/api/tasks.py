@@ -7,12 +7,12 @@ from flask import Blueprint, Response, g
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.errors import error_json
-from taskmanager.api.requests import TASK, QueryParameters, read_time, task_defaults
+from taskmanager.api.requests import TASK, read_time, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import attempt_error_json, log_json, task_json
 from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.queue import history, operate, read, waiting
-from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
+from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
@@ -125,34 +125,19 @@ def list_all() -> Response:
     `sort_order`; `include=params,result`, where large values end a page early;
     `with_total`. 200; 400.
     """
-    query = QueryParameters(
-        *("status", "type", "worker_id", "priority_min", "priority_max", "created_after"),
-        *("created_before", "limit", "offset", "cursor", "sort_by", "sort_order", "include"),
-        "with_total",
-    )
-    limit = query.integer("limit", 1, 100, 50) or 50
-    offset = query.integer("offset", 0, read.MAX_OFFSET, 0) or 0
-    cursor = query.text("cursor")
-    if cursor is not None and offset:
+    query = request_schemas.LIST_TASKS.read()
+    if query["cursor"] is not None and query["offset"]:
         raise InvalidRequest("Send cursor or offset, not both.")
-    include = tuple(dict.fromkeys(query.names("include", LARGE_COLUMNS)))
-    order = query.text("sort_order", ("asc", "desc", "ASC", "DESC")) or "desc"
+    include = tuple(dict.fromkeys(query["include"]))
+    filters = {name: query[name] for name in read.TaskFilter._fields if name in query}
     page = read.list_tasks(
-        task_filter=read.TaskFilter(
-            status=query.text("status", read.STATUSES),
-            type_pattern=query.text("type"),
-            worker_id=query.text("worker_id"),
-            priority_min=query.integer("priority_min", -(2**31), 2**31 - 1),
-            priority_max=query.integer("priority_max", -(2**31), 2**31 - 1),
-            created_after=query.time("created_after"),
-            created_before=query.time("created_before"),
-        ),
-        sort_by=query.text("sort_by", read.SORT_COLUMNS) or "created_at",
-        descending=order.lower() == "desc",
-        limit=limit,
-        offset=offset,
-        cursor=cursor,
-        with_total=query.flag("with_total"),
+        task_filter=read.TaskFilter(type_pattern=query["type"], **filters),
+        sort_by=query["sort_by"] or "created_at",
+        descending=(query["sort_order"] or "desc").lower() == "desc",
+        limit=query["limit"],
+        offset=query["offset"],
+        cursor=query["cursor"],
+        with_total=query["with_total"],
         caller=g.caller,
         include=include,
     )
@@ -162,8 +147,8 @@ def list_all() -> Response:
             for row in page.tasks
         ],
         "count": len(page.tasks),
-        "limit": limit,
-        "offset": offset,
+        "limit": query["limit"],
+        "offset": query["offset"],
         "next_cursor": page.next_cursor,
     }
     if page.total is not None:
@@ -179,7 +164,7 @@ def get(task_id: int) -> Response:
     With `attempt_errors` (how each failed attempt ended) and, while it waits,
     `waiting_because`. 200; 403; 404.
     """
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     now = g.now
     task = read.get_task(task_id=task_id, caller=g.caller)
     errors = history.list_attempt_errors(task_id=task_id)
@@ -196,7 +181,7 @@ def get(task_id: int) -> Response:
 @requires("tasks:read")
 def logs(task_id: int) -> Response:
     """GET /api/tasks/{id}/logs: its history, oldest first. 200; 403; 404."""
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     read.get_task(task_id=task_id, caller=g.caller)
     rows = history.list_logs(task_id=task_id)
     return success({"logs": [log_json(row) for row in rows], "count": len(rows)})

@@ -4,7 +4,7 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import QueryParameters, settings
+from taskmanager.api.requests import settings
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import worker_json
 from taskmanager.queue import lease, workers
@@ -43,10 +43,9 @@ def heartbeat() -> Response:
 @requires("workers:read")
 def list_all() -> Response:
     """GET /api/workers: workers, last seen first; `limit` (50, at most 100), `offset`. 200."""
-    query = QueryParameters("limit", "offset")
+    page = request_schemas.PAGE.read()
     rows = workers.list_workers(
-        limit=query.integer("limit", 1, 100, 50) or 50,
-        offset=query.integer("offset", 0, 10_000, 0) or 0,
+        **page,
         heartbeat_seconds=settings().heartbeat_seconds,
         now=g.now,
     )
@@ -57,7 +56,7 @@ def list_all() -> Response:
 @requires("workers:read")
 def get(worker_id: str) -> Response:
     """GET /api/workers/{id}: one worker. 200; 404."""
-    QueryParameters()
+    request_schemas.NO_PARAMETERS.read()
     row = workers.get_worker(
         worker_id=_checked(worker_id), heartbeat_seconds=settings().heartbeat_seconds, now=g.now
     )

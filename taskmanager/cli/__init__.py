@@ -10,10 +10,9 @@ import click
 
 from taskmanager import __version__
 from taskmanager.cli.database import init_db, migrate
-from taskmanager.cli.doctor import doctor
 from taskmanager.cli.keys import keys_group
 from taskmanager.cli.maintenance import maintain, prune, requeue_stale
-from taskmanager.cli.reports import audit, openapi, stats
+from taskmanager.cli.reports import audit, doctor, openapi, stats
 from taskmanager.cli.server import demo, serve
 from taskmanager.cli.terminal import say
 from taskmanager.cli.transfer import export, import_

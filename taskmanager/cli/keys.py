@@ -6,7 +6,7 @@ import click
 
 from taskmanager.access import key_changes, keys
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import open_queue, say, show, show_json
+from taskmanager.cli.terminal import json_option, open_queue, say, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.rates import parse_rate
 
@@ -71,7 +71,7 @@ def create_key(
 
 
 @keys_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_keys(as_json: bool) -> None:
     """List the names and rights of all keys.
 
@@ -97,8 +97,11 @@ def list_keys(as_json: bool) -> None:
         say("There are no keys yet. Create one: taskmanager keys create --name me --role admin")
 
 
+_key_id = click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+
+
 @keys_group.command("rotate")
-@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@_key_id
 @click.option(
     "--overlap",
     metavar="SECONDS",
@@ -123,7 +126,7 @@ def rotate_key(key_id: int, overlap: int) -> None:
 
 
 @keys_group.command("revoke")
-@click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@_key_id
 def revoke_key(key_id: int) -> None:
     """Revoke a key permanently."""
     open_queue()

@@ -14,13 +14,17 @@ from taskmanager.queue import maintenance, maintenance_runs
 from taskmanager.queue.task_types import TaskDefaults
 
 
-def _alone(settings: Settings, work: Callable[[], dict[str, int]]) -> None:
-    """Runs `work` unless another run holds the lock; prints a line for each count above zero."""
+def _run_alone(work: Callable[[Settings, int, float], dict[str, int]]) -> None:
+    """Opens the queue and calls `work` with the settings, the time and a deadline.
+
+    Does nothing if another run holds the lock. Prints a line for each count above zero.
+    """
+    settings = open_queue()
     now, started = utc_now(), time.monotonic()
     with try_file_lock(settings.instance_path / "maintenance.lock") as locked:
         if not locked:
             return
-        done = work()
+        done = work(settings, now, started + maintenance.MAX_RUN_SECONDS)
     maintenance_runs.record_run(
         "command", started_at=now, started=started, tasks_moved=sum(done.values())
     )
@@ -36,15 +40,11 @@ def requeue_stale() -> None:
     Expired tasks are those whose lease has expired. Due tasks are delayed tasks
     whose time has come. maintain does this too.
     """
-    settings = open_queue()
-    deadline = time.monotonic() + maintenance.MAX_RUN_SECONDS
-    now = utc_now()
-    _alone(
-        settings,
-        lambda: {
+    _run_alone(
+        lambda settings, now, deadline: {
             "requeued": maintenance.requeue_expired_claims(now=now, deadline=deadline),
             "started": maintenance.start_due_tasks(now=now, deadline=deadline),
-        },
+        }
     )
 
 
@@ -55,31 +55,23 @@ def prune() -> None:
     These are the tasks that finished more than TASKMANAGER_RETENTION_DAYS ago.
     maintain does this too.
     """
-    settings = open_queue()
-    deadline = time.monotonic() + maintenance.MAX_RUN_SECONDS
-    _alone(
-        settings,
-        lambda: {
+    _run_alone(
+        lambda settings, now, deadline: {
             "pruned": maintenance.prune_finished_tasks(
-                retention_days=settings.retention_days,
-                caller=OPERATOR,
-                now=utc_now(),
-                deadline=deadline,
+                retention_days=settings.retention_days, caller=OPERATOR, now=now, deadline=deadline
             )
-        },
+        }
     )
 
 
 @click.command()
 def maintain() -> None:
     """Run all maintenance that is due. Run it from cron once a minute."""
-    settings = open_queue()
-    _alone(
-        settings,
-        lambda: maintenance.maintain(
+    _run_alone(
+        lambda settings, now, deadline: maintenance.maintain(
             retention_days=settings.retention_days,
             defaults=TaskDefaults.of(settings),
             caller=OPERATOR,
-            now=utc_now(),
-        ),
+            now=now,
+        )
     )

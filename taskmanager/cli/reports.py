@@ -1,16 +1,18 @@
-"""`taskmanager stats`, `audit` and `openapi`: the commands that only read."""
+"""`taskmanager stats`, `audit`, `openapi` and `doctor`: the commands that change nothing."""
+
+import sys
 
 import click
 
 from taskmanager.access import audit as audit_trail
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import open_queue, show, show_json
+from taskmanager.cli.terminal import json_option, open_queue, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.queue.figures import statistics
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def stats(as_json: bool) -> None:
     """Show the number of tasks by status and type."""
     open_queue()
@@ -31,7 +33,7 @@ def stats(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--limit",
     metavar="N",
@@ -68,3 +70,30 @@ def openapi() -> None:
     app = Flask("taskmanager", static_folder=None)
     register_api(app)
     click.echo(document_text(app, indent=2))
+
+
+def _check_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from taskmanager.doctor.report import NO_ADDRESS, is_address
+
+    if value is not None and not is_address(value):
+        raise click.BadParameter(NO_ADDRESS)
+    return value
+
+
+@click.command()
+@json_option
+@click.option(
+    "--url",
+    metavar="ADDRESS",
+    callback=_check_address,
+    help="Address of the API. Also checks which files anybody can fetch from it.",
+)
+def doctor(as_json: bool, url: str | None) -> None:
+    """Test the host and say how to fix what is wrong.
+
+    Changes nothing. The exit status is 1 if there is a problem, else 0, even
+    with warnings.
+    """
+    from taskmanager.doctor.report import run_doctor
+
+    sys.exit(run_doctor(as_json=as_json, url=url))

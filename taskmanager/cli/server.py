@@ -1,7 +1,9 @@
 """`taskmanager serve` and `demo`: the commands that run a server."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,29 +17,18 @@ from taskmanager.db.connection import close_connection
 from taskmanager.errors import DatabaseUnavailable
 
 
+def _number(name: str, default: int, most: int, what: str) -> Callable[..., Any]:
+    """An option that is a number from 1 to `most`."""
+    return click.option(
+        name, default=default, show_default=True, type=click.IntRange(1, most), help=what
+    )
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    default=8000,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Port to listen on.",
-)
-@click.option(
-    "--workers",
-    default=4,
-    show_default=True,
-    type=click.IntRange(1, 64),
-    help="Number of processes.",
-)
-@click.option(
-    "--threads",
-    default=2,
-    show_default=True,
-    type=click.IntRange(1, 64),
-    help="Threads in each process.",
-)
+@_number("--port", 8000, 65_535, "Port to listen on.")
+@_number("--workers", 4, 64, "Number of processes.")
+@_number("--threads", 2, 64, "Threads in each process.")
 def serve(host: str, port: int, workers: int, threads: int) -> None:
     """Serve the API under gunicorn.
 
@@ -51,23 +42,18 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     require_free_address(host, port)
     try:
         open_queue(patience_seconds=schema.COMMAND_PATIENCE_SECONDS)
-        _create_first_key()
+        if not keys.any_key_exists():
+            _, key = keys.create_key(
+                name=keys.FIRST_KEY, scopes=keys.ROLES["admin"], now=utc_now(), caller=OPERATOR
+            )
+            say("Your admin key. It is shown only once, so save it now:")
+            click.echo(key)
     except DatabaseUnavailable as error:
         say(f"Starting without the database: {error.message}")
     close_connection()  # each serving process opens its own
     say(f"TaskManager {__version__} is listening on http://{host}:{port} (press Ctrl-C to stop)")
     sys.stdout.flush()
     run_server(host=host, port=port, workers=workers, threads=threads)
-
-
-def _create_first_key() -> None:
-    if keys.any_key_exists():
-        return
-    _, key = keys.create_key(
-        name=keys.FIRST_KEY, scopes=keys.ROLES["admin"], now=utc_now(), caller=OPERATOR
-    )
-    say("Your admin key. It is shown only once, so save it now:")
-    click.echo(key)
 
 
 @click.command()
@@ -84,6 +70,6 @@ def demo(folder: Path | None, keep: bool) -> None:
     standard library), and lets two workers compute the checksums over HTTP. At
     the end it checks that all figures add up.
     """
-    from taskmanager.demo import run_demo
+    from taskmanager.demo.run import run_demo
 
     sys.exit(run_demo(folder, keep=keep))

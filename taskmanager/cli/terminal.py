@@ -9,6 +9,8 @@ from taskmanager.bootstrap import load_plugins, open_database, prepare_database
 from taskmanager.config import Settings, load_settings
 from taskmanager.db import schema
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 
 def say(message: str) -> None:
     """Prints a message for the person at the terminal, on stderr."""

@@ -3,15 +3,15 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import click
 
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import open_queue, say, show_json
+from taskmanager.cli.terminal import json_option, open_queue, say, show_json
 from taskmanager.clock import utc_now
 from taskmanager.errors import TransferFailed
 from taskmanager.transfer.exporting import export_queue
@@ -19,25 +19,27 @@ from taskmanager.transfer.files import new_file, unpacked
 from taskmanager.transfer.importing import import_queue
 
 SHOWN_EVERY_SECONDS = 0.2
+STANDARD_STREAM = Path("-")
 
 
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@json_option
 def export(file: Path, as_json: bool) -> None:
     """Write the whole queue to FILE. The queue may be in use.
 
     A FILE that ends in .gz is compressed. - means standard output. The file
     contains all params and results, so protect it like the database.
     """
-    to_stdout = str(file) == "-"
+    to_stdout = file == STANDARD_STREAM
     if to_stdout and as_json:
         raise click.UsageError("With - the queue is written to standard output. Leave out --json.")
     open_queue()
     progress = _Progress()
     with _stdout() if to_stdout else new_file(file) as stream:
         rows = export_queue(stream, now=utc_now(), report=progress.show)
-    progress.close("Exported", "standard output" if to_stdout else str(file), rows, as_json=as_json)
+    where = "standard output" if to_stdout else str(file)
+    progress.close("Exported", "to", where, rows, as_json=as_json)
 
 
 @click.command("import")
@@ -45,7 +47,7 @@ def export(file: Path, as_json: bool) -> None:
     "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 )
 @click.option("--replace-keys", is_flag=True, help="Replace keys that were created in this queue.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@json_option
 def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
     """Fill this queue from FILE. The queue must be empty.
 
@@ -54,19 +56,17 @@ def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
     """
     open_queue()
     progress = _Progress()
+    from_stdin = file == STANDARD_STREAM
+    stdin = _stdin_once()
     imported = import_queue(
-        _stdin_once() if str(file) == "-" else lambda: _opened(file),
+        lambda: next(stdin) if from_stdin else _opened(file),
         replace_keys=replace_keys,
         caller=OPERATOR,
         now=utc_now(),
         report=progress.show,
     )
-    progress.close(
-        "Imported",
-        "standard input" if str(file) == "-" else str(file),
-        imported.rows,
-        as_json=as_json,
-    )
+    where = "standard input" if from_stdin else str(file)
+    progress.close("Imported", "from", where, imported.rows, as_json=as_json)
     if imported.lost_keys:
         say(
             "The keys from the file are valid now. These keys were replaced: "
@@ -96,20 +96,12 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _stdin_once() -> Callable[[], contextlib.AbstractContextManager[BinaryIO]]:
-    taken = False
-
-    def source() -> contextlib.AbstractContextManager[BinaryIO]:
-        nonlocal taken
-        if taken:
-            raise TransferFailed(
-                "The database has rolled back the import, and standard input cannot be read twice. "
-                "Nothing was imported. Try again, preferably from a file."
-            )
-        taken = True
-        return unpacked(cast(BufferedReader, sys.stdin.buffer))
-
-    return source
+def _stdin_once() -> Iterator[contextlib.AbstractContextManager[BinaryIO]]:
+    yield unpacked(cast(BufferedReader, sys.stdin.buffer))
+    raise TransferFailed(
+        "The database has rolled back the import, and standard input cannot be read twice. "
+        "Nothing was imported. Try again, preferably from a file."
+    )
 
 
 class _Progress:
@@ -125,16 +117,16 @@ class _Progress:
             self._shown = now
             click.echo(f"\r{table}: {rows:,}\x1b[K", err=True, nl=False)
 
-    def close(self, done: str, where: str, rows: dict[str, int], *, as_json: bool) -> None:
-        seconds = round(time.monotonic() - self._started, 3)
+    def close(
+        self, done: str, to_or_from: str, where: str, rows: dict[str, int], *, as_json: bool
+    ) -> None:
+        seconds = time.monotonic() - self._started
         if self._shows:
             click.echo("\r\x1b[K", err=True, nl=False)
         if as_json:
-            figures: dict[str, Any] = {"file": where, "rows": rows, "seconds": seconds}
-            show_json(figures)
-            return
-        preposition = "to" if done == "Exported" else "from"
-        say(
-            f"{done} {sum(rows.values()):,} rows, {rows.get('tasks', 0):,} of them tasks, "
-            f"{preposition} {where} in {seconds:.1f} seconds."
-        )
+            show_json({"file": where, "rows": rows, "seconds": round(seconds, 3)})
+        else:
+            say(
+                f"{done} {sum(rows.values()):,} rows, {rows.get('tasks', 0):,} of them tasks, "
+                f"{to_or_from} {where} in {seconds:.1f} seconds."
+            )

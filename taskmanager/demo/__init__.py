@@ -3,7 +3,3 @@
 The parent process is the producer. The server and the workers are child
 processes. They communicate over HTTP only: nothing here uses the database.
 """
-
-from taskmanager.demo.run import run_demo
-
-__all__ = ["run_demo"]

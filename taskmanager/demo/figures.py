@@ -70,49 +70,23 @@ def problems(figures: Figures) -> list[str]:
     """A sentence for each figure that does not add up."""
     files = len(figures.paths)
     first, second, listed = figures.first_pass, figures.second_pass, figures.read_back
+    finished = listed.completed + listed.failed
     claims = [
         ("created", first.made, "files", files),
         ("de-duplicated in the first pass", first.deduplicated, "expected", 0),
-        (
-            "de-duplicated in the second pass",
-            second.found,
-            "files",
-            files,
-        ),
+        ("de-duplicated in the second pass", second.found, "files", files),
         ("created in the second pass", second.created, "expected", 0),
-        (
-            "completed and failed together",
-            listed.completed + listed.failed,
-            "created",
-            first.made,
-        ),
+        ("completed and failed together", finished, "created", first.made),
         ("different files as listed", len(listed.paths & figures.paths), "files", files),
         ("listed files that were never enqueued", len(listed.paths - figures.paths), "expected", 0),
-        (
-            "completed as listed",
-            listed.completed,
-            "completed by the statistics",
-            figures.statistics["completed"],
-        ),
-        (
-            "failed as listed",
-            listed.failed,
-            "failed by the statistics",
-            figures.statistics["failed"],
-        ),
         ("tasks by the statistics", sum(figures.statistics.values()), "created", first.made),
     ]
-    if None not in figures.reports.values():
-        # If a worker was killed, only the service knows its last completions.
-        claims += [
-            (
-                f"{what} as listed",
-                getattr(listed, what),
-                f"{what} by the workers",
-                figures.reported(what),
-            )
-            for what in ("completed", "failed")
-        ]
+    for what, count in (("completed", listed.completed), ("failed", listed.failed)):
+        name = f"{what} as listed"
+        claims.append((name, count, f"{what} by the statistics", figures.statistics[what]))
+        if None not in figures.reports.values():
+            # If a worker was killed, only the service knows its last completions.
+            claims.append((name, count, f"{what} by the workers", figures.reported(what)))
     found = [
         f"{what}: {number:,}, but {other}: {expected:,}."
         for what, number, other, expected in claims
@@ -137,7 +111,7 @@ def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[s
     first, listed = figures.first_pass, figures.read_back
     per_second = len(figures.paths) / max(figures.work_seconds, 0.001)
     yield f"created        {first.made:>9,}  one task per file, {figures.enqueue_seconds:.1f} s"
-    yield (f"de-duplicated  {figures.second_pass.found:>9,}  the same files enqueued a second time")
+    yield f"de-duplicated  {figures.second_pass.found:>9,}  the same files enqueued a second time"
     yield (
         f"completed      {listed.completed:>9,}  by {len(figures.reports)} worker processes, "
         f"{figures.work_seconds:.1f} s, {per_second:,.0f} tasks/s"
@@ -153,13 +127,16 @@ def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[s
         yield f"    and {listed.failed - FAILURES_SHOWN:,} more"
     yield ""
     yield "latency, client side        p50         p95    calls"
-    yield _timings(
-        "create", first.create_seconds, f"one task per call; the rest in batches of {batch:,}"
-    )
-    yield _timings(
-        "claim", figures.seconds("claim_seconds"), f"up to {tasks_per_claim} tasks per call"
-    )
-    yield _timings("complete", figures.seconds("complete_seconds"), "one task per call")
+    for call, seconds, note in (
+        ("create", first.create_seconds, f"one task per call; the rest in batches of {batch:,}"),
+        ("claim", figures.seconds("claim_seconds"), f"up to {tasks_per_claim} tasks per call"),
+        ("complete", figures.seconds("complete_seconds"), "one task per call"),
+    ):
+        shown = "".join(
+            f"{'-':>12}" if value is None else f"{value * 1000:>9.1f} ms"
+            for value in (percentile(seconds, 50), percentile(seconds, 95))
+        )
+        yield f"  {call:<16}{shown} {len(seconds):>8,}  {note}"
     if listed.largest:
         yield ""
         yield "the largest files, read back from the API"
@@ -170,14 +147,6 @@ def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[s
             f"{result['size_bytes']:>15,}  {result['lines']:>10,}  {result['sha256'][:12]}  "
             f"{_shown_path(figures, task)}"
         )
-
-
-def _timings(call: str, seconds: Sequence[float], note: str) -> str:
-    shown = "".join(
-        f"{'-':>12}" if value is None else f"{value * 1000:>9.1f} ms"
-        for value in (percentile(seconds, 50), percentile(seconds, 95))
-    )
-    return f"  {call:<16}{shown} {len(seconds):>8,}  {note}"
 
 
 def _shown_path(figures: Figures, task: dict[str, Any]) -> str:

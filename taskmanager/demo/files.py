@@ -4,7 +4,8 @@ import hashlib
 import os
 import stat
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,10 @@ NOT_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages"})
 
 @dataclass
 class FoundFiles:
-    """`paths` to enqueue, in order. `skipped` maps a reason to the number of skipped entries."""
+    """`paths` to enqueue, in order. `skipped` counts the skipped entries by reason."""
 
     paths: list[str] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)
-
-    def skip(self, reason: str) -> None:
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 class NotAFile(Exception):
@@ -42,33 +40,27 @@ def find_files(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> Foun
     hold them, and so are pipes, sockets and devices.
     """
     found = FoundFiles()
-    walk = os.walk(folder, onerror=lambda _: found.skip("unreadable folder"))
+    walk = os.walk(folder, onerror=lambda _: found.skipped.update(["unreadable folder"]))
     for parent, folders, names in walk:
         folders[:] = sorted(name for name in folders if name not in leave_out)
         for name in sorted(names):
             path = os.path.join(parent, name)
-            if not _is_utf8(path):
-                found.skip("file whose name is not UTF-8")
-            elif _is_special(path):
-                found.skip("pipe, socket or device")
+            if reason := _reason_to_skip(path):
+                found.skipped[reason] += 1
             else:
                 found.paths.append(path)
     return found
 
 
-def _is_utf8(path: str) -> bool:
+def _reason_to_skip(path: str) -> str | None:
     try:
         path.encode()
+        is_special = not stat.S_ISREG(os.stat(path).st_mode)
     except UnicodeEncodeError:  # bytes that are not UTF-8, decoded to surrogates
-        return False
-    return True
-
-
-def _is_special(path: str) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
+        return "file whose name is not UTF-8"
     except OSError:  # a broken link or no permission: the task will report it
-        return False
+        return None
+    return "pipe, socket or device" if is_special else None
 
 
 def fingerprint(path: str, *, while_reading: Callable[[], None]) -> dict[str, Any]:
@@ -77,18 +69,13 @@ def fingerprint(path: str, *, while_reading: Callable[[], None]) -> dict[str, An
     Calls `while_reading` after each mebibyte or less. Raises OSError, NotAFile.
     """
     digest, size, lines = hashlib.sha256(), 0, 0
-    for chunk in _chunks(path):
-        digest.update(chunk)
-        size += len(chunk)
-        lines += chunk.count(b"\n")
-        while_reading()
-    return {"sha256": digest.hexdigest(), "size_bytes": size, "lines": lines}
-
-
-def _chunks(path: str) -> Iterator[bytes]:
     # O_NONBLOCK: if a pipe has replaced the file, opening it would block forever.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise NotAFile("not a regular file")
         while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+            digest.update(chunk)
+            size += len(chunk)
+            lines += chunk.count(b"\n")
+            while_reading()
+    return {"sha256": digest.hexdigest(), "size_bytes": size, "lines": lines}

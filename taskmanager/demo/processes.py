@@ -15,20 +15,12 @@ from typing import IO, Any
 
 from taskmanager.config import PREFIX, Settings
 from taskmanager.demo.http_client import HttpClient, ServiceError
+from taskmanager.demo.worker import empty_report
 
 START_SECONDS = 60
 STOP_SECONDS = 15
 KILLED_SECONDS = 0.2
 LOG_LINES_SHOWN = 15
-
-EMPTY_REPORT: dict[str, Any] = {
-    "completed": 0,
-    "failed": 0,
-    "retried": 0,
-    "lost": 0,
-    "claim_seconds": [],
-    "complete_seconds": [],
-}
 
 
 class ProcessFailed(Exception):
@@ -36,31 +28,43 @@ class ProcessFailed(Exception):
 
 
 class ChildProcess:
-    """One process in its own session, so that Ctrl-C reaches only the demo."""
+    """One process in its own session, so that Ctrl-C reaches only the demo.
 
-    def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
+    It gets `orders` over stdin, so that the list of processes does not show them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        folder: Path,
+        *,
+        environment: dict[str, str] | None = None,
+        orders: Any = None,
+    ) -> None:
         self.name = name
         self._arguments = [sys.executable, "-m", *arguments]
+        self._environment = environment
+        self._orders = json.dumps(orders).encode() + b"\n"
         self._output = folder / f"{name}.out"
         self._log = folder / f"{name}.log"
         self._stopped = False
         self.process: subprocess.Popen[bytes] | None = None
 
-    def launch(self, *, environment: dict[str, str] | None = None, orders: Any = None) -> None:
+    def start(self) -> None:
         with self._output.open("wb") as output, self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 self._arguments,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=log,
-                env=environment,
+                env=self._environment,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
         stdin: IO[bytes] = self.process.stdin  # type: ignore[assignment]
-        with stdin:
-            if orders is not None:
-                stdin.write(json.dumps(orders).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError), stdin:
+            stdin.write(self._orders)
 
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -95,15 +99,31 @@ class Server(ChildProcess):
     """`taskmanager serve` with SQLite in `folder`, on a free port."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.address = listener.getsockname()
+        self.url = "http://{}:{}".format(*self.address)
         self.admin_key = "tm_" + secrets.token_urlsafe(32)
-        self._folder = folder
-        super().__init__("server", ["taskmanager", "serve", "--port", str(self.port)], folder)
+        # Every setting has its default, whatever the environment or .env says.
+        defaults = {
+            PREFIX + setting.name.upper(): setting.metadata["default"]
+            for setting in fields(Settings)
+        }
+        super().__init__(
+            "server",
+            ["taskmanager", "serve", "--port", str(self.address[1])],
+            folder,
+            environment={
+                **os.environ,
+                **defaults,
+                "TASKMANAGER_INSTANCE_PATH": str(folder / "instance"),
+                "TASKMANAGER_BOOTSTRAP_ADMIN_KEY": self.admin_key,
+            },
+        )
 
     def start(self) -> None:
         """Returns when the server answers. Raises ProcessFailed."""
-        self.launch(environment=self._environment())
+        super().start()
         give_up_at = time.monotonic() + START_SECONDS
         while not self._answers():
             if not self.is_running():
@@ -112,45 +132,31 @@ class Server(ChildProcess):
                 raise ProcessFailed(f"The server did not answer within {START_SECONDS} seconds.")
             time.sleep(0.05)
 
+    def client(self, key: str) -> HttpClient:
+        """Retries only while the server runs."""
+        return HttpClient(self.url, key, keep_trying=self.is_running)
+
     def _answers(self) -> bool:
+        client = HttpClient(self.url, self.admin_key, keep_trying=lambda: False)
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                pass
-            HttpClient(self.url, self.admin_key, keep_trying=lambda: False).call(
-                "GET", "/api/health"
-            )
+            socket.create_connection(self.address, timeout=1).close()
+            client.call("GET", "/api/health")
         except (OSError, ServiceError):
             return False
         return True
 
-    def _environment(self) -> dict[str, str]:
-        """Every setting at its default, whatever the environment or .env says."""
-        defaults = {
-            PREFIX + setting.name.upper(): setting.metadata["default"]
-            for setting in fields(Settings)
-        }
-        return {
-            **os.environ,
-            **defaults,
-            "TASKMANAGER_INSTANCE_PATH": str(self._folder / "instance"),
-            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY": self.admin_key,
-        }
-
 
 class WorkerProcess(ChildProcess):
-    """One worker. It gets its key over stdin, so that the list of processes does not show it."""
+    """One worker. Its orders contain its key."""
 
     def __init__(self, name: str, folder: Path, *, url: str, key: str, task_type: str) -> None:
-        super().__init__(name, ["taskmanager.demo.worker"], folder)
-        self._orders = {"url": url, "key": key, "worker_id": name, "task_type": task_type}
-
-    def start(self) -> None:
-        self.launch(orders=self._orders)
+        orders = {"url": url, "key": key, "worker_id": name, "task_type": task_type}
+        super().__init__(name, ["taskmanager.demo.worker"], folder, orders=orders)
 
     def report(self) -> dict[str, Any] | None:
         """The report that it wrote when it stopped, or None if it was killed."""
         if self.process is None or self.process.returncode == -signal.SIGTERM:
-            return EMPTY_REPORT  # stopped before it was ready
+            return empty_report()  # stopped before it was ready
         try:
             report: dict[str, Any] = json.loads(self._output.read_bytes())
         except ValueError:
@@ -158,25 +164,13 @@ class WorkerProcess(ChildProcess):
         return report
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _prctl() -> Any:
-    """Linux's prctl(), or None on other systems and without ctypes."""
-    if sys.platform == "linux":
-        with contextlib.suppress(ImportError):
-            import ctypes
-
-            return ctypes.CDLL(None).prctl
-    return None
-
-
-_PRCTL = _prctl()  # loaded before the fork, after which little is safe
 _PR_SET_PDEATHSIG = 1
+_PRCTL: Any = None  # loaded before the fork, after which little is safe
+if sys.platform == "linux":
+    with contextlib.suppress(ImportError):
+        import ctypes
+
+        _PRCTL = ctypes.CDLL(None).prctl
 
 
 def _die_with_parent() -> None:

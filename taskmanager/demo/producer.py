@@ -81,18 +81,20 @@ def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
 def read_back(http: HttpClient) -> ReadBack:
     """Lists all finished tasks with params and result, page by page."""
     seen = ReadBack()
-    for status in ("completed", "failed"):
+
+    def listed(status: str) -> Iterator[dict[str, Any]]:
         for task in _list_tasks(http, status):
             seen.paths.add(task["params"]["path"])
             if status == "completed":
                 seen.completed += 1
-                seen.largest.append(task)
-                if len(seen.largest) > 100 * LARGEST_SHOWN:
-                    seen.largest = _largest(seen.largest)
             else:
                 seen.failed += 1
-                seen.failures = [*seen.failures, task][:FAILURES_SHOWN]
-    seen.largest = _largest(seen.largest)
+            yield task
+
+    seen.largest = heapq.nlargest(
+        LARGEST_SHOWN, listed("completed"), key=lambda task: task["result"]["size_bytes"]
+    )
+    seen.failures = heapq.nsmallest(FAILURES_SHOWN, listed("failed"), key=lambda task: task["id"])
     return seen
 
 
@@ -111,7 +113,3 @@ def _list_tasks(http: HttpClient, status: str) -> Iterator[dict[str, Any]]:
         if page["next_cursor"] is None:
             return
         query["cursor"] = page["next_cursor"]
-
-
-def _largest(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return heapq.nlargest(LARGEST_SHOWN, tasks, key=lambda task: task["result"]["size_bytes"])

@@ -40,7 +40,10 @@ def _run(folder: Path | None, *, keep: bool) -> int:
     # Absolute, so that the workers find it, but not resolved: it may be a link on purpose.
     where = (folder or files.standard_library()).absolute()
     excluded = files.NOT_STANDARD_LIBRARY if folder is None else frozenset()
-    paths = _find(where, excluded)
+    found = files.find_files(where, leave_out=excluded)
+    say(f"{len(found.paths):,} files under {figures.printable(str(where))}")
+    for reason, number in found.skipped.items():
+        say(f"    skipped: {number:,} ({reason})")
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmanager-demo-")))
         server = Server(place)
@@ -48,7 +51,7 @@ def _run(folder: Path | None, *, keep: bool) -> int:
         server.start()
         say(f"The server runs on {server.url}, with SQLite in a temporary folder.")
         try:
-            counted = _run_all(server, place, where, paths, stack)
+            counted = _run_all(server, place, where, found.paths, stack)
         except ServiceError:
             if server.is_running():
                 raise
@@ -59,20 +62,12 @@ def _run(folder: Path | None, *, keep: bool) -> int:
         return status
 
 
-def _find(folder: Path, excluded: frozenset[str]) -> list[str]:
-    found = files.find_files(folder, leave_out=excluded)
-    say(f"{len(found.paths):,} files under {figures.printable(str(folder))}")
-    for reason, number in found.skipped.items():
-        say(f"    skipped: {number:,} ({reason})")
-    return found.paths
-
-
 def _run_all(
     server: Server, place: Path, folder: Path, paths: list[str], stack: contextlib.ExitStack
 ) -> figures.Figures:
     keys = _create_keys(server)
-    enqueuer = _client(server, keys["producer"])
-    viewer = _client(server, keys["viewer"])
+    enqueuer = server.client(keys["producer"])
+    viewer = server.client(keys["viewer"])
     enqueuer.call("POST", "/api/task-types/register", producer.TASK_TYPE)
 
     progress = Progress("enqueue", len(paths))
@@ -80,7 +75,18 @@ def _run_all(
     enqueue_seconds = progress.finish(len(paths))
 
     progress = Progress("work", len(paths))
-    workers = _start_workers(server, place, keys["worker"], stack)
+    workers = []
+    for number in range(1, WORKERS + 1):
+        worker = WorkerProcess(
+            f"worker-{number}",
+            place,
+            url=server.url,
+            key=keys["worker"],
+            task_type=producer.TASK_TYPE["name"],
+        )
+        stack.callback(worker.stop)
+        worker.start()
+        workers.append(worker)
     _wait_until_done(server, viewer, workers, progress)
     work_seconds = progress.finish(len(paths))
     for worker in workers:
@@ -102,31 +108,9 @@ def _run_all(
     )
 
 
-def _start_workers(
-    server: Server, place: Path, key: str, stack: contextlib.ExitStack
-) -> list[WorkerProcess]:
-    workers = []
-    for number in range(1, WORKERS + 1):
-        worker = WorkerProcess(
-            f"worker-{number}",
-            place,
-            url=server.url,
-            key=key,
-            task_type=producer.TASK_TYPE["name"],
-        )
-        stack.callback(worker.stop)
-        worker.start()
-        workers.append(worker)
-    return workers
-
-
-def _client(server: Server, key: str) -> HttpClient:
-    return HttpClient(server.url, key, keep_trying=server.is_running)
-
-
 def _create_keys(server: Server) -> dict[str, str]:
     """Creates one key per role, without rate limits."""
-    admin = _client(server, server.admin_key)
+    admin = server.client(server.admin_key)
     return {
         role: admin.call(
             "POST", "/api/admin/keys", {"name": f"demo {role}", "role": role, "rate_limit": "0"}

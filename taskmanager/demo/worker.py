@@ -24,6 +24,14 @@ HEARTBEAT_SECONDS = 10
 CLAIM_LOST_STATUSES = (403, 409)
 
 
+def empty_report() -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("completed", "failed", "retried", "lost"), 0),
+        "claim_seconds": [],
+        "complete_seconds": [],
+    }
+
+
 class Worker:
     """Claims and completes tasks, and counts the answers and their duration in `report`."""
 
@@ -35,14 +43,7 @@ class Worker:
             orders["url"], orders["key"], keep_trying=lambda: not self.is_stopping()
         )
         self.last_contact_at = time.monotonic()
-        self.report: dict[str, Any] = {
-            "completed": 0,
-            "failed": 0,
-            "retried": 0,
-            "lost": 0,
-            "claim_seconds": [],
-            "complete_seconds": [],
-        }
+        self.report = empty_report()
 
     def run(self) -> None:
         """Works until stop() is called, then releases the tasks that it still holds."""

@@ -6,21 +6,17 @@
 import argparse
 import sys
 
-from taskmanager.doctor.report import is_address, run_doctor
-
-
-def _address(text: str) -> str:
-    if not is_address(text):
-        raise argparse.ArgumentTypeError("must be an address like https://example.org/queue")
-    return text
+from taskmanager.doctor.report import NO_ADDRESS, is_address, run_doctor
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Exits with 0, with 1 if there is a problem, or with 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="taskmanager doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.add_argument("--url", metavar="ADDRESS", type=_address, help="Address of the API.")
+    parser.add_argument("--url", metavar="ADDRESS", help="Address of the API.")
     given = parser.parse_args(arguments)
+    if given.url is not None and not is_address(given.url):
+        parser.error(f"argument --url: {NO_ADDRESS}")
     sys.exit(run_doctor(as_json=given.json, url=given.url))
 
 

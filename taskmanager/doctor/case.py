@@ -57,6 +57,14 @@ class Case:
             raise AssertionError("a check uses the settings without requiring them")
         return self.settings
 
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The database file, for checks that require PLACE; None with MySQL and MariaDB."""
+        url = self.known_settings.effective_database_url
+        if not url.startswith("sqlite:///"):
+            return None
+        return Path(url.removeprefix("sqlite:///").partition("?")[0])
+
 
 def case_of_command(url: str | None) -> Case:
     """The case of a command: settings from the environment and `.env`."""

@@ -1,18 +1,29 @@
-"""Checks that the database can be reached and that its version is supported."""
+"""Checks of the database itself: whether it can be reached, its version, and its surroundings.
 
+With SQLite these are the file, the write-ahead log and the processes that use it; with MySQL and
+MariaDB the server's clock and its limits of connections.
+"""
+
+import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from taskmanager.db.connection import connect_database
+from taskmanager.clock import utc_now
+from taskmanager.db.connection import connect_database, database, dialect
+from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import mysql_code
-from taskmanager.db.facts import engine_and_version
-from taskmanager.db.statements import fetch_one
+from taskmanager.db.facts import database_facts, engine_and_version
+from taskmanager.db.statements import fetch_all, fetch_one
 from taskmanager.doctor.case import DATABASE, Case
-from taskmanager.doctor.findings import Finding, ok, problem, reason_of, warning
+from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, reason_of, warning
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
 OLDEST = {"SQLite": (3, 7), "MySQL": (5, 7), "MariaDB": (10, 3)}
+PROCESSES = Path("/proc")
+MAX_SKEW_MS = 5_000
+NEARLY_FULL = 0.8
 
 _NAME = "the name in TASKMANAGER_DATABASE_URL"
 # MySQL's error numbers → what is wrong, and what to do.
@@ -61,45 +72,38 @@ FIX_FILE = (
 )
 
 
-def check_reachable(case: Case) -> Iterator[Finding]:
+def check_reachable(case: Case) -> Finding:
     """Connects and reads one row. Over HTTP it uses the connection of the service."""
-    url = case.known_settings.effective_database_url
+    settings = case.known_settings
     try:
         if case.call is None:
-            connect_database(url, table_prefix=case.known_settings.table_prefix)
-        if url.startswith("sqlite:///"):
-            missing = _no_file_yet(url)
-            if missing is not None:
-                case.missing[DATABASE] = "there is no database"
-                yield missing
-                return
+            connect_database(settings.effective_database_url, table_prefix=settings.table_prefix)
+        if case.sqlite_file and (missing := _no_file_yet(case.sqlite_file)):
+            case.missing[DATABASE] = "there is no database"
+            return missing
         fetch_one("SELECT 1 AS one")
-        if url.startswith("sqlite:///"):
+        if case.sqlite_file:
             fetch_one("SELECT COUNT(*) AS entries FROM sqlite_master")
     except ConfigurationError as error:
         case.missing[DATABASE] = "the database cannot be used"
-        yield problem("database", error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
+        return problem(error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
     except DatabaseUnavailable as error:
         case.missing[DATABASE] = "the database cannot be used"
-        yield _unavailable(error, FIX_FILE if url.startswith("sqlite:///") else FIX_SERVER)
-    else:
-        yield ok("database", "The database answers.")
+        return _unavailable(error, FIX_FILE if case.sqlite_file else FIX_SERVER)
+    return ok("The database answers.")
 
 
-def _no_file_yet(url: str) -> Finding | None:
-    path = Path(url.removeprefix("sqlite:///").partition("?")[0])
+def _no_file_yet(path: Path) -> Finding | None:
     try:
         path.stat()
     except FileNotFoundError:
         return warning(
-            "database",
             "There is no database file yet.",
             "The first start creates it, or run: taskmanager init-db. If the queue was in use "
             "before, the settings now name another file.",
         )
     except OSError as error:
         return problem(
-            "database",
             f"The database file cannot be reached: {reason_of(error)}.",
             "Correct TASKMANAGER_DATABASE_URL, or give the user who runs the program access to the "
             "folders above the file.",
@@ -108,19 +112,18 @@ def _no_file_yet(url: str) -> Finding | None:
 
 
 def _unavailable(error: DatabaseUnavailable, remedy: str) -> Finding:
-    cause = error.__cause__
-    code = mysql_code(cause) if cause is not None else None
+    code = mysql_code(error.__cause__) if error.__cause__ is not None else None
     if code in REFUSALS:
         reason, specific_remedy = REFUSALS[code]
-        return problem("database", f"The database cannot be used: {reason}.", specific_remedy)
+        return problem(f"The database cannot be used: {reason}.", specific_remedy)
     first, _, _ = error.message.partition(". ")
     number = f" (error {code})" if code is not None else ""
-    return problem("database", f"{first}{number}.", remedy)
+    return problem(f"{first}{number}.", remedy)
 
 
-def check_version(case: Case) -> Iterator[Finding]:
+def check_version(case: Case) -> Finding:
     """The engine and its version, as the database reports them."""
-    yield judge_version(*engine_and_version())
+    return judge_version(*engine_and_version())
 
 
 def judge_version(engine: str, version: str) -> Finding:
@@ -131,9 +134,145 @@ def judge_version(engine: str, version: str) -> Finding:
     oldest = OLDEST[engine]
     if numbers < oldest:
         return problem(
-            "database_version",
             f"{engine} {version} is too old. TaskManager needs {oldest[0]}.{oldest[1]} or newer.",
             "Ask the host for a newer one, or move to another database with taskmanager export and "
             "import.",
         )
-    return ok("database_version", f"{engine} {version}.")
+    return ok(f"{engine} {version}.")
+
+
+def check_file(case: Case) -> Iterator[Finding]:
+    """Whether the file is writable, and its folder, where SQLite creates more files."""
+    if dialect() is not SQLITE:
+        return
+    file = Path(database.database)
+    facts = database_facts()
+    if not (os.access(file, os.R_OK | os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK)):
+        yield problem(
+            "The database file or its folder is not writable.",
+            "Make the user who runs the program the owner of both. Check that the disk is not "
+            "read-only.",
+        )
+    elif facts.is_network_file_system:
+        yield warning(
+            f"The database file is on a network file system ({facts.file_system}). Locks are slow "
+            "there, and several machines must not use the same file.",
+            "Use MySQL or MariaDB (taskmanager export and import can move the queue), or keep the "
+            "file on a local disk.",
+        )
+    else:
+        where = f" and is on {facts.file_system}" if facts.file_system else ""
+        yield ok(f"The database file is writable{where}.")
+
+
+def check_journal(case: Case) -> Iterator[Finding]:
+    """Whether the write-ahead log is in use, and if not, why."""
+    if dialect() is not SQLITE:
+        return
+    facts = database_facts()
+    if facts.journal != facts.wanted_journal:
+        yield warning(
+            f"The journal mode is {facts.journal} but should be {facts.wanted_journal}. It can "
+            "change only at a start while no other process uses the database.",
+            "Stop every process that uses it, including cron and commands, then start again.",
+        )
+    elif facts.journal == "wal" and facts.is_network_file_system:
+        yield warning(
+            "The write-ahead log is in use on a network file system, because of ?journal=wal.",
+            "Remove that option from TASKMANAGER_DATABASE_URL unless the file is really on a "
+            "local disk. Otherwise the database may be damaged.",
+        )
+    elif facts.journal == "wal":
+        yield ok("The write-ahead log is in use.")
+    else:
+        why = "this file system does not support it"
+        if not facts.is_network_file_system:
+            why = "of ?journal=delete"
+        yield ok(f"There is no write-ahead log, because {why}.")
+
+
+def check_processes(case: Case) -> Finding:
+    """Counts the processes with the file open, among those that this user may see."""
+    if dialect() is not SQLITE:
+        return not_applicable("a database server knows connections, not processes.")
+    if not PROCESSES.joinpath("self", "fd").is_dir():
+        return not_applicable("this system does not show which processes have the file open.")
+    wanted = os.stat(database.database)
+    others = sum(
+        _has_open(folder, wanted)
+        for folder in PROCESSES.iterdir()
+        if folder.name.isdigit() and int(folder.name) != os.getpid()
+    )
+    this = "this process" if case.call is not None else "this command"
+    count = "1 process has" if others == 1 else f"{others} processes have"
+    return ok(f"Apart from {this}, {count} the database open, as far as this user can see.")
+
+
+def _has_open(process: Path, wanted: os.stat_result) -> bool:
+    try:
+        entries = list((process / "fd").iterdir())
+    except OSError:  # it belongs to another user, or has ended
+        return False
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(entry.stat(), wanted):
+                return True
+    return False
+
+
+def check_clock(case: Case) -> Finding:
+    """The queue uses only the local clock, but if the two differ, one of them is wrong."""
+    if dialect() is SQLITE:
+        return not_applicable("SQLite has no clock of its own.")
+    before = utc_now()
+    row = fetch_one("SELECT UNIX_TIMESTAMP(NOW(3)) AS seconds")
+    here = (before + utc_now()) / 2
+    skew_ms = round(float(row["seconds"]) * 1000 - here) if row else 0
+    found = f"The database server's clock is {abs(skew_ms) / 1000:.1f} s "
+    found += "ahead of" if skew_ms > 0 else "behind"
+    if abs(skew_ms) > MAX_SKEW_MS:
+        return warning(
+            f"{found} the local clock. The queue uses the local clock. If that one is wrong, "
+            "leases, delays and schedules are wrong too, and machines disagree with each other.",
+            "Find out which clock is wrong (date -u). Set it with NTP, or tell the host.",
+        )
+    return ok(f"{found} the local clock.")
+
+
+def check_connections(case: Case) -> Finding:
+    """Connections of the whole server and of this user, as far as the user may see them."""
+    if dialect() is SQLITE:
+        return not_applicable("SQLite has no server.")
+    limits = fetch_one("SELECT @@max_connections AS all_users, @@max_user_connections AS one_user")
+    status = {
+        row["Variable_name"]: int(row["Value"])
+        for row in fetch_all("SHOW GLOBAL STATUS LIKE 'Threads_connected'")
+    }
+    own = fetch_one(
+        "SELECT COUNT(*) AS connections FROM information_schema.processlist "
+        "WHERE user = SUBSTRING_INDEX(USER(), '@', 1)"
+    )
+    if limits is None or own is None:
+        raise AssertionError("the server returned no row")
+    return judge_connections(
+        own=own["connections"],
+        own_limit=limits["one_user"],
+        everybody=status.get("Threads_connected", 0),
+        limit=limits["all_users"],
+    )
+
+
+def judge_connections(*, own: int, own_limit: int, everybody: int, limit: int) -> Finding:
+    """`own_limit` is 0 if only the limit of the server applies."""
+    of_own = f" of {own_limit}" if own_limit else ""
+    found = (
+        f"This user has {own}{of_own} connections, and all users have {everybody} of {limit}. Each "
+        "process keeps one per thread"
+    )
+    if (own_limit and own >= NEARLY_FULL * own_limit) or everybody >= NEARLY_FULL * limit:
+        return warning(
+            f"{found}. Above the limit, requests are answered with 503.",
+            "Run fewer processes or threads (under Passenger: PassengerMaxPoolSize), or ask the "
+            "host for a higher limit.",
+        )
+    return ok(f"{found}.")

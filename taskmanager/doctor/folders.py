@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from taskmanager.doctor.case import FOLDER, Case
@@ -31,49 +32,38 @@ def check_instance_folder(case: Case) -> Iterator[Finding]:
     """Writes a file there, which is more reliable than looking at the permissions."""
     folder = case.known_settings.instance_path
     if not os.path.lexists(folder):
-        yield _not_there(case, folder)
-        return
-    if not folder.is_dir():
+        case.missing[FOLDER] = "there is no instance folder yet"
+        yield _not_there(folder)
+    elif not folder.is_dir():
         case.missing[FOLDER] = "the instance folder is not a folder"
-        yield problem(
-            "instance_folder", "The path of the instance folder is not a folder.", ELSEWHERE
-        )
-        return
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-"):
-            pass
-    except OSError as error:
-        case.missing[FOLDER] = "the instance folder is not writable"
-        yield problem(
-            "instance_folder",
-            f"The instance folder is not writable: {reason_of(error)}.",
-            ELSEWHERE,
-        )
+        yield problem("The path of the instance folder is not a folder.", ELSEWHERE)
     else:
-        yield ok("instance_folder", "The instance folder exists and is writable.")
-    yield _judge_access(folder.stat())
+        try:
+            tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-").close()
+        except OSError as error:
+            case.missing[FOLDER] = "the instance folder is not writable"
+            found = f"The instance folder is not writable: {reason_of(error)}."
+            yield problem(found, ELSEWHERE)
+        else:
+            yield ok("The instance folder exists and is writable.")
+        yield replace(_judge_access(folder.stat()), code="instance_mode")
 
 
-def _not_there(case: Case, folder: Path) -> Finding:
-    case.missing[FOLDER] = "there is no instance folder yet"
+def _not_there(folder: Path) -> Finding:
     above = next(parent for parent in folder.parents if parent.exists())
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
         return warning(
-            "instance_folder",
             "There is no instance folder yet.",
             "The first start creates it. If the queue was in use before, TASKMANAGER_INSTANCE_PATH "
             "now names another folder.",
         )
-    return problem(
-        "instance_folder", "There is no instance folder, and it cannot be created.", ELSEWHERE
-    )
+    return problem("There is no instance folder, and it cannot be created.", ELSEWHERE)
 
 
 def _judge_access(found: os.stat_result) -> Finding:
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid != os.geteuid():
         return warning(
-            "instance_mode",
             f"The instance folder belongs to another user (id {found.st_uid}) than the one who "
             f"runs this check (id {os.geteuid()}).",
             "Run the service, cron and all commands as the same user, and make that user the "
@@ -81,20 +71,17 @@ def _judge_access(found: os.stat_result) -> Finding:
         )
     if mode & 0o077:
         return warning(
-            "instance_mode",
             f"Other users can access the instance folder (mode {mode:04o}). It contains the queue.",
             "Run chmod 700 on the instance folder.",
         )
-    return ok("instance_mode", f"Only its owner can access the instance folder (mode {mode:04o}).")
+    return ok(f"Only its owner can access the instance folder (mode {mode:04o}).")
 
 
 def check_space(case: Case) -> Iterator[Finding]:
     """Free space on each disk that the queue writes to. Does not see the account's quota."""
-    settings = case.known_settings
-    folders = {"the instance folder": settings.instance_path}
-    url = settings.effective_database_url
-    if url.startswith("sqlite:///"):
-        folders["the database"] = Path(url.removeprefix("sqlite:///").partition("?")[0]).parent
+    folders = {"the instance folder": case.known_settings.instance_path}
+    if case.sqlite_file:
+        folders["the database"] = case.sqlite_file.parent
     seen = set()
     for name, folder in folders.items():
         there = next(path for path in (folder, *folder.parents) if path.is_dir())
@@ -114,22 +101,15 @@ def judge_space(name: str, free: int, inodes: int) -> Finding:
     left = f"{free // 1024**2:,} MB"
     make_room = "Delete what you do not need, or ask the host for more space."
     if inodes < LITTLE_INODES:
-        return problem(
-            "disk_space",
-            f"Only {inodes:,} more files can be created on the disk of {name}.",
-            make_room,
-        )
-    if free < NO_SPACE:
-        return problem("disk_space", f"Only {left} are free on the disk of {name}.", make_room)
+        found = f"Only {inodes:,} more files can be created on the disk of {name}."
+        return problem(found, make_room)
     if free < LITTLE_SPACE:
-        return warning("disk_space", f"Only {left} are free on the disk of {name}.", make_room)
-    return ok(
-        "disk_space",
-        f"{left} are free on the disk of {name}. A quota of the account may leave less.",
-    )
+        level = problem if free < NO_SPACE else warning
+        return level(f"Only {left} are free on the disk of {name}.", make_room)
+    return ok(f"{left} are free on the disk of {name}. A quota of the account may leave less.")
 
 
-def check_sync(case: Case) -> Iterator[Finding]:
+def check_sync(case: Case) -> Finding:
     """Measures fsync, for which every write request on SQLite waits."""
     milliseconds: list[float] = []
     deadline = time.monotonic() + MAX_SYNC_SECONDS
@@ -139,8 +119,7 @@ def check_sync(case: Case) -> Iterator[Finding]:
             started = time.perf_counter()
             os.fsync(file.fileno())
             milliseconds.append((time.perf_counter() - started) * 1000)
-    uses_sqlite = case.known_settings.effective_database_url.startswith("sqlite:///")
-    yield judge_sync(milliseconds, uses_sqlite=uses_sqlite)
+    return judge_sync(milliseconds, uses_sqlite=case.sqlite_file is not None)
 
 
 def judge_sync(milliseconds: list[float], *, uses_sqlite: bool) -> Finding:
@@ -152,10 +131,9 @@ def judge_sync(milliseconds: list[float], *, uses_sqlite: bool) -> Finding:
     )
     if median > SLOW_SYNC_MS and uses_sqlite:
         return warning(
-            "disk_sync",
             f"{found}. Every change of the queue waits for it.",
             "Create and complete tasks in batches, or use MySQL, MariaDB or another disk. "
             "TASKMANAGER_SQLITE_SYNCHRONOUS=NORMAL does not wait, but a power cut may lose the "
             "last moments.",
         )
-    return ok("disk_sync", f"{found}.")
+    return ok(f"{found}.")

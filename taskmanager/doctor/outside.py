@@ -11,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from taskmanager import __version__
@@ -35,13 +36,12 @@ def check_from_outside(case: Case) -> Iterator[Finding]:
     """Fetches the first bytes of some files and compares them with the local files."""
     if case.url is None:
         yield ok(
-            "files_exposed",
             "Not checked: this needs the address of the API. On the host, or where the same "
-            "release is unpacked, run: taskmanager doctor --url https://example.org/queue",
+            "release is unpacked, run: taskmanager doctor --url https://example.org/queue"
         )
         return
     base = case.url.rstrip("/")
-    yield from _reach(base)
+    yield replace(_reach(base), code="service_reached")
     exposed, tried, unanswered = [], 0, 0
     for name, file in _files(case).items():
         content = _beginning(file)
@@ -56,24 +56,22 @@ def check_from_outside(case: Case) -> Iterator[Finding]:
             except (OSError, http.client.HTTPException):
                 unanswered += 1
     if exposed:
-        yield problem("files_exposed", f"Anybody can fetch {listed(exposed)}.", REMEDY)
+        yield problem(f"Anybody can fetch {listed(exposed)}.", REMEDY)
     elif unanswered:
         yield warning(
-            "files_exposed",
             f"{unanswered} attempts to fetch files got no answer, so this could not be checked.",
             "Check that the address is right and the server runs, then try again.",
         )
     else:
-        yield ok("files_exposed", f"None of {tried} files can be fetched from that address.")
+        yield ok(f"None of {tried} files can be fetched from that address.")
 
 
 def _files(case: Case) -> dict[str, Path]:
     """Path under which a file would be served → the local file."""
     files = {name: case.root / name for name in FILES}
     if PLACE not in case.missing:
-        url = case.known_settings.effective_database_url
-        database = Path(url.removeprefix("sqlite:///").partition("?")[0])
-        if url.startswith("sqlite:///") and database.is_relative_to(case.root):
+        database = case.sqlite_file
+        if database and database.is_relative_to(case.root):
             files[database.relative_to(case.root).as_posix()] = database
     return files
 
@@ -86,52 +84,41 @@ def _beginning(file: Path) -> bytes:
         return b""
 
 
-def _reach(base: str) -> Iterator[Finding]:
+def _reach(base: str) -> Finding:
     wrong_address = "Give the address of the API, without /api."
     try:
         status, body = _fetch(f"{base}/api/health", 65_536)
         answer = json.loads(body)
         version = (answer.get("data") or answer["details"])["version"]
     except (OSError, http.client.HTTPException) as error:
-        yield warning(
-            "service_reached",
-            f"Nothing answers at the address ({_reason(error)}).",
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        shown = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
+        return warning(
+            f"Nothing answers at the address ({shown}).",
             "Check that the server runs. " + wrong_address,
         )
-        return
     except (ValueError, KeyError, TypeError, AttributeError):
-        yield warning(
-            "service_reached",
+        return warning(
             f"The answer from the address (status {status}) is not from TaskManager.",
             wrong_address + " If that is right, read the web server's error log.",
         )
-        return
     parts = urllib.parse.urlsplit(base)
     if version != __version__:
-        yield warning(
-            "service_reached",
+        return warning(
             f"Version {version} answers at the address, but {__version__} is installed here.",
             "Restart the service: touch tmp/restart.txt",
         )
-    elif status != 200:
-        yield problem(
-            "service_reached",
+    if status != 200:
+        return problem(
             f"The service answers with {status} because it cannot reach its database.",
             "See the findings under Database.",
         )
-    elif parts.scheme == "http" and parts.hostname not in LOCAL:
-        yield warning(
-            "service_reached",
+    if parts.scheme == "http" and parts.hostname not in LOCAL:
+        return warning(
             "The service answers over plain HTTP. Anybody on the network path can read keys.",
             "Use HTTPS, and let the web server redirect HTTP to it.",
         )
-    else:
-        yield ok("service_reached", f"TaskManager {version} answers at the address.")
-
-
-def _reason(error: Exception) -> str:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return str(getattr(reason, "strerror", None) or reason or type(error).__name__)
+    return ok(f"TaskManager {version} answers at the address.")
 
 
 def _fetch(url: str, most: int) -> tuple[int, bytes]:

@@ -4,7 +4,8 @@ import importlib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from taskmanager.doctor.case import Case
@@ -23,9 +24,9 @@ _IMPORTS_IMP = re.compile(r"^\s*import\b.*\bimp\b", re.MULTILINE)
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)\s*([<>=!~0-9.,\s]*)$")
 
 
-def check_python(case: Case) -> Iterator[Finding]:
+def check_python(case: Case) -> Finding:
     """The Python version, and whether the Passenger of this host can load it."""
-    yield judge_python(sys.version_info[:3], old_loader_below(Path("/")))
+    return judge_python(sys.version_info[:3], old_loader_below(Path("/")))
 
 
 def judge_python(version: tuple[int, ...], old_loader: bool | None) -> Finding:
@@ -33,24 +34,21 @@ def judge_python(version: tuple[int, ...], old_loader: bool | None) -> Finding:
     name = "Python " + ".".join(map(str, version))
     if version[:2] < OLDEST_PYTHON:
         return problem(
-            "python_version",
             f"{name} is too old for TaskManager.",
             "Use Python 3.11 or newer. On cPanel choose it in 'Setup Python App'; elsewhere create "
             "the virtual environment with it.",
         )
     if version[:2] < WITHOUT_IMP:
-        return ok("python_version", f"{name}.")
+        return ok(f"{name}.")
     if old_loader:
         return warning(
-            "python_version",
             f"{name}, but the Passenger of this host needs the module imp, which Python 3.12 "
             "removed.",
             "If Passenger serves the program, use Python 3.11, or a Passenger newer than 6.0.18.",
         )
     return ok(
-        "python_version",
         f"{name}. If Passenger serves the program, it must be newer than 6.0.18 to load this "
-        "Python.",
+        "Python."
     )
 
 
@@ -64,7 +62,7 @@ def old_loader_below(root: Path) -> bool | None:
 
 def check_libraries(case: Case) -> Iterator[Finding]:
     """The installed libraries against requirements.txt, or else the package's metadata."""
-    required = list(_requirements(case.root))
+    required = _requirements(case.root)
     missing, old, new = [], [], []
     for name, specifiers in required:
         try:
@@ -79,31 +77,29 @@ def check_libraries(case: Case) -> Iterator[Finding]:
                 new.append(f"{name} {version} (below {bound})")
     install = "Install the requirements: python -m pip install -r requirements.txt"
     if not required:
-        yield ok("libraries", "Not applicable: there is no list of the required libraries.")
+        yield ok("Not applicable: there is no list of the required libraries.")
     if missing:
-        yield problem("libraries", f"Not installed: {listed(missing)}.", install)
+        yield problem(f"Not installed: {listed(missing)}.", install)
     if old:
-        yield problem("libraries", f"Too old: {listed(old)}.", install)
+        yield problem(f"Too old: {listed(old)}.", install)
     if new:
-        yield warning("libraries", f"Newer than the tested versions: {listed(new)}.", install)
+        yield warning(f"Newer than the tested versions: {listed(new)}.", install)
     if required and not missing + old + new:
-        yield ok("libraries", f"All {len(required)} libraries are installed in supported versions.")
+        yield ok(f"All {len(required)} libraries are installed in supported versions.")
 
 
-def _requirements(root: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    for line in _requirement_lines(root):
-        if found := _REQUIREMENT.match(line.strip()):
-            yield found[1], re.findall(r"(>=|<)\s*([0-9.]+)", found[2])
-
-
-def _requirement_lines(root: Path) -> Iterable[str]:
+def _requirements(root: Path) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each required library with its bounds."""
     path = root / "requirements.txt"
     if path.exists():
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    try:
-        return importlib.metadata.requires("taskmanager") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    else:
+        try:
+            lines = importlib.metadata.requires("taskmanager") or []
+        except importlib.metadata.PackageNotFoundError:
+            lines = []
+    found = [match for line in lines if (match := _REQUIREMENT.match(line.strip()))]
+    return [(one[1], re.findall(r"(>=|<)\s*([0-9.]+)", one[2])) for one in found]
 
 
 def is_older(version: str, bound: str) -> bool:
@@ -117,39 +113,31 @@ def is_older(version: str, bound: str) -> bool:
     return mine < least
 
 
-def check_loading(case: Case) -> Iterator[Finding]:
+def check_loading(case: Case) -> Finding:
     """Imports the application and the command line, as a start does."""
-    for module, name in (("taskmanager.app", "create_app"), ("taskmanager.cli", "main")):
-        try:
+    try:
+        for module, name in (("taskmanager.app", "create_app"), ("taskmanager.cli", "main")):
             getattr(importlib.import_module(module), name)
-        except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
-            yield _does_not_load(error)
-            return
-    yield ok("program_loads", "The whole program can be imported.")
-
-
-def _does_not_load(error: Exception) -> Finding:
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("taskmanager"):
+    except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
+        name = getattr(error, "name", None) or ""
+        if isinstance(error, ModuleNotFoundError) and not name.startswith("taskmanager"):
+            return problem(
+                f"The program does not start: the module {error.name} is missing.",
+                "Install the requirements with the Python that serves the program: "
+                "python -m pip install -r requirements.txt",
+            )
         return problem(
-            "program_loads",
-            f"The program does not start: the module {error.name} is missing.",
-            "Install the requirements with the Python that serves the program: "
-            "python -m pip install -r requirements.txt",
+            f"The program does not start: {_where(error)}{type(error).__name__}.",
+            "Upload the whole release again, in binary mode.",
         )
-    return problem(
-        "program_loads",
-        f"The program does not start: {_where(error)}{type(error).__name__}.",
-        "Upload the whole release again, in binary mode.",
-    )
+    return ok("The whole program can be imported.")
 
 
 def _where(error: Exception) -> str:
     """`in FILE, ` for the file of the package in which the error occurred, else empty."""
-    names = [error.filename or ""] if isinstance(error, SyntaxError) else []
-    trace = error.__traceback__
-    while trace is not None:
-        names.insert(0, trace.tb_frame.f_code.co_filename)
-        trace = trace.tb_next
+    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        names.append(error.filename or "")
     package = Path(__file__).resolve().parent.parent
     ours = [Path(name) for name in names if Path(name).is_relative_to(package)]
     return f"in {ours[-1].relative_to(package.parent).as_posix()}, " if ours else ""

@@ -1,6 +1,7 @@
-"""Checks the content of the database: tables, keys, task types and runs of maintenance."""
+"""Checks the content of the database: tables, keys and the last runs of maintenance."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from taskmanager.access import keys
 from taskmanager.clock import utc_now
@@ -23,78 +24,65 @@ WAYS = {"command": "by command", "http": "over HTTP"}
 def check_schema(case: Case) -> Iterator[Finding]:
     """The recorded schema version, and whether every table exists."""
     found = schema_version()
-    finding = judge_schema(found)
     if found != SCHEMA_VERSION:
         case.missing[TABLES] = "the tables have another version"
-    yield finding
     if found is None:
-        return
-    existing = set(database.get_tables())
-    missing = [name for model in MODELS if (name := model._meta.table_name) not in existing]
-    if missing and found == SCHEMA_VERSION:
-        case.missing[TABLES] = "tables are missing"
-        yield problem(
-            "tables",
-            f"Tables are missing: {', '.join(missing)}.",
-            "Restore the database from a backup. Without one, delete its other tables and run "
-            "'taskmanager init-db' to start with an empty queue.",
-        )
-    elif found == SCHEMA_VERSION:
-        yield ok("tables", f"All {len(MODELS)} tables exist.")
-
-
-def judge_schema(found: int | None) -> Finding:
-    """`found` is the version recorded in the database, or None if there are no tables."""
-    if found is None:
-        return warning(
-            "schema_version",
+        yield warning(
             "The database has no tables yet.",
             "The first start creates them, or run: taskmanager init-db",
         )
-    if found < SCHEMA_VERSION:
-        return warning(
-            "schema_version",
+    elif found < SCHEMA_VERSION:
+        yield warning(
             f"The tables have version {found} and the program has {SCHEMA_VERSION}: an upgrade is "
             "pending.",
             "The next start upgrades them, or run: taskmanager migrate",
         )
-    if found > SCHEMA_VERSION:
-        return problem(
-            "schema_version",
+    elif found > SCHEMA_VERSION:
+        yield problem(
             f"The tables have version {found}, but this program only has {SCHEMA_VERSION}.",
             "Upload the newer program again, or restore a backup made with this one.",
         )
-    return ok("schema_version", f"The tables have version {found}, like the program.")
+    else:
+        yield ok(f"The tables have version {found}, like the program.")
+        yield replace(_check_tables(case), code="tables")
 
 
-def check_claim_path(case: Case) -> Iterator[Finding]:
+def _check_tables(case: Case) -> Finding:
+    existing = set(database.get_tables())
+    missing = [name for model in MODELS if (name := model._meta.table_name) not in existing]
+    if not missing:
+        return ok(f"All {len(MODELS)} tables exist.")
+    case.missing[TABLES] = "tables are missing"
+    return problem(
+        f"Tables are missing: {', '.join(missing)}.",
+        "Restore the database from a backup. Without one, delete its other tables and run "
+        "'taskmanager init-db' to start with an empty queue.",
+    )
+
+
+def check_claim_path(case: Case) -> Finding:
     """How claims lock tasks. Both ways are fine."""
     if dialect() is SQLITE:
-        yield not_applicable("claim_path", "SQLite has one writer at a time.")
-    elif skips_locked():
-        yield ok("claim_path", "Claims use SKIP LOCKED.")
-    else:
-        yield ok(
-            "claim_path",
-            "Claims use guarded updates, because the server has no SKIP LOCKED or ?skip_locked=off "
-            "is set. With many workers the order of tasks is nearly exact.",
-        )
+        return not_applicable("SQLite has one writer at a time.")
+    if skips_locked():
+        return ok("Claims use SKIP LOCKED.")
+    return ok(
+        "Claims use guarded updates, because the server has no SKIP LOCKED or ?skip_locked=off "
+        "is set. With many workers the order of tasks is nearly exact."
+    )
 
 
-def check_keys(case: Case) -> Iterator[Finding]:
+def check_keys(case: Case) -> Finding:
     """Whether there is a valid admin key."""
     now = utc_now()
-    admins = [row for row in keys.list_keys() if keys.may_administer(row, now=now)]
+    admins = sum(keys.may_administer(row, now=now) for row in keys.list_keys())
     if admins:
-        count = "is 1 admin key" if len(admins) == 1 else f"are {len(admins)} admin keys"
-        yield ok("admin_key", f"There {count}.")
-    else:
-        yield problem(
-            "admin_key",
-            "There is no valid admin key.",
-            "Create one: taskmanager keys create --name me --role admin. Without a shell set "
-            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY to a key that was never used before, and restart.",
-        )
+        return ok(f"There {'is 1 admin key' if admins == 1 else f'are {admins} admin keys'}.")
+    return problem(
+        "There is no valid admin key.",
+        "Create one: taskmanager keys create --name me --role admin. Without a shell set "
+        "TASKMANAGER_BOOTSTRAP_ADMIN_KEY to a key that was never used before, and restart.",
+    )
 
 
 def check_task_types(case: Case) -> Iterator[Finding]:
@@ -102,35 +90,26 @@ def check_task_types(case: Case) -> Iterator[Finding]:
     unusable = task_types.unusable_task_types()
     for row in unusable:
         yield problem(
-            "param_schemas",
             f"New tasks of type '{row['name']}' (version {row['version']}) are refused: "
             f"{row['problem']}",
             "Register the type again with a schema that can be used. See docs/schemas.md.",
         )
     if not unusable:
-        yield ok("param_schemas", "The schemas of all task types can be used.")
+        yield ok("The schemas of all task types can be used.")
 
 
-def check_maintenance(case: Case) -> Iterator[Finding]:
+def check_maintenance(case: Case) -> Finding:
     """When full maintenance last ran, by command and over HTTP."""
-    now = utc_now()
-    runs = maintenance_runs.last_runs()
-    said = [
-        f"{name} {_ago(now - runs[way].last_run_at)}" for way, name in WAYS.items() if way in runs
-    ]
-    last = max((runs[way].last_run_at for way in WAYS if way in runs), default=None)
-    if last is not None and now - last <= SILENT_MS:
-        yield ok("maintenance", f"Maintenance last ran {', '.join(said)}.")
-        return
-    found = f"Maintenance last ran {', '.join(said)}" if said else "Maintenance has never run"
-    claims = (
-        f"; claims last did part of it {_ago(now - runs['claims'].last_run_at)}"
-        if "claims" in runs
-        else ""
-    )
-    yield warning(
-        "maintenance",
-        f"{found}{claims}. Without it schedules and retries wait for the next claim, and finished "
+    ages = {way: utc_now() - run.last_run_at for way, run in maintenance_runs.last_runs().items()}
+    full = {name: ages[way] for way, name in WAYS.items() if way in ages}
+    said = ", ".join(f"{name} {_ago(age)}" for name, age in full.items())
+    if full and min(full.values()) <= SILENT_MS:
+        return ok(f"Maintenance last ran {said}.")
+    found = f"Maintenance last ran {said}" if said else "Maintenance has never run"
+    if "claims" in ages:
+        found += f"; claims last did part of it {_ago(ages['claims'])}"
+    return warning(
+        f"{found}. Without it schedules and retries wait for the next claim, and finished "
         "tasks are never deleted.",
         CRON,
     )

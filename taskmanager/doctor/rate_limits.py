@@ -1,7 +1,6 @@
 """Checks that all processes share the counters of the rate limits."""
 
 import os
-from collections.abc import Iterator
 
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.findings import Finding, ok, problem, warning
@@ -9,40 +8,25 @@ from taskmanager.doctor.findings import Finding, ok, problem, warning
 OWN_FILE = "rate_limits.counters"
 
 
-def check_storage(case: Case) -> Iterator[Finding]:
+def check_storage(case: Case) -> Finding:
     """Over HTTP: what the answering process reports. By command: tries the storage."""
     uri = case.known_settings.rate_limit_storage_uri
     if uri.startswith("memory:"):
-        yield _not_shared(
+        return _not_shared(
             "TASKMANAGER_RATE_LIMIT_STORAGE_URI is set to memory:",
             "Remove TASKMANAGER_RATE_LIMIT_STORAGE_URI",
         )
-    elif case.call is not None:
+    if case.call is not None:
         if case.call.counts_are_shared:
-            yield ok("rate_limits", "All processes share the counters.")
-        else:
-            yield _not_shared(
-                "The storage of the counters cannot be used",
-                "Check that the instance folder is writable"
-                if not uri
-                else "Check that the storage runs and can be reached",
-            )
-    elif uri:
-        yield _try_storage(uri)
-    else:
-        yield _try_file(case)
-
-
-def _not_shared(why: str, remedy: str) -> Finding:
-    return warning(
-        "rate_limits",
-        f"{why}, so each process counts on its own. With four processes a key can send four times "
-        "as many requests as its limit allows.",
-        f"{remedy}, and restart.",
-    )
-
-
-def _try_file(case: Case) -> Finding:
+            return ok("All processes share the counters.")
+        return _not_shared(
+            "The storage of the counters cannot be used",
+            "Check that the storage runs and can be reached"
+            if uri
+            else "Check that the instance folder is writable",
+        )
+    if uri:
+        return _try_storage(uri)
     # Only look: a file created here would belong to the user who runs the command.
     path = case.known_settings.instance_path / OWN_FILE
     target = path if path.exists() else path.parent
@@ -51,7 +35,15 @@ def _try_file(case: Case) -> Finding:
             "The file of the counters is not writable",
             "Make the user who runs the service the owner of the instance folder and its files",
         )
-    return ok("rate_limits", "All processes share the file of the counters.")
+    return ok("All processes share the file of the counters.")
+
+
+def _not_shared(why: str, remedy: str) -> Finding:
+    return warning(
+        f"{why}, so each process counts on its own. With four processes a key can send four times "
+        "as many requests as its limit allows.",
+        f"{remedy}, and restart.",
+    )
 
 
 def _try_storage(uri: str) -> Finding:
@@ -65,7 +57,6 @@ def _try_storage(uri: str) -> Finding:
         works = storage_from_string(uri, **options).check()
     except (ConfigurationError, ValueError):
         return problem(
-            "rate_limits",
             f"TASKMANAGER_RATE_LIMIT_STORAGE_URI cannot be used: there is no storage named "
             f"'{kind}', or the library that it needs is not installed.",
             "Leave it empty, or install the library (redis for redis://). Until then the program "
@@ -74,7 +65,7 @@ def _try_storage(uri: str) -> Finding:
     except Exception:  # noqa: BLE001 - each client library has its own errors
         works = False
     if works:
-        return ok("rate_limits", f"The counters are stored in {kind}, which answers.")
+        return ok(f"The counters are stored in {kind}, which answers.")
     return _not_shared(
         f"The storage of the counters ({kind}) does not answer", "Check that it runs"
     )

@@ -4,17 +4,20 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from taskmanager import __version__
 from taskmanager.doctor.case import case_of_command
-from taskmanager.doctor.checks import GROUPS, examine
+from taskmanager.doctor.checks import CHECKS, examine
 from taskmanager.doctor.findings import Finding, Level
 
 WIDTH = 100
 MARKS = {Level.OK: "ok", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
+
+NO_ADDRESS = "must be an address like https://example.org/queue"
 
 
 def is_address(text: str) -> bool:
@@ -30,7 +33,9 @@ def run_doctor(*, as_json: bool, url: str | None) -> int:
     """Prints the report on stdout. Returns the exit status: 1 if there is a problem, else 0."""
     case = case_of_command(url)
     findings = list(examine(case))
-    _close_database()
+    # Only if it was loaded: it may be what is broken.
+    if connection := sys.modules.get("taskmanager.db.connection"):
+        connection.close_connection()
     if as_json:
         text = json.dumps(report_json(findings), ensure_ascii=False, indent=2)
     else:
@@ -40,27 +45,11 @@ def run_doctor(*, as_json: bool, url: str | None) -> int:
     return 1 if _count(findings, Level.PROBLEM) else 0
 
 
-def _close_database() -> None:
-    # Only if it was loaded: it may be what is broken.
-    module = sys.modules.get("taskmanager.db.connection")
-    if module is not None:
-        module.close_connection()
-
-
 def report_json(findings: list[Finding]) -> dict[str, Any]:
     """The report as JSON; the HTTP call returns the same."""
     return {
         "version": __version__,
-        "findings": [
-            {
-                "group": finding.group,
-                "code": finding.code,
-                "level": finding.level.value,
-                "found": finding.found,
-                "remedy": finding.remedy,
-            }
-            for finding in findings
-        ],
+        "findings": [asdict(finding) for finding in findings],
         "count": len(findings),
         "problems": _count(findings, Level.PROBLEM),
         "warnings": _count(findings, Level.WARNING),
@@ -69,11 +58,11 @@ def report_json(findings: list[Finding]) -> dict[str, Any]:
 
 def summary(findings: Iterable[Finding]) -> str:
     """`1 problem, 2 warnings.`"""
-    parts = []
-    for level in (Level.PROBLEM, Level.WARNING):
-        count = _count(findings, level)
-        if count:
-            parts.append(f"{count} {level}{'s' if count > 1 else ''}")
+    parts = [
+        f"{count} {level}{'s' if count > 1 else ''}"
+        for level in (Level.PROBLEM, Level.WARNING)
+        if (count := _count(findings, level))
+    ]
     return f"{', '.join(parts)}." if parts else "No problems, no warnings."
 
 
@@ -82,9 +71,9 @@ def report_lines(findings: list[Finding], root: Path, folder: Path | None) -> It
     yield f"TaskManager {__version__} in {root}"
     if folder is not None:
         yield f"Instance folder: {folder}"
-    for group, heading in GROUPS.items():
+    for group in CHECKS:
         yield ""
-        yield heading
+        yield group.capitalize()
         for finding in findings:
             if finding.group == group:
                 yield _indented(f"{MARKS[finding.level]:<8}", f"{finding.found} [{finding.code}]")

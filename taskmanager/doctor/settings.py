@@ -12,63 +12,53 @@ def check_settings(case: Case) -> Iterator[Finding]:
     """Reports every invalid setting; a start reports only the first."""
     if SETTINGS in case.missing:
         yield problem(
-            "settings_unreadable",
             f"The settings could not be read: {case.complaints['']}.",
             "Fix that and run the doctor again. Until then the program does not start.",
+            code="settings_unreadable",
         )
         return
     for complaint in case.complaints.values():
-        yield problem(
-            "settings", complaint, "Correct it and restart. Until then the program does not start."
-        )
+        yield problem(complaint, "Correct it and restart. Until then the program does not start.")
     if not case.complaints:
-        yield ok("settings", "Every setting is known and valid.")
+        yield ok("Every setting is known and valid.")
 
 
-def check_env_file(case: Case) -> Iterator[Finding]:
+def check_env_file(case: Case) -> Finding:
     """`.env` may contain the password of the database and the bootstrap key."""
     try:
         found = (case.root / ".env").stat()
     except FileNotFoundError:
-        yield not_applicable("env_file", "there is no `.env`; settings come from the environment.")
-        return
+        return not_applicable("there is no `.env`; settings come from the environment.")
     except OSError as error:
-        yield problem(
-            "env_file",
+        return problem(
             f"`.env` cannot be accessed: {reason_of(error)}.",
             "Make the user who runs the program its owner: chown, then chmod 600 .env",
         )
-        return
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISREG(found.st_mode):
-        yield problem(
-            "env_file",
+        return problem(
             "`.env` is not a file, so no setting is read from it.",
             "Replace it with a file. See .env.example",
         )
-    elif mode & 0o022:
-        yield problem(
-            "env_file",
+    if mode & 0o022:
+        return problem(
             f"Other users can write `.env` (mode {mode:04o}). They could run code as this user.",
             "chmod 600 .env",
         )
-    elif mode & 0o044:
-        yield warning(
-            "env_file",
+    if mode & 0o044:
+        return warning(
             f"Other users can read `.env` (mode {mode:04o}) and the passwords in it. FTP programs "
             "upload it with this mode.",
             "chmod 600 .env (in an FTP program: File permissions)",
         )
-    else:
-        yield ok("env_file", f"Only its owner can access `.env` (mode {mode:04o}).")
+    return ok(f"Only its owner can access `.env` (mode {mode:04o}).")
 
 
-def check_plugins(case: Case) -> Iterator[Finding]:
+def check_plugins(case: Case) -> Finding:
     """Imports the plugins, as a start does."""
     plugins = case.known_settings.plugins
     if not plugins:
-        yield not_applicable("plugins", "TASKMANAGER_PLUGINS is empty.")
-        return
+        return not_applicable("TASKMANAGER_PLUGINS is empty.")
     broken = []
     for module in plugins:
         try:
@@ -76,23 +66,19 @@ def check_plugins(case: Case) -> Iterator[Finding]:
         except Exception as error:  # noqa: BLE001 - code of others may raise anything
             broken.append(f"{module} ({type(error).__name__})")
     if broken:
-        yield problem(
-            "plugins",
+        return problem(
             f"Modules of TASKMANAGER_PLUGINS that cannot be imported: {', '.join(broken)}.",
             "Upload or install them, or remove them from the setting. Until then the program does "
             "not start.",
         )
-    else:
-        yield ok("plugins", f"All {len(plugins)} modules of TASKMANAGER_PLUGINS can be imported.")
+    return ok(f"All {len(plugins)} modules of TASKMANAGER_PLUGINS can be imported.")
 
 
-def check_bootstrap_key(case: Case) -> Iterator[Finding]:
+def check_bootstrap_key(case: Case) -> Finding:
     """The bootstrap key is a secret in a file, and no longer needed after the first start."""
-    if case.known_settings.bootstrap_admin_key:
-        yield warning(
-            "bootstrap_key",
-            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY is still set. Whoever reads it can do everything.",
-            "Create another admin key, revoke the one named 'bootstrap', and remove the setting.",
-        )
-    else:
-        yield ok("bootstrap_key", "No bootstrap key is set.")
+    if not case.known_settings.bootstrap_admin_key:
+        return ok("No bootstrap key is set.")
+    return warning(
+        "TASKMANAGER_BOOTSTRAP_ADMIN_KEY is still set. Whoever reads it can do everything.",
+        "Create another admin key, revoke the one named 'bootstrap', and remove the setting.",
+    )

@@ -1,7 +1,7 @@
 """Writes the whole queue to a stream, as it was at one moment."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO
 
 from peewee import SQL, fn
 
@@ -14,7 +14,6 @@ from taskmanager.errors import TransferFailed
 from taskmanager.transfer.format import (
     FORMAT,
     FORMAT_VERSION,
-    Column,
     LineWriter,
     Table,
     first_wrong,
@@ -69,19 +68,15 @@ def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
     with streamed_rows(table.model.select().order_by(SQL(table.key))) as rows:
         for row in rows:
             if (wrong := first_wrong(table.columns, row)) is not None:
-                raise TransferFailed(_damaged(table, row, wrong))
+                key = row[table.column_names.index(table.key)]
+                raise TransferFailed(
+                    "The database holds what TaskManager never writes: in the table "
+                    f"{table.name}, where {table.key} is {key!r}, {wrong.name} is not "
+                    f"{wrong.expected}. Correct or remove that row, then export again."
+                )
             writer.write(row)
             count += 1
             if count % REPORTED_ROWS == 0:
                 report(table.name, count)
     report(table.name, count)
     return count
-
-
-def _damaged(table: Table, row: Sequence[Any], wrong: Column) -> str:
-    key = row[table.column_names.index(table.key)]
-    return (
-        f"The database holds what TaskManager never writes: in the table {table.name}, where "
-        f"{table.key} is {key!r}, {wrong.name} is not {wrong.expected}. Correct or remove that "
-        "row, then export again."
-    )

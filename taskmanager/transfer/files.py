@@ -33,8 +33,11 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         )
         try:
             with os.fdopen(number, "wb") as plain:
-                with _packed(plain) if path.suffix == ".gz" else _as_it_is(plain) as stream:
-                    yield stream
+                if path.suffix == ".gz":
+                    with gzip.GzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
+                        yield cast(BinaryIO, packed)
+                else:
+                    yield plain
                 plain.flush()
                 os.fsync(number)
             Path(name).replace(target)
@@ -45,15 +48,6 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         raise TransferFailed(
             f"{path} could not be written: {error.strerror or error}. Nothing of it was kept."
         ) from error
-
-
-def _packed(plain: BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
-    packed = gzip.GzipFile(fileobj=plain, mode="wb", compresslevel=GZIP_LEVEL, filename="", mtime=0)
-    return cast(BinaryIO, packed)
-
-
-def _as_it_is(plain: BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
-    return contextlib.nullcontext(plain)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ prefixes. Refuses to know files and databases.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, NoReturn
@@ -42,16 +43,23 @@ OF_THE_DATABASE = (SchemaVersion, MigrationStep, StatisticsSnapshot)
 
 _BITS = {peewee.SmallIntegerField: 16, peewee.BigIntegerField: 64, peewee.BigAutoField: 64}
 
-IsRight = Callable[[Any], bool]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """A column and its valid values: SQLite would store anything anywhere."""
 
     name: str
-    is_right: IsRight
+    is_number: bool
+    valid: range  # whole numbers, or lengths of a text
+    is_nullable: bool
     expected: str
+
+    def accepts(self, value: Any) -> bool:
+        if value is None:
+            return self.is_nullable
+        if self.is_number:
+            return type(value) is int and value in self.valid
+        return _is_text(value) and len(value) in self.valid
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def queue_tables() -> tuple[Table, ...]:
         Table(
             name=plain_name(model),
             model=model,
-            key=_key_of(model),
+            key=model._meta.primary_key.column_name,  # type: ignore[union-attr]
             # No entry of the history is asked for by its id, so the id may be used again.
             is_counted=isinstance(model._meta.primary_key, peewee.AutoField)
             and model is not TaskLog,
@@ -86,39 +94,27 @@ def queue_tables() -> tuple[Table, ...]:
     )
 
 
-def _key_of(model: type[peewee.Model]) -> str:
-    return str(model._meta.primary_key.column_name)  # type: ignore[union-attr]
-
-
 def _column(field: peewee.Field) -> Column:
-    is_right, expected = _values_of(field)
-    if field.null:
-        return Column(
-            field.column_name,
-            lambda value: value is None or is_right(value),
-            f"{expected}, or null",
-        )
-    return Column(field.column_name, is_right, expected)
-
-
-def _values_of(field: peewee.Field) -> tuple[IsRight, str]:
+    size = getattr(field, "max_length", 0)
     if isinstance(field, peewee.IntegerField):
         bits = _BITS.get(type(field), 32)
-        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        return lambda value: type(value) is int and low <= value <= high, (
-            f"a whole number of {bits} bits"
-        )
-    if isinstance(field, peewee.FixedCharField):
-        size = field.max_length
-        return lambda value: _is_text(value) and len(value) == size, f"a text of {size} characters"
-    if isinstance(field, peewee.CharField):
-        size = field.max_length
-        return lambda value: _is_text(value) and len(value) <= size, (
-            f"a text of at most {size} characters"
-        )
-    if isinstance(field, peewee.TextField):
-        return _is_text, "a text"
-    raise AssertionError(f"no rule for what may be in the column '{field.column_name}'")
+        valid = range(-(2 ** (bits - 1)), 2 ** (bits - 1))
+        expected = f"a whole number of {bits} bits"
+    elif isinstance(field, peewee.FixedCharField):
+        valid, expected = range(size, size + 1), f"a text of {size} characters"
+    elif isinstance(field, peewee.CharField):
+        valid, expected = range(size + 1), f"a text of at most {size} characters"
+    elif isinstance(field, peewee.TextField):
+        valid, expected = range(sys.maxsize), "a text"
+    else:
+        raise AssertionError(f"no rule for what may be in the column '{field.column_name}'")
+    return Column(
+        name=field.column_name,
+        is_number=isinstance(field, peewee.IntegerField),
+        valid=valid,
+        is_nullable=field.null,
+        expected=f"{expected}, or null" if field.null else expected,
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -135,10 +131,8 @@ def _is_text(value: Any) -> bool:
 
 def first_wrong(columns: Sequence[Column], row: Sequence[Any]) -> Column | None:
     """The first column whose value is not valid; None if all are."""
-    for column, value in zip(columns, row, strict=True):
-        if not column.is_right(value):
-            return column
-    return None
+    pairs = zip(columns, row, strict=True)
+    return next((column for column, value in pairs if not column.accepts(value)), None)
 
 
 class LineWriter:
@@ -149,12 +143,11 @@ class LineWriter:
         self._digest = hashlib.sha256()
         self._encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-    def write(self, content: Any) -> int:
-        """Writes one line; returns its bytes."""
+    def write(self, content: Any) -> None:
+        """Writes one line."""
         line = (self._encode(content) + "\n").encode()
         self._digest.update(line)
         self._stream.write(line)
-        return len(line)
 
     def close(self, rows: dict[str, int]) -> None:
         """Writes the last line, which completes the file."""
@@ -196,7 +189,12 @@ class LineReader:
         while True:
             line = self._stream.readline(MAX_LINE_BYTES)
             if not line.endswith(b"\n"):
-                self._refuse_end(line)
+                if len(line) == MAX_LINE_BYTES:
+                    self.refuse("is longer than any row can be", number=self.number + 1)
+                raise TransferFailed(
+                    f"The file was cut off: it ends after line {self.number}, without the line "
+                    "that closes it. Nothing was imported; export again, or copy the file again."
+                )
             self.number += 1
             self.size = len(line)
             try:
@@ -219,11 +217,3 @@ class LineReader:
 
     def _refuse_constant(self, name: str) -> NoReturn:
         raise ValueError(name)
-
-    def _refuse_end(self, line: bytes) -> NoReturn:
-        if len(line) == MAX_LINE_BYTES:
-            self.refuse("is longer than any row can be", number=self.number + 1)
-        raise TransferFailed(
-            f"The file was cut off: it ends after line {self.number}, without the line that closes "
-            "it. Nothing was imported; export again, or copy the file again."
-        )

@@ -140,7 +140,7 @@ class _Import:
         self._table: Table | None = None
         self._columns: tuple[Column, ...] = ()
         self._insert = ""
-        self._waiting: list[list[Any]] = []
+        self._waiting: dict[int, list[Any]] = {}  # line → row
         self._waiting_bytes = 0
 
     def next_ids(self) -> dict[str, int]:
@@ -218,35 +218,34 @@ class _Import:
         if (wrong := first_wrong(self._columns, row)) is not None:
             self._lines.refuse(f"is not right: {self._table.name}.{wrong.name} is {wrong.expected}")
         if self._waiting_bytes + self._lines.size > BATCH_BYTES:
-            self._store(upto=self._lines.number - 1)
-        self._waiting.append(row)
+            self._store()
+        self._waiting[self._lines.number] = row
         self._waiting_bytes += self._lines.size
         self.rows[self._table.name] += 1
         if len(self._waiting) == BATCH_ROWS:
-            self._store(upto=self._lines.number)
+            self._store()
 
-    def _store(self, *, upto: int | None = None) -> None:
-        """Inserts the waiting rows; `upto` is the line of the last of them."""
+    def _store(self) -> None:
+        """Inserts the waiting rows."""
         if not self._waiting or self._table is None:
             return
         execute("SAVEPOINT batch")
         try:
-            _execute_many(self._insert, self._waiting)
+            _execute_many(self._insert, list(self._waiting.values()))
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
             if is_connection_lost(error) or is_rolled_back(error):
                 raise
             execute("ROLLBACK TO SAVEPOINT batch")
-            last = self._lines.number - 1 if upto is None else upto
-            self._name_refused_row(last + 1 - len(self._waiting))
+            self._name_refused_row()
             raise
         execute("RELEASE SAVEPOINT batch")
-        self._waiting = []
+        self._waiting = {}
         self._waiting_bytes = 0
         self._report(self._table.name, self.rows[self._table.name])
 
-    def _name_refused_row(self, first_line: int) -> None:
+    def _name_refused_row(self) -> None:
         """Inserts the rows one by one to find the one that the database refuses."""
-        for number, row in enumerate(self._waiting, first_line):
+        for number, row in self._waiting.items():
             try:
                 _execute_many(self._insert, [row])
             except (peewee.IntegrityError, peewee.DataError, peewee.OperationalError) as error:

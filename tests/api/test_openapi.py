@@ -66,6 +66,24 @@ def test_every_operation_names_the_scope_that_its_view_requires(app: Flask, docu
         assert operation["security"] == needed, line
 
 
+@pytest.mark.parametrize(
+    ("line", "listed"),
+    [
+        ("POST /api/tasks/claim", {"200", "404"}),
+        ("POST /api/tasks", {"201", "200", "404"}),
+        ("POST /api/schedules", {"201", "404", "409"}),
+        # Its docstring also has 2,592,000.
+        ("POST /api/admin/keys/{id}/rotate", {"201", "404", "409"}),
+        ("POST /api/tasks/complete", {"200"}),
+    ],
+)
+def test_a_call_has_the_statuses_that_its_docstring_lists(
+    document: Any, line: str, listed: set[str]
+) -> None:
+    of_every_call_with_a_body = {"400", "401", "403", "405", "413", "415", "429", "503"}
+    assert set(operations(document)[line]["responses"]) == listed | of_every_call_with_a_body
+
+
 def test_a_view_that_is_not_described_stops_the_document(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

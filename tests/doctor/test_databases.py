@@ -19,8 +19,7 @@ from taskmanager.db.schema import create_schema
 from taskmanager.db.statements import execute
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.checks import examine
-from taskmanager.doctor.database import judge_version
-from taskmanager.doctor.mysql import judge_connections
+from taskmanager.doctor.database import judge_connections, judge_version
 from taskmanager.files import systems
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, in_every_mode, require

@@ -156,8 +156,7 @@ def test_a_program_in_the_document_root_is_a_warning_and_without_htaccess_a_prob
     assert examine(api, DOCUMENT_ROOT=str(tmp_path)).level("document_root") == "ok"
     assert examine(api, DOCUMENT_ROOT=str(case.ROOT.parent)).level("document_root") == "warning"
     bare = Case(root=tmp_path / "queue", call=facts(document_root=str(tmp_path)))
-    (found,) = network.check_document_root(bare)
-    assert found.level == "problem"
+    assert network.check_document_root(bare).level == "problem"
 
 
 def test_counts_that_are_not_shared_are_a_warning(api: Api, tmp_path: Path) -> None:

@@ -3,59 +3,41 @@
 There is one entry per endpoint. `build_document()` fails if one is missing or superfluous.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskmanager.api import request_schemas as bodies
-from taskmanager.api.openapi.schemas import (
-    COUNT,
-    CURSOR,
+from taskmanager.api import request_schemas as given
+from taskmanager.api.json_schema import (
     FLAG,
-    NUMBER,
     TEXT,
     Schema,
     like,
     list_of,
     one_of,
-    page_of,
     record,
-    ref,
 )
+from taskmanager.api.openapi.schemas import CURSOR, page_of, ref
 from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
-from taskmanager.api.requests import MAX_INTEGER, RequestBody
-from taskmanager.queue.read import MAX_OFFSET, SORT_COLUMNS, STATUSES
-
-HTML = "text/html"
-OPENAPI = "application/json"
+from taskmanager.api.requests import QueryParameters, RequestBody
+from taskmanager.api.serializers import COUNT, NUMBER
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One call.
 
-    `answers` has the schema of `data` for each successful status. `errors` are the statuses that
-    only some calls have. `page` is the content type of an answer without an envelope. `example` is
-    an example of the request body, or of the page.
+    `answer` is the schema of `data` if the call succeeds. `page` is the content type of an answer
+    without an envelope. `example` is an example of the request body, or of the page; if a call with
+    a body has none, the example is an empty object.
     """
 
-    answers: Mapping[int, Schema] = field(default_factory=dict)
-    errors: tuple[int, ...] = ()
+    answer: Schema = field(default_factory=dict)
     body: RequestBody | None = None
     example: Any = None
-    query: Mapping[str, Schema] = field(default_factory=dict)
+    query: QueryParameters = given.NO_PARAMETERS
     page: str | None = None
 
 
-def _number(low: int, high: int) -> Schema:
-    return {"type": "integer", "minimum": low, "maximum": high}
-
-
-LIMIT = {**_number(1, 100), "default": 50}
-OFFSET = {**_number(0, MAX_OFFSET), "default": 0}
-PAGE = {"limit": LIMIT, "offset": OFFSET}
-PRIORITY = _number(-(2**31), 2**31 - 1)
-FORCE = {"force": FLAG}
 WORKER = {"worker_id": "worker-1"}
 TOKEN = {"claim_token": "fJ0f3m6v1pY2n8sX5wQ7Zg.1"}
 TYPE = "PrismQ.Script.Generate"
@@ -71,19 +53,22 @@ NEW_SCHEDULE = {
     "cron": "0 3 * * *",
     "timezone": "Europe/Prague",
 }
-TASKS = record(tasks=list_of(ref("ClaimedTask")), count=COUNT)
+TASKS = page_of("tasks", "ClaimedTask")
 
 # The call accepts any objects and reports errors for each one. This is what they should be.
 _BATCH = RequestBody(
     required=("tasks",),
-    tasks={**bodies.CREATE_TASKS.schema["properties"]["tasks"], "items": bodies.CREATE_TASK.schema},
+    tasks={
+        **given.CREATE_TASKS.schema["properties"]["tasks"],
+        "items": given.CREATE_TASK.schema,
+    },
     atomic=FLAG,
 )
 
 CALLS: dict[str, Call] = {
     "task_types.register": Call(
-        answers={201: ref("RegisteredTaskType"), 200: ref("RegisteredTaskType")},
-        body=bodies.REGISTER_TASK_TYPE,
+        answer=ref("RegisteredTaskType"),
+        body=given.REGISTER_TASK_TYPE,
         example={
             "name": TYPE,
             "version": "1.0",
@@ -96,175 +81,124 @@ CALLS: dict[str, Call] = {
         },
     ),
     "task_types.list_all": Call(
-        answers={200: page_of("task_types", "TaskTypeInList")},
-        query={"active_only": FLAG, **PAGE},
+        answer=page_of("task_types", "TaskTypeInList"), query=given.LIST_TASK_TYPES
     ),
-    "task_types.get": Call(answers={200: ref("TaskTypeWithSchema")}, query={"version": TEXT}),
+    "task_types.get": Call(answer=ref("TaskTypeWithSchema"), query=given.OF_VERSION),
     "task_types.change": Call(
-        answers={200: ref("TaskTypeWithSchema")},
-        body=bodies.CHANGE_TASK_TYPE,
+        answer=ref("TaskTypeWithSchema"),
+        body=given.CHANGE_TASK_TYPE,
         example={"is_paused": True},
     ),
     "task_types.validate": Call(
-        answers={200: ref("Verdict")}, body=bodies.VALIDATE, example={"params": NEW_TASK["params"]}
+        answer=ref("Verdict"), body=given.VALIDATE, example={"params": NEW_TASK["params"]}
     ),
-    "tasks.create": Call(
-        answers={201: ref("CreatedTask"), 200: ref("CreatedTask")},
-        errors=(404,),
-        body=bodies.CREATE_TASK,
-        example=NEW_TASK,
-    ),
+    "tasks.create": Call(answer=ref("CreatedTask"), body=given.CREATE_TASK, example=NEW_TASK),
     "tasks.create_batch": Call(
-        answers=dict.fromkeys(
-            (201, 200),
-            record(
-                results=list_of(ref("TaskResult")), created=COUNT, deduplicated=COUNT, failed=COUNT
-            ),
+        answer=record(
+            results=list_of(ref("TaskResult")), created=COUNT, deduplicated=COUNT, failed=COUNT
         ),
         body=_BATCH,
         example={"tasks": [NEW_TASK], "atomic": True},
     ),
     "tasks.list_all": Call(
-        answers={
-            200: {
-                **page_of(
-                    "tasks",
-                    "Task",
-                    limit=like(COUNT, 50),
-                    offset=like(COUNT, 0),
-                    next_cursor=CURSOR,
-                    total=COUNT,
-                ),
-                "required": ["tasks", "count", "limit", "offset", "next_cursor"],
-            }
-        },
-        query={
-            "status": one_of(*STATUSES),
-            "type": TEXT,
-            "worker_id": TEXT,
-            "priority_min": PRIORITY,
-            "priority_max": PRIORITY,
-            "created_after": bodies.TIME,
-            "created_before": bodies.TIME,
-            **PAGE,
-            "cursor": TEXT,
-            "sort_by": one_of(*SORT_COLUMNS),
-            "sort_order": one_of("desc", "asc", "DESC", "ASC"),
-            "include": list_of(one_of("params", "result")),
-            "with_total": FLAG,
-        },
+        answer=record(
+            "total",
+            tasks=list_of(ref("Task")),
+            count=COUNT,
+            limit=like(COUNT, 50),
+            offset=like(COUNT, 0),
+            next_cursor=CURSOR,
+            total=COUNT,
+        ),
+        query=given.LIST_TASKS,
     ),
-    "tasks.get": Call(answers={200: ref("TaskWithReason")}),
-    "tasks.logs": Call(answers={200: page_of("logs", "LogEntry")}),
+    "tasks.get": Call(answer=ref("TaskWithReason")),
+    "tasks.logs": Call(answer=page_of("logs", "LogEntry")),
     "tasks.cancel": Call(
-        answers={200: ref("Task")},
-        errors=(409,),
-        body=bodies.CANCEL_TASK,
-        example={"reason": "no longer needed"},
+        answer=ref("Task"), body=given.CANCEL_TASK, example={"reason": "no longer needed"}
     ),
-    "tasks.retry": Call(answers={200: ref("Task")}, errors=(409,), body=bodies.NOTHING, example={}),
+    "tasks.retry": Call(answer=ref("Task"), body=given.NOTHING),
     "claims.claim": Call(
-        answers={200: {"anyOf": [ref("ClaimedTask"), TASKS]}},
-        errors=(404,),
-        body=bodies.CLAIM,
+        answer={"anyOf": [ref("ClaimedTask"), TASKS]},
+        body=given.CLAIM,
         example={**WORKER, "type_pattern": "PrismQ.%", "lease_seconds": 300},
     ),
     "claims.complete": Call(
-        answers={200: ref("CompletedTask")},
-        errors=(409,),
-        body=bodies.COMPLETE_TASK,
+        answer=ref("CompletedTask"),
+        body=given.COMPLETE_TASK,
         example={**WORKER, **TOKEN, "success": True, "result": {"title": "Example"}},
     ),
     "claims.complete_batch": Call(
-        answers={200: record(results=list_of(ref("CompletionResult")), count=COUNT, failed=COUNT)},
-        body=bodies.COMPLETE_TASKS,
+        answer=record(results=list_of(ref("CompletionResult")), count=COUNT, failed=COUNT),
+        body=given.COMPLETE_TASKS,
         example={
             **WORKER,
             "completions": [{"id": 1, **TOKEN, "success": False, "error": "timed out"}],
         },
     ),
     "claims.progress": Call(
-        answers={200: ref("Lease")},
-        errors=(409,),
-        body=bodies.REPORT_PROGRESS,
+        answer=ref("Lease"),
+        body=given.REPORT_PROGRESS,
         example={**WORKER, **TOKEN, "progress": 50, "message": "half done"},
     ),
     "claims.heartbeat": Call(
-        answers={200: ref("Lease")},
-        errors=(409,),
-        body=bodies.TASK_HEARTBEAT,
-        example={**WORKER, **TOKEN},
+        answer=ref("Lease"), body=given.TASK_HEARTBEAT, example={**WORKER, **TOKEN}
     ),
     "claims.release": Call(
-        answers={200: ref("Task")},
-        errors=(409,),
-        body=bodies.RELEASE_TASK,
+        answer=ref("Task"),
+        body=given.RELEASE_TASK,
         example={**WORKER, **TOKEN, "delay_seconds": 60},
     ),
     "schedules.create": Call(
-        answers={201: ref("ScheduleWithRuns")},
-        errors=(404, 409),
-        body=bodies.CREATE_SCHEDULE,
-        example=NEW_SCHEDULE,
+        answer=ref("ScheduleWithRuns"), body=given.CREATE_SCHEDULE, example=NEW_SCHEDULE
     ),
-    "schedules.list_all": Call(answers={200: page_of("schedules", "Schedule")}, query=PAGE),
-    "schedules.get": Call(answers={200: ref("ScheduleWithRuns")}),
+    "schedules.list_all": Call(answer=page_of("schedules", "Schedule"), query=given.PAGE),
+    "schedules.get": Call(answer=ref("ScheduleWithRuns")),
     "schedules.change": Call(
-        answers={200: ref("ScheduleWithRuns")},
-        errors=(409,),
-        body=bodies.CHANGE_SCHEDULE,
-        example={"is_active": False},
+        answer=ref("ScheduleWithRuns"), body=given.CHANGE_SCHEDULE, example={"is_active": False}
     ),
-    "schedules.delete": Call(answers={200: ref("Schedule")}),
-    "schedules.run": Call(
-        answers={201: ref("CreatedTask"), 200: ref("CreatedTask")}, body=bodies.NOTHING, example={}
-    ),
+    "schedules.delete": Call(answer=ref("Schedule")),
+    "schedules.run": Call(answer=ref("CreatedTask"), body=given.NOTHING),
     "workers.heartbeat": Call(
-        answers={200: ref("WorkerHeartbeat")},
-        body=bodies.WORKER_HEARTBEAT,
+        answer=ref("WorkerHeartbeat"),
+        body=given.WORKER_HEARTBEAT,
         example={**WORKER, "tasks": [{"id": 1, **TOKEN}]},
     ),
-    "workers.list_all": Call(answers={200: page_of("workers", "Worker")}, query=PAGE),
-    "workers.get": Call(answers={200: ref("Worker")}),
+    "workers.list_all": Call(answer=page_of("workers", "Worker"), query=given.PAGE),
+    "workers.get": Call(answer=ref("Worker")),
     "workers.shutdown": Call(
-        answers={200: record(worker_id=TEXT, status=one_of("inactive"), released=list_of(NUMBER))},
-        body=bodies.NOTHING,
-        example={},
+        answer=record(worker_id=TEXT, status=one_of("inactive"), released=list_of(NUMBER)),
+        body=given.NOTHING,
     ),
-    "service.health": Call(answers={200: ref("Health")}),
-    "service.stats": Call(answers={200: ref("Statistics")}),
+    "service.health": Call(answer=ref("Health")),
+    "service.stats": Call(answer=ref("Statistics")),
     "service.show_metrics": Call(page=PROMETHEUS, example=METRICS),
     "keys.create": Call(
-        answers={201: ref("NewKey")},
-        body=bodies.CREATE_KEY,
+        answer=ref("NewKey"),
+        body=given.CREATE_KEY,
         example={"name": "scraper", "role": "worker", "task_types": ["PrismQ.%"]},
     ),
-    "keys.list_all": Call(answers={200: page_of("keys", "Key")}),
-    "keys.get": Call(answers={200: ref("Key")}),
+    "keys.list_all": Call(answer=page_of("keys", "Key")),
+    "keys.get": Call(answer=ref("Key")),
     "keys.change": Call(
-        answers={200: ref("Key")},
-        errors=(409,),
-        body=bodies.CHANGE_KEY,
+        answer=ref("Key"),
+        body=given.CHANGE_KEY,
         example={"rate_limit": "100/minute"},
-        query=FORCE,
+        query=given.FORCE,
     ),
     "keys.rotate": Call(
-        answers={201: ref("RotatedKey")},
-        errors=(409,),
-        body=bodies.ROTATE_KEY,
-        example={"overlap_seconds": 3_600},
+        answer=ref("RotatedKey"), body=given.ROTATE_KEY, example={"overlap_seconds": 3_600}
     ),
-    "keys.revoke": Call(answers={200: ref("Key")}, errors=(409,), query=FORCE),
+    "keys.revoke": Call(answer=ref("Key"), query=given.FORCE),
     "audit.list_all": Call(
-        answers={200: page_of("events", "AuditEvent", next_cursor=CURSOR)},
-        query={"limit": LIMIT, "cursor": _number(1, MAX_INTEGER)},
+        answer=page_of("events", "AuditEvent", next_cursor=CURSOR),
+        query=given.AUDIT_PAGE,
     ),
     "maintenance.run": Call(
-        answers={200: record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT)},
-        body=bodies.NOTHING,
-        example={},
+        answer=record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT),
+        body=given.NOTHING,
     ),
-    "doctor.examine_host": Call(answers={200: ref("Diagnosis")}),
-    "documentation.document": Call(page=OPENAPI),
-    "documentation.page": Call(page=HTML),
+    "doctor.examine_host": Call(answer=ref("Diagnosis")),
+    "documentation.document": Call(page="application/json"),
+    "documentation.page": Call(page="text/html"),
 }

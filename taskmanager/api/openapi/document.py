@@ -12,21 +12,17 @@ from werkzeug.routing import Rule
 from taskmanager import __version__
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import PUBLIC
+from taskmanager.api.json_schema import Schema, like, record
 from taskmanager.api.openapi.calls import CALLS, Call
-from taskmanager.api.openapi.schemas import (
-    COMPONENTS,
-    Schema,
-    example_of,
-    like,
-    record,
-    ref,
-)
+from taskmanager.api.openapi.schemas import COMPONENTS, example_of, ref
 
 Document = dict[str, Any]
 
 _PREFIX = "api."
 _ARGUMENT = re.compile(r"<(?:[^>]*:)?((?:[a-z]+_)?([a-z]+))>")
 _ARGUMENT_SCHEMAS = {"name": request_schemas.TYPE_NAME, "worker_id": request_schemas.NAME}
+# A status that a docstring lists; not a part of a larger number such as 86,400.
+_STATUS = re.compile(r"(?<![\d,])[245]\d\d(?!,?\d)")
 _JSON = "application/json"
 _DESCRIPTION = """A task queue. Producers create tasks. Workers claim them and report the results.
 
@@ -47,11 +43,12 @@ _ERRORS = {
     429: "The rate limit is exceeded",
     503: "The database is unreachable or stayed locked; nothing is half done",
 }
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}}}
 _ERROR_HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
     405: {"Allow": {"schema": {"type": "string"}}},
-    429: {"Retry-After": {"schema": {"type": "integer"}}},
-    503: {"Retry-After": {"schema": {"type": "integer"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 _REQUEST_ID = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 
@@ -114,14 +111,14 @@ def _operation(name: str, line: str, rule: Rule, view: Callable[..., Any]) -> di
         "summary": summary[0].upper() + summary[1:],
         "description": f"{rest.strip()}\n\nScope: `{scope}`.".strip(),
         "parameters": _parameters(call, rule),
-        "responses": _responses(call, name, scope, has_path=bool(rule.arguments)),
+        "responses": _responses(call, first + rest, scope, rule),
         # Each list contains the scope that the key needs.
         "security": [] if scope == PUBLIC else [{"ApiKey": [scope]}, {"Bearer": [scope]}],
     }
     if call.body is not None:
         operation["requestBody"] = {
             "required": "required" in call.body.schema,
-            "content": {_JSON: {"schema": call.body.schema, "example": call.example}},
+            "content": {_JSON: {"schema": call.body.schema, "example": call.example or {}}},
         }
     return operation
 
@@ -140,35 +137,35 @@ def _parameters(call: Call, rule: Rule) -> list[dict[str, Any]]:
     of_query = [
         {"name": name, "in": "query", "schema": schema}
         | ({"style": "form", "explode": False} if schema.get("type") == "array" else {})
-        for name, schema in call.query.items()
+        for name, schema in call.query.schemas.items()
     ]
     return of_path + of_query
 
 
-def _responses(call: Call, name: str, scope: str, *, has_path: bool) -> dict[str, Any]:
-    responses: dict[str, Any] = {
-        str(status): _success(data) for status, data in call.answers.items()
-    }
-    if call.page:
-        responses["200"] = {
-            "description": "The content itself, without an envelope",
-            "headers": _REQUEST_ID,
-            "content": {
-                call.page: {"schema": {"type": "string"}, "example": call.example}
-                if call.example
-                else {}
-            },
-        }
-    errors = {405, 429, 503, *call.errors}
+def _responses(call: Call, docstring: str, scope: str, rule: Rule) -> dict[str, Any]:
+    """The statuses that the docstring lists, and those that every call of its kind has."""
+    listed = {int(status) for status in _STATUS.findall(docstring)}
+    success = _page(call.page, call.example) if call.page else _success(call.answer)
+    responses = {str(status): success for status in sorted(listed, reverse=True) if status < 300}
+    errors = {405, 429, 503} | {status for status in listed if status >= 400}
     if scope != PUBLIC:
         errors |= {400, 401, 403}
-    if has_path:
+    if rule.arguments:
         errors.add(404)
     if call.body is not None:
         errors |= {413, 415}
     for status in sorted(errors):
         responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
     return responses
+
+
+def _page(content_type: str, example: Any) -> dict[str, Any]:
+    content = {"schema": {"type": "string"}, "example": example} if example else {}
+    return {
+        "description": "The content itself, without an envelope",
+        "headers": _REQUEST_ID,
+        "content": {content_type: content},
+    }
 
 
 def _success(data: Schema) -> dict[str, Any]:

@@ -49,10 +49,7 @@ def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gau
         Gauge(
             "taskmanager_workers",
             f"Of the {workers.WORKERS_COUNTED} workers that were seen last.",
-            _by(
-                "status",
-                workers.count_workers(heartbeat_seconds=heartbeat_seconds, now=now),
-            ),
+            _by("status", workers.count_workers(heartbeat_seconds=heartbeat_seconds, now=now)),
         ),
         Gauge(
             "taskmanager_schedules",
@@ -70,27 +67,18 @@ def _of_tasks(figures: QueueFigures) -> Iterator[Gauge]:
     yield Gauge(
         "taskmanager_tasks",
         "Tasks by type and status, of every type that has tasks.",
-        [
-            ({"type": name, "status": status}, count)
-            for name, counts in figures.tasks.items()
-            for status, count in counts.items()
-        ],
+        _by_type_and_status(figures.tasks),
     )
-    oldest = {**dict.fromkeys(figures.tasks, 0.0), **figures.oldest_pending_seconds}
     yield Gauge(
         "taskmanager_oldest_pending_seconds",
         "Age of the oldest task that waits to be claimed; 0 where none does.",
-        _by("type", oldest),
+        _by("type", {**dict.fromkeys(figures.tasks, 0.0), **figures.oldest_pending_seconds}),
     )
     for period in PERIODS_MS:
         yield Gauge(
             f"taskmanager_finished_last_{period}",
             f"Tasks that were finished in the {period} before they were counted.",
-            [
-                ({"type": name, "status": status}, count)
-                for name, counts in figures.finished.items()
-                for status, count in counts[period].items()
-            ],
+            _by_type_and_status({name: each[period] for name, each in figures.finished.items()}),
         )
 
 
@@ -111,18 +99,21 @@ def _of_maintenance() -> Iterator[Gauge]:
 def _overdue(now: int) -> Gauge:
     due = maintenance.next_due(now=now)
     moments = {"schedule": due.schedule_at, "lease": due.lease_at, "task": due.task_at}
+    late = {kind: max(now - (moment or now), 0) / 1000 for kind, moment in moments.items()}
     return Gauge(
         "taskmanager_overdue_seconds",
         "For how long the first of each kind should have been dealt with; 0 where none is due.",
-        _by(
-            "kind",
-            {
-                kind: 0.0 if moment is None else max(now - moment, 0) / 1000
-                for kind, moment in moments.items()
-            },
-        ),
+        _by("kind", late),
     )
 
 
 def _by(label: str, values: Mapping[str, float]) -> list[Sample]:
     return [({label: name}, value) for name, value in values.items()]
+
+
+def _by_type_and_status(counts: Mapping[str, Mapping[str, int]]) -> list[Sample]:
+    return [
+        ({"type": name, "status": status}, count)
+        for name, each in counts.items()
+        for status, count in each.items()
+    ]
