@@ -239,6 +239,8 @@ def app(
         {
             "instance_path": tmp_path / "instance",
             "database_url": database_url,
+            # Nobody cuts the power here; tests of the disk ask for FULL themselves.
+            "sqlite_synchronous": "NORMAL",
             **settings,
         }
     )

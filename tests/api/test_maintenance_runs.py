@@ -16,7 +16,7 @@ def test_every_run_by_address_is_noted(api: Api, clock: Clock) -> None:
         api.post("/api/maintenance/run", {})
         run = last_runs()["http"]
         assert (run.last_run_at, run.tasks_moved) == (clock.now, moved)
-        assert run.duration_ms >= 0
+        assert 0 <= run.duration_ms < 10_000
         clock.advance(6)
     assert set(last_runs()) == {"http"}
 

@@ -1,6 +1,5 @@
 """The database of the previous release brought up to date: whole, once, whatever comes between."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,10 +21,10 @@ from taskmanager.db.statements import execute, fetch_all, fetch_one, insert
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from tests.support.database_structure import structure
 from tests.support.mariadb import MariaDB
+from tests.support.processes import CONTEXT
 from tests.support.releases import previous
 
 PROCESSES = 10
-CONTEXT = multiprocessing.get_context("spawn")
 on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 
 

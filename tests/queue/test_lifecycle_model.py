@@ -510,6 +510,7 @@ def queue(database_url: str, tmp_path: Path) -> Iterator[None]:
     close_connection()
 
 
+@pytest.mark.hypothesis  # so that both profiles are run
 @pytest.mark.usefixtures("queue")
 def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says() -> None:
     STEPS_TAKEN.clear()

@@ -5,13 +5,13 @@ Imports nothing of the product: what runs here stands for a worker's machine.
 
 import http.client
 import json
-import multiprocessing
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-CONTEXT = multiprocessing.get_context("spawn")
+from tests.support.processes import CONTEXT
+
 IDLE_SECONDS = 1.0  # the server closes a connection that was idle for two
 PATIENCE_SECONDS = 200
 

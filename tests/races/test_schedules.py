@@ -1,6 +1,5 @@
 """Many processes notice the same due time: its task is made once."""
 
-import multiprocessing
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from taskmanager.queue.schedules import definitions, runs
 from taskmanager.queue.task_types import TaskDefaults
 from tests.races.processes import Connection, Shared, run_processes
 from tests.races.queues import register
+from tests.support.processes import CONTEXT
 from tests.support.server import Server
 
 PROCESSES = 6
@@ -27,7 +27,6 @@ MOMENTS = 8
 HOUR_MS = 3_600_000
 START = 1_768_478_400_000  # 2026-01-15T12:00:00Z
 DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=300)
-CONTEXT = multiprocessing.get_context("spawn")
 
 together: Barrier
 

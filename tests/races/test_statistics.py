@@ -1,6 +1,5 @@
 """Many processes ask for the figures of a large queue when those that are kept are old."""
 
-import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from threading import Barrier
@@ -15,12 +14,12 @@ from taskmanager.queue import create, task_types
 from taskmanager.queue.figures import counts
 from taskmanager.queue.figures.counts import TaskCounts
 from taskmanager.queue.task_types import TaskDefaults
+from tests.support.processes import CONTEXT
 
 PROCESSES = 6
 MOMENTS = 10
 START = 1_768_478_400_000  # 2026-01-15T12:00:00Z
 DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=300)
-CONTEXT = multiprocessing.get_context("spawn")
 
 together: Barrier
 

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from taskmanager.ratelimits.counter_file import BUCKETS, SLOTS, CounterFile
 from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE, GuardedStorage, SharedFileStorage
 from taskmanager.rates import Rate, parse_rate
 from tests.conftest import Api, Clock, make_key
+from tests.support.processes import CONTEXT
 from tests.support.server import Server
 
 LIMITS = ("RateLimit", "RateLimit-Policy", "X-RateLimit-Limit", "X-RateLimit-Remaining")
@@ -237,7 +237,7 @@ def test_four_processes_let_a_hundred_of_400_requests_at_once_pass(
 @pytest.mark.slow
 def test_one_file_counts_for_many_processes_and_threads(tmp_path: Path) -> None:
     path = tmp_path / "counters"
-    with get_context("spawn").Pool(4) as pool:
+    with CONTEXT.Pool(4) as pool:
         pool.map(_count_250, [path] * 4)
     assert CounterFile(path).read("name", now=0).hits == 1000
 
@@ -457,7 +457,7 @@ def test_a_process_that_is_killed_while_it_counts_spoils_nothing(
 ) -> None:
     for _ in range(5):
         before = counters.read("name", now=0).hits
-        busy = get_context("spawn").Process(target=_count, args=(tmp_path / "counters", 10**9))
+        busy = CONTEXT.Process(target=_count, args=(tmp_path / "counters", 10**9))
         busy.start()
         while counters.read("name", now=0).hits < before + 100:
             pass
