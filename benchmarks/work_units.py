@@ -51,7 +51,7 @@ def nested_unevaluated(size: int) -> Any:
 
 FAMILIES: dict[str, Family] = {
     "type": lambda size: (all_of({"type": "integer"}, size), ONES),
-    "minimum": lambda size: (all_of({"minimum": 0.5}, size), ONES),
+    "minimum": lambda size: (all_of({"minimum": 0.5}, size), [1.5] * 20_000),
     "multipleOf": lambda size: (all_of({"multipleOf": 0.01}, size), [1e308] * 5_000),
     "multipleOf, tiny": lambda size: (all_of({"multipleOf": 1e-300}, size), [1e308] * 2_000),
     "const": lambda size: (all_of({"const": list(range(100))}, size), [list(range(100))] * 2_000),
