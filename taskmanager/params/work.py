@@ -135,6 +135,7 @@ class WorkTable(NamedTuple):
 _PER_SCHEMA = 2
 _PER_KEYWORD = 1
 _LEAST_NAME = 4  # characters of JSON that a name takes: "a",
+_PER_REQUIRED = 4
 _PER_NAME = 2  # of dependentRequired and its like, each looked up in the value
 _PER_PATTERN = 6
 _PER_FORMAT = 150  # a call of Python
@@ -278,7 +279,8 @@ def _keyword_work(keyword: str, rule: Any, patterns: Mapping[str, int]) -> Work:
         return Work(_PER_FLOAT_MULTIPLE + _PER_DIGIT * digits if is_float else _PER_MULTIPLE, 0)
     if keyword in ("required", "dependentRequired", "dependencies", "dependentSchemas"):
         count = len(rule) if isinstance(rule, dict | list) else 0
-        return Work(_PER_NAME * count, 0, len(json.dumps(rule)) // _LEAST_NAME)
+        each = _PER_REQUIRED if keyword == "required" else _PER_NAME
+        return Work(each * count, 0, len(json.dumps(rule)) // _LEAST_NAME)
     if keyword == "format":
         return Work(_PER_FORMAT, _PER_FORMAT_CHARACTER)
     if keyword == "pattern":

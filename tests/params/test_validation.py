@@ -238,6 +238,15 @@ def test_formats_are_checked_for_strings_only() -> None:
     assert problems({"properties": {"a": {"format": "no-such-format"}}}, {"a": "x"}) == []
 
 
+def test_formats_that_are_not_registered_are_ignored() -> None:
+    for name in ("idn-email", "regex", "json-pointer", "order-number"):
+        assert problems({"format": name}, "( not one") == []
+
+
+def test_the_same_problem_is_listed_once() -> None:
+    assert len(problems({"allOf": [{"required": ["a"]}] * 3}, {})) == 1
+
+
 def test_a_property_that_the_schema_does_not_name_is_a_warning() -> None:
     schema = json.dumps({"properties": {"video_id": {}}})
     assert param_warnings(schema, {"video_id": 1, "vidio_id": 2}) == [
