@@ -238,14 +238,9 @@ def test_every_public_function_of_a_room_says_what_it_does() -> None:
 
 
 def silent_functions(module: Module) -> Iterator[str]:
-    """Public functions without a docstring.
-
-    Those that a decorator enters by a name, and the keywords of JSON Schema, which
-    its specification explains, need none.
-    """
+    """Public functions without a docstring; those that a decorator enters by a name need none."""
     for node in ast.iter_child_nodes(nodes(module)[0]):
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             entered = any(isinstance(decorator, ast.Call) for decorator in node.decorator_list)
-            is_keyword = [argument.arg for argument in node.args.args] == ["rule", "place"]
-            if not (entered or is_keyword or ast.get_docstring(node)):
+            if not (entered or ast.get_docstring(node)):
                 yield node.name

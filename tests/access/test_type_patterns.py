@@ -15,7 +15,7 @@ def reference(pattern: str, name: str) -> bool:
     return re.fullmatch(expression, name, re.DOTALL) is not None
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(st.text("aAb._%\\", max_size=8), st.text("aAb._\\", max_size=10))
 @example("a%a", "a")
 @example("ab%ba", "aba")

@@ -50,6 +50,7 @@ def outcome_over_http(api: Api, case: Case) -> str:
     return STOPPED if problems[-1]["message"].startswith("cannot be checked") else INVALID
 
 
+@pytest.mark.slow  # the same cases run together below
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_hostile_case_gets_its_answer_and_the_server_goes_on(api: Api, case: Case) -> None:

@@ -184,7 +184,7 @@ _PATTERNS = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(_PATTERNS, st.lists(st.text(alphabet="ab1-\n ", max_size=7), min_size=1, max_size=5))
 def test_a_random_pattern_gives_the_answers_of_re(patterns: Both, texts: list[str]) -> None:
     mine, theirs = patterns
