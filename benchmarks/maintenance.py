@@ -17,8 +17,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from taskmanager.queue.claim_orders import claim_order
-
 from benchmarks.queues import (
     ENGINES,
     TYPES,
@@ -32,6 +30,7 @@ from taskmanager.clock import utc_now
 from taskmanager.db.connection import dialect
 from taskmanager.db.statements import execute
 from taskmanager.queue import claim, maintenance
+from taskmanager.queue.claim_sql import claim_order
 from taskmanager.queue.schedules import definitions, runs
 from taskmanager.queue.task_types import TaskDefaults
 

@@ -34,7 +34,7 @@ from taskmanager.db.models import Task
 from taskmanager.db.statements import execute, fetch_all, fetch_one, placeholders
 from taskmanager.db.transactions import write_transaction
 from taskmanager.queue import maintenance, read
-from taskmanager.queue.claim_orders import CLAIM_ORDERS
+from taskmanager.queue.claim_sql import CLAIM_ORDERS
 
 WORKER = "bench"
 PAGE = 20
