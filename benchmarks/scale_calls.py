@@ -31,7 +31,7 @@ from taskmanager.clock import utc_now
 from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import MYSQL, SQLITE
 from taskmanager.db.models import Task
-from taskmanager.db.statements import execute, fetch_all, fetch_one, placeholders
+from taskmanager.db.statements import execute, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.queue import maintenance, read
 from taskmanager.queue.claim_sql import CLAIM_ORDERS
@@ -154,7 +154,7 @@ def _undo(event: str, count: int, changes: str) -> None:
             "SELECT task_id FROM task_logs WHERE event = ? ORDER BY id DESC LIMIT ?", (event, count)
         )
         ids = [row["task_id"] for row in rows]
-        execute(f"UPDATE tasks SET {changes} WHERE id IN ({placeholders(ids)})", ids)
+        execute(f"UPDATE {{tasks}} SET {changes} WHERE id IN ?", (ids,))
 
 
 def _copy(condition: str, value: Any, **changes: str) -> None:

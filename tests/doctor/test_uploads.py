@@ -196,7 +196,7 @@ def test_what_is_installed_is_held_against_what_is_asked_for(
 def test_without_requirements_what_pip_was_told_counts() -> None:
     """This checkout is installed by pip; a folder without the list stands for site-packages."""
     (found,) = check_libraries(Case(root=Path(__file__).parent))
-    assert "All 11 libraries" in found.found
+    assert "All 12 libraries" in found.found
 
 
 @pytest.mark.parametrize(
