@@ -262,11 +262,11 @@ def find_task_types(
         f"SELECT {', '.join(selected)} FROM {{task_types}} WHERE {' AND '.join(conditions)}",
         values,
     )
-    return [
-        row
-        for row in sorted(rows, key=itemgetter("id"))
-        if (pattern is None or matches(pattern, row["name"])) and caller.may_touch(row["name"])
-    ]
+    if pattern is not None:
+        rows = [row for row in rows if matches(pattern, row["name"])]
+    if caller.task_types is not None:
+        rows = [row for row in rows if caller.may_touch(row["name"])]
+    return sorted(rows, key=itemgetter("id"))
 
 
 def unusable_task_types() -> list[Row]:
