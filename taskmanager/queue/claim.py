@@ -37,7 +37,7 @@ class ClaimRequest(NamedTuple):
     request_id: str | None = None
 
 
-class Place(NamedTuple):
+class ClaimableType(NamedTuple):
     """A task type to take from. `has_tasks`: whether any of its tasks is pending."""
 
     type_id: int
@@ -49,7 +49,9 @@ class Place(NamedTuple):
 def claim_tasks(
     request: ClaimRequest, *, defaults: TaskDefaults, caller: Caller, now: int
 ) -> list[Row]:
-    """Claims up to `request.limit` tasks, fewer large ones; each row has its `claim_token`.
+    """Claims up to `request.limit` tasks, or fewer if their params are too large for one answer.
+
+    Each row has its own `claim_token`.
 
     Transition: pending → claimed.
     Commits together: the claim, the counted attempt and the history row.
@@ -61,42 +63,46 @@ def claim_tasks(
         return repeated
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     for rounds_left in reversed(range(MAX_ROUNDS)):
-        places = _places_to_look(request, defaults, caller)
-        if any(place.has_tasks for place in places):
-            if tasks := _take(request, places, caller, now):
+        types = _claimable_types(request, defaults, caller)
+        if any(task_type.has_tasks for task_type in types):
+            if tasks := _take(request, types, caller, now):
                 return tasks
-        # After the last look nothing is made due, or it would stay behind unseen.
+        # The last round runs no maintenance: no round would follow to claim what becomes due.
         elif not rounds_left or not maintenance.run_slice(defaults=defaults, now=now):
             break
     # The same request, sent twice at once, may have been given the last tasks meanwhile.
     if request.request_id and (repeated := _given_before(request, caller, now)):
         return repeated
-    raise _nothing_available(request, places, now)
+    raise _nothing_available(request, types, now)
 
 
 @write_transaction
-def _take(request: ClaimRequest, places: Sequence[Place], caller: Caller, now: int) -> list[Row]:
-    if request.request_id and (repeated := _given_to_twin(request, caller, now)):
+def _take(
+    request: ClaimRequest, types: Sequence[ClaimableType], caller: Caller, now: int
+) -> list[Row]:
+    if request.request_id and (repeated := _given_to_parallel_call(request, caller, now)):
         return repeated
     tasks: list[Row] = []
     room = MAX_ANSWER_TEXT
-    for place, count in _shares(places, request):
-        locked = lock_next(request.order, place.type_id, count=count, room=room, now=now)
-        tasks += _hold(locked, place, request, now)
+    for task_type, count in _count_per_type(types, request):
+        locked = lock_next(request.order, task_type.type_id, count=count, room=room, now=now)
+        tasks += _hold(locked, task_type, request, now)
         room -= sum(len(task["params"]) for task in locked)
         if room <= 0:
             break
     if tasks:
         history.record_each(tasks, event="claimed", caller=caller, now=now)
         workers.record_sign_of_life(request.worker_id, now=now)
-    return tasks if len(places) == 1 else _in_order(tasks, request.order)
+    return tasks if len(types) == 1 else _in_order(tasks, request.order)
 
 
-def _hold(locked: Sequence[Row], place: Place, request: ClaimRequest, now: int) -> list[Row]:
+def _hold(
+    locked: Sequence[Row], task_type: ClaimableType, request: ClaimRequest, now: int
+) -> list[Row]:
     """Makes locked tasks the worker's; each gets a token of its own for this attempt."""
     if not locked:
         return []
-    lease_seconds = request.lease_seconds or place.lease_seconds
+    lease_seconds = request.lease_seconds or task_type.lease_seconds
     nonce = secrets.token_urlsafe(16)
     held = {
         "status": "claimed",
@@ -118,7 +124,7 @@ def _hold(locked: Sequence[Row], place: Place, request: ClaimRequest, now: int) 
             **held,
             "attempts": task["attempts"] + 1,
             "claim_token": f"{nonce}.{task['id']}",
-            "type": place.type_name,
+            "type": task_type.type_name,
         }
         for task in locked
     ]
@@ -132,7 +138,9 @@ HOLD = (
 )
 
 
-def _places_to_look(request: ClaimRequest, defaults: TaskDefaults, caller: Caller) -> list[Place]:
+def _claimable_types(
+    request: ClaimRequest, defaults: TaskDefaults, caller: Caller
+) -> list[ClaimableType]:
     """The types that the request and the caller's key allow and that are not paused."""
     found = task_types.find_task_types(
         ids=request.type_ids,
@@ -146,7 +154,7 @@ def _places_to_look(request: ClaimRequest, defaults: TaskDefaults, caller: Calle
         },
     )
     return [
-        Place(
+        ClaimableType(
             type_id=row["id"],
             type_name=row["name"],
             lease_seconds=row["lease_seconds"] or defaults.lease_seconds,
@@ -157,19 +165,21 @@ def _places_to_look(request: ClaimRequest, defaults: TaskDefaults, caller: Calle
     ]
 
 
-def _shares(places: Sequence[Place], request: ClaimRequest) -> Iterable[tuple[Place, int]]:
-    """How many tasks to take of each type so that together they are the best there are.
+def _count_per_type(
+    types: Sequence[ClaimableType], request: ClaimRequest
+) -> Iterable[tuple[ClaimableType, int]]:
+    """Splits the limit over the types: how many of the first tasks of all belong to each.
 
     Another worker may take some of them first (MySQL); then the next of the
-    same type are taken in their place.
+    same type are taken in their task_type.
     """
-    by_id = {place.type_id: place for place in places if place.has_tasks}
+    by_id = {task_type.type_id: task_type for task_type in types if task_type.has_tasks}
     if len(by_id) == 1:
-        return [(place, request.limit) for place in by_id.values()]
+        return [(task_type, request.limit) for task_type in by_id.values()]
     heads = find_heads(list(by_id), order=request.order, count=request.limit)
     heads.sort(key=lambda head: (head["rank_value"], head["id"]), reverse=request.order.backwards)
-    shares = Counter(head["task_type_id"] for head in heads[: request.limit])
-    return [(by_id[type_id], count) for type_id, count in shares.items()]
+    counts = Counter(head["task_type_id"] for head in heads[: request.limit])
+    return [(by_id[type_id], count) for type_id, count in counts.items()]
 
 
 def _in_order(tasks: list[Row], order: ClaimOrder) -> list[Row]:
@@ -193,20 +203,22 @@ def _given_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
     return [row for row in named if caller.may_touch(row["type"])]
 
 
-def _given_to_twin(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
-    """What the same request, sent twice at once, was given in its other call.
+def _given_to_parallel_call(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
+    """Like `_given_before`, but first waits for a parallel call with the same request_id.
 
-    Writing the worker's row first makes the two calls take turns here. On Galera
-    certification does the same.
+    Both calls write the worker's row first, so one of them waits until the other has committed.
+    In a Galera cluster the later COMMIT is refused instead, and its transaction runs again.
     """
     workers.record_sign_of_life(request.worker_id, now=now, always=True)
     return _given_before(request, caller, now)
 
 
-def _nothing_available(request: ClaimRequest, places: Sequence[Place], now: int) -> NoTaskAvailable:
+def _nothing_available(
+    request: ClaimRequest, types: Sequence[ClaimableType], now: int
+) -> NoTaskAvailable:
     names = request.type_names or ([request.type_pattern] if request.type_pattern else [])
     what = f" of type {', '.join(names)}" if names else ""
-    if not places:
+    if not types:
         return NoTaskAvailable(
             f"No available tasks{what}: no task type that this claim may take from is "
             "registered and running.",

@@ -2,7 +2,7 @@
 
 Every statement reads one index in its own order and stops at the first rows, so its cost does not
 depend on how many tasks there are. Each type gets a statement of its own, with its id as a value:
-MySQL sees of no other that the index has the order, and would sort a type's whole backlog.
+with any other form MySQL does not see that the index is in the right order, and sorts the backlog.
 Refuses to decide who may claim what: claim.py does that.
 """
 
@@ -178,9 +178,9 @@ def _lock_as_only_writer(order: ClaimOrder, type_id: int, count: int) -> list[Ro
 def _lock_what_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list[Row]:
     """MySQL 8, MariaDB 10.6: skips the rows that another claim has locked.
 
-    A SELECT that locks takes a lock on the index entry of every task that was
-    claimed since the server last purged the index; a plain one passes them by.
-    So a plain one finds where to begin: docs/decisions/0014.
+    Index entries of claimed tasks stay until the server purges them. A locking
+    SELECT locks each one that it meets; a plain SELECT skips them. So a plain one
+    finds the first pending task, and the locking one starts there: docs/decisions/0014.
     """
     head = fetch_one(order.heads, (type_id, 1))
     if head is None:
@@ -191,9 +191,9 @@ def _lock_what_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list
 def _lock_candidates(order: ClaimOrder, type_id: int, count: int, now: int) -> list[Row]:
     """MySQL 5.7, MariaDB 10.5: looks without a lock, then locks what is still pending, by id.
 
-    A claim that has lost tasks to another one picks from more of them for a
-    while, since claims that all want the first one would wait for each other. A
-    worker that is alone loses none and is given its tasks in strict order.
+    After another claim took some of the candidates, this process picks at random
+    from SPREAD_ROWS more of them for CONTENDED_MS. Otherwise all claims would wait
+    for the same first task. A worker that is alone gets its tasks in strict order.
     """
     remembered = cache()
     for _ in range(MAX_LOOKS):

@@ -22,13 +22,13 @@ from taskmanager.db.statements import Row, fetch_all, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
 from taskmanager.params import validation
+from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
 
 # What a type can set for its tasks; None: the settings decide.
 DEFAULTS = ("priority", "max_attempts", "lease_seconds", "retry", "dedupe")
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
-MAX_SCHEMA_BYTES = 65_536
 OPEN_TASKS_COUNTED = 10_000  # so that a list does not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
 OPEN_TASKS_READ_AT_ONCE = 10  # each may hold a megabyte
