@@ -1,5 +1,6 @@
 """Several applications in one process, each with a database of its own."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from flask import Flask
 
 from taskmanager.app import close_app, create_app
-from taskmanager.db.connection import close_connection
+from taskmanager.db.connection import close_connection, database
 from tests.conftest import Api, make_key
 
 
@@ -63,3 +64,14 @@ def test_after_the_last_application_is_closed_no_database_is_left(tmp_path: Path
 
     with pytest.raises(AttributeError):
         make_key("admin")
+
+
+def test_a_thread_without_a_choice_never_gets_a_closed_database(tmp_path: Path) -> None:
+    first, second = application(tmp_path / "first"), application(tmp_path / "second")
+    Api(first.test_client(), "none").call("GET", "/api/health")  # this context chooses the first
+
+    close_app(second)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: database.obj).result() is None
+    close_app(first)

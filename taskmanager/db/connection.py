@@ -25,18 +25,18 @@ class _CurrentDatabase(peewee.DatabaseProxy):
     One process may hold several applications, each with a database of its own.
     """
 
-    __slots__ = ("_latest",)
+    __slots__ = ("latest",)
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # peewee's own knows the slots of its class alone
 
     @property
     def obj(self) -> Any:
-        return _chosen.get() or self._latest
+        return _chosen.get() or self.latest
 
     @obj.setter
     def obj(self, engine: Any) -> None:
-        self._latest = engine
+        self.latest = engine
 
 
 database = _CurrentDatabase()
@@ -78,7 +78,7 @@ def disconnect_database(engine: peewee.Database) -> None:
     _engines.discard(engine)
     if _chosen.get() is engine:
         _chosen.set(None)
-    if database.obj is engine:
+    if database.latest is engine:
         database.initialize(None)
 
 

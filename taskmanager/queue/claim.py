@@ -171,7 +171,7 @@ def _count_per_type(
     """Splits the limit over the types: how many of the first tasks of all belong to each.
 
     Another worker may take some of them first (MySQL); then the next of the
-    same type are taken in their task_type.
+    same type are taken instead.
     """
     by_id = {task_type.type_id: task_type for task_type in types if task_type.has_tasks}
     if len(by_id) == 1:
