@@ -19,6 +19,7 @@ from taskmanager.db.errors import is_connection_lost, is_rolled_back, translated
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
+
 MAX_TRANSACTION_RUNS = 10
 MAX_BACKOFF_SECONDS = 0.25
 P = ParamSpec("P")
@@ -101,33 +102,39 @@ def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
         raise _failure(error) from error
     _own.after_commit = []
-    committing = False
-    with engine.manual_commit():
-        try:
-            engine.begin()
-            result = operation(*args, **kwargs)
-            committing = True
-            engine.commit()
-        except (peewee.DatabaseError, peewee.InterfaceError) as error:
-            _roll_back()
-            if isinstance(error, peewee.IntegrityError):
+    committing, is_open = False, False
+    try:
+        with engine.manual_commit():
+            try:
+                engine.begin()
+                result = operation(*args, **kwargs)
+                committing = True
+                engine.commit()
+            except BaseException as error:
+                is_open = not _roll_back(engine)
+                if isinstance(error, peewee.IntegrityError):
+                    raise
+                if isinstance(error, (peewee.DatabaseError, peewee.InterfaceError)):
+                    raise _failure(error, during_commit=committing) from error
                 raise
-            raise _failure(error, during_commit=committing) from error
-        except BaseException:
-            _roll_back()
-            raise
+    finally:
+        if is_open:
+            close_connection()  # peewee refuses that until its block has ended
     for action in _own.after_commit:
         action()
     return result
 
 
-def _roll_back() -> None:
+def _roll_back(engine: peewee.Database) -> bool:
+    """Whether it worked. Else a transaction may still be open, and nobody may go on in it.
+
+    A lost connection cannot roll back and need not: the server does when it notices.
+    """
     try:
-        database.rollback()
+        engine.rollback()
     except peewee.PeeweeException:
-        # A lost connection cannot roll back and need not: the server does when it notices. And
-        # nobody else may go on where a transaction may still be open.
-        close_connection()
+        return False
+    return True
 
 
 def _failure(error: Exception, *, during_commit: bool = False) -> Exception:

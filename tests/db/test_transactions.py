@@ -187,6 +187,34 @@ def test_on_sqlite_a_lock_that_never_comes_is_reported_after_the_busy_timeout(
     close_connection()
 
 
+@pytest.mark.parametrize("error", [ValueError, peewee.IntegrityError])
+def test_where_a_rollback_fails_the_connection_is_closed_and_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    connect_database(f"sqlite:///{tmp_path / 'queue.db'}")
+    execute("CREATE TABLE workers (id TEXT, first_seen_at INTEGER, last_seen_at INTEGER)")
+    before = database.connection()
+
+    def refuse() -> None:
+        raise peewee.OperationalError("the disk failed")
+
+    @write_transaction
+    def add_and_fail() -> None:
+        add_worker("a")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.obj, "rollback", refuse)
+        with pytest.raises(error):
+            add_and_fail()
+
+    assert database.connection() is not before
+    assert workers() == []
+    write_transaction(add_worker)("b")
+    assert workers() == ["b"]
+    close_connection()
+
+
 @pytest.fixture
 def mariadb(mariadb_server: MariaDB) -> Iterator[MariaDB]:
     """The proxy on a database of two rows, `a` and `b`."""
