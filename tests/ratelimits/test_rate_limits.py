@@ -7,7 +7,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +237,8 @@ def test_four_processes_let_a_hundred_of_400_requests_at_once_pass(
 @pytest.mark.slow
 def test_one_file_counts_for_many_processes_and_threads(tmp_path: Path) -> None:
     path = tmp_path / "counters"
-    with CONTEXT.Pool(4) as pool:
-        pool.map(_count_250, [path] * 4)
+    with ProcessPoolExecutor(4, mp_context=CONTEXT) as pool:
+        list(pool.map(_count_250, [path] * 4))
     assert CounterFile(path).read("name", now=0).hits == 1000
 
 
