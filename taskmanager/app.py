@@ -47,9 +47,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.url_map.merge_slashes = False  # no answer sends anybody to the host that a request named
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     load_plugins(settings)
-    _use_own_database(app, settings)
     register_api(app)
-    _prepare_database_before_first_request(app, settings)
+    _use_own_database(app, settings)
     register_rate_limits(app, settings, takes_no_key=takes_no_key)
     register_http_rules(app, settings)
     if dialect() is MYSQL:
@@ -67,17 +66,12 @@ def close_app(app: Flask) -> None:
 
 
 def _use_own_database(app: Flask, settings: Settings) -> None:
-    """Each request uses the database of its application: a process may have several."""
-    engine = open_database(settings)
-    app.extensions[_DATABASE] = engine
-    app.before_request(lambda: use_database(engine))
+    """Each request uses the database of its application: a process may have several.
 
-
-def _prepare_database_before_first_request(app: Flask, settings: Settings) -> None:
-    """Tried at the start, and again before each request until it has worked.
-
-    The health call is answered all the same: it says what is wrong.
+    Its tables are created or upgraded at the start, or else before the first request that
+    can. The health call is answered all the same: it says what is wrong.
     """
+    app.extensions[_DATABASE] = engine = open_database(settings)
     prepared = False
 
     def prepare(patience_seconds: int) -> None:
@@ -91,11 +85,11 @@ def _prepare_database_before_first_request(app: Flask, settings: Settings) -> No
     except DatabaseUnavailable as error:
         log.warning("starting without the database: %s", error.message)
 
-    def prepare_for_request() -> None:
+    @app.before_request
+    def use_prepared_database() -> None:
+        use_database(engine)
         try:
             prepare(schema.REQUEST_PATIENCE_SECONDS)
         except DatabaseUnavailable:
             if request.endpoint != HEALTH_ENDPOINT:
                 raise
-
-    app.before_request(prepare_for_request)

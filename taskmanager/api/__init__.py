@@ -23,6 +23,7 @@ from taskmanager.api import (
 from taskmanager.api.auth import (
     authenticate_request,
     check_every_route_has_a_rule,
+    required_scope,
     takes_no_key,
 )
 from taskmanager.api.errors import register_error_handlers
@@ -41,30 +42,32 @@ def register_api(app: Flask) -> None:
     """Puts everything under /api and what all its answers have in common on `app`."""
     api = Blueprint("api", __name__, url_prefix="/api")
     api.before_request(authenticate_request)
-    api.after_request(_note_use_of_keys)
     for resource in RESOURCES:
         api.register_blueprint(resource.blueprint)
-    app.before_request(_name_request)
-    app.after_request(_send_request_id)
+    app.before_request(_begin_request)
+    app.after_request(_end_request)
     register_error_handlers(app)
     app.register_blueprint(api)
     check_every_route_has_a_rule(app, api)
 
 
-def _name_request() -> None:
+def _begin_request() -> None:
+    """Puts on `g` what every later step asks for: `request_id`, `now` (ms) and `scope`."""
     request_id = request.headers.get("X-Request-ID", "")
     if not _SANE_REQUEST_ID.fullmatch(request_id):
         request_id = os.urandom(16).hex()
     g.request_id = request_id
     g.now = utc_now()
+    g.scope = required_scope()
 
 
-def _send_request_id(response: Response) -> Response:
+def _end_request(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
+    _note_use_of_key(response)
     return response
 
 
-def _note_use_of_keys(response: Response) -> Response:
+def _note_use_of_key(response: Response) -> None:
     caller = g.get("caller")
     if caller is not None:
         # A refused request and an empty poll write nothing.
@@ -79,4 +82,3 @@ def _note_use_of_keys(response: Response) -> Response:
             reason=response.get_json()["message"],
             now=g.now,
         )
-    return response

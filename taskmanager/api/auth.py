@@ -44,7 +44,7 @@ def required_scope() -> str:
 
 def takes_no_key() -> bool:
     """True where anybody may make the present request: a public route, a preflight."""
-    return required_scope() == PUBLIC or request.method == "OPTIONS"
+    return g.get("scope") == PUBLIC or request.method == "OPTIONS"
 
 
 def authenticate_request() -> None:
@@ -56,10 +56,9 @@ def authenticate_request() -> None:
         return
     g.caller = caller = _authenticate()._replace(address=_address(), request_id=g.request_id)
     rate_limits.count_request(caller)
-    scope = required_scope()
-    if not caller.may(scope):
+    if not caller.may(g.scope):
         raise NotAllowed(
-            f"This key lacks the scope '{scope}'; it has: {', '.join(sorted(caller.scopes))}.",
+            f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",
             code="scope_missing",
         )
 

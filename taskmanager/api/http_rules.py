@@ -4,6 +4,8 @@ X-Forwarded-* headers count only from as many proxies as the setting names. Page
 of other origins get in by setting only, and never with cookies.
 """
 
+from typing import Any
+
 from flask import Flask, Response, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -11,12 +13,14 @@ from taskmanager.config import Settings
 
 _ONE_YEAR = 31_536_000
 _PREFLIGHT_SECONDS = 600
-_ON_EVERY_ANSWER = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
+_ON_EVERY_ANSWER = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+)
+_LOADS_NOTHING = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+_OVER_TLS_ONLY = ("Strict-Transport-Security", f"max-age={_ONE_YEAR}")
 _SENT_BY_BROWSERS = "Authorization, Content-Type, X-API-Key, X-Request-ID"
 _READ_BY_BROWSERS = (
     "Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
@@ -26,25 +30,34 @@ _READ_BY_BROWSERS = (
 
 def register_http_rules(app: Flask, settings: Settings) -> None:
     """Trusts the configured proxies, answers preflights, and sets the security headers."""
+    app.wsgi_app = _SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         count = settings.trusted_proxies
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=count, x_proto=count, x_host=count
         )
-    app.after_request(_secure)
     if settings.cors_origins:
         origins = frozenset(settings.cors_origins)
         app.after_request(lambda response: _allow_origin(response, origins))
 
 
-def _secure(response: Response) -> Response:
-    headers = response.headers
-    headers.extend(_ON_EVERY_ANSWER)
-    # A page that loads something has said so itself.
-    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-    if request.is_secure:
-        headers["Strict-Transport-Security"] = f"max-age={_ONE_YEAR}"
-    return response
+class _SecurityHeaders:
+    """WSGI middleware that adds the headers which are the same on every answer."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            headers = [*headers, *_ON_EVERY_ANSWER]
+            # A page that loads something has said so itself.
+            if all(name != _LOADS_NOTHING[0] for name, _ in headers):
+                headers.append(_LOADS_NOTHING)
+            if environ["wsgi.url_scheme"] == "https":
+                headers.append(_OVER_TLS_ONLY)
+            return start_response(status, headers, *error)
+
+        return self._application(environ, start)
 
 
 def _allow_origin(response: Response, origins: frozenset[str]) -> Response:
