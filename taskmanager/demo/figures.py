@@ -100,10 +100,8 @@ def problems(figures: Figures) -> list[str]:
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
     """The smallest value that at least `percent` % of the values do not exceed (nearest rank)."""
-    if not values:
-        return None
     rank = -(-len(values) * percent // 100)  # rounded up
-    return sorted(values)[max(rank, 1) - 1]
+    return sorted(values)[rank - 1] if values else None
 
 
 def summary(figures: Figures, *, batch: int, tasks_per_claim: int) -> Iterator[str]:

@@ -5,51 +5,40 @@ import os
 import stat
 import sysconfig
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 CHUNK_BYTES = 1024 * 1024
+STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 # Folders of installed packages inside the standard library's folder.
 NOT_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages"})
-
-
-@dataclass
-class FoundFiles:
-    """`paths` to enqueue, in order. `skipped` counts the skipped entries by reason."""
-
-    paths: list[str] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
 
 
 class NotAFile(Exception):
     """The path is a device, pipe or folder."""
 
 
-def standard_library() -> Path:
-    """The folder of this Python's standard library."""
-    return Path(sysconfig.get_path("stdlib"))
+def find_files(folder: Path, *, leave_out: Container[str]) -> tuple[list[str], Counter[str]]:
+    """The paths of all files under `folder`, except in folders named in `leave_out`.
 
-
-def find_files(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> FoundFiles:
-    """All files under `folder`, except in folders named in `leave_out`.
-
+    Also returns the number of skipped entries by reason.
     Broken links are included: their tasks fail, as they should. Links to folders
     are not followed. Paths that are not UTF-8 are skipped, because JSON cannot
     hold them, and so are pipes, sockets and devices.
     """
-    found = FoundFiles()
-    walk = os.walk(folder, onerror=lambda _: found.skipped.update(["unreadable folder"]))
+    paths: list[str] = []
+    skipped: Counter[str] = Counter()
+    walk = os.walk(folder, onerror=lambda _: skipped.update(["unreadable folder"]))
     for parent, folders, names in walk:
         folders[:] = sorted(name for name in folders if name not in leave_out)
         for name in sorted(names):
             path = os.path.join(parent, name)
             if reason := _reason_to_skip(path):
-                found.skipped[reason] += 1
+                skipped[reason] += 1
             else:
-                found.paths.append(path)
-    return found
+                paths.append(path)
+    return paths, skipped
 
 
 def _reason_to_skip(path: str) -> str | None:

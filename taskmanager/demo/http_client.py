@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 TIMEOUT_SECONDS = 30.0
 IDLE_SECONDS = 1.0  # the server closes connections that are idle for two seconds
-FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 0.1, 2.0
+RETRY_SECONDS = 0.2  # if the server does not say when
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 
 
@@ -27,7 +27,7 @@ class Answer:
     body: dict[str, Any]
     seconds: float
     repeated: bool
-    retry_after_seconds: float | None
+    retry_after_seconds: float
 
     @property
     def data(self) -> Any:
@@ -40,10 +40,10 @@ class HttpClient:
     def __init__(
         self, url: str, key: str, *, keep_trying: Callable[[], bool] = lambda: True
     ) -> None:
-        self._address = urlsplit(url).netloc
+        # It connects by itself when it sends a request while closed.
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_SECONDS)
         self._headers = {"X-API-Key": key, "Content-Type": "application/json"}
         self._keep_trying = keep_trying
-        self._connection: http.client.HTTPConnection | None = None
         self._last_used = 0.0
 
     def call(
@@ -51,38 +51,35 @@ class HttpClient:
     ) -> Answer:
         """The answer, whose status is one of `expected`.
 
-        Retries lost connections and the statuses 429, 502, 503 and 504 for 30
-        seconds. Raises ServiceError.
+        Retries lost connections and the statuses 429, 502, 503 and 504 for a
+        minute. Raises ServiceError.
         """
         content = None if body is None else json.dumps(body).encode()
         give_up_at = time.monotonic() + PATIENCE_SECONDS
-        wait = FIRST_WAIT_SECONDS
-        tries = 0
+        repeated = False
         while True:
-            answer = None
+            wait = RETRY_SECONDS
             try:
-                answer = self._exchange(method, path, content, repeated=tries > 0)
-                why = f"{answer.status} {answer.body.get('message', '')}"
+                answer = self._exchange(method, path, content, repeated)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.close()
                 why = f"no answer ({error or type(error).__name__})"
-            if answer is not None and answer.status not in RETRIED_STATUSES:
+            else:
                 if answer.status in expected:
                     return answer
-                raise ServiceError(f"{method} {path} was rejected: {why}")
+                why = f"{answer.status} {answer.body.get('message', '')}"
+                if answer.status not in RETRIED_STATUSES:
+                    raise ServiceError(f"{method} {path} was rejected: {why}")
+                wait = answer.retry_after_seconds
             if time.monotonic() > give_up_at or not self._keep_trying():
                 raise ServiceError(f"{method} {path} failed: {why}")
-            tries += 1
-            retry_after = answer.retry_after_seconds if answer is not None else None
-            time.sleep(wait if retry_after is None else min(retry_after, MAX_WAIT_SECONDS))
-            wait = min(wait * 2, MAX_WAIT_SECONDS)
+            time.sleep(wait)
+            repeated = True
 
-    def _exchange(self, method: str, path: str, content: bytes | None, *, repeated: bool) -> Answer:
+    def _exchange(self, method: str, path: str, content: bytes | None, repeated: bool) -> Answer:
         if time.monotonic() - self._last_used > IDLE_SECONDS:
             self.close()
         started = time.perf_counter()
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT_SECONDS)
         self._connection.request(method, path, content, self._headers)
         response = self._connection.getresponse()
         text = response.read()
@@ -91,16 +88,8 @@ class HttpClient:
         body = json.loads(text)
         if not isinstance(body, dict):
             raise ValueError("the answer is not a JSON object")
-        wait = response.headers.get("Retry-After", "")
-        return Answer(
-            status=response.status,
-            body=body,
-            seconds=seconds,
-            repeated=repeated,
-            retry_after_seconds=float(wait) if wait.isdigit() else None,
-        )
+        retry_after = float(response.headers.get("Retry-After", RETRY_SECONDS))
+        return Answer(response.status, body, seconds, repeated, retry_after)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()

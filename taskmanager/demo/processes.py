@@ -11,16 +11,21 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from taskmanager.config import PREFIX, Settings
-from taskmanager.demo.http_client import HttpClient, ServiceError
-from taskmanager.demo.worker import empty_report
+from taskmanager.demo.http_client import HttpClient
 
-START_SECONDS = 60
 STOP_SECONDS = 15
 KILLED_SECONDS = 0.2
 LOG_LINES_SHOWN = 15
+
+_PR_SET_PDEATHSIG = 1
+_prctl: Any = None  # loaded before the fork, after which little is safe
+with contextlib.suppress(ImportError, AttributeError):  # only Linux has it
+    import ctypes
+
+    _prctl = ctypes.CDLL(None).prctl
 
 
 class ProcessFailed(Exception):
@@ -30,56 +35,35 @@ class ProcessFailed(Exception):
 class ChildProcess:
     """One process in its own session, so that Ctrl-C reaches only the demo.
 
-    It gets `orders` over stdin, so that the list of processes does not show them.
+    Keys are passed in `environment`: the list of processes shows arguments to every user.
     """
 
     def __init__(
-        self,
-        name: str,
-        arguments: list[str],
-        folder: Path,
-        *,
-        environment: dict[str, str] | None = None,
-        orders: Any = None,
+        self, name: str, arguments: list[str], folder: Path, environment: dict[str, str]
     ) -> None:
         self.name = name
-        self._arguments = [sys.executable, "-m", *arguments]
-        self._environment = environment
-        self._orders = json.dumps(orders).encode() + b"\n"
-        self._output = folder / f"{name}.out"
+        self.output = folder / f"{name}.out"
         self._log = folder / f"{name}.log"
-        self._stopped = False
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._output.open("wb") as output, self._log.open("wb") as log:
+        with self.output.open("wb") as output, self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603
-                self._arguments,
-                stdin=subprocess.PIPE,
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
-                env=self._environment,
+                env={**os.environ, **environment},
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        stdin: IO[bytes] = self.process.stdin  # type: ignore[assignment]
-        with contextlib.suppress(BrokenPipeError), stdin:
-            stdin.write(self._orders)
 
     def is_running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return self.process.poll() is None
 
     def stop(self) -> None:
         """Terminates the process, and kills it with its children if it does not end in time."""
-        if self.process is None or self._stopped:
-            return
-        self._stopped = True
-        if self.process.poll() is None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_SECONDS)
-                if self.process.returncode == 0:
-                    return
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.process.wait(STOP_SECONDS) == 0:
+                return
         # The process group contains only this process and its children.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -88,8 +72,8 @@ class ChildProcess:
 
     def how_it_ended(self) -> str:
         """A sentence for the user, with the last lines of the process's log."""
-        status = self.process.returncode if self.process else None
-        ended = f"signal {-status}" if status is not None and status < 0 else f"exit {status}"
+        status = self.process.returncode
+        ended = f"exit {status}" if status >= 0 else f"signal {-status}"
         lines = self._log.read_text(errors="replace").strip().splitlines()[-LOG_LINES_SHOWN:]
         log = ". The last lines of its log:\n  " + "\n  ".join(lines) if lines else ""
         return f"{self.name} has ended ({ended}){log}"
@@ -101,79 +85,42 @@ class Server(ChildProcess):
     def __init__(self, folder: Path) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
-            self.address = listener.getsockname()
-        self.url = "http://{}:{}".format(*self.address)
+            port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
         self.admin_key = "tm_" + secrets.token_urlsafe(32)
         # Every setting has its default, whatever the environment or .env says.
-        defaults = {
+        environment = {
             PREFIX + setting.name.upper(): setting.metadata["default"]
             for setting in fields(Settings)
         }
+        environment["TASKMANAGER_INSTANCE_PATH"] = str(folder / "instance")
+        environment["TASKMANAGER_BOOTSTRAP_ADMIN_KEY"] = self.admin_key
         super().__init__(
-            "server",
-            ["taskmanager", "serve", "--port", str(self.address[1])],
-            folder,
-            environment={
-                **os.environ,
-                **defaults,
-                "TASKMANAGER_INSTANCE_PATH": str(folder / "instance"),
-                "TASKMANAGER_BOOTSTRAP_ADMIN_KEY": self.admin_key,
-            },
+            "server", ["taskmanager", "serve", "--port", str(port)], folder, environment
         )
-
-    def start(self) -> None:
-        """Returns when the server answers. Raises ProcessFailed."""
-        super().start()
-        give_up_at = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if not self.is_running():
-                raise ProcessFailed(self.how_it_ended())
-            if time.monotonic() > give_up_at:
-                raise ProcessFailed(f"The server did not answer within {START_SECONDS} seconds.")
-            time.sleep(0.05)
 
     def client(self, key: str) -> HttpClient:
         """Retries only while the server runs."""
         return HttpClient(self.url, key, keep_trying=self.is_running)
 
-    def _answers(self) -> bool:
-        client = HttpClient(self.url, self.admin_key, keep_trying=lambda: False)
-        try:
-            socket.create_connection(self.address, timeout=1).close()
-            client.call("GET", "/api/health")
-        except (OSError, ServiceError):
-            return False
-        return True
-
 
 class WorkerProcess(ChildProcess):
-    """One worker. Its orders contain its key."""
+    """One worker, whose id is its name."""
 
-    def __init__(self, name: str, folder: Path, *, url: str, key: str, task_type: str) -> None:
-        orders = {"url": url, "key": key, "worker_id": name, "task_type": task_type}
-        super().__init__(name, ["taskmanager.demo.worker"], folder, orders=orders)
+    def __init__(self, name: str, folder: Path, *, url: str, key: str) -> None:
+        arguments = ["taskmanager.demo.worker", name]
+        super().__init__(name, arguments, folder, {"URL": url, "KEY": key})
 
     def report(self) -> dict[str, Any] | None:
         """The report that it wrote when it stopped, or None if it was killed."""
-        if self.process is None or self.process.returncode == -signal.SIGTERM:
-            return empty_report()  # stopped before it was ready
         try:
-            report: dict[str, Any] = json.loads(self._output.read_bytes())
+            report: dict[str, Any] = json.loads(self.output.read_bytes())
         except ValueError:
             return None
         return report
 
 
-_PR_SET_PDEATHSIG = 1
-_PRCTL: Any = None  # loaded before the fork, after which little is safe
-if sys.platform == "linux":
-    with contextlib.suppress(ImportError):
-        import ctypes
-
-        _PRCTL = ctypes.CDLL(None).prctl
-
-
 def _die_with_parent() -> None:
     """Runs in the child: it is terminated even if the demo is killed."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

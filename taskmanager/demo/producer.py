@@ -81,20 +81,16 @@ def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
 def read_back(http: HttpClient) -> ReadBack:
     """Lists all finished tasks with params and result, page by page."""
     seen = ReadBack()
-
-    def listed(status: str) -> Iterator[dict[str, Any]]:
-        for task in _list_tasks(http, status):
-            seen.paths.add(task["params"]["path"])
-            if status == "completed":
-                seen.completed += 1
-            else:
-                seen.failed += 1
-            yield task
-
-    seen.largest = heapq.nlargest(
-        LARGEST_SHOWN, listed("completed"), key=lambda task: task["result"]["size_bytes"]
-    )
-    seen.failures = heapq.nsmallest(FAILURES_SHOWN, listed("failed"), key=lambda task: task["id"])
+    for task in _list_tasks(http, "completed"):
+        seen.paths.add(task["params"]["path"])
+        seen.completed += 1
+        shown = [*seen.largest, task]
+        seen.largest = heapq.nlargest(LARGEST_SHOWN, shown, lambda it: it["result"]["size_bytes"])
+    for task in _list_tasks(http, "failed"):
+        seen.paths.add(task["params"]["path"])
+        seen.failed += 1
+        if len(seen.failures) < FAILURES_SHOWN:
+            seen.failures.append(task)
     return seen
 
 

@@ -5,7 +5,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from taskmanager.demo import figures, files, producer
@@ -17,7 +17,7 @@ from taskmanager.demo.worker import TASKS_PER_CLAIM
 WORKERS = 2
 POLL_SECONDS = 0.2
 STOPPED = 130  # the exit status of a command that was stopped with Ctrl-C
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(folder: Path | None, *, keep: bool) -> int:
@@ -25,33 +25,41 @@ def run_demo(folder: Path | None, *, keep: bool) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A file name that this terminal cannot show must not stop the demo.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with _first_signal_stops():
-        try:
-            return _run(folder, keep=keep)
-        except KeyboardInterrupt:
-            say("Stopped. The server and the workers have ended, and no files are left.")
-            return STOPPED
-        except (ProcessFailed, ServiceError) as error:
-            say(f"taskmanager demo: {error}")
-            return 1
+    for number in SIGNALS:
+        signal.signal(number, _stop)
+    try:
+        return _run(folder, keep=keep)
+    except KeyboardInterrupt:
+        say("Stopped. The server and the workers have ended, and no files are left.")
+        return STOPPED
+    except (ProcessFailed, ServiceError) as error:
+        say(f"taskmanager demo: {error}")
+        return 1
+
+
+def _stop(*_: object) -> None:
+    """The first signal raises KeyboardInterrupt. Later ones are ignored, so cleanup completes."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _run(folder: Path | None, *, keep: bool) -> int:
     # Absolute, so that the workers find it, but not resolved: it may be a link on purpose.
-    where = (folder or files.standard_library()).absolute()
-    excluded = files.NOT_STANDARD_LIBRARY if folder is None else frozenset()
-    found = files.find_files(where, leave_out=excluded)
-    say(f"{len(found.paths):,} files under {figures.printable(str(where))}")
-    for reason, number in found.skipped.items():
+    where = (folder or files.STANDARD_LIBRARY).absolute()
+    excluded = () if folder else files.NOT_STANDARD_LIBRARY
+    paths, skipped = files.find_files(where, leave_out=excluded)
+    say(f"{len(paths):,} files under {figures.printable(str(where))}")
+    for reason, number in skipped.items():
         say(f"    skipped: {number:,} ({reason})")
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmanager-demo-")))
         server = Server(place)
         stack.callback(server.stop)
-        server.start()
-        say(f"The server runs on {server.url}, with SQLite in a temporary folder.")
         try:
-            counted = _run_all(server, place, where, found.paths, stack)
+            keys = _create_keys(server)
+            say(f"The server runs on {server.url}, with SQLite in a temporary folder.")
+            counted = _measure(server, keys, place, where, paths)
         except ServiceError:
             if server.is_running():
                 raise
@@ -62,10 +70,9 @@ def _run(folder: Path | None, *, keep: bool) -> int:
         return status
 
 
-def _run_all(
-    server: Server, place: Path, folder: Path, paths: list[str], stack: contextlib.ExitStack
+def _measure(
+    server: Server, keys: dict[str, str], place: Path, folder: Path, paths: list[str]
 ) -> figures.Figures:
-    keys = _create_keys(server)
     enqueuer = server.client(keys["producer"])
     viewer = server.client(keys["viewer"])
     enqueuer.call("POST", "/api/task-types/register", producer.TASK_TYPE)
@@ -76,21 +83,13 @@ def _run_all(
 
     progress = Progress("work", len(paths))
     workers = []
-    for number in range(1, WORKERS + 1):
-        worker = WorkerProcess(
-            f"worker-{number}",
-            place,
-            url=server.url,
-            key=keys["worker"],
-            task_type=producer.TASK_TYPE["name"],
-        )
-        stack.callback(worker.stop)
-        worker.start()
-        workers.append(worker)
-    _wait_until_done(server, viewer, workers, progress)
-    work_seconds = progress.finish(len(paths))
-    for worker in workers:
-        worker.stop()
+    with contextlib.ExitStack() as stack:
+        for number in range(1, WORKERS + 1):
+            worker = WorkerProcess(f"worker-{number}", place, url=server.url, key=keys["worker"])
+            stack.callback(worker.stop)
+            workers.append(worker)
+        _wait_until_done(server, viewer, workers, progress)
+        work_seconds = progress.finish(len(paths))
 
     progress = Progress("enqueue again", len(paths))
     second = producer.enqueue(enqueuer, paths, progress, singles=0)
@@ -167,20 +166,3 @@ def _keep_running(server: Server) -> None:
         while server.is_running():
             time.sleep(POLL_SECONDS)
         raise ProcessFailed(server.how_it_ended())
-
-
-@contextlib.contextmanager
-def _first_signal_stops() -> Iterator[None]:
-    """The first signal raises KeyboardInterrupt. Later ones are ignored, so cleanup completes."""
-
-    def end(*_: object) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,12 +1,12 @@
 """A worker process: polls, claims, computes fingerprints and reports. It uses only the API.
 
-`python -m taskmanager.demo.worker` reads one JSON object from stdin (`url`,
-`key`, `worker_id`, `task_type`), works until SIGTERM, and then prints a JSON
+`URL=… KEY=… python -m taskmanager.demo.worker ID` works until SIGTERM, and then prints a JSON
 report on stdout.
 """
 
 import errno
 import json
+import os
 import signal
 import sys
 import time
@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from taskmanager.demo.files import NotAFile, fingerprint
 from taskmanager.demo.http_client import HttpClient, ServiceError
+from taskmanager.demo.producer import TASK_TYPE
 
 TASKS_PER_CLAIM = 10
 # Short, so that the other worker takes over soon if one is killed.
@@ -24,26 +25,21 @@ HEARTBEAT_SECONDS = 10
 CLAIM_LOST_STATUSES = (403, 409)
 
 
-def empty_report() -> dict[str, Any]:
-    return {
-        **dict.fromkeys(("completed", "failed", "retried", "lost"), 0),
-        "claim_seconds": [],
-        "complete_seconds": [],
-    }
-
-
 class Worker:
     """Claims and completes tasks, and counts the answers and their duration in `report`."""
 
-    def __init__(self, orders: dict[str, str]) -> None:
-        self.worker_id = orders["worker_id"]
-        self.task_type = orders["task_type"]
+    def __init__(self, worker_id: str, url: str, key: str) -> None:
+        self.worker_id = worker_id
         self._stopping = False
-        self.http = HttpClient(
-            orders["url"], orders["key"], keep_trying=lambda: not self.is_stopping()
-        )
+        self.http = HttpClient(url, key, keep_trying=lambda: not self.is_stopping())
         self.last_contact_at = time.monotonic()
-        self.report = empty_report()
+        self.report: dict[str, Any] = {
+            "completed": 0,
+            "failed": 0,
+            "retried": 0,
+            "claim_seconds": [],
+            "complete_seconds": [],
+        }
 
     def run(self) -> None:
         """Works until stop() is called, then releases the tasks that it still holds."""
@@ -61,7 +57,7 @@ class Worker:
             "/api/tasks/claim",
             {
                 "worker_id": self.worker_id,
-                "type": self.task_type,
+                "type": TASK_TYPE["name"],
                 "limit": TASKS_PER_CLAIM,
                 "lease_seconds": LEASE_SECONDS,
                 # If the answer is lost, a retry with the same id returns the same tasks.
@@ -105,8 +101,7 @@ class Worker:
             expected=(200, *CLAIM_LOST_STATUSES),
         )
         if answer.status in CLAIM_LOST_STATUSES:
-            self.report["lost"] += 1  # another attempt has begun and will report
-            return
+            return  # another attempt has begun and will report
         self.report["complete_seconds"].append(answer.seconds)
         self.report["retried" if answer.data["will_retry"] else answer.data["status"]] += 1
 
@@ -129,13 +124,12 @@ class Worker:
 
 
 def main() -> None:
-    worker = Worker(json.loads(sys.stdin.readline()))
+    worker = Worker(sys.argv[1], os.environ["URL"], os.environ["KEY"])
     signal.signal(signal.SIGTERM, worker.stop)
     try:
         worker.run()
     except ServiceError as error:
-        print(f"{worker.worker_id}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"{worker.worker_id}: {error}")
     json.dump(worker.report, sys.stdout)
 
 
