@@ -4,7 +4,7 @@ import click
 
 from taskmanager import __version__
 from taskmanager.bootstrap import open_database, prepare_database
-from taskmanager.cli.terminal import say, show
+from taskmanager.cli.terminal import say
 from taskmanager.config import Settings, load_settings
 from taskmanager.db import schema
 from taskmanager.db.dialect import MYSQL, SQLITE
@@ -21,10 +21,14 @@ def init_db(prints: bool) -> None:
     You can repeat this, and run it from several processes at once.
     """
     settings = load_settings()
-    if prints:
-        _print_tables(settings)
-    else:
+    if not prints:
         _create_or_upgrade_tables(settings)
+        return
+    is_sqlite = settings.effective_database_url.startswith("sqlite:")
+    engine, target = ("SQLite", SQLITE) if is_sqlite else ("MySQL and MariaDB", MYSQL)
+    click.echo(f"-- The tables of TaskManager {__version__} for {engine}.")
+    for statement in schema.schema_statements(target, settings.table_prefix):
+        click.echo(f"\n{statement};")
 
 
 @click.command()
@@ -41,17 +45,6 @@ def migrate() -> None:
             f"New tasks of type '{row['name']}' (version {row['version']}) are refused: "
             f"{row['problem']} Register the type again; see docs/schemas.md."
         )
-
-
-def _print_tables(settings: Settings) -> None:
-    """Prints what creates the tables in an empty database; opens no connection."""
-    is_sqlite = settings.effective_database_url.startswith("sqlite:")
-    engine, target = ("SQLite", SQLITE) if is_sqlite else ("MySQL and MariaDB", MYSQL)
-    show(f"-- The tables of TaskManager {__version__} for {engine}.")
-    for statement in schema.schema_statements(target, settings.table_prefix):
-        show("")
-        for line in f"{statement};".splitlines():
-            show(line)
 
 
 def _create_or_upgrade_tables(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import click
 
 from taskmanager.access import key_changes, keys
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import json_option, open_queue, say, show, show_json
+from taskmanager.cli.terminal import json_option, number_option, open_queue, say, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.rates import parse_rate
 
@@ -42,12 +42,7 @@ def _rate_limit(context: click.Context, option: click.Parameter, text: str | Non
     callback=_rate_limit,
     help="Requests a minute, or N/second, N/hour, N/day. 0: unlimited.",
 )
-@click.option(
-    "--expires",
-    metavar="DAYS",
-    type=click.IntRange(1, 36_500),
-    help="Days until it expires. Default: never.",
-)
+@number_option("--expires", 1, 36_500, "Days until it expires. Default: never.", metavar="DAYS")
 def create_key(
     name: str, role: str, types: tuple[str, ...], rate_limit: str | None, expires: int | None
 ) -> None:
@@ -102,13 +97,13 @@ _key_id = click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 
 
 @keys_group.command("rotate")
 @_key_id
-@click.option(
+@number_option(
     "--overlap",
-    metavar="SECONDS",
+    0,
+    key_changes.MAX_OVERLAP_SECONDS,
+    "Seconds that the old key stays valid.",
     default=key_changes.DEFAULT_OVERLAP_SECONDS,
-    show_default=True,
-    type=click.IntRange(0, key_changes.MAX_OVERLAP_SECONDS),
-    help="Seconds that the old key stays valid.",
+    metavar="SECONDS",
 )
 def rotate_key(key_id: int, overlap: int) -> None:
     """Replace a key with a new one.

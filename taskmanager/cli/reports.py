@@ -6,7 +6,7 @@ import click
 
 from taskmanager.access import audit as audit_trail
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import json_option, open_queue, show, show_json
+from taskmanager.cli.terminal import json_option, number_option, open_queue, show, show_json
 from taskmanager.clock import format_time, utc_now
 from taskmanager.queue.figures import statistics
 
@@ -34,14 +34,7 @@ def stats(as_json: bool) -> None:
 
 @click.command()
 @json_option
-@click.option(
-    "--limit",
-    metavar="N",
-    default=50,
-    show_default=True,
-    type=click.IntRange(1, 100_000),
-    help="Number of events.",
-)
+@number_option("--limit", 1, 100_000, "Number of events.", default=50, metavar="N")
 def audit(as_json: bool, limit: int) -> None:
     """Show who did what, and who failed to authenticate. The newest event is last."""
     open_queue()
@@ -72,20 +65,11 @@ def openapi() -> None:
     click.echo(document_text(app, indent=2))
 
 
-def _check_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    from taskmanager.doctor.report import NO_ADDRESS, is_address
-
-    if value is not None and not is_address(value):
-        raise click.BadParameter(NO_ADDRESS)
-    return value
-
-
 @click.command()
 @json_option
 @click.option(
     "--url",
     metavar="ADDRESS",
-    callback=_check_address,
     help="Address of the API. Also checks which files anybody can fetch from it.",
 )
 def doctor(as_json: bool, url: str | None) -> None:
@@ -94,6 +78,8 @@ def doctor(as_json: bool, url: str | None) -> None:
     Changes nothing. The exit status is 1 if there is a problem, else 0, even
     with warnings.
     """
-    from taskmanager.doctor.report import run_doctor
+    from taskmanager.doctor.report import NO_ADDRESS, is_address, run_doctor
 
+    if url is not None and not is_address(url):
+        raise click.BadParameter(NO_ADDRESS, param_hint="--url")
     sys.exit(run_doctor(as_json=as_json, url=url))

@@ -1,34 +1,25 @@
 """`taskmanager serve` and `demo`: the commands that run a server."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from taskmanager import __version__
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import open_queue, say
+from taskmanager.cli.terminal import number_option, open_queue, say
 from taskmanager.clock import utc_now
 from taskmanager.db import schema
 from taskmanager.db.connection import close_connection
 from taskmanager.errors import DatabaseUnavailable
 
 
-def _number(name: str, default: int, most: int, what: str) -> Callable[..., Any]:
-    """An option that is a number from 1 to `most`."""
-    return click.option(
-        name, default=default, show_default=True, type=click.IntRange(1, most), help=what
-    )
-
-
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@_number("--port", 8000, 65_535, "Port to listen on.")
-@_number("--workers", 4, 64, "Number of processes.")
-@_number("--threads", 2, 64, "Threads in each process.")
+@number_option("--port", 1, 65_535, "Port to listen on.", default=8000)
+@number_option("--workers", 1, 64, "Number of processes.", default=4)
+@number_option("--threads", 1, 64, "Threads in each process.", default=2)
 def serve(host: str, port: int, workers: int, threads: int) -> None:
     """Serve the API under gunicorn.
 

@@ -1,6 +1,7 @@
 """Opens the queue for a command and prints: results on stdout, messages on stderr."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,6 +11,12 @@ from taskmanager.config import Settings, load_settings
 from taskmanager.db import schema
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def number_option(name: str, low: int, high: int, what: str, **more: Any) -> Callable[..., Any]:
+    """An option that is a whole number from `low` to `high`."""
+    kind = click.IntRange(low, high)
+    return click.option(name, type=kind, help=what, show_default="default" in more, **more)
 
 
 def say(message: str) -> None:
