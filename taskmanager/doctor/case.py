@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# What a check can require: see Check.needs.
+# What a check can need. A later one is missing too if it depends on an earlier one.
 SETTINGS = "settings"  # could be read
 PLACE = "place"  # the settings in DECISIVE are valid
 FOLDER = "folder"  # the instance folder exists and is writable
@@ -40,7 +40,7 @@ class CallFacts:
 class Case:
     """`call` is None on the command line. `url` is the command's --url, else None.
 
-    `missing` maps each requirement that is not met (SETTINGS, PLACE, …) to the reason.
+    `missing` maps each need that is not met (SETTINGS, PLACE, …) to the reason.
     """
 
     root: Path = field(default_factory=lambda: ROOT)
@@ -75,9 +75,11 @@ def case_of_command(url: str | None) -> Case:
         case.settings, case.complaints = read_settings()
     except Exception as error:  # noqa: BLE001 - a library, the program or .env may be broken
         case.complaints = {"": _reason(error)}
-        case.missing[SETTINGS] = case.missing[PLACE] = "the settings could not be read"
+        reason = "the settings could not be read"
+        case.missing = dict.fromkeys((SETTINGS, PLACE, FOLDER, DATABASE, TABLES), reason)
     if any(name in case.complaints for name in DECISIVE):
-        case.missing[PLACE] = "the settings do not say which database and folder to use"
+        reason = "the settings do not say which database and folder to use"
+        case.missing = dict.fromkeys((PLACE, FOLDER, DATABASE, TABLES), reason)
     return case
 
 

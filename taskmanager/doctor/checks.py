@@ -13,14 +13,14 @@ class Check:
     """`code` is that of its findings, unless a finding has one of its own.
 
     `function` is `module:name` in this package, imported just before it runs. It returns one
-    finding or yields several. `subject` names the check in the report if it is skipped. `needs`
-    lists the entries of `Case.missing` that skip it.
+    finding or yields several. `subject` names the check in the report if it is skipped, which
+    it is if `needs` is in `Case.missing`.
     """
 
     code: str
     function: str
     subject: str
-    needs: tuple[str, ...] = ()
+    needs: str = ""
 
 
 # Group → its checks.
@@ -34,36 +34,34 @@ CHECKS = {
     "settings": (
         Check("settings", "settings:check_settings", "settings"),
         Check("env_file", "settings:check_env_file", "`.env`"),
-        Check("plugins", "settings:check_plugins", "plugins", (SETTINGS,)),
-        Check("bootstrap_key", "settings:check_bootstrap_key", "the bootstrap key", (SETTINGS,)),
+        Check("plugins", "settings:check_plugins", "plugins", SETTINGS),
+        Check("bootstrap_key", "settings:check_bootstrap_key", "the bootstrap key", SETTINGS),
     ),
     "host": (
-        Check("instance_folder", "folders:check_instance_folder", "the instance folder", (PLACE,)),
-        Check("disk_space", "folders:check_space", "free space", (PLACE,)),
-        Check("disk_sync", "folders:check_sync", "the speed of the disk", (FOLDER, PLACE)),
-        Check("rate_limits", "rate_limits:check_storage", "rate limits", (PLACE,)),
+        Check("instance_folder", "folders:check_instance_folder", "the instance folder", PLACE),
+        Check("disk_space", "folders:check_space", "free space", PLACE),
+        Check("disk_sync", "folders:check_sync", "the speed of the disk", FOLDER),
+        Check("rate_limits", "rate_limits:check_storage", "rate limits", PLACE),
     ),
     "database": (
-        Check("database", "database:check_reachable", "the database", (PLACE,)),
-        Check(
-            "database_version", "database:check_version", "the database version", (DATABASE, PLACE)
-        ),
-        Check("sqlite_file", "database:check_file", "the database file", (DATABASE, PLACE)),
-        Check("sqlite_journal", "database:check_journal", "the journal", (DATABASE, PLACE)),
-        Check("processes", "database:check_processes", "processes", (DATABASE, PLACE)),
-        Check("clock", "database:check_clock", "clocks", (DATABASE, PLACE)),
-        Check("connections", "database:check_connections", "connections", (DATABASE, PLACE)),
+        Check("database", "database:check_reachable", "the database", PLACE),
+        Check("database_version", "database:check_version", "the database version", DATABASE),
+        Check("sqlite_file", "database:check_file", "the database file", DATABASE),
+        Check("sqlite_journal", "database:check_journal", "the journal", DATABASE),
+        Check("processes", "database:check_processes", "processes", DATABASE),
+        Check("clock", "database:check_clock", "clocks", DATABASE),
+        Check("connections", "database:check_connections", "connections", DATABASE),
     ),
     "queue": (
-        Check("schema_version", "queue:check_schema", "tables", (DATABASE, PLACE)),
-        Check("claim_path", "queue:check_claim_path", "SKIP LOCKED", (TABLES, DATABASE, PLACE)),
-        Check("admin_key", "queue:check_keys", "keys", (TABLES, DATABASE, PLACE)),
-        Check("param_schemas", "queue:check_task_types", "task types", (TABLES, DATABASE, PLACE)),
-        Check("maintenance", "queue:check_maintenance", "maintenance", (TABLES, DATABASE, PLACE)),
+        Check("schema_version", "queue:check_schema", "tables", DATABASE),
+        Check("claim_path", "queue:check_claim_path", "SKIP LOCKED", TABLES),
+        Check("admin_key", "queue:check_keys", "keys", TABLES),
+        Check("param_schemas", "queue:check_task_types", "task types", TABLES),
+        Check("maintenance", "queue:check_maintenance", "maintenance", TABLES),
     ),
     "network": (
         Check("encryption", "network:check_encryption", "encryption"),
-        Check("proxies", "network:check_proxies", "proxies", (SETTINGS,)),
+        Check("proxies", "network:check_proxies", "proxies", SETTINGS),
         Check("document_root", "network:check_document_root", "the document root"),
         Check("files_exposed", "outside:check_from_outside", "exposed files"),
     ),
@@ -75,22 +73,15 @@ def examine(case: Case) -> Iterator[Finding]:
     for group, checks in CHECKS.items():
         skipped: dict[str, list[str]] = {}
         for check in checks:
-            # The most basic requirement is listed last, so report that one: it is the cause.
-            reason = next(
-                (case.missing[need] for need in reversed(check.needs) if need in case.missing), None
-            )
-            if reason:
+            if reason := case.missing.get(check.needs):
                 skipped.setdefault(reason, []).append(check.subject)
                 continue
             for finding in _run(check, case):
                 yield replace(finding, group=group, code=finding.code or check.code)
         for reason, subjects in skipped.items():
-            finding = warning(
-                f"Not checked: {', '.join(subjects)}. Reason: {reason}.",
-                "Fix that first, then run the doctor again.",
-                code="not_checked",
-            )
-            yield replace(finding, group=group)
+            found = f"Not checked: {', '.join(subjects)}. Reason: {reason}."
+            remedy = "Fix that first, then run the doctor again."
+            yield replace(warning(found, remedy, code="not_checked"), group=group)
 
 
 def _run(check: Check, case: Case) -> list[Finding]:
@@ -98,17 +89,14 @@ def _run(check: Check, case: Case) -> list[Finding]:
         module, _, name = check.function.partition(":")
         function: Callable[[Case], Finding | Iterable[Finding]]
         function = getattr(importlib.import_module(f"taskmanager.doctor.{module}"), name)
-        found = function(case)
-        return [found] if isinstance(found, Finding) else list(found)
+        findings = function(case)
+        return [findings] if isinstance(findings, Finding) else list(findings)
     except Exception as error:  # noqa: BLE001 - the other checks must still run
         # The text of the error is not shown: it may contain secrets.
         if isinstance(error, ModuleNotFoundError):
             why = f"the module {error.name} is missing"
         else:
             why = f"the check failed with {type(error).__name__}"
-    failed = warning(
-        f"Not checked: {check.subject}. Reason: {why}.",
-        "Fix the other findings first. If this one remains, please report it as a bug.",
-        code="check_failed",
-    )
-    return [failed]
+    found = f"Not checked: {check.subject}. Reason: {why}."
+    remedy = "Fix the other findings first. If this one remains, please report it as a bug."
+    return [warning(found, remedy, code="check_failed")]

@@ -5,8 +5,8 @@ MariaDB the server's clock and its limits of connections.
 """
 
 import contextlib
+import glob
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +16,20 @@ from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import mysql_code
 from taskmanager.db.facts import database_facts, engine_and_version
 from taskmanager.db.statements import fetch_all, fetch_one
-from taskmanager.doctor.case import DATABASE, Case
-from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, reason_of, warning
+from taskmanager.doctor.case import DATABASE, TABLES, Case
+from taskmanager.doctor.findings import (
+    Finding,
+    Level,
+    not_applicable,
+    numbers_of,
+    ok,
+    problem,
+    reason_of,
+    warning,
+)
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
-OLDEST = {"SQLite": (3, 7), "MySQL": (5, 7), "MariaDB": (10, 3)}
-PROCESSES = Path("/proc")
+OLDEST = {"SQLite": [3, 7], "MySQL": [5, 7], "MariaDB": [10, 3]}
 MAX_SKEW_MS = 5_000
 NEARLY_FULL = 0.8
 
@@ -74,22 +82,32 @@ FIX_FILE = (
 
 def check_reachable(case: Case) -> Finding:
     """Connects and reads one row. Over HTTP it uses the connection of the service."""
+    finding = _reach(case)
+    if finding.level is not Level.OK:
+        case.missing[DATABASE] = case.missing[TABLES] = "there is no usable database"
+    return finding
+
+
+def _reach(case: Case) -> Finding:
     settings = case.known_settings
+    file = case.sqlite_file
     try:
         if case.call is None:
             connect_database(settings.effective_database_url, table_prefix=settings.table_prefix)
-        if case.sqlite_file and (missing := _no_file_yet(case.sqlite_file)):
-            case.missing[DATABASE] = "there is no database"
+        if file and (missing := _no_file_yet(file)):
             return missing
-        fetch_one("SELECT 1 AS one")
-        if case.sqlite_file:
-            fetch_one("SELECT COUNT(*) AS entries FROM sqlite_master")
+        fetch_one("SELECT COUNT(*) AS entries FROM sqlite_master" if file else "SELECT 1 AS one")
     except ConfigurationError as error:
-        case.missing[DATABASE] = "the database cannot be used"
         return problem(error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
     except DatabaseUnavailable as error:
-        case.missing[DATABASE] = "the database cannot be used"
-        return _unavailable(error, FIX_FILE if case.sqlite_file else FIX_SERVER)
+        code = mysql_code(error.__cause__ or error)
+        if code in REFUSALS:
+            reason, remedy = REFUSALS[code]
+            return problem(f"The database cannot be used: {reason}.", remedy)
+        number = f" (error {code})" if code is not None else ""
+        return problem(
+            f"{error.message.partition('. ')[0]}{number}.", FIX_FILE if file else FIX_SERVER
+        )
     return ok("The database answers.")
 
 
@@ -111,16 +129,6 @@ def _no_file_yet(path: Path) -> Finding | None:
     return None
 
 
-def _unavailable(error: DatabaseUnavailable, remedy: str) -> Finding:
-    code = mysql_code(error.__cause__) if error.__cause__ is not None else None
-    if code in REFUSALS:
-        reason, specific_remedy = REFUSALS[code]
-        return problem(f"The database cannot be used: {reason}.", specific_remedy)
-    first, _, _ = error.message.partition(". ")
-    number = f" (error {code})" if code is not None else ""
-    return problem(f"{first}{number}.", remedy)
-
-
 def check_version(case: Case) -> Finding:
     """The engine and its version, as the database reports them."""
     return judge_version(*engine_and_version())
@@ -128,11 +136,9 @@ def check_version(case: Case) -> Finding:
 
 def judge_version(engine: str, version: str) -> Finding:
     """`engine` is "SQLite", "MySQL" or "MariaDB"."""
-    # Some MariaDB servers prefix their version with 5.5.5- for clients that expect MySQL.
-    found = re.match(r"\d+(?:\.\d+)*", version.removeprefix("5.5.5-"))
-    numbers = tuple(map(int, found[0].split("."))) if found else ()
     oldest = OLDEST[engine]
-    if numbers < oldest:
+    # Some MariaDB servers prefix their version with 5.5.5- for clients that expect MySQL.
+    if numbers_of(version.removeprefix("5.5.5-")) < oldest:
         return problem(
             f"{engine} {version} is too old. TaskManager needs {oldest[0]}.{oldest[1]} or newer.",
             "Ask the host for a newer one, or move to another database with taskmanager export and "
@@ -185,39 +191,27 @@ def check_journal(case: Case) -> Iterator[Finding]:
     elif facts.journal == "wal":
         yield ok("The write-ahead log is in use.")
     else:
-        why = "this file system does not support it"
-        if not facts.is_network_file_system:
-            why = "of ?journal=delete"
-        yield ok(f"There is no write-ahead log, because {why}.")
+        because = "of ?journal=delete"
+        if facts.is_network_file_system:
+            because = "this file system does not support it"
+        yield ok(f"There is no write-ahead log, because {because}.")
 
 
 def check_processes(case: Case) -> Finding:
     """Counts the processes with the file open, among those that this user may see."""
     if dialect() is not SQLITE:
         return not_applicable("a database server knows connections, not processes.")
-    if not PROCESSES.joinpath("self", "fd").is_dir():
+    if not os.path.isdir("/proc/self/fd"):
         return not_applicable("this system does not show which processes have the file open.")
-    wanted = os.stat(database.database)
-    others = sum(
-        _has_open(folder, wanted)
-        for folder in PROCESSES.iterdir()
-        if folder.name.isdigit() and int(folder.name) != os.getpid()
-    )
+    holders = set()
+    for entry in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if os.path.samefile(entry, database.database):
+                holders.add(int(entry.split("/")[2]))
+    others = len(holders - {os.getpid()})
     this = "this process" if case.call is not None else "this command"
     count = "1 process has" if others == 1 else f"{others} processes have"
     return ok(f"Apart from {this}, {count} the database open, as far as this user can see.")
-
-
-def _has_open(process: Path, wanted: os.stat_result) -> bool:
-    try:
-        entries = list((process / "fd").iterdir())
-    except OSError:  # it belongs to another user, or has ended
-        return False
-    for entry in entries:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(entry.stat(), wanted):
-                return True
-    return False
 
 
 def check_clock(case: Case) -> Finding:
@@ -225,9 +219,9 @@ def check_clock(case: Case) -> Finding:
     if dialect() is SQLITE:
         return not_applicable("SQLite has no clock of its own.")
     before = utc_now()
-    row = fetch_one("SELECT UNIX_TIMESTAMP(NOW(3)) AS seconds")
+    (row,) = fetch_all("SELECT UNIX_TIMESTAMP(NOW(3)) AS seconds")
     here = (before + utc_now()) / 2
-    skew_ms = round(float(row["seconds"]) * 1000 - here) if row else 0
+    skew_ms = round(float(row["seconds"]) * 1000 - here)
     found = f"The database server's clock is {abs(skew_ms) / 1000:.1f} s "
     found += "ahead of" if skew_ms > 0 else "behind"
     if abs(skew_ms) > MAX_SKEW_MS:
@@ -243,23 +237,13 @@ def check_connections(case: Case) -> Finding:
     """Connections of the whole server and of this user, as far as the user may see them."""
     if dialect() is SQLITE:
         return not_applicable("SQLite has no server.")
-    limits = fetch_one("SELECT @@max_connections AS all_users, @@max_user_connections AS one_user")
-    status = {
-        row["Variable_name"]: int(row["Value"])
-        for row in fetch_all("SHOW GLOBAL STATUS LIKE 'Threads_connected'")
-    }
-    own = fetch_one(
-        "SELECT COUNT(*) AS connections FROM information_schema.processlist "
+    (everybody,) = fetch_all("SHOW GLOBAL STATUS LIKE 'Threads_connected'")
+    (row,) = fetch_all(
+        "SELECT @@max_connections AS `limit`, @@max_user_connections AS own_limit, "
+        "COUNT(*) AS own FROM information_schema.processlist "
         "WHERE user = SUBSTRING_INDEX(USER(), '@', 1)"
     )
-    if limits is None or own is None:
-        raise AssertionError("the server returned no row")
-    return judge_connections(
-        own=own["connections"],
-        own_limit=limits["one_user"],
-        everybody=status.get("Threads_connected", 0),
-        limit=limits["all_users"],
-    )
+    return judge_connections(everybody=int(everybody["Value"]), **row)
 
 
 def judge_connections(*, own: int, own_limit: int, everybody: int, limit: int) -> Finding:

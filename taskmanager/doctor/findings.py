@@ -1,5 +1,6 @@
 """The findings of the doctor. Each has a code that programs can rely on: see docs/operations.md."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -44,10 +45,18 @@ def problem(found: str, remedy: str, *, code: str = "") -> Finding:
     return Finding(code=code, level=Level.PROBLEM, found=found, remedy=remedy)
 
 
-def listed(names: list[str], most: int = 10) -> str:
-    """`a, b, c and 12 more`."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def listed(names: list[str]) -> str:
+    """The first ten: `a, b, c and 12 more`."""
+    shown = ", ".join(names[:10])
+    return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
+
+
+def numbers_of(version: str) -> list[int]:
+    """`[4, 5]` of `4.5.0rc1`: the numbers that it begins with, without zeros at the end."""
+    numbers = [int(part) for part in re.split(r"[^0-9.]", version)[0].split(".") if part]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return numbers
 
 
 def reason_of(error: OSError) -> str:

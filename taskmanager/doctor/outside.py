@@ -5,6 +5,7 @@ caller writes, so a caller could make it send requests to other machines. With a
 would also wait for itself.
 """
 
+import contextlib
 import http.client
 import json
 import urllib.error
@@ -12,7 +13,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from taskmanager import __version__
 from taskmanager.doctor.case import PLACE, Case
@@ -42,12 +42,9 @@ def check_from_outside(case: Case) -> Iterator[Finding]:
         return
     base = case.url.rstrip("/")
     yield replace(_reach(base), code="service_reached")
-    exposed, tried, unanswered = [], 0, 0
-    for name, file in _files(case).items():
-        content = _beginning(file)
-        if len(content) < LEAST_BYTES:
-            continue
-        tried += 1
+    contents = _local_contents(case)
+    exposed, unanswered = [], 0
+    for name, content in contents.items():
         for path in (name, name.replace(".", "%2e", 1)):
             try:
                 if _fetch(f"{base}/{path}", COMPARED_BYTES)[1] == content:
@@ -63,25 +60,20 @@ def check_from_outside(case: Case) -> Iterator[Finding]:
             "Check that the address is right and the server runs, then try again.",
         )
     else:
-        yield ok(f"None of {tried} files can be fetched from that address.")
+        yield ok(f"None of {len(contents)} files can be fetched from that address.")
 
 
-def _files(case: Case) -> dict[str, Path]:
-    """Path under which a file would be served → the local file."""
-    files = {name: case.root / name for name in FILES}
-    if PLACE not in case.missing:
-        database = case.sqlite_file
-        if database and database.is_relative_to(case.root):
-            files[database.relative_to(case.root).as_posix()] = database
-    return files
-
-
-def _beginning(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(COMPARED_BYTES)
-    except OSError:
-        return b""
+def _local_contents(case: Case) -> dict[str, bytes]:
+    """Path under which a file would be served → its first bytes."""
+    files = [case.root / name for name in FILES]
+    if PLACE not in case.missing and case.sqlite_file:
+        files.append(case.sqlite_file)
+    contents = {}
+    for file in files:
+        if file.is_relative_to(case.root):
+            with contextlib.suppress(OSError), file.open("rb") as opened:
+                contents[file.relative_to(case.root).as_posix()] = opened.read(COMPARED_BYTES)
+    return {name: content for name, content in contents.items() if len(content) >= LEAST_BYTES}
 
 
 def _reach(base: str) -> Finding:
@@ -102,7 +94,6 @@ def _reach(base: str) -> Finding:
             f"The answer from the address (status {status}) is not from TaskManager.",
             wrong_address + " If that is right, read the web server's error log.",
         )
-    parts = urllib.parse.urlsplit(base)
     if version != __version__:
         return warning(
             f"Version {version} answers at the address, but {__version__} is installed here.",
@@ -113,6 +104,7 @@ def _reach(base: str) -> Finding:
             f"The service answers with {status} because it cannot reach its database.",
             "See the findings under Database.",
         )
+    parts = urllib.parse.urlsplit(base)
     if parts.scheme == "http" and parts.hostname not in LOCAL:
         return warning(
             "The service answers over plain HTTP. Anybody on the network path can read keys.",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taskmanager.doctor.case import Case
-from taskmanager.doctor.findings import Finding, listed, ok, problem, warning
+from taskmanager.doctor.findings import Finding, listed, numbers_of, ok, problem, warning
 
 OLDEST_PYTHON = (3, 11)
 WITHOUT_IMP = (3, 12)
@@ -71,9 +71,10 @@ def check_libraries(case: Case) -> Iterator[Finding]:
             missing.append(name)
             continue
         for operator, bound in specifiers:
-            if operator == ">=" and is_older(version, bound):
+            is_older = numbers_of(version) < numbers_of(bound)
+            if operator == ">=" and is_older:
                 old.append(f"{name} {version} (at least {bound})")
-            elif operator == "<" and not is_older(version, bound):
+            elif operator == "<" and not is_older:
                 new.append(f"{name} {version} (below {bound})")
     install = "Install the requirements: python -m pip install -r requirements.txt"
     if not required:
@@ -100,17 +101,6 @@ def _requirements(root: Path) -> list[tuple[str, list[tuple[str, str]]]]:
             lines = []
     found = [match for line in lines if (match := _REQUIREMENT.match(line.strip()))]
     return [(one[1], re.findall(r"(>=|<)\s*([0-9.]+)", one[2])) for one in found]
-
-
-def is_older(version: str, bound: str) -> bool:
-    """Compares the numbers between dots; suffixes such as rc1 or +local are ignored."""
-    numbers = [
-        [int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", one)[0])]  # type: ignore[index]
-        for one in (version, bound)
-    ]
-    length = max(map(len, numbers))
-    mine, least = ([*one, *[0] * (length - len(one))] for one in numbers)
-    return mine < least
 
 
 def check_loading(case: Case) -> Finding:

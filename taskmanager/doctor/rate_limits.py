@@ -51,9 +51,10 @@ def _try_storage(uri: str) -> Finding:
     from limits.storage import storage_from_string
 
     kind = uri.partition(":")[0]
-    quickly = {"socket_connect_timeout": 1, "socket_timeout": 1}
+    options = {}
+    if kind.startswith(("redis", "valkey")):
+        options = {"socket_connect_timeout": 1, "socket_timeout": 1}
     try:
-        options = quickly if kind.startswith(("redis", "valkey")) else {}
         works = storage_from_string(uri, **options).check()
     except (ConfigurationError, ValueError):
         return problem(

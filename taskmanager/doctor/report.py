@@ -15,7 +15,6 @@ from taskmanager.doctor.checks import CHECKS, examine
 from taskmanager.doctor.findings import Finding, Level
 
 WIDTH = 100
-MARKS = {Level.OK: "ok", Level.WARNING: "WARNING", Level.PROBLEM: "PROBLEM"}
 
 NO_ADDRESS = "must be an address like https://example.org/queue"
 
@@ -76,7 +75,8 @@ def report_lines(findings: list[Finding], root: Path, folder: Path | None) -> It
         yield group.capitalize()
         for finding in findings:
             if finding.group == group:
-                yield _indented(f"{MARKS[finding.level]:<8}", f"{finding.found} [{finding.code}]")
+                mark = "ok" if finding.level is Level.OK else finding.level.upper()
+                yield _indented(f"{mark:<8}", f"{finding.found} [{finding.code}]")
                 if finding.remedy:
                     yield _indented(" " * 8, f"To do: {finding.remedy}")
     yield ""

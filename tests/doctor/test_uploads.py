@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from taskmanager.doctor.case import Case
-from taskmanager.doctor.program import check_libraries, is_older, judge_python, old_loader_below
+from taskmanager.doctor.findings import numbers_of
+from taskmanager.doctor.program import check_libraries, judge_python, old_loader_below
 from tests.acceptance.test_release import make_environment
 from tests.doctor.patients import ROOT, Upload
 
@@ -215,7 +216,7 @@ def test_without_requirements_what_pip_was_told_counts() -> None:
     ],
 )
 def test_versions_are_compared_number_by_number(version: str, bound: str, older: bool) -> None:
-    assert is_older(version, bound) is older
+    assert (numbers_of(version) < numbers_of(bound)) is older
 
 
 # Python
