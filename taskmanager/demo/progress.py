@@ -31,10 +31,10 @@ class Progress:
         self._shown_at = now
         self._draw(done)
 
-    def finish(self, done: int) -> float:
+    def finish(self) -> float:
         """Shows the final state and returns the seconds that it took."""
         seconds = time.monotonic() - self._started
-        self._draw(done)
+        self._draw(self._total)
         if self._bar:
             sys.stderr.write("\n")
         return seconds

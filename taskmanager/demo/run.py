@@ -79,7 +79,7 @@ def _measure(
 
     progress = Progress("enqueue", len(paths))
     first = producer.enqueue(enqueuer, paths, progress, singles=producer.SINGLE_CREATES)
-    enqueue_seconds = progress.finish(len(paths))
+    enqueue_seconds = progress.finish()
 
     progress = Progress("work", len(paths))
     workers = []
@@ -89,11 +89,11 @@ def _measure(
             stack.callback(worker.stop)
             workers.append(worker)
         _wait_until_done(server, viewer, workers, progress)
-        work_seconds = progress.finish(len(paths))
+        work_seconds = progress.finish()
 
     progress = Progress("enqueue again", len(paths))
     second = producer.enqueue(enqueuer, paths, progress, singles=0)
-    progress.finish(len(paths))
+    progress.finish()
     return figures.Figures(
         folder=str(folder),
         paths=set(paths),

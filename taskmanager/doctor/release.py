@@ -9,32 +9,20 @@ from taskmanager.manifest import MANIFEST, Difference, Fault, NoManifest, compar
 HTACCESS_CHANGED = Difference(".htaccess", Fault.CHANGED)
 
 UPLOAD = "Upload them again in binary mode, and restart (touch tmp/restart.txt)."
+UPLOAD_AS_BINARY = (
+    "Set the FTP program to binary mode (FileZilla: Transfer, Transfer type), and upload them "
+    "again."
+)
+DELETE = "Delete them: Python might load one instead of the right file."
+DAMAGED = (Fault.CUT_SHORT, Fault.CHANGED, Fault.UNREADABLE)
+TEXT_MODE = "changed by an upload in text mode (line endings)"
 
 # What differs from the release: code, level, kinds of difference, how the files are, what to do.
 KINDS = (
     ("files_missing", problem, (Fault.MISSING,), "missing", UPLOAD),
-    (
-        "files_damaged",
-        problem,
-        (Fault.CUT_SHORT, Fault.CHANGED, Fault.UNREADABLE),
-        "different from the release",
-        UPLOAD,
-    ),
-    (
-        "files_text_mode",
-        problem,
-        (Fault.TEXT_MODE,),
-        "changed by an upload in text mode (line endings)",
-        "Set the FTP program to binary mode (FileZilla: Transfer, Transfer type), and upload them "
-        "again.",
-    ),
-    (
-        "files_left_over",
-        warning,
-        (Fault.LEFT_OVER,),
-        "not part of this release",
-        "Delete them: Python might load one instead of the right file.",
-    ),
+    ("files_damaged", problem, DAMAGED, "different from the release", UPLOAD),
+    ("files_text_mode", problem, (Fault.TEXT_MODE,), TEXT_MODE, UPLOAD_AS_BINARY),
+    ("files_left_over", warning, (Fault.LEFT_OVER,), "not part of this release", DELETE),
 )
 
 
@@ -43,7 +31,16 @@ def check_files(case: Case) -> Iterator[Finding]:
     try:
         differences = compare_with_manifest(case.root)
     except NoManifest:
-        yield _no_manifest(case)
+        if (case.root / MANIFEST).exists():
+            yield problem(
+                f"{MANIFEST} is damaged: it lists no file.",
+                "Upload the whole release again in binary mode.",
+            )
+        else:
+            yield not_applicable(
+                f"there is no {MANIFEST}, so this is not an uploaded release but a git checkout "
+                "or a pip install.",
+            )
         return
     if not differences:
         yield ok("Every file matches the manifest of the release.")
@@ -58,22 +55,9 @@ def check_files(case: Case) -> Iterator[Finding]:
     for code, level, kinds, state, remedy in KINDS:
         names = [
             path if len(kinds) == 1 else f"{path} ({kind})"
-            for wanted in kinds
             for path, kind in differences
-            if kind is wanted
+            if kind in kinds
         ]
         if names:
             count = "1 file is" if len(names) == 1 else f"{len(names)} files are"
             yield level(f"{count} {state}: {listed(names)}.", remedy, code=code)
-
-
-def _no_manifest(case: Case) -> Finding:
-    if (case.root / MANIFEST).exists():
-        return problem(
-            f"{MANIFEST} is damaged: it lists no file.",
-            "Upload the whole release again in binary mode.",
-        )
-    return not_applicable(
-        f"there is no {MANIFEST}, so this is not an uploaded release but a git checkout or a pip "
-        "install.",
-    )

@@ -5,12 +5,11 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from taskmanager import __version__
-from taskmanager.doctor.case import case_of_command
+from taskmanager.doctor.case import Case, case_of_command
 from taskmanager.doctor.checks import CHECKS, examine
 from taskmanager.doctor.findings import Finding, Level
 
@@ -38,8 +37,7 @@ def run_doctor(*, as_json: bool, url: str | None) -> int:
     if as_json:
         text = json.dumps(report_json(findings), ensure_ascii=False, indent=2)
     else:
-        folder = case.settings.instance_path if case.settings else None
-        text = "\n".join(report_lines(findings, case.root, folder))
+        text = "\n".join(report_lines(findings, case))
     sys.stdout.write(text + "\n")
     return 1 if _count(findings, Level.PROBLEM) else 0
 
@@ -65,11 +63,11 @@ def summary(findings: Iterable[Finding]) -> str:
     return f"{', '.join(parts)}." if parts else "No problems, no warnings."
 
 
-def report_lines(findings: list[Finding], root: Path, folder: Path | None) -> Iterator[str]:
+def report_lines(findings: list[Finding], case: Case) -> Iterator[str]:
     """The report for people: by group, each finding with its level and what to do."""
-    yield f"TaskManager {__version__} in {root}"
-    if folder is not None:
-        yield f"Instance folder: {folder}"
+    yield f"TaskManager {__version__} in {case.root}"
+    if case.settings:
+        yield f"Instance folder: {case.settings.instance_path}"
     for group in CHECKS:
         yield ""
         yield group.capitalize()

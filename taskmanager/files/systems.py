@@ -24,7 +24,8 @@ def file_system_of(path: Path) -> str | None:
     for line in lines:
         # Fields 5 and on are the mount point, options and, after a lone "-", the type.
         before, _, after = line.partition(" - ")
-        mount_point = Path(_unescaped(before.split()[4]))
+        escaped = before.split()[4]  # blanks and the like are octal numbers there
+        mount_point = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), escaped))
         depth = len(mount_point.parts)
         # Of two on the same place the later one hides the earlier.
         if depth >= longest and resolved.is_relative_to(mount_point):
@@ -35,8 +36,3 @@ def file_system_of(path: Path) -> str | None:
 def is_network(file_system: str | None) -> bool:
     """Whether it is a network file system, or one whose processes cannot share memory (FUSE)."""
     return file_system in NETWORK_FILE_SYSTEMS or (file_system or "").startswith("fuse.")
-
-
-def _unescaped(name: str) -> str:
-    """Blanks and the like are written as octal numbers there."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), name)

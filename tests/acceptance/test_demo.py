@@ -268,7 +268,7 @@ def test_plain_lines_are_few_where_there_is_no_terminal(capsys: pytest.CaptureFi
     progress = Progress("work", 1_000)
     for done in range(1_000):
         progress.show(done)
-    progress.finish(1_000)
+    progress.finish()
     assert capsys.readouterr().err.startswith("work: 1,000 of 1,000, ")
 
 
