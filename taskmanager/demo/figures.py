@@ -154,6 +154,5 @@ def _shown_path(figures: Figures, task: dict[str, Any]) -> str:
 def printable(text: str) -> str:
     """`text` with control characters escaped, which a path may contain."""
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
+        character if character.isprintable() else repr(character)[1:-1] for character in text
     )

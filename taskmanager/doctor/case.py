@@ -60,10 +60,8 @@ class Case:
     @property
     def sqlite_file(self) -> Path | None:
         """The database file, for checks that require PLACE; None with MySQL and MariaDB."""
-        url = self.known_settings.effective_database_url
-        if not url.startswith("sqlite:///"):
-            return None
-        return Path(url.removeprefix("sqlite:///").partition("?")[0])
+        scheme, _, place = self.known_settings.effective_database_url.partition(":///")
+        return Path(place.partition("?")[0]) if scheme == "sqlite" else None
 
 
 def case_of_command(url: str | None) -> Case:

@@ -130,7 +130,6 @@ def _no_file_yet(path: Path) -> Finding | None:
 
 
 def check_version(case: Case) -> Finding:
-    """The engine and its version, as the database reports them."""
     return judge_version(*engine_and_version())
 
 
@@ -172,7 +171,6 @@ def check_file(case: Case) -> Iterator[Finding]:
 
 
 def check_journal(case: Case) -> Iterator[Finding]:
-    """Whether the write-ahead log is in use, and if not, why."""
     if dialect() is not SQLITE:
         return
     facts = database_facts()

@@ -1,7 +1,6 @@
 """Checks the instance folder and its disk. Writes a small file there and removes it again."""
 
 import os
-import shutil
 import stat
 import statistics
 import tempfile
@@ -88,12 +87,9 @@ def check_space(case: Case) -> Iterator[Finding]:
         device = there.stat().st_dev
         if device not in seen:
             seen.add(device)
-            inodes = os.statvfs(there)
-            yield judge_space(
-                name,
-                shutil.disk_usage(there).free,
-                inodes.f_favail if inodes.f_files else LITTLE_INODES,
-            )
+            disk = os.statvfs(there)
+            inodes = disk.f_favail if disk.f_files else LITTLE_INODES
+            yield judge_space(name, disk.f_bavail * disk.f_frsize, inodes)
 
 
 def judge_space(name: str, free: int, inodes: int) -> Finding:

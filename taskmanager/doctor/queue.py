@@ -73,7 +73,6 @@ def check_claim_path(case: Case) -> Finding:
 
 
 def check_keys(case: Case) -> Finding:
-    """Whether there is a valid admin key."""
     now = utc_now()
     admins = sum(keys.may_administer(row, now=now) for row in keys.list_keys())
     if admins:
@@ -86,7 +85,6 @@ def check_keys(case: Case) -> Finding:
 
 
 def check_task_types(case: Case) -> Iterator[Finding]:
-    """Whether the schemas that are stored can still be used."""
     unusable = task_types.unusable_task_types()
     for row in unusable:
         yield problem(
