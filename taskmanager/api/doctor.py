@@ -1,8 +1,5 @@
 """/api/admin/doctor: tests the host, where there is no shell."""
 
-import ipaddress
-from typing import TYPE_CHECKING
-
 from flask import Blueprint, Response, g, request
 
 from taskmanager.api import request_schemas
@@ -11,9 +8,6 @@ from taskmanager.api.rate_limits import counts_are_shared
 from taskmanager.api.requests import settings
 from taskmanager.api.responses import success
 from taskmanager.errors import NotAllowed
-
-if TYPE_CHECKING:
-    from taskmanager.doctor.case import CallFacts
 
 blueprint = Blueprint("doctor", __name__, url_prefix="/admin/doctor")
 
@@ -40,28 +34,6 @@ def examine_host() -> Response:
             code="task_type_not_allowed",
         )
     request_schemas.NO_PARAMETERS.read()
-    findings = list(examine(Case(settings=settings(), call=_call_facts())))
+    case = Case(settings=settings(), call=request.environ, counts_are_shared=counts_are_shared())
+    findings = list(examine(case))
     return success(report_json(findings), summary(findings))
-
-
-def _call_facts() -> "CallFacts":
-    from taskmanager.doctor.case import CallFacts
-
-    environ = request.environ
-    # What arrived, before trusted headers were put in its place.
-    came = environ.get("werkzeug.proxy_fix.orig", environ)
-    return CallFacts(
-        is_secure=request.is_secure,
-        is_from_this_machine=_is_loopback(came.get("REMOTE_ADDR")),
-        forwarded_for=request.headers.get("X-Forwarded-For"),
-        forwarded_proto=request.headers.get("X-Forwarded-Proto"),
-        document_root=environ.get("DOCUMENT_ROOT"),
-        counts_are_shared=counts_are_shared(),
-    )
-
-
-def _is_loopback(address: str | None) -> bool:
-    try:
-        return ipaddress.ip_address(address or "").is_loopback
-    except ValueError:  # a Unix socket has none
-        return True

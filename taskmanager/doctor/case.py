@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskmanager.config import Settings
@@ -24,22 +24,12 @@ DECISIVE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallFacts:
-    """What the server knows about the HTTP call. Headers are as received, trusted or not."""
-
-    is_secure: bool
-    is_from_this_machine: bool
-    forwarded_for: str | None
-    forwarded_proto: str | None
-    document_root: str | None  # as the web server reports it, never the caller
-    counts_are_shared: bool
-
-
 @dataclass(kw_only=True)
 class Case:
-    """`call` is None on the command line. `url` is the command's --url, else None.
+    """`call` is the WSGI environment of the HTTP call, or None on the command line.
 
+    With a call, `counts_are_shared` says whether the processes share the counters of the rate
+    limits. `url` is the command's --url, else None.
     `missing` maps each need that is not met (SETTINGS, PLACE, …) to the reason.
     """
 
@@ -47,7 +37,8 @@ class Case:
     settings: "Settings | None" = None
     complaints: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None
-    call: CallFacts | None = None
+    call: Mapping[str, Any] | None = None
+    counts_are_shared: bool = False
     missing: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -1,6 +1,9 @@
 """Checks of the path that an HTTP call took. The command line has nothing to check here."""
 
+import ipaddress
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, warning
@@ -13,11 +16,11 @@ def check_encryption(case: Case) -> Finding:
     call = case.call
     if call is None:
         return ok(BY_COMMAND)
-    if call.is_secure:
+    if call["wsgi.url_scheme"] == "https":
         return ok("This call came over HTTPS.")
-    if (call.forwarded_proto or "").lower() == "https":
+    if call.get("HTTP_X_FORWARDED_PROTO", "").lower() == "https":
         return ok("This call came over HTTPS, if X-Forwarded-Proto is right.")
-    if call.is_from_this_machine and call.forwarded_for is None:
+    if "HTTP_X_FORWARDED_FOR" not in call and _is_from_this_machine(call):
         return ok("This call came over plain HTTP, but from the same machine.")
     return warning(
         "This call came over plain HTTP. Anybody on the network path can read the key.",
@@ -27,12 +30,21 @@ def check_encryption(case: Case) -> Finding:
     )
 
 
+def _is_from_this_machine(call: Mapping[str, Any]) -> bool:
+    # The address as it arrived, before that in a trusted header took its place.
+    address = call.get("werkzeug.proxy_fix.orig", call).get("REMOTE_ADDR")
+    try:
+        return ipaddress.ip_address(address or "").is_loopback
+    except ValueError:  # a Unix socket has none
+        return True
+
+
 def check_proxies(case: Case) -> Finding:
     """Rate limits and the audit trail use the caller's address, so it must be right."""
     if case.call is None:
         return ok(BY_COMMAND)
     trusted = case.known_settings.trusted_proxies
-    header = case.call.forwarded_for or ""
+    header = case.call.get("HTTP_X_FORWARDED_FOR", "")
     entries = len([part for part in header.split(",") if part.strip()])
     if trusted and entries < trusted:
         return warning(
@@ -56,9 +68,10 @@ def check_document_root(case: Case) -> Finding:
     """Uses the document root that the web server reports; a caller cannot change it."""
     if case.call is None:
         return ok(BY_COMMAND)
-    if not case.call.document_root:
+    document_root = case.call.get("DOCUMENT_ROOT")
+    if not document_root:
         return not_applicable("the web server does not report it.")
-    if not case.root.is_relative_to(Path(case.call.document_root).resolve()):
+    if not case.root.is_relative_to(Path(document_root).resolve()):
         return ok("The program is outside the web server's document root.")
     if not (case.root / ".htaccess").exists():
         return problem(

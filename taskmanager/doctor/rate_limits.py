@@ -17,7 +17,7 @@ def check_storage(case: Case) -> Finding:
             "Remove TASKMANAGER_RATE_LIMIT_STORAGE_URI",
         )
     if case.call is not None:
-        if case.call.counts_are_shared:
+        if case.counts_are_shared:
             return ok("All processes share the counters.")
         return _not_shared(
             "The storage of the counters cannot be used",

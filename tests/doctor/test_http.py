@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.doctor import case, network
-from taskmanager.doctor.case import CallFacts, Case
+from taskmanager.doctor.case import Case
 from tests.api.tables import dump_tables
 from tests.conftest import Api
 from tests.doctor.patients import Report
@@ -95,18 +95,6 @@ def test_a_key_that_is_limited_to_task_types_does_not_see_the_host(api: Api) -> 
 # The way that the call took
 
 
-def facts(**changed: Any) -> CallFacts:
-    usual = {
-        "is_secure": True,
-        "is_from_this_machine": False,
-        "forwarded_for": None,
-        "forwarded_proto": None,
-        "document_root": None,
-        "counts_are_shared": True,
-    }
-    return CallFacts(**{**usual, **changed})
-
-
 @pytest.mark.parametrize(
     ("environ", "level"),
     [
@@ -155,7 +143,7 @@ def test_a_program_in_the_document_root_is_a_warning_and_without_htaccess_a_prob
     assert examine(api).of("document_root")["found"].startswith("Not applicable")
     assert examine(api, DOCUMENT_ROOT=str(tmp_path)).level("document_root") == "ok"
     assert examine(api, DOCUMENT_ROOT=str(case.ROOT.parent)).level("document_root") == "warning"
-    bare = Case(root=tmp_path / "queue", call=facts(document_root=str(tmp_path)))
+    bare = Case(root=tmp_path / "queue", call={"DOCUMENT_ROOT": str(tmp_path)})
     assert network.check_document_root(bare).level == "problem"
 
 
