@@ -6,7 +6,7 @@ value by the work that the schema can cause at each place of it (`work`).
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -15,19 +15,18 @@ from jsonschema_rs import ValidationError, Validator
 
 from taskmanager.errors import ValidationFailed
 from taskmanager.params import limits
-from taskmanager.params.limits import Refusal, SchemaRefused, path_of
+from taskmanager.params.limits import SchemaRefused
 from taskmanager.params.messages import (
     MAX_PROBLEMS,
     TOO_COSTLY,
     TOO_DEEP,
-    Hints,
     Problem,
     Reporter,
     headline,
+    path_of,
     problem,
 )
 from taskmanager.params.schemas import (
-    UNKNOWN_DRAFT,
     SchemaValidator,
     compile_schema,
     meta_validator,
@@ -64,18 +63,14 @@ def check_schema(schema: Any) -> None:
             "param_schema must be a JSON Schema, that is an object.",
             details=[problem("param_schema", "must be an object", "type")],
         )
-    draft = limits.draft_of(schema)
-    if draft is None:
-        raise ValidationFailed(
-            "param_schema names a JSON Schema draft that is not known.",
-            details=[problem("param_schema.$schema", UNKNOWN_DRAFT, "$schema")],
-        )
-    problems = _refused(limits.size_refusals(schema)) or _meta_problems(schema, draft)
-    if not problems:
-        try:
+    try:
+        draft = limits.draft_of(schema)
+        limits.check_size(schema)
+        problems = _meta_problems(schema, draft)
+        if not problems:
             compile_schema(schema)
-        except SchemaRefused as refused:
-            problems = _refused(refused.refusals)
+    except SchemaRefused as refused:
+        problems = refused.problems
     if problems:
         raise ValidationFailed(
             f"param_schema is not a JSON Schema that can be used: {headline(problems)}",
@@ -107,8 +102,9 @@ def param_problems(
     try:
         validator = validator_of(schema_text)
     except SchemaRefused as refused:
-        place, message = _refused(refused.refusals)[0]["path"], refused.refusals[0][2]
-        return [problem("params", f"cannot be checked: {place} {message}", "schema")]
+        found = refused.problems[0]
+        message = f"cannot be checked: {found['path']} {found['message']}"
+        return [problem("params", message, "schema")]
     return _problems(validator, params, "params", budget)
 
 
@@ -117,12 +113,12 @@ def param_warnings(schema_text: str, params: Any) -> list[Problem]:
     known = json.loads(schema_text).get("properties")
     if not isinstance(known, dict) or not isinstance(params, dict):
         return []
-    hints = Hints()
+    reporter = Reporter("params", params)
     unknown = (name for name in params if name not in known)
     return [
         problem(
             path_of("params", (name,)),
-            "is not named by the schema" + hints.nearest(name, known),
+            "is not named by the schema" + reporter.hint(name, known),
             "properties",
         )
         for name in islice(unknown, MAX_PROBLEMS)
@@ -188,14 +184,3 @@ def _first_error(validator: Validator, value: Any) -> Sequence[ValidationError]:
     except ValidationError as error:
         return [error]
     return []
-
-
-def _refused(refusals: Iterable[Refusal]) -> list[Problem]:
-    return [
-        problem(
-            path_of("param_schema", (*steps, keyword) if keyword else steps),
-            message,
-            keyword or "schema",
-        )
-        for steps, keyword, message in islice(refusals, MAX_PROBLEMS)
-    ]
