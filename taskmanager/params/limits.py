@@ -4,7 +4,7 @@ Where its references lead is in `schemas`, how much work it causes in `work`.
 """
 
 import json
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any, NamedTuple
 
 from taskmanager.params.messages import Problem, Steps, path_of, problem
@@ -29,7 +29,7 @@ LAST_DRAFT_WITH_REF_ALONE = 7  # keywords beside a $ref count for nothing
 FIRST_DRAFT_WITH_IF = 7
 
 
-class Place(Enum):
+class Place(IntEnum):
     """What the schemas in a keyword are applied to."""
 
     SAME = auto()  # the very value that the schema around them is applied to

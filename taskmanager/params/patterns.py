@@ -134,7 +134,11 @@ def _range(low: int, high: int) -> str:
     high = 0xD7FF if 0xD800 <= high < 0xE000 else high
     if low > high:
         return ""
-    return f"\\x{{{low:X}}}" + (f"-\\x{{{high:X}}}" if high > low else "")
+    return _code_point(low) + (f"-{_code_point(high)}" if high > low else "")
+
+
+def _code_point(number: int) -> str:
+    return f"\\x{number:02X}" if number < 128 and not chr(number).isalnum() else chr(number)
 
 
 def _one_of(members: str, *, is_inverted: bool = False) -> _Piece:
@@ -321,16 +325,16 @@ class _Reader:
         members = ""
         while not self.take("]"):
             text, low = self.class_member()
-            members += text
             if self.peek("-") and not self.peek("-]"):
                 self.place += 1
-                text, high = self.class_member()
+                other, high = self.class_member()
                 if low is None or high is None:  # as in [\w-.]: the hyphen stands for itself
-                    members += _range(45, 45) + text
+                    text += _code_point(ord("-")) + other
                 elif low > high:
                     raise PatternRefused("has a range whose first character comes after its last")
                 else:
-                    members += _range(low, high)
+                    text = _range(low, high)
+            members += text
         return _one_of(members, is_inverted=is_inverted)
 
     def class_member(self) -> tuple[str, int | None]:

@@ -178,26 +178,29 @@ class _Reader:
             if known is None or not known.first <= self.draft <= known.last:
                 continue
             part.rules[keyword] = rule
-            copied = self.inside(part, keyword, rule, is_moved) if known.place else rule
-            if known.place != Place.NOWHERE and (keyword != "format" or rule in FORMATS):
+            place = known.place
+            copied = self.inside(part, keyword, place, rule, is_moved) if place else rule
+            if place != Place.NOWHERE and (keyword != "format" or rule in FORMATS):
                 part.copy[keyword] = copied
             self.note(part, keyword, rule)
         if "$ref" in schema:
             self.references.append((part, schema["$ref"], is_moved))
             if self.draft <= limits.LAST_DRAFT_WITH_REF_ALONE:
-                part.rules, part.copy, part.parts = {}, {}, {}
+                part.rules, part.copy, part.same, part.inner = {}, {}, [], {}
         self.hide_alternatives(part.copy)
         return part
 
-    def inside(self, part: Subschema, keyword: str, rule: Any, is_moved: bool) -> Any:
+    def inside(self, part: Subschema, keyword: str, place: Place, rule: Any, is_moved: bool) -> Any:
         """`rule` with the copies of the schemas in it."""
-        parts = part.parts.setdefault(KEYWORDS[keyword].place, [])
 
         def copy_of(schema: Any, *name: str | int) -> Any:
             if not isinstance(schema, dict | bool):
                 return schema  # the names in `dependencies`
             inner = self.read(schema, (*part.steps, keyword, *name), is_moved)
-            parts.append(inner)
+            if place == Place.SAME:
+                part.same.append(inner)
+            elif place != Place.NOWHERE:
+                part.inner.setdefault(place, []).append(inner)
             return inner.copy
 
         if isinstance(rule, list):
@@ -253,7 +256,7 @@ class _Reader:
                 "take that $id out"
             )
         elif target := self.found.get(unquote(reference[1:])):
-            part.parts.setdefault(Place.SAME, []).append(target)
+            part.same.append(target)
             self.targets[part] = target
             return
         else:

@@ -27,14 +27,15 @@ MAX_LEVELS = 1_000
 class Subschema:
     """A schema, or one inside it: where it is, and the keywords in it that count.
 
-    `copy` is what the library gets in its place. `parts` are the schemas that
-    are applied with it, by what they are applied to.
+    `copy` is what the library gets in its place. `same` are the schemas that are
+    applied with it to the same value, `inner` those that go into the value.
     """
 
     steps: Steps
     rules: dict[str, Any] = field(default_factory=dict)
     copy: Any = None
-    parts: dict[Place | None, list["Subschema"]] = field(default_factory=dict)
+    same: list["Subschema"] = field(default_factory=list)
+    inner: dict[Place, list["Subschema"]] = field(default_factory=dict)
 
 
 class Work(NamedTuple):
@@ -148,8 +149,12 @@ def work_table(subschemas: Iterable[Subschema], patterns: Mapping[str, int]) -> 
     while len(by_level) <= MAX_DEPTH:
         now: dict[Subschema, Work] = {}
         for part, cost in costs.items():
-            work = cost.below.plus(_of_children(part, cost.names, above) if above else cost.here)
-            for other in part.parts.get(Place.SAME, ()):
+            work = cost.below
+            if not above:
+                work = work.plus(cost.here)
+            elif part.inner:
+                work = work.plus(_of_children(part, cost.names, above))
+            for other in part.same:
                 work = work.plus(now[other], cost.times)
             now[part] = work
         by_level.append(now[root])
@@ -173,8 +178,7 @@ def _measure_chain(
         message = "leads back to itself without going into the value, so it never ends"
         raise SchemaRefused(refusal(part.steps, "$ref", message))
     if part not in chains and len(around) < MAX_CHAIN:
-        inner = part.parts.get(Place.SAME, ())
-        lengths = [_measure_chain(other, chains, (*around, part)) for other in inner]
+        lengths = [_measure_chain(other, chains, (*around, part)) for other in part.same]
         chains[part] = 1 + max(lengths, default=0)
     if chains.get(part, MAX_CHAIN + 1) > MAX_CHAIN:
         message = f"is applied through more than {MAX_CHAIN} others; flatten it"
@@ -190,9 +194,9 @@ def _of_children(part: Subschema, names: Work, above: Mapping[Subschema, Work]) 
         (NO_WORK, Place.ITEM, Place.EACH_ITEM),
     ):
         side = NO_WORK
-        for child in part.parts.get(one_of, ()):
+        for child in part.inner.get(one_of, ()):
             side = side.either(above[child])
-        for child in part.parts.get(each, ()):
+        for child in part.inner.get(each, ()):
             side = side.plus(above[child])
         work = work.either(side.plus(start))
     return work
