@@ -118,16 +118,16 @@ def check_size(schema: Any) -> None:
     if size > MAX_SCHEMA_BYTES:
         message = f"is {size} bytes as JSON; the limit is {MAX_SCHEMA_BYTES}"
         raise SchemaRefused(refusal((), "", message))
-    level, depth = [schema], 0
-    while level := [
-        part
-        for whole in level
-        if isinstance(whole, dict | list)
-        for part in (whole.values() if isinstance(whole, dict) else whole)
-    ]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise SchemaRefused(refusal((), "", _TOO_DEEP))
+    level = [schema]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            part
+            for whole in level
+            if isinstance(whole, dict | list)
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+        ]
+    if level:
+        raise SchemaRefused(refusal((), "", _TOO_DEEP))
 
 
 _UNKNOWN_DRAFT = (

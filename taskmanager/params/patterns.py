@@ -50,8 +50,11 @@ class _Piece(NamedTuple):
     states: int
     busy: int
     length: int | None
-    is_character: bool = False
     is_start: bool = False
+
+    @property
+    def is_character(self) -> bool:
+        return self.states == self.length == 1
 
 
 def translate(pattern: str) -> Translation:
@@ -82,13 +85,13 @@ _LOOK_REFUSED = (
     "looks ahead or behind at more than one character, which is possible only directly after a ^ "
     'that begins the pattern; use "allOf" or "not" with a pattern of its own'
 )
-_BACKREFERENCE = (
-    "refers back to what a group matched (\\{}), which cannot be matched in bounded time; "
-    "write the alternatives out"
-)
 _UNKNOWN_ESCAPE = "uses \\{}, which JSON Schema does not know"
 _REFUSED_ESCAPES = {
-    **dict.fromkeys("123456789k", _BACKREFERENCE),
+    **dict.fromkeys(
+        "123456789k",
+        "refers back to what a group matched (\\{}), which cannot be matched in bounded time; "
+        "write the alternatives out",
+    ),
     **dict.fromkeys(
         "pP",
         "uses \\p, which is not supported; write the characters as ranges, such as [A-Za-zÀ-ÿ]",
@@ -144,7 +147,7 @@ def _code_point(number: int) -> str:
 def _one_of(members: str, *, is_inverted: bool = False) -> _Piece:
     if not members:  # nothing, or [^] for all
         members, is_inverted = _range(0, _LAST_CODE_POINT), not is_inverted
-    return _Piece(f"[{'^' if is_inverted else ''}{members}]", 1, 1, 1, is_character=True)
+    return _Piece(f"[{'^' if is_inverted else ''}{members}]", 1, 1, 1)
 
 
 def _sequence(parts: list[_Piece]) -> _Piece:
@@ -167,7 +170,7 @@ def _sequence(parts: list[_Piece]) -> _Piece:
 def _choice(options: list[_Piece]) -> _Piece:
     text = "|".join(option.text for option in options)
     if all(option.is_character for option in options):  # the engines make one class of them
-        return _Piece(text, 1, 1, 1, is_character=True)
+        return _Piece(text, 1, 1, 1)
     lengths = {option.length for option in options}
     return _Piece(
         text,
@@ -315,19 +318,19 @@ class _Reader:
             return self.char_class()
         if self.take("."):
             return _one_of(r"\n\r\u2028\u2029", is_inverted=True)
-        if self.pattern[self.place] in "*+?":
-            sign = self.pattern[self.place]
+        if (sign := self.pattern[self.place]) in "*+?":
             raise PatternRefused(f"has a {sign} with nothing before it to repeat")
-        return _one_of(self.member()[0])
+        text, code_point = self.member()
+        return _Piece(text, 1, 1, 1) if text and code_point else _one_of(text)
 
     def char_class(self) -> _Piece:
         is_inverted = self.take("^")
         members = ""
         while not self.take("]"):
-            text, low = self.class_member()
+            text, low = self.member(in_class=True)
             if self.peek("-") and not self.peek("-]"):
                 self.place += 1
-                other, high = self.class_member()
+                other, high = self.member(in_class=True)
                 if low is None or high is None:  # as in [\w-.]: the hyphen stands for itself
                     text += _code_point(ord("-")) + other
                 elif low > high:
@@ -337,26 +340,23 @@ class _Reader:
             members += text
         return _one_of(members, is_inverted=is_inverted)
 
-    def class_member(self) -> tuple[str, int | None]:
-        return (_range(8, 8), 8) if self.take("\\b") else self.member()
-
-    def member(self) -> tuple[str, int | None]:
+    def member(self, *, in_class: bool = False) -> tuple[str, int | None]:
         """What stands for a character in a class, and its code point where it is only one."""
-        code_point = ord(self.next())
-        if code_point == ord("\\"):
-            escape = self.pattern[self.place : self.place + 1]
-            if escape in _CLASSES:
-                self.place += 1
-                return _CLASSES[escape], None
-            code_point = self.escaped()
+        if in_class and self.take("\\b"):
+            code_point = 8
+        elif not self.take("\\"):
+            code_point = ord(self.next())
+        elif found := self.match(_CODE_POINT):
+            pair, digits = (found[1] or "") + (found[2] or ""), found[found.lastindex or 0]
+            code_point = ord(bytes.fromhex(pair).decode("utf-16-be")) if pair else int(digits, 16)
+        else:
+            character = self.next()
+            if character in _CLASSES:
+                return _CLASSES[character], None
+            code_point = self.escaped(character)
         return _range(code_point, code_point), code_point
 
-    def escaped(self) -> int:
-        if found := self.match(_CODE_POINT):
-            if found[1]:
-                return ord(bytes.fromhex(found[1] + found[2]).decode("utf-16-be"))
-            return int(found[found.lastindex or 0], 16)
-        character = self.next()
+    def escaped(self, character: str) -> int:
         if character == "c" and self.pattern[self.place : self.place + 1] in string.ascii_letters:
             return ord(self.next()) % 32
         if character in _CONTROLS:

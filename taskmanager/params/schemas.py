@@ -25,13 +25,6 @@ VALIDATOR_CACHE_SIZE = 256
 LARGE_SCHEMA_LENGTH = 4_096
 LARGE_VALIDATOR_CACHE_SIZE = 16
 
-_LIBRARY_CLASSES: dict[int, tuple[type[jsonschema_rs.Validator], int]] = {
-    4: (jsonschema_rs.Draft4Validator, jsonschema_rs.Draft4),
-    6: (jsonschema_rs.Draft6Validator, jsonschema_rs.Draft6),
-    7: (jsonschema_rs.Draft7Validator, jsonschema_rs.Draft7),
-    2019: (jsonschema_rs.Draft201909Validator, jsonschema_rs.Draft201909),
-    2020: (jsonschema_rs.Draft202012Validator, jsonschema_rs.Draft202012),
-}
 _OWN_ADDRESS = "urn:schema"
 
 
@@ -59,14 +52,12 @@ def validator_of(schema_text: str) -> SchemaValidator:
     return (_large_validator_of if is_large else _validator_of)(schema_text)
 
 
-@functools.lru_cache(maxsize=VALIDATOR_CACHE_SIZE)
-def _validator_of(schema_text: str) -> SchemaValidator:
+def _compile_text(schema_text: str) -> SchemaValidator:
     return compile_schema(json.loads(schema_text))
 
 
-@functools.lru_cache(maxsize=LARGE_VALIDATOR_CACHE_SIZE)
-def _large_validator_of(schema_text: str) -> SchemaValidator:
-    return compile_schema(json.loads(schema_text))
+_validator_of = functools.lru_cache(VALIDATOR_CACHE_SIZE)(_compile_text)
+_large_validator_of = functools.lru_cache(LARGE_VALIDATOR_CACHE_SIZE)(_compile_text)
 
 
 def compile_schema(schema: dict[str, Any]) -> SchemaValidator:
@@ -77,15 +68,20 @@ def compile_schema(schema: dict[str, Any]) -> SchemaValidator:
     draft = limits.draft_of(schema)
     reader = _Reader(schema, draft)
     is_linear = all(pattern.linear is not None for pattern in reader.patterns.values())
-    work = work_table(reader.found.values(), _units(reader.patterns, is_linear))
-    texts = _texts(reader.patterns, is_linear)
+    # A step back may read the rest of the text again: 1 ns a character, an eighth of a unit.
+    per_step = 0 if is_linear else MAX_STEPS_BACK // 8
+    units = {
+        pattern: translation.busy + per_step * translation.steps_back
+        for pattern, translation in reader.patterns.items()
+    }
+    work = work_table(reader.found.values(), units)
+    texts = _engine_texts(reader.patterns, is_linear)
     rewritten = reader.finished_copy(texts)
-    kind, number = _LIBRARY_CLASSES[draft]
     try:
-        library = kind(
+        library = jsonschema_rs.validator_for(
             # Not the schema itself, whose patterns are for the engine and no longer of ECMA 262.
-            {"$ref": _OWN_ADDRESS},
-            registry=jsonschema_rs.Registry([(_OWN_ADDRESS, rewritten)], draft=number),
+            {"$schema": limits.ADDRESSES[draft], "$ref": _OWN_ADDRESS},
+            registry=jsonschema_rs.Registry([(_OWN_ADDRESS, rewritten)]),
             formats=dict(FORMATS),
             validate_formats=True,
             offline=True,
@@ -104,34 +100,22 @@ def compile_schema(schema: dict[str, Any]) -> SchemaValidator:
 @functools.cache
 def meta_validator(draft: int) -> jsonschema_rs.Validator:
     """What a schema of this draft must fit."""
-    # `format` is left out: patterns and references are checked more closely here.
-    kind, _ = _LIBRARY_CLASSES[draft]
     address = limits.ADDRESSES[draft]
-    return kind({"$ref": address}, validate_formats=False, offline=True, mask="")
+    # `format` is left out: patterns and references are checked more closely here.
+    return jsonschema_rs.validator_for(
+        {"$schema": address, "$ref": address}, validate_formats=False, offline=True, mask=""
+    )
 
 
-def _units(patterns: Mapping[str, Translation], is_linear: bool) -> dict[str, int]:
-    """What each pattern takes for a character of a text, in units of work."""
-    # A step back may read the rest of the text again: 1 ns a character, an eighth of a unit.
-    stepping = 0 if is_linear else MAX_STEPS_BACK // 8
-    return {
-        pattern: translation.busy + (stepping if translation.steps_back else 0)
-        for pattern, translation in patterns.items()
-    }
-
-
-def _texts(patterns: Mapping[str, Translation], is_linear: bool) -> dict[str, str]:
+def _engine_texts(patterns: Mapping[str, Translation], is_linear: bool) -> dict[str, str]:
     """Each pattern as the engine gets it; two ways to write the same stay two."""
-    texts: dict[str, str] = {}
-    known: set[str] = set()
+    originals: dict[str, str] = {}
     for pattern, translation in patterns.items():
-        linear = translation.linear
-        text = linear if is_linear and linear is not None else translation.counted
-        while text in known:
+        text = (is_linear and translation.linear) or translation.counted
+        while text in originals:
             text += "(?:)"
-        texts[pattern] = text
-        known.add(text)
-    return texts
+        originals[text] = pattern
+    return {pattern: text for text, pattern in originals.items()}
 
 
 class _Reader:
@@ -173,6 +157,8 @@ class _Reader:
         for keyword in ("$dynamicRef", "$recursiveRef"):
             if keyword in schema:
                 self.refuse(part, keyword, "is not supported; use $ref with #/$defs/…")
+        if "$ref" in schema:
+            self.references.append((part, schema["$ref"], is_moved))
         for keyword, rule in schema.items():
             known = KEYWORDS.get(keyword)
             if known is None or not known.first <= self.draft <= known.last:
@@ -183,10 +169,8 @@ class _Reader:
             if place != Place.NOWHERE and (keyword != "format" or rule in FORMATS):
                 part.copy[keyword] = copied
             self.note(part, keyword, rule)
-        if "$ref" in schema:
-            self.references.append((part, schema["$ref"], is_moved))
-            if self.draft <= limits.LAST_DRAFT_WITH_REF_ALONE:
-                part.rules, part.copy, part.same, part.inner = {}, {}, [], {}
+        if "$ref" in schema and self.draft <= limits.LAST_DRAFT_WITH_REF_ALONE:
+            part.rules, part.copy, part.same, part.inner = {}, {}, [], {}
         self.hide_alternatives(part.copy)
         return part
 
@@ -280,8 +264,7 @@ class _Reader:
                 target.copy.clear()
                 target.copy["$ref"] = f"#/$defs/{name}"
         root = self.found[""].copy
-        root["$defs"] = definitions
-        return root
+        return root | {"$schema": limits.ADDRESSES[self.draft], "$defs": definitions}
 
 
 def _pointer(steps: Steps) -> str:

@@ -8,7 +8,6 @@ value by the work that the schema can cause at each place of it (`work`).
 import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from types import MappingProxyType
 from typing import Any
 
 from jsonschema_rs import ValidationError, Validator
@@ -85,11 +84,11 @@ def _meta_problems(schema: Mapping[str, Any], draft: int) -> list[Problem]:
     problems = Reporter("param_schema", schema).problems(validator.iter_errors(schema))
     for found in problems:
         if found["keyword"] == "anyOf" and found["path"].endswith(".type"):
-            found["message"] = f"must be one of {', '.join(_TYPES)}, or a list of them"
+            found["message"] = f"must be one of {_TYPES}, or a list of them"
     return problems
 
 
-_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+_TYPES = "array, boolean, integer, null, number, object, string"
 
 
 def param_problems(
@@ -105,7 +104,7 @@ def param_problems(
         found = refused.problems[0]
         message = f"cannot be checked: {found['path']} {found['message']}"
         return [problem("params", message, "schema")]
-    return _problems(validator, params, "params", budget)
+    return _problems(validator, params, "params", {}, budget)
 
 
 def param_warnings(schema_text: str, params: Any) -> list[Problem]:
@@ -144,15 +143,15 @@ def body_problems(
 
     `in_words` says of a pattern what it asks for, as in "must be …".
     """
-    return _problems(validator, body, "", None, in_words)
+    return _problems(validator, body, "", in_words)
 
 
 def _problems(
     validator: SchemaValidator,
     value: Any,
     root: str,
-    budget: WorkBudget | None,
-    in_words: Mapping[str, str] = MappingProxyType({}),
+    in_words: Mapping[str, str],
+    budget: WorkBudget | None = None,
 ) -> list[Problem]:
     extent = extent_of(value)
     units = validator.work.units(extent)
@@ -168,13 +167,7 @@ def _problems(
     bytes_per_error = _BYTES_PER_ERROR + _BYTES_PER_CHARACTER * validator.copied_length
     makes_all = validator.work.error_bytes(extent, bytes_per_error) <= MAX_ERROR_BYTES
     errors = library.iter_errors(value) if makes_all else _first_error(library, value)
-    reporter = Reporter(
-        root,
-        value,
-        schema=validator.schema,
-        patterns=validator.patterns,
-        in_words=in_words,
-    )
+    reporter = Reporter(root, value, validator.schema, validator.patterns, in_words)
     return reporter.problems(errors)
 
 

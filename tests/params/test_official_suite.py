@@ -25,7 +25,7 @@ NOT_FOLLOWED = (
 # The rules in docs/schemas.md under which schemas of the suite are refused.
 REFUSALS = (
     *("nothing is fetched", "names an anchor", "use $ref with", "is no schema", r"uses \p"),
-    "draft that is not known",
+    "is not a known draft",
 )
 
 
