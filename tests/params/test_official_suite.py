@@ -70,7 +70,7 @@ def verdict(schema: Any, value: Any) -> bool | str:
     try:
         check_schema(schema)
     except ValidationFailed as refused:
-        return refused.message
+        return " ".join(problem["message"] for problem in refused.details or ())
     return not param_problems(json.dumps(schema), value)
 
 
