@@ -21,10 +21,7 @@ from taskmanager.params.messages import Problem, Steps
 from taskmanager.params.patterns import MAX_STEPS_BACK, PatternRefused, Translation, translate
 from taskmanager.params.work import Subschema, WorkTable, work_table
 
-VALIDATOR_CACHE_SIZE = 256
 LARGE_SCHEMA_LENGTH = 4_096
-LARGE_VALIDATOR_CACHE_SIZE = 16
-
 _OWN_ADDRESS = "urn:schema"
 
 
@@ -56,8 +53,8 @@ def _compile_text(schema_text: str) -> SchemaValidator:
     return compile_schema(json.loads(schema_text))
 
 
-_validator_of = functools.lru_cache(VALIDATOR_CACHE_SIZE)(_compile_text)
-_large_validator_of = functools.lru_cache(LARGE_VALIDATOR_CACHE_SIZE)(_compile_text)
+_validator_of = functools.lru_cache(maxsize=256)(_compile_text)
+_large_validator_of = functools.lru_cache(maxsize=16)(_compile_text)
 
 
 def compile_schema(schema: dict[str, Any]) -> SchemaValidator:
@@ -75,8 +72,8 @@ def compile_schema(schema: dict[str, Any]) -> SchemaValidator:
         for pattern, translation in reader.patterns.items()
     }
     work = work_table(reader.found.values(), units)
-    texts = _engine_texts(reader.patterns, is_linear)
-    rewritten = reader.finished_copy(texts)
+    originals = _originals(reader.patterns, is_linear)
+    rewritten = reader.finished_copy({pattern: text for text, pattern in originals.items()})
     try:
         library = jsonschema_rs.validator_for(
             # Not the schema itself, whose patterns are for the engine and no longer of ECMA 262.
@@ -93,7 +90,6 @@ def compile_schema(schema: dict[str, Any]) -> SchemaValidator:
     except ValueError:  # the only limit left is that of a compiled pattern
         message = "holds a pattern that takes too much memory; give it smaller counts or classes"
         raise SchemaRefused(refusal((), "", message)) from None
-    originals = {text: pattern for pattern, text in texts.items()}
     return SchemaValidator(library, rewritten, originals, reader.copied_length, work)
 
 
@@ -107,15 +103,15 @@ def meta_validator(draft: int) -> jsonschema_rs.Validator:
     )
 
 
-def _engine_texts(patterns: Mapping[str, Translation], is_linear: bool) -> dict[str, str]:
-    """Each pattern as the engine gets it; two ways to write the same stay two."""
+def _originals(patterns: Mapping[str, Translation], is_linear: bool) -> dict[str, str]:
+    """Each pattern by what the engine gets of it; two ways to write the same stay two."""
     originals: dict[str, str] = {}
     for pattern, translation in patterns.items():
         text = (is_linear and translation.linear) or translation.counted
         while text in originals:
             text += "(?:)"
         originals[text] = pattern
-    return {pattern: text for text, pattern in originals.items()}
+    return originals
 
 
 class _Reader:
@@ -164,9 +160,8 @@ class _Reader:
             if known is None or not known.first <= self.draft <= known.last:
                 continue
             part.rules[keyword] = rule
-            place = known.place
-            copied = self.inside(part, keyword, place, rule, is_moved) if place else rule
-            if place != Place.NOWHERE and (keyword != "format" or rule in FORMATS):
+            copied = self.inside(part, keyword, rule, is_moved) if known.place else rule
+            if known.place != Place.NOWHERE and (keyword != "format" or rule in FORMATS):
                 part.copy[keyword] = copied
             self.note(part, keyword, rule)
         if "$ref" in schema and self.draft <= limits.LAST_DRAFT_WITH_REF_ALONE:
@@ -174,17 +169,16 @@ class _Reader:
         self.hide_alternatives(part.copy)
         return part
 
-    def inside(self, part: Subschema, keyword: str, place: Place, rule: Any, is_moved: bool) -> Any:
+    def inside(self, part: Subschema, keyword: str, rule: Any, is_moved: bool) -> Any:
         """`rule` with the copies of the schemas in it."""
+        place = KEYWORDS[keyword].place
+        parts = part.same if place == Place.SAME else part.inner.setdefault(place, [])
 
         def copy_of(schema: Any, *name: str | int) -> Any:
             if not isinstance(schema, dict | bool):
                 return schema  # the names in `dependencies`
             inner = self.read(schema, (*part.steps, keyword, *name), is_moved)
-            if place == Place.SAME:
-                part.same.append(inner)
-            elif place != Place.NOWHERE:
-                part.inner.setdefault(place, []).append(inner)
+            parts.append(inner)
             return inner.copy
 
         if isinstance(rule, list):
@@ -252,12 +246,12 @@ class _Reader:
         names = {target: f"d{n}" for n, target in enumerate(dict.fromkeys(self.targets.values()))}
         for part, target in self.targets.items():
             part.copy["$ref"] = f"#/$defs/{names[target]}"
-        for part in self.found.values():
-            if isinstance(part.copy, dict) and "pattern" in part.copy:
-                part.copy["pattern"] = texts[part.copy["pattern"]]
-            if isinstance(part.copy, dict) and "patternProperties" in part.copy:
-                by_pattern = part.copy["patternProperties"].items()
-                part.copy["patternProperties"] = {texts[name]: inner for name, inner in by_pattern}
+        for copied in [part.copy for part in self.found.values() if part.rules]:
+            if "pattern" in copied:
+                copied["pattern"] = texts[copied["pattern"]]
+            if "patternProperties" in copied:
+                by_pattern = copied["patternProperties"].items()
+                copied["patternProperties"] = {texts[name]: inner for name, inner in by_pattern}
         definitions = {name: copy(target.copy) for target, name in names.items()}
         for target, name in names.items():
             if isinstance(target.copy, dict):

@@ -157,7 +157,7 @@ def _problems(
     units = validator.work.units(extent)
     if units > MAX_WORK or (budget and units > budget.left):
         return [problem(root, TOO_COSTLY, "schema")]
-    if validator.work.chain * (extent.depth + 1) > MAX_LEVELS:
+    if validator.work.chain * len(extent.places) > MAX_LEVELS:
         return [problem(root, TOO_DEEP, "schema")]
     if budget:
         budget.left -= units

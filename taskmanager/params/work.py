@@ -35,7 +35,7 @@ class Subschema:
     rules: dict[str, Any] = field(default_factory=dict)
     copy: Any = None
     same: list["Subschema"] = field(default_factory=list)
-    inner: dict[Place, list["Subschema"]] = field(default_factory=dict)
+    inner: dict[Place | None, list["Subschema"]] = field(default_factory=dict)
 
 
 class Work(NamedTuple):
@@ -58,11 +58,7 @@ class Work(NamedTuple):
         )
 
     def either(self, other: "Work") -> "Work":
-        return Work(
-            max(self.checks, other.checks),
-            max(self.reading, other.reading),
-            max(self.errors, other.errors),
-        )
+        return Work(*map(max, self, other))
 
 
 NO_WORK = Work(0, 0, 0)
@@ -73,10 +69,6 @@ class Extent(NamedTuple):
 
     places: list[int]
     characters: list[int]
-
-    @property
-    def depth(self) -> int:
-        return len(self.places) - 1
 
 
 def extent_of(value: Any) -> Extent:
