@@ -242,7 +242,10 @@ class _Reader:
         self.refuse(part, "$ref", message)
 
     def finished_copy(self, texts: Mapping[str, str]) -> Any:
-        """The copy, with the patterns as the engine gets them and all targets at its top."""
+        """The copy, with the patterns as the engine gets them and all targets at its top.
+
+        What refers to a target there is right wherever the copy has put the rest.
+        """
         names = {target: f"d{n}" for n, target in enumerate(dict.fromkeys(self.targets.values()))}
         for part, target in self.targets.items():
             part.copy["$ref"] = f"#/$defs/{names[target]}"
