@@ -20,25 +20,33 @@ from datetime import date
 
 FormatCheck = Callable[[str], bool]
 
-FORMATS: dict[str, FormatCheck] = {}
-
 # RFC 3339, section 5.6: the offset is not optional, and the T may be written small.
 _TIME = r"([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?([zZ]|[+-]([01]\d|2[0-3]):[0-5]\d)"
-_TIME_PATTERN = re.compile(_TIME, re.ASCII)
-_DATE_TIME_PATTERN = re.compile(rf"(\d{{4}}-\d\d-\d\d)[Tt ]{_TIME}", re.ASCII)
-_DURATION_PATTERN = re.compile(
-    r"P(?!$)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?)", re.ASCII
-)
-_HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
+_DATE_TIME = re.compile(rf"(\d{{4}}-\d\d-\d\d)[Tt ]{_TIME}", re.ASCII)
+_HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 # RFC 5321 limits the part before the @ to 64 characters; these are the ones RFC 5322 calls atoms.
 _MAILBOX = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-# Not uuid.UUID(), which takes underscores, signs and the digits of other scripts for digits.
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
-_URI_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)
 # Possessive (++): a group repeated once a character remembers each of them to come back to.
-_URI_CHARACTERS = re.compile(
-    r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})*+", re.ASCII
-)
+_URI_REFERENCE = r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})*+"
+
+
+def _matches(pattern: str) -> FormatCheck:
+    expression = re.compile(pattern, re.ASCII)
+    return lambda text: expression.fullmatch(text) is not None
+
+
+FORMATS: dict[str, FormatCheck] = {
+    "time": _matches(_TIME),
+    "duration": _matches(r"P(?!$)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?)"),
+    "uri-reference": _matches(_URI_REFERENCE),
+    "uri": _matches(r"(?=[A-Za-z][A-Za-z0-9+.-]*:)" + _URI_REFERENCE),
+    # Not uuid.UUID(), which takes underscores, signs and the digits of other scripts for digits.
+    "uuid": _matches(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"),
+    # Eleven characters of the URL-safe Base64 alphabet.
+    "youtube-video-id": _matches(r"[A-Za-z0-9_-]{11}"),
+    # A community's name without `r/`: 3 to 21 characters, not beginning with an underscore.
+    "reddit-subreddit": _matches(r"[A-Za-z0-9][A-Za-z0-9_]{2,20}"),
+}
 
 
 def register_format(name: str) -> Callable[[FormatCheck], FormatCheck]:
@@ -62,20 +70,10 @@ def is_date(text: str) -> bool:
     return True
 
 
-@register_format("time")
-def is_time(text: str) -> bool:
-    return _TIME_PATTERN.fullmatch(text) is not None
-
-
 @register_format("date-time")
 def is_date_time(text: str) -> bool:
-    match = _DATE_TIME_PATTERN.fullmatch(text)
+    match = _DATE_TIME.fullmatch(text)
     return match is not None and is_date(match[1])
-
-
-@register_format("duration")
-def is_duration(text: str) -> bool:
-    return _DURATION_PATTERN.fullmatch(text) is not None
 
 
 @register_format("hostname")
@@ -89,21 +87,6 @@ def is_email(text: str) -> bool:
     return (
         bool(at) and len(mailbox) <= 64 and bool(_MAILBOX.fullmatch(mailbox)) and is_hostname(host)
     )
-
-
-@register_format("uri-reference")
-def is_uri_reference(text: str) -> bool:
-    return _URI_CHARACTERS.fullmatch(text) is not None
-
-
-@register_format("uri")
-def is_uri(text: str) -> bool:
-    return _URI_SCHEME.match(text) is not None and is_uri_reference(text)
-
-
-@register_format("uuid")
-def is_uuid(text: str) -> bool:
-    return _UUID.fullmatch(text) is not None
 
 
 @register_format("ipv4")
@@ -123,15 +106,3 @@ def _is_address(family: int, text: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-@register_format("youtube-video-id")
-def is_youtube_video_id(text: str) -> bool:
-    """Eleven characters of the URL-safe Base64 alphabet."""
-    return re.fullmatch(r"[A-Za-z0-9_-]{11}", text) is not None
-
-
-@register_format("reddit-subreddit")
-def is_reddit_subreddit(text: str) -> bool:
-    """A community's name without `r/`: 3 to 21 characters, not beginning with an underscore."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{2,20}", text) is not None

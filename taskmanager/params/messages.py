@@ -6,15 +6,13 @@ the library reaches a caller.
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from types import MappingProxyType
 from typing import Any
 
 from jsonschema_rs import ValidationError
 from jsonschema_rs import ValidationErrorKind as Kind
-
-from taskmanager.params.limits import path_of, shortened
 
 MAX_PROBLEMS = 20
 MAX_SHOWN_VALUE = 60
@@ -27,6 +25,7 @@ MAX_HINT_LENGTH_GAP = 4
 MAX_HINT_CHOICES = 50
 
 Problem = dict[str, str]
+Steps = tuple[str | int, ...]
 
 TOO_COSTLY = (
     "cannot be checked: the schema and this value together take more work than one check may; "
@@ -51,6 +50,20 @@ def headline(problems: Sequence[Problem]) -> str:
     return sentence if sentence.endswith("?") else f"{sentence}."
 
 
+def path_of(root: str, steps: Iterable[str | int]) -> str:
+    """The steps as people read them: `param_schema.properties.a.anyOf[0]`."""
+    path = root
+    for step in steps:
+        path += f"[{step}]" if isinstance(step, int) else f".{shortened(step)}"
+    return path.removeprefix(".")
+
+
+def shortened(text: str, longest: int = 100) -> str:
+    """`text`, cut where a stranger's name would fill the answer."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+@dataclass
 class Reporter:
     """Describes the errors of one check of `value`.
 
@@ -59,81 +72,76 @@ class Reporter:
     "must be …".
     """
 
-    def __init__(
-        self,
-        root: str,
-        value: Any,
-        *,
-        schema: Any = None,
-        patterns: Mapping[str, str] = MappingProxyType({}),
-        in_words: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        self.root = root
-        self.value = value
-        self.schema = schema
-        self.patterns = patterns
-        self.in_words = in_words
-        self.hints = Hints()
+    root: str
+    value: Any
+    schema: Any = None
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    in_words: Mapping[str, str] = field(default_factory=dict)
+    hints_left: int = MAX_HINTS
 
     def problems(self, errors: Iterable[ValidationError]) -> list[Problem]:
         """At most MAX_PROBLEMS, each of them once."""
         found: list[Problem] = []
-        for described in (one for error in errors for one in self.of_error(error)):
+        for steps, message, keyword in (one for error in errors for one in self.described(error)):
+            described = problem(path_of(self.root, steps), message, keyword)
             if described not in found:
                 found.append(described)
             if len(found) == MAX_PROBLEMS:
                 break
         return found
 
-    def of_error(self, error: ValidationError) -> Iterator[Problem]:
-        """An error as problems: one, or one for each property or item that is not allowed."""
-        path, keyword, value = (
-            error.instance_path,
-            _keyword(error),
-            _at(self.value, error.instance_path),
-        )
+    def described(self, error: ValidationError) -> Iterator[tuple[Sequence[Any], str, str]]:
+        """Steps, message and keyword of an error: one, or one for each name or item it is about."""
+        steps, value = _follow(self.value, error.instance_path)
+        keyword = str(error.schema_path[-1])
         match error.kind:
             case Kind.AdditionalProperties(names) | Kind.UnevaluatedProperties(names):
-                yield from self.unknown(error, names, keyword)
+                for name in islice(names, MAX_PROBLEMS):
+                    yield [*steps, name], self.unknown(error, name), keyword
             case Kind.AdditionalItems(limit):
                 for index in range(limit, min(len(value), limit + MAX_PROBLEMS)):
-                    yield self.problem([*path, index], "is not allowed", "false")
+                    yield [*steps, index], *_NOT_ALLOWED
             case Kind.UnevaluatedItems(texts):
                 for text in islice(texts, MAX_PROBLEMS):
                     shown = shortened(str(text), MAX_SHOWN_VALUE)
-                    message = f"holds {shown}, which the schema does not allow"
-                    yield self.problem(path, message, keyword)
+                    yield steps, f"holds {shown}, which the schema does not allow", keyword
             case Kind.Required(name) if keyword == "required":
-                yield self.problem([*path, name], "is required", keyword)
+                yield [*steps, name], "is required", keyword
             case Kind.PropertyNames(inner):
                 message, about = self.sentence(inner, inner.instance)
-                yield self.problem(path, _has_name(inner.instance) + message, about)
+                yield steps, _has_name(inner.instance) + message, about
             case Kind.FalseSchema() if keyword == "propertyNames":
-                yield self.problem(path, f"{_has_name(next(iter(value)))}is not allowed", "false")
+                yield steps, f"{_has_name(next(iter(value)))}is not allowed", "false"
             case _:
-                yield self.problem(path, *self.sentence(error, value))
+                yield steps, *self.sentence(error, value)
 
-    def problem(self, steps: Sequence[str | int], message: str, keyword: str) -> Problem:
-        return problem(path_of(self.root, steps), message, keyword)
+    def unknown(self, error: ValidationError, name: str) -> str:
+        keyword, around = str(error.schema_path[-1]), self.around(error)
+        if around.get(keyword) is not False:  # unevaluatedProperties with a schema of its own
+            return f"does not fit the schema's `{keyword}`"
+        return "is not a known field" + self.hint(name, around.get("properties", ()))
 
-    def unknown(
-        self, error: ValidationError, names: Iterable[str], keyword: str
-    ) -> Iterator[Problem]:
-        around = _at(self.schema, error.schema_path[:-1]) or {}
-        for name in islice(names, MAX_PROBLEMS):
-            message = "is not a known field"
-            if around.get(keyword) is False:
-                message += self.hints.nearest(name, around.get("properties", ()))
-            else:  # unevaluatedProperties with a schema of its own
-                message = f"does not fit the schema's `{keyword}`"
-            yield self.problem([*error.instance_path, name], message, keyword)
+    def hint(self, name: str, known: Iterable[str]) -> str:
+        """The nearest known name, for the first few unknown ones of an answer."""
+        if self.hints_left == 0 or len(name) > MAX_HINT_LENGTH:
+            return ""
+        self.hints_left -= 1
+        similar = (
+            choice for choice in known if abs(len(choice) - len(name)) <= MAX_HINT_LENGTH_GAP
+        )
+        near = difflib.get_close_matches(name, islice(similar, MAX_HINT_CHOICES), n=1)
+        return f"; did you mean '{near[0]}'?" if near else ""
+
+    def around(self, error: ValidationError) -> dict[str, Any]:
+        """The schema that the keyword of an error stands in, empty where there is none."""
+        _, around = _follow(self.schema, error.schema_path[:-1])
+        return around if isinstance(around, dict) else {}
 
     def sentence(self, error: ValidationError, value: Any) -> tuple[str, str]:
         """The sentence, and the keyword that it is about."""
-        keyword = _keyword(error)
-        around = _at(self.schema, error.schema_path[:-1])
-        around = around if isinstance(around, dict) else {}
+        keyword, around = str(error.schema_path[-1]), self.around(error)
         rule: Any = around.get(keyword, error.kind.value)
+        name = error.kind.name
         match error.kind:
             case Kind.Pattern(text):
                 pattern = self.patterns.get(text, text)
@@ -142,33 +150,46 @@ class Reporter:
                 return f"must {demand}, not {_shown(value)}", keyword
             case Kind.BacktrackLimitExceeded() | Kind.RegexEngineFailure():
                 return _TOO_MANY_STEPS, keyword
-            case Kind.FalseSchema():
-                hidden = _hidden(around.get("if")) if keyword == "else" else None
-                return (_SENTENCES[hidden](None, value), hidden) if hidden else _NOT_ALLOWED
-            case Kind.Not() if isinstance(rule, dict) and (hidden := _hidden(rule.get("not"))):
-                return _SENTENCES[hidden](None, value), hidden
             case Kind.Contains():
                 return _contains(around)
+            case Kind.Not() | Kind.FalseSchema() if hidden := _hidden(keyword, around):
+                name = keyword = hidden
+            case Kind.FalseSchema():
+                return _NOT_ALLOWED
             case Kind.ExclusiveMinimum(limit) | Kind.ExclusiveMaximum(limit):
                 rule = limit  # which in draft 4 stands beside it
-        make = _SENTENCES.get(error.kind.name)
-        return make(rule, value) if make else f"breaks the schema's rule `{keyword}`", keyword
+            case Kind.Type():
+                rule = " or ".join([rule] if isinstance(rule, str) else rule)
+            case Kind.Enum():
+                rule = ", ".join(_shown(item) for item in rule[:MAX_SHOWN_CHOICES])
+            case Kind.Constant():
+                rule = _shown(rule)
+        size = len(value) if isinstance(value, str | list | dict) else 0
+        words = {"rule": rule, "value": _shown(value), "kind": _kind(value), "size": size}
+        sentence = _SENTENCES.get(name, "breaks the schema's rule `{keyword}`")
+        return sentence.format(keyword=keyword, **words), keyword
 
 
-def _keyword(error: ValidationError) -> str:
-    return str(error.schema_path[-1]) if error.schema_path else "schema"
+def _follow(whole: Any, steps: Iterable[str | int]) -> tuple[list[str | int], Any]:
+    """The steps, and the part where they lead, None where that is nowhere.
 
-
-def _at(whole: Any, steps: Iterable[str | int]) -> Any:
-    """The part of a schema or value where the steps lead, None where that is nowhere."""
+    The library takes a name of digits for a number; here it is a name again.
+    """
+    names: list[str | int] = []
     for step in steps:
-        is_there = step in whole if isinstance(whole, dict) else isinstance(whole, list)
-        whole = whole[step] if is_there else None
-    return whole
+        names.append(str(step) if isinstance(whole, dict) else step)
+        if isinstance(whole, dict):
+            whole = whole.get(str(step))
+        else:
+            whole = whole[int(step)] if isinstance(whole, list) else None
+    return names, whole
 
 
-def _hidden(alternatives: Any) -> str | None:
+def _hidden(keyword: str, around: Mapping[str, Any]) -> str | None:
     """Which of `anyOf` and `oneOf` `schemas` has put there, where only its verdict counts."""
+    alternatives = around.get("if") if keyword == "else" else around.get("not")
+    if keyword == "not" and isinstance(alternatives, dict):
+        alternatives = alternatives.get("not")
     keywords = list(alternatives) if isinstance(alternatives, dict) else []
     return keywords[0] if keywords in (["anyOf"], ["oneOf"]) else None
 
@@ -191,34 +212,27 @@ def _contains(around: Mapping[str, Any]) -> tuple[str, str]:
 
 _NOT_ALLOWED = "is not allowed", "false"
 
-# Made of the keyword's rule and the value.
-_SENTENCES: dict[str, Callable[[Any, Any], str]] = {
-    "type": lambda rule, value: (
-        f"must be of type {' or '.join([rule] if isinstance(rule, str) else rule)}, "
-        f"not {_kind(value)}"
-    ),
-    "enum": lambda rule, value: (
-        f"must be one of {', '.join(_shown(item) for item in rule[:MAX_SHOWN_CHOICES])}, "
-        f"not {_shown(value)}"
-    ),
-    "const": lambda rule, value: f"must be {_shown(rule)}",
-    "minLength": lambda rule, value: f"must have at least {rule} characters, not {len(value)}",
-    "maxLength": lambda rule, value: f"must have at most {rule} characters, not {len(value)}",
-    "format": lambda rule, value: f"must be a valid {rule}, not {_shown(value)}",
-    "minimum": lambda rule, value: f"must be at least {rule}, not {_shown(value)}",
-    "maximum": lambda rule, value: f"must be at most {rule}, not {_shown(value)}",
-    "exclusiveMinimum": lambda rule, value: f"must be more than {rule}, not {_shown(value)}",
-    "exclusiveMaximum": lambda rule, value: f"must be less than {rule}, not {_shown(value)}",
-    "multipleOf": lambda rule, value: f"must be a multiple of {rule}, not {_shown(value)}",
-    "minItems": lambda rule, value: f"must have at least {rule} items, not {len(value)}",
-    "maxItems": lambda rule, value: f"must have at most {rule} items, not {len(value)}",
-    "uniqueItems": lambda rule, value: "must not hold the same item twice",
-    "minProperties": lambda rule, value: f"must have at least {rule} properties, not {len(value)}",
-    "maxProperties": lambda rule, value: f"must have at most {rule} properties, not {len(value)}",
-    "required": lambda rule, value: "lacks a property that goes with another one",
-    "anyOf": lambda rule, value: "fits none of the forms that the schema allows",
-    "oneOf": lambda rule, value: "must fit exactly one of the forms that the schema allows",
-    "not": lambda rule, value: "has a form that the schema forbids",
+_SENTENCES = {
+    "type": "must be of type {rule}, not {kind}",
+    "enum": "must be one of {rule}, not {value}",
+    "const": "must be {rule}",
+    "minLength": "must have at least {rule} characters, not {size}",
+    "maxLength": "must have at most {rule} characters, not {size}",
+    "format": "must be a valid {rule}, not {value}",
+    "minimum": "must be at least {rule}, not {value}",
+    "maximum": "must be at most {rule}, not {value}",
+    "exclusiveMinimum": "must be more than {rule}, not {value}",
+    "exclusiveMaximum": "must be less than {rule}, not {value}",
+    "multipleOf": "must be a multiple of {rule}, not {value}",
+    "minItems": "must have at least {rule} items, not {size}",
+    "maxItems": "must have at most {rule} items, not {size}",
+    "uniqueItems": "must not hold the same item twice",
+    "minProperties": "must have at least {rule} properties, not {size}",
+    "maxProperties": "must have at most {rule} properties, not {size}",
+    "required": "lacks a property that goes with another one",
+    "anyOf": "fits none of the forms that the schema allows",
+    "oneOf": "must fit exactly one of the forms that the schema allows",
+    "not": "has a form that the schema forbids",
 }
 
 
@@ -236,20 +250,3 @@ def _shown(value: Any) -> str:
         if len(text) > MAX_SHOWN_VALUE:
             break
     return shortened(text, MAX_SHOWN_VALUE)
-
-
-class Hints:
-    """The nearest known names, for the first few unknown ones of an answer."""
-
-    def __init__(self) -> None:
-        self.left = MAX_HINTS
-
-    def nearest(self, name: str, known: Iterable[str]) -> str:
-        if self.left == 0 or len(name) > MAX_HINT_LENGTH:
-            return ""
-        self.left -= 1
-        similar = (
-            choice for choice in known if abs(len(choice) - len(name)) <= MAX_HINT_LENGTH_GAP
-        )
-        near = difflib.get_close_matches(name, islice(similar, MAX_HINT_CHOICES), n=1)
-        return f"; did you mean '{near[0]}'?" if near else ""

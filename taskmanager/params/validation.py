@@ -6,28 +6,26 @@ value by the work that the schema can cause at each place of it (`work`).
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from types import MappingProxyType
 from typing import Any
 
 from jsonschema_rs import ValidationError, Validator
 
 from taskmanager.errors import ValidationFailed
 from taskmanager.params import limits
-from taskmanager.params.limits import Refusal, SchemaRefused, path_of
+from taskmanager.params.limits import SchemaRefused
 from taskmanager.params.messages import (
     MAX_PROBLEMS,
     TOO_COSTLY,
     TOO_DEEP,
-    Hints,
     Problem,
     Reporter,
     headline,
+    path_of,
     problem,
 )
 from taskmanager.params.schemas import (
-    UNKNOWN_DRAFT,
     SchemaValidator,
     compile_schema,
     meta_validator,
@@ -64,18 +62,14 @@ def check_schema(schema: Any) -> None:
             "param_schema must be a JSON Schema, that is an object.",
             details=[problem("param_schema", "must be an object", "type")],
         )
-    draft = limits.draft_of(schema)
-    if draft is None:
-        raise ValidationFailed(
-            "param_schema names a JSON Schema draft that is not known.",
-            details=[problem("param_schema.$schema", UNKNOWN_DRAFT, "$schema")],
-        )
-    problems = _refused(limits.size_refusals(schema)) or _meta_problems(schema, draft)
-    if not problems:
-        try:
+    try:
+        draft = limits.draft_of(schema)
+        limits.check_size(schema)
+        problems = _meta_problems(schema, draft)
+        if not problems:
             compile_schema(schema)
-        except SchemaRefused as refused:
-            problems = _refused(refused.refusals)
+    except SchemaRefused as refused:
+        problems = refused.problems
     if problems:
         raise ValidationFailed(
             f"param_schema is not a JSON Schema that can be used: {headline(problems)}",
@@ -90,11 +84,11 @@ def _meta_problems(schema: Mapping[str, Any], draft: int) -> list[Problem]:
     problems = Reporter("param_schema", schema).problems(validator.iter_errors(schema))
     for found in problems:
         if found["keyword"] == "anyOf" and found["path"].endswith(".type"):
-            found["message"] = f"must be one of {', '.join(_TYPES)}, or a list of them"
+            found["message"] = f"must be one of {_TYPES}, or a list of them"
     return problems
 
 
-_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+_TYPES = "array, boolean, integer, null, number, object, string"
 
 
 def param_problems(
@@ -107,9 +101,10 @@ def param_problems(
     try:
         validator = validator_of(schema_text)
     except SchemaRefused as refused:
-        place, message = _refused(refused.refusals)[0]["path"], refused.refusals[0][2]
-        return [problem("params", f"cannot be checked: {place} {message}", "schema")]
-    return _problems(validator, params, "params", budget)
+        found = refused.problems[0]
+        message = f"cannot be checked: {found['path']} {found['message']}"
+        return [problem("params", message, "schema")]
+    return _problems(validator, params, "params", {}, budget)
 
 
 def param_warnings(schema_text: str, params: Any) -> list[Problem]:
@@ -117,12 +112,12 @@ def param_warnings(schema_text: str, params: Any) -> list[Problem]:
     known = json.loads(schema_text).get("properties")
     if not isinstance(known, dict) or not isinstance(params, dict):
         return []
-    hints = Hints()
+    reporter = Reporter("params", params)
     unknown = (name for name in params if name not in known)
     return [
         problem(
             path_of("params", (name,)),
-            "is not named by the schema" + hints.nearest(name, known),
+            "is not named by the schema" + reporter.hint(name, known),
             "properties",
         )
         for name in islice(unknown, MAX_PROBLEMS)
@@ -148,21 +143,21 @@ def body_problems(
 
     `in_words` says of a pattern what it asks for, as in "must be …".
     """
-    return _problems(validator, body, "", None, in_words)
+    return _problems(validator, body, "", in_words)
 
 
 def _problems(
     validator: SchemaValidator,
     value: Any,
     root: str,
-    budget: WorkBudget | None,
-    in_words: Mapping[str, str] = MappingProxyType({}),
+    in_words: Mapping[str, str],
+    budget: WorkBudget | None = None,
 ) -> list[Problem]:
     extent = extent_of(value)
     units = validator.work.units(extent)
     if units > MAX_WORK or (budget and units > budget.left):
         return [problem(root, TOO_COSTLY, "schema")]
-    if validator.work.chain * (extent.depth + 1) > MAX_LEVELS:
+    if validator.work.chain * len(extent.places) > MAX_LEVELS:
         return [problem(root, TOO_DEEP, "schema")]
     if budget:
         budget.left -= units
@@ -172,13 +167,7 @@ def _problems(
     bytes_per_error = _BYTES_PER_ERROR + _BYTES_PER_CHARACTER * validator.copied_length
     makes_all = validator.work.error_bytes(extent, bytes_per_error) <= MAX_ERROR_BYTES
     errors = library.iter_errors(value) if makes_all else _first_error(library, value)
-    reporter = Reporter(
-        root,
-        value,
-        schema=validator.schema,
-        patterns=validator.patterns,
-        in_words=in_words,
-    )
+    reporter = Reporter(root, value, validator.schema, validator.patterns, in_words)
     return reporter.problems(errors)
 
 
@@ -188,14 +177,3 @@ def _first_error(validator: Validator, value: Any) -> Sequence[ValidationError]:
     except ValidationError as error:
         return [error]
     return []
-
-
-def _refused(refusals: Iterable[Refusal]) -> list[Problem]:
-    return [
-        problem(
-            path_of("param_schema", (*steps, keyword) if keyword else steps),
-            message,
-            keyword or "schema",
-        )
-        for steps, keyword, message in islice(refusals, MAX_PROBLEMS)
-    ]

@@ -7,22 +7,13 @@ places a value has. A count gives the same answer on a fast and on a slow machin
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from itertools import chain, islice, repeat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
-from taskmanager.params.limits import (
-    DEFINITIONS,
-    KEYWORDS,
-    LAST_DRAFT_WITH_REF_ALONE,
-    MAX_CHAIN,
-    MAX_DEPTH,
-    SchemaRefused,
-    Steps,
-    Subschemas,
-    inside,
-    target_of,
-)
+from taskmanager.params.limits import MAX_CHAIN, MAX_DEPTH, Place, SchemaRefused, refusal
+from taskmanager.params.messages import Steps
 
 # What one check of a value may cost: 0.2 s. A unit is the time that jsonschema-rs takes for the
 # simplest keyword, 7 ns; benchmarks/hostile_schemas.py measures the longest checks.
@@ -31,10 +22,20 @@ MAX_WORK = 30_000_000
 # of the thread's stack, and a process does not survive the end of it.
 MAX_LEVELS = 1_000
 
-# Those whose parts look at the very value that the schema around them looks at.
-_SAME_VALUE = frozenset(
-    {"allOf", "anyOf", "dependencies", "dependentSchemas", "else", "if", "not", "oneOf", "then"}
-)
+
+@dataclass(eq=False)
+class Subschema:
+    """A schema, or one inside it: where it is, and the keywords in it that count.
+
+    `copy` is what the library gets in its place. `same` are the schemas that are
+    applied with it to the same value, `inner` those that go into the value.
+    """
+
+    steps: Steps
+    rules: dict[str, Any] = field(default_factory=dict)
+    copy: Any = None
+    same: list["Subschema"] = field(default_factory=list)
+    inner: dict[Place | None, list["Subschema"]] = field(default_factory=dict)
 
 
 class Work(NamedTuple):
@@ -57,11 +58,7 @@ class Work(NamedTuple):
         )
 
     def either(self, other: "Work") -> "Work":
-        return Work(
-            max(self.checks, other.checks),
-            max(self.reading, other.reading),
-            max(self.errors, other.errors),
-        )
+        return Work(*map(max, self, other))
 
 
 NO_WORK = Work(0, 0, 0)
@@ -72,10 +69,6 @@ class Extent(NamedTuple):
 
     places: list[int]
     characters: list[int]
-
-    @property
-    def depth(self) -> int:
-        return len(self.places) - 1
 
 
 def extent_of(value: Any) -> Extent:
@@ -112,205 +105,162 @@ class WorkTable(NamedTuple):
 
     def units(self, extent: Extent) -> int:
         """What checking a value of this extent can cost."""
-        levels = zip(self._levels(extent), extent.places, extent.characters, strict=True)
         return sum(
-            work.checks * places + work.reading * characters for work, places, characters in levels
+            work.checks * places + work.reading * characters
+            for work, places, characters in self._levels(extent)
         )
 
     def error_bytes(self, extent: Extent, bytes_per_error: int) -> int:
         """What all errors together can take: each one, and a copy of the value it is about."""
         inside = sum(extent.characters)
         total = 0
-        levels = zip(self._levels(extent), extent.places, extent.characters, strict=True)
-        for work, places, characters in levels:
+        for work, places, characters in self._levels(extent):
             total += work.errors * (places * bytes_per_error + inside)
             inside -= characters
         return total
 
-    def _levels(self, extent: Extent) -> Iterator[Work]:
-        deeper = repeat(self.by_level[-1])
-        return islice(chain(self.by_level, deeper), len(extent.places))
+    def _levels(self, extent: Extent) -> Iterator[tuple[Work, int, int]]:
+        works = chain(self.by_level, repeat(self.by_level[-1]))
+        return zip(works, extent.places, extent.characters, strict=False)
 
 
-_PER_SCHEMA = 2
-_PER_KEYWORD = 1
-_LEAST_NAME = 4  # characters of JSON that a name takes: "a",
-_PER_REQUIRED = 4
-_PER_NAME = 2  # of dependentRequired and its like, each looked up in the value
-_PER_PATTERN = 6
-_PER_FORMAT = 150  # a call of Python
-_PER_FORMAT_CHARACTER = 4
-_PER_COMPARED = 25  # a value of `const`, or one of an `enum` that is gone through in order
-_PER_UNIQUE = 45
-# Comparing is quick between integers; a float on one side makes it a fraction of whole numbers.
-_PER_BOUND, _PER_FLOAT_BOUND = 60, 200
-_PER_MULTIPLE, _PER_FLOAT_MULTIPLE, _PER_DIGIT = 60, 800, 5
-_PER_PROPERTY_NAME = 10
+def work_table(subschemas: Iterable[Subschema], patterns: Mapping[str, int]) -> WorkTable:
+    """The table of a schema, which is the first of its subschemas.
 
-
-class _Part(NamedTuple):
-    """A subschema as the sum of work sees it. Others are named by their steps."""
-
-    here: Work  # at the value's own place
-    below: Work  # at this place and at every one inside the value, as for uniqueItems
-    names: Work  # at each property, for its name
-    same_value: list[Steps]
-    times: int  # how often the parts for the same value are gone through
-    # Of the first ones one at most is for the same property or item, the others are for each.
-    properties: tuple[list[Steps], list[Steps]]
-    items: tuple[list[Steps], list[Steps]]
-
-    @property
-    def is_leaf(self) -> bool:
-        return not any((*self.properties, *self.items))
-
-
-def work_table(
-    schema: Any, subschemas: Subschemas, draft: int, patterns: Mapping[str, int]
-) -> WorkTable:
-    """The table of a schema; `patterns` has the units that each takes for a character.
-
-    Raises SchemaRefused for a schema that is applied to its own value again, or
-    through too many others, and where even an empty value is too much work.
+    `patterns` has the units that each pattern takes for a character. Raises
+    SchemaRefused for a schema that is applied to its own value again, or through
+    too many others, and where even an empty value is too much work.
     """
-    parts = {
-        steps: _part(schema, steps, subschema, draft, patterns)
-        for steps, subschema in subschemas.items()
-    }
-    chains = _chains(parts)
+    chains: dict[Subschema, int] = {}
+    root, *_ = subschemas
+    for part in subschemas:
+        _measure_chain(part, chains)
+    costs = {part: _cost(part.rules, patterns) for part in chains}
     by_level: list[Work] = []
-    above: dict[Steps, Work] = {}  # the same one level nearer to the root
+    above: dict[Subschema, Work] = {}  # the same one level nearer to the root
     while len(by_level) <= MAX_DEPTH:
-        now: dict[Steps, Work] = {}
-        for steps in chains:
-            part = parts[steps]
-            work = part.below.plus(_of_children(part, above) if above else part.here)
-            for other in part.same_value:
-                work = work.plus(now[other], part.times)
-            now[steps] = work
-        by_level.append(now[()])
+        now: dict[Subschema, Work] = {}
+        for part, cost in costs.items():
+            work = cost.below
+            if not above:
+                work = work.plus(cost.here)
+            elif part.inner:
+                work = work.plus(_of_children(part, cost.names, above))
+            for other in part.same:
+                work = work.plus(now[other], cost.times)
+            now[part] = work
+        by_level.append(now[root])
         if now == above or by_level[-1].checks > MAX_WORK:  # so it stays for deeper values
             break
         above = now
     if by_level[0].checks > MAX_WORK:
         message = "applies more checks to one value than can be done in time; flatten it"
-        raise SchemaRefused([((), "", message)])
-    return WorkTable(by_level, chains[()])
+        raise SchemaRefused(refusal((), "", message))
+    return WorkTable(by_level, chains[root])
 
 
-def _of_children(part: _Part, above: Mapping[Steps, Work]) -> Work:
+def _measure_chain(
+    part: Subschema, chains: dict[Subschema, int], around: tuple[Subschema, ...] = ()
+) -> int:
+    """How many subschemas `part` is applied through, itself counted.
+
+    Those are added to `chains`, innermost first.
+    """
+    if part in around:
+        message = "leads back to itself without going into the value, so it never ends"
+        raise SchemaRefused(refusal(part.steps, "$ref", message))
+    if part not in chains and len(around) < MAX_CHAIN:
+        lengths = [_measure_chain(other, chains, (*around, part)) for other in part.same]
+        chains[part] = 1 + max(lengths, default=0)
+    if chains.get(part, MAX_CHAIN + 1) > MAX_CHAIN:
+        message = f"is applied through more than {MAX_CHAIN} others; flatten it"
+        raise SchemaRefused(refusal(part.steps, "$ref", message))
+    return chains[part]
+
+
+def _of_children(part: Subschema, names: Work, above: Mapping[Subschema, Work]) -> Work:
     """What the parts for one property or one item cause there and deeper."""
     work = NO_WORK
-    if part.is_leaf:
-        return work
     for start, one_of, each in (
-        (part.names, *part.properties),
-        (NO_WORK, *part.items),
+        (names, Place.PROPERTY, Place.EACH_PROPERTY),
+        (NO_WORK, Place.ITEM, Place.EACH_ITEM),
     ):
         side = NO_WORK
-        for steps in one_of:
-            side = side.either(above[steps])
-        for steps in each:
-            side = side.plus(above[steps])
+        for child in part.inner.get(one_of, ()):
+            side = side.either(above[child])
+        for child in part.inner.get(each, ()):
+            side = side.plus(above[child])
         work = work.either(side.plus(start))
     return work
 
 
-def _part(
-    schema: Any, steps: Steps, subschema: Any, draft: int, patterns: Mapping[str, int]
-) -> _Part:
-    part = _Part(Work(_PER_SCHEMA, 0), NO_WORK, NO_WORK, [], 1, ([], []), ([], []))
-    if not isinstance(subschema, dict):
-        return part
-    if "$ref" in subschema:
-        target = target_of(schema, subschema["$ref"])
-        part.same_value.extend([target] if target is not None else [])
-        if draft <= LAST_DRAFT_WITH_REF_ALONE:
-            return part
-    here, below = part.here, part.below
-    for keyword, rule in subschema.items():
+class _Cost(NamedTuple):
+    """What the keywords of a subschema cost themselves."""
+
+    here: Work  # at the value's own place
+    below: Work  # at this place and at every one inside the value, as for uniqueItems
+    names: Work  # at each property, for its name
+    times: int  # how often the parts for the same value are gone through
+
+
+def _cost(rules: Mapping[str, Any], patterns: Mapping[str, int]) -> _Cost:
+    here, below = Work(_PER_SCHEMA, 0), NO_WORK
+    for keyword, rule in rules.items():
+        work = _keyword_work(keyword, rule, patterns)
         if keyword in _DEEP:
-            below = below.plus(_keyword_work(keyword, rule, patterns))
-        elif keyword in KEYWORDS[draft]:
-            here = here.plus(_keyword_work(keyword, rule, patterns))
-    for inner, _ in inside(subschema, draft):
-        if inner[0] not in DEFINITIONS:
-            _list_for(part, inner[0]).append((*steps, *inner))
-    is_unevaluated = "unevaluatedProperties" in subschema or "unevaluatedItems" in subschema
-    name_patterns = subschema.get("patternProperties", ())
-    names = Work(
-        len(name_patterns) * _PER_PATTERN + ("propertyNames" in subschema) * _PER_PROPERTY_NAME,
-        sum(patterns[pattern] for pattern in name_patterns),
-        0,
-    )
-    return part._replace(here=here, below=below, names=names, times=3 if is_unevaluated else 1)
+            below = below.plus(work)
+        else:
+            here = here.plus(work)
+    names = [patterns[pattern] for pattern in rules.get("patternProperties", ())]
+    for_names = len(names) * _PER_PATTERN + ("propertyNames" in rules) * _PER_PROPERTY_NAME
+    is_unevaluated = "unevaluatedProperties" in rules or "unevaluatedItems" in rules
+    return _Cost(here, below, Work(for_names, sum(names), 0), 3 if is_unevaluated else 1)
 
 
-_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_PER_SCHEMA = 2
+_PER_PROPERTY_NAME = 10
+_PER_PATTERN = 6
+_PER_COMPARED = 25  # a value of `const`, or one of an `enum` that is gone through in order
+# Comparing is quick between integers; a float on one side makes it a fraction of whole numbers.
+_PER_FLOAT_BOUND, _PER_FLOAT_MULTIPLE, _PER_DIGIT = 200, 800, 5
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+# What each keyword costs; 1 for those that are not named here.
+_UNITS = {
+    **dict.fromkeys(_BOUNDS, 60),
+    "multipleOf": 60,
+    "const": _PER_COMPARED,
+    "uniqueItems": 45,
+    "pattern": _PER_PATTERN,
+    "format": 150,  # a call of Python
+}
+_PER_FORMAT_CHARACTER = 4
+# For each name in these, which is looked up in the value. `"a",` is the shortest.
+_PER_NAME = {"required": 4, "dependentRequired": 2, "dependencies": 2, "dependentSchemas": 2}
+_LEAST_NAME = 4
 # They go through all that is inside the value.
 _DEEP = frozenset({"const", "enum", "uniqueItems"})
 
 
-def _list_for(part: _Part, keyword: str | int) -> list[Steps]:
-    if keyword in _SAME_VALUE:
-        return part.same_value
-    if keyword == "properties":
-        return part.properties[0]
-    if keyword in ("items", "prefixItems", "additionalItems"):
-        return part.items[0]
-    return part.items[1] if keyword in ("contains", "unevaluatedItems") else part.properties[1]
-
-
 def _keyword_work(keyword: str, rule: Any, patterns: Mapping[str, int]) -> Work:
     """What a keyword does itself."""
+    units, reading, errors = _UNITS.get(keyword, 1), 0, 1
     if keyword == "enum":
         kinds = {type(value) for value in rule}
         is_hashed = len(kinds) == 1 and kinds <= {str, int}
-        return Work(_PER_KEYWORD if is_hashed else _PER_COMPARED * len(rule), 0)
-    if keyword == "const":
-        return Work(_PER_COMPARED, 0)
-    if keyword == "uniqueItems":
-        return Work(_PER_UNIQUE if rule else 0, 0)
-    if keyword in _BOUNDS:
-        return Work(_PER_FLOAT_BOUND if isinstance(rule, float) else _PER_BOUND, 0)
-    if keyword == "multipleOf":
-        digits = int(abs(math.log10(rule)))
-        is_float = isinstance(rule, float)
-        return Work(_PER_FLOAT_MULTIPLE + _PER_DIGIT * digits if is_float else _PER_MULTIPLE, 0)
-    if keyword in ("required", "dependentRequired", "dependencies", "dependentSchemas"):
-        count = len(rule) if isinstance(rule, dict | list) else 0
-        each = _PER_REQUIRED if keyword == "required" else _PER_NAME
-        return Work(each * count, 0, len(json.dumps(rule)) // _LEAST_NAME)
-    if keyword == "format":
-        return Work(_PER_FORMAT, _PER_FORMAT_CHARACTER)
-    if keyword == "pattern":
-        return Work(_PER_PATTERN, patterns[rule])
-    if keyword == "patternProperties":
-        return Work(_PER_PATTERN * len(rule), 0)  # also where there is no name to try them on
-    return Work(_PER_KEYWORD, 0)
-
-
-def _chains(parts: Mapping[Steps, _Part]) -> dict[Steps, int]:
-    """How many subschemas each one is applied through, itself counted, innermost first.
-
-    Depth first, without recursion: a part met again while it is open closes a cycle.
-    """
-    lengths: dict[Steps, int] = {}
-    for root in parts:
-        ahead = {} if root in lengths else {root: iter(parts[root].same_value)}
-        while ahead:
-            steps, others = next(reversed(ahead.items()))
-            other = next(others, None)
-            if other is None:
-                del ahead[steps]
-                inner = max((lengths[other] for other in parts[steps].same_value), default=0)
-                lengths[steps] = 1 + inner
-                if inner >= MAX_CHAIN:
-                    message = f"is applied through more than {MAX_CHAIN} others; flatten it"
-                    raise SchemaRefused([(steps, "$ref", message)])
-            elif other in ahead:
-                message = "leads back to itself without going into the value, so it never ends"
-                raise SchemaRefused([(other, "$ref", message)])
-            elif other not in lengths:
-                ahead[other] = iter(parts[other].same_value)
-    return lengths
+        units = 1 if is_hashed else _PER_COMPARED * len(rule)
+    elif keyword in _BOUNDS and isinstance(rule, float):
+        units = _PER_FLOAT_BOUND
+    elif keyword == "multipleOf" and isinstance(rule, float):
+        units = _PER_FLOAT_MULTIPLE + _PER_DIGIT * int(abs(math.log10(rule)))
+    elif keyword in _PER_NAME:
+        units = _PER_NAME[keyword] * len(rule)
+        errors = len(json.dumps(rule)) // _LEAST_NAME
+    elif keyword == "uniqueItems" and not rule:
+        units = 0
+    elif keyword == "format":
+        reading = _PER_FORMAT_CHARACTER
+    elif keyword == "pattern":
+        reading = patterns[rule]
+    elif keyword == "patternProperties":
+        units = _PER_PATTERN * len(rule)  # also where there is no name to try them on
+    return Work(units, reading, errors)

@@ -25,7 +25,7 @@ NOT_FOLLOWED = (
 # The rules in docs/schemas.md under which schemas of the suite are refused.
 REFUSALS = (
     *("nothing is fetched", "names an anchor", "use $ref with", "is no schema", r"uses \p"),
-    "draft that is not known",
+    "is not a known draft",
 )
 
 
@@ -70,7 +70,7 @@ def verdict(schema: Any, value: Any) -> bool | str:
     try:
         check_schema(schema)
     except ValidationFailed as refused:
-        return refused.message
+        return " ".join(problem["message"] for problem in refused.details or ())
     return not param_problems(json.dumps(schema), value)
 
 

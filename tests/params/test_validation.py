@@ -118,6 +118,13 @@ def test_a_property_whose_schema_is_false_is_not_allowed() -> None:
     assert found == ("params.a", "is not allowed", "false")
 
 
+def test_a_property_whose_name_is_a_number_is_named_as_a_property() -> None:
+    found = only_problem({"properties": {"1": {"minLength": 3}}}, {"1": "ab"})
+    assert found == ("params.1", "must have at least 3 characters, not 2", "minLength")
+    found = only_problem({"properties": {"1": {"anyOf": [{"type": "null"}]}}}, {"1": 5})
+    assert found == ("params.1", "fits none of the forms that the schema allows", "anyOf")
+
+
 def test_a_long_value_is_not_repeated_whole() -> None:
     message = only_problem({"properties": {"a": {"format": "email"}}}, {"a": "x" * 10_000})[1]
     assert len(message) < 120

@@ -28,7 +28,6 @@ def test_an_extent_has_the_places_and_characters_of_each_level() -> None:
     extent = extent_of({"ab": ["cde", 1], "f": {"g": "hi"}})
     assert extent.places == [1, 2, 3]
     assert extent.characters == [0, 3, 6]  # names count where their values are
-    assert extent.depth == 2
 
 
 @pytest.mark.parametrize(
