@@ -146,11 +146,10 @@ def progress(task_id: int) -> Response:
     Renews the lease. 200 with `cancelled`; 400; 403; 404; 409.
     """
     body = request_schemas.REPORT_PROGRESS.read()
-    task, cancelled = lease.report_progress(
+    task, cancelled = lease.renew_lease(
         task_id=task_id,
         holder=_holder(body),
-        progress=body["progress"],
-        message=body.get("message"),
+        progress={"progress": body["progress"], "progress_message": body.get("message")},
         caller=g.caller,
         now=g.now,
     )
@@ -165,7 +164,7 @@ def heartbeat(task_id: int) -> Response:
     Renews the lease. 200 with `lease_expires_at` and `cancelled`; 400; 403; 404; 409.
     """
     body = request_schemas.TASK_HEARTBEAT.read()
-    task, cancelled = lease.send_heartbeat(
+    task, cancelled = lease.renew_lease(
         task_id=task_id,
         holder=_holder(body),
         lease_seconds=body.get("lease_seconds"),

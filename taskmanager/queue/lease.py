@@ -3,7 +3,9 @@
 Who may do so is decided in holder.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
@@ -11,11 +13,13 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TaskManagerError
 from taskmanager.queue import history, workers
 from taskmanager.queue.holder import (
-    NOT_CLAIMED,
+    NO_PROGRESS,
     Holder,
+    Update,
     lock_tasks,
     require_holder,
     update_held,
+    waiting_again,
 )
 
 
@@ -30,21 +34,32 @@ def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
     }
 
 
-def _renew(updates: Sequence[tuple[Row, Row]], caller: Caller, now: int) -> list[Row]:
+def _renew(updates: Sequence[Update], caller: Caller, now: int) -> list[Row]:
     renewed = update_held(updates)
-    restored = [task for task, _ in updates if task["status"] != "claimed"]
-    history.record_each(restored, event="lease_restored", status="claimed", caller=caller, now=now)
+    history.record(
+        history.event_row(task, "lease_restored", status="claimed", caller=caller, now=now)
+        for task, _ in updates
+        if task["status"] != "claimed"
+    )
     return renewed
 
 
 @write_transaction
-def send_heartbeat(
-    *, task_id: int, holder: Holder, lease_seconds: int | None, caller: Caller, now: int
+def renew_lease(
+    *,
+    task_id: int,
+    holder: Holder,
+    lease_seconds: int | None = None,
+    progress: Mapping[str, Any] = MappingProxyType({}),
+    caller: Caller,
+    now: int,
 ) -> tuple[Row, bool]:
     """Renews the lease of one task; returns it and whether it has been cancelled meanwhile.
 
+    `progress` has the columns that say how far the task is, where the worker reports it.
+
     Transition: none, or pending → claimed where the lease had run out unnoticed by others.
-    Commits together: the lease and the worker's sign of life.
+    Commits together: the lease, the progress and the worker's sign of life.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     A crash leaves the old lease.
     """
@@ -52,32 +67,7 @@ def send_heartbeat(
     if found is not None and found["status"] == "cancelled":
         return found, True
     task = require_holder(found, task_id, holder)
-    [task] = _renew([(task, _renewed(task, lease_seconds, now))], caller, now)
-    workers.record_sign_of_life(holder.worker_id, now=now)
-    return task, False
-
-
-@write_transaction
-def report_progress(
-    *,
-    task_id: int,
-    holder: Holder,
-    progress: int,
-    message: str | None,
-    caller: Caller,
-    now: int,
-) -> tuple[Row, bool]:
-    """Stores how far a task is, 0 to 100, and renews its lease; otherwise as `send_heartbeat`."""
-    found = lock_tasks([task_id], caller).get(task_id)
-    if found is not None and found["status"] == "cancelled":
-        return found, True
-    task = require_holder(found, task_id, holder)
-    changes = {
-        **_renewed(task, None, now),
-        "progress": progress,
-        "progress_message": message,
-    }
-    [task] = _renew([(task, changes)], caller, now)
+    [task] = _renew([(task, {**_renewed(task, lease_seconds, now), **progress})], caller, now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task, False
 
@@ -100,19 +90,14 @@ def release_task(
 
 
 def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: int) -> list[Row]:
-    available_at = now + round(delay_seconds * 1000)
-    changes = {
-        **NOT_CLAIMED,
-        "status": "scheduled" if available_at > now else "pending",
-        "available_at": available_at,
-        "progress": None,
-        "progress_message": None,
-        "updated_at": now,
-    }
+    changes = {**waiting_again(delay_seconds, now), **NO_PROGRESS}
     released = update_held(
         [(task, {**changes, "attempts": max(0, task["attempts"] - 1)}) for task in tasks]
     )
-    history.record_each(tasks, event="released", status=changes["status"], caller=caller, now=now)
+    history.record(
+        history.event_row(task, "released", status=changes["status"], caller=caller, now=now)
+        for task in tasks
+    )
     return released
 
 
@@ -127,11 +112,7 @@ def _held_ids(worker_id: str) -> list[int]:
 
 @write_transaction
 def renew_leases(
-    *,
-    worker_id: str,
-    claims: Sequence[tuple[int, str | None]] | None,
-    caller: Caller,
-    now: int,
+    *, worker_id: str, claims: Sequence[tuple[int, str | None]] | None, caller: Caller, now: int
 ) -> list[tuple[int, str]]:
     """Renews the leases of the named claims, or of all that the worker holds where none are named.
 
@@ -140,18 +121,15 @@ def renew_leases(
     """
     ids = _held_ids(worker_id) if claims is None else [task_id for task_id, _ in claims]
     tasks = lock_tasks(ids, caller)
-    named = [(task_id, None) for task_id in tasks] if claims is None else claims
     outcomes = []
-    updates: dict[int, tuple[Row, Row]] = {}
-    for task_id, claim_token in named:
+    updates: dict[int, Update] = {}
+    for task_id, claim_token in claims if claims is not None else [(each, None) for each in tasks]:
         task = tasks.get(task_id)
         if task and task["status"] == "cancelled":
             outcomes.append((task_id, "cancelled"))
             continue
         try:
-            held = require_holder(
-                task, task_id, Holder(worker_id=worker_id, claim_token=claim_token)
-            )
+            held = require_holder(task, task_id, Holder(worker_id, claim_token))
             updates[task_id] = held, _renewed(held, None, now)
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:

@@ -13,7 +13,7 @@ from peewee import SQL, Case, fn
 from taskmanager.db.connection import cache
 from taskmanager.db.models import Worker
 from taskmanager.db.queries import first_row, rows_of
-from taskmanager.db.statements import Row, execute, fetch_one, insert
+from taskmanager.db.statements import Row, execute, fetch_value, insert
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import NotFound
 from taskmanager.queue.answer_size import require_small
@@ -42,8 +42,11 @@ def record_sign_of_life(
         execute(COUNT_REPORTS, (completed, failed, worker_id))
         return
     if not execute(SEEN, (now, completed, failed, worker_id)).rowcount:
+        counts = {"tasks_completed": completed, "tasks_failed": failed}
         try:
-            insert("workers", _new_worker(worker_id, now, completed, failed))
+            insert(
+                "workers", {"id": worker_id, **counts, "first_seen_at": now, "last_seen_at": now}
+            )
         except peewee.IntegrityError:  # another process has just created it
             execute(SEEN, (now, completed, failed, worker_id))
     after_commit(lambda: seen_at.__setitem__(worker_id, now))
@@ -56,16 +59,6 @@ _COUNTS = (
 # Does not change the index on last_seen_at.
 COUNT_REPORTS = f"UPDATE {{workers}} SET {_COUNTS}"
 SEEN = f"UPDATE {{workers}} SET last_seen_at = ?, {_COUNTS}"
-
-
-def _new_worker(worker_id: str, now: int, completed: int, failed: int) -> Row:
-    return {
-        "id": worker_id,
-        "tasks_completed": completed,
-        "tasks_failed": failed,
-        "first_seen_at": now,
-        "last_seen_at": now,
-    }
 
 
 def save_metadata(*, worker_id: str, metadata: Mapping[str, Any] | None, now: int) -> None:
@@ -90,11 +83,7 @@ def mark_shut_down(worker_id: str, *, now: int) -> None:
     """Part of the shutdown's transaction: the worker is inactive until it is seen again."""
     record_sign_of_life(worker_id, now=now, always=True)
     Worker.update(shut_down_at=now).where(Worker.id == worker_id).execute()
-    after_commit(lambda: _forget_seen(worker_id))
-
-
-def _forget_seen(worker_id: str) -> None:
-    cache().workers_seen_at.pop(worker_id, None)
+    after_commit(lambda: cache().workers_seen_at.pop(worker_id, None))
 
 
 def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
@@ -112,14 +101,12 @@ def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
 def list_workers(*, limit: int, offset: int, heartbeat_seconds: int, now: int) -> list[Row]:
     """Workers with the same figures, the one seen last first."""
     workers = Worker.select().order_by(Worker.last_seen_at.desc(), Worker.id)
-    return [
-        _with_figures(row, heartbeat_seconds, now)
-        for row in rows_of(workers.limit(limit).offset(offset))
-    ]
+    rows = rows_of(workers.limit(limit).offset(offset))
+    return [_with_figures(row, heartbeat_seconds, now) for row in rows]
 
 
 def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
-    held = fetch_one(
+    held = fetch_value(
         "SELECT COUNT(*) AS held FROM {tasks} {index tasks_by_worker} "
         "WHERE worker_id = ? AND status = 'claimed'",
         (row["id"],),
@@ -131,7 +118,7 @@ def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
         status = "stale"
     else:
         status = "active"
-    return {**row, "status": status, "tasks_held": held["held"] if held else 0}
+    return {**row, "status": status, "tasks_held": held}
 
 
 def _thresholds(heartbeat_seconds: int, now: int) -> tuple[int, int]:
@@ -150,15 +137,10 @@ def count_workers(*, heartbeat_seconds: int, now: int) -> dict[str, int]:
     status = Case(
         None, [(is_inactive, "inactive"), (Worker.last_seen_at < stale_before, "stale")], "active"
     )
-    seen_last = (
-        Worker.select(status.alias("status"))
-        .order_by(Worker.last_seen_at.desc())
-        .limit(WORKERS_COUNTED)
-    )
-    groups = (
-        Worker.select(seen_last.c.status, fn.COUNT(SQL("1")).alias("workers"))
-        .from_(seen_last)
-        .group_by(seen_last.c.status)
-    )
+    seen_last = Worker.select(status.alias("status")).order_by(Worker.last_seen_at.desc())
+    some = seen_last.limit(WORKERS_COUNTED)
+    groups = Worker.select(some.c.status, fn.COUNT(SQL("1")).alias("workers")).from_(some)
     counts = {"active": 0, "stale": 0, "inactive": 0}
-    return counts | {row["status"]: row["workers"] for row in rows_of(groups)}
+    return counts | {
+        row["status"]: row["workers"] for row in rows_of(groups.group_by(some.c.status))
+    }
