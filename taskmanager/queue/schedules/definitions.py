@@ -47,20 +47,15 @@ def create_schedule(
     task = create.prepare_task(request, defaults=defaults, caller=caller, now=now)
     require_small("params", task["params"], MAX_PARAMS_LENGTH)
     first = due_times.first_after(timing, now)
-    is_active = fields.get("is_active", True)
     row: Row = {
-        "name": fields["name"],
         "task_type_id": task["task_type_id"],
-        "params": task["params"],
-        "priority": fields.get("priority"),
-        "max_attempts": fields.get("max_attempts"),
-        "overlap": fields.get("overlap", "allow"),
-        **timing._asdict(),
-        "is_active": int(is_active),
-        "next_run_at": first if is_active else None,
+        "overlap": "allow",
+        "is_active": 1,
+        **_columns(fields, timing),
         "created_at": now,
         "updated_at": now,
     }
+    row["next_run_at"] = first if row["is_active"] else None
     return get_schedule(schedule_id=_insert(row, caller, now), caller=caller)
 
 
@@ -176,12 +171,7 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
 def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
     """The columns whose values differ from `row` after `changes`, `next_run_at` among them."""
     timing = _new_timing(changes, row)
-    columns: Row = {name: changes[name] for name in _PLAIN_FIELDS if name in changes}
-    columns |= timing._asdict()
-    if "params" in changes:
-        columns["params"] = create.params_text(changes["params"])
-    if "is_active" in changes:
-        columns["is_active"] = int(changes["is_active"])
+    columns = _columns(changes, timing)
     changed = {column: value for column, value in columns.items() if row[column] != value}
     is_active = columns.get("is_active", row["is_active"])
     if changed.keys() & set(Timing._fields):
@@ -190,6 +180,16 @@ def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
     elif "is_active" in changed:
         changed["next_run_at"] = due_times.first_after(timing, now) if is_active else None
     return changed
+
+
+def _columns(fields: Mapping[str, Any], timing: Timing) -> Row:
+    """What a request sets, as the table has it."""
+    columns: Row = {name: fields[name] for name in _PLAIN_FIELDS if name in fields}
+    if "params" in fields:
+        columns["params"] = create.params_text(fields["params"])
+    if "is_active" in fields:
+        columns["is_active"] = int(fields["is_active"])
+    return {**columns, **timing._asdict()}
 
 
 def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
