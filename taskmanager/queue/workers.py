@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import peewee
-from peewee import SQL, Case, fn
 
 from taskmanager.db.connection import cache
 from taskmanager.db.models import Worker
 from taskmanager.db.queries import first_row, rows_of
-from taskmanager.db.statements import Row, execute, fetch_value, insert
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, insert
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import NotFound
 from taskmanager.queue.answer_size import require_small
@@ -133,14 +132,12 @@ def _thresholds(heartbeat_seconds: int, now: int) -> tuple[int, int]:
 def count_workers(*, heartbeat_seconds: int, now: int) -> dict[str, int]:
     """How many of the WORKERS_COUNTED that were seen last are `active`, `stale` and `inactive`."""
     stale_before, inactive_before = _thresholds(heartbeat_seconds, now)
-    is_inactive = Worker.shut_down_at.is_null(False) | (Worker.last_seen_at < inactive_before)
-    status = Case(
-        None, [(is_inactive, "inactive"), (Worker.last_seen_at < stale_before, "stale")], "active"
+    groups = fetch_all(
+        "SELECT status, COUNT(*) AS workers FROM (SELECT CASE "
+        "WHEN shut_down_at IS NOT NULL OR last_seen_at < ? THEN 'inactive' "
+        "WHEN last_seen_at < ? THEN 'stale' ELSE 'active' END AS status "
+        "FROM {workers} ORDER BY last_seen_at DESC LIMIT ?) AS seen_last GROUP BY status",
+        (inactive_before, stale_before, WORKERS_COUNTED),
     )
-    seen_last = Worker.select(status.alias("status")).order_by(Worker.last_seen_at.desc())
-    some = seen_last.limit(WORKERS_COUNTED)
-    groups = Worker.select(some.c.status, fn.COUNT(SQL("1")).alias("workers")).from_(some)
     counts = {"active": 0, "stale": 0, "inactive": 0}
-    return counts | {
-        row["status"]: row["workers"] for row in rows_of(groups.group_by(some.c.status))
-    }
+    return counts | {row["status"]: row["workers"] for row in groups}
