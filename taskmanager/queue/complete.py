@@ -21,6 +21,9 @@ from taskmanager.queue.read import FINISHED_STATUSES
 
 MAX_ERROR_CHARACTERS = 10_000
 
+# A task as it was locked, the columns that its report changes, and the row of its history.
+Written = tuple[Row, Row, Row]
+
 
 class Completion(NamedTuple):
     """What a worker reports of one attempt. `result` is any JSON value."""
@@ -79,7 +82,7 @@ def complete_tasks(
     tasks = lock_tasks([completion.task_id for completion in completions], caller)
     policies = _retry_policies(completions, tasks)
     outcomes: list[CompletionOutcome] = []
-    unwritten: dict[int, _Report] = {}
+    unwritten: dict[int, Written] = {}
     events: list[str] = []
     for completion in completions:
         if completion.task_id in unwritten:  # a second report is judged by what the first has left
@@ -93,7 +96,7 @@ def complete_tasks(
             outcomes.append(_replay(task, completion, holder) or CompletionOutcome(error=error))
             continue
         event = _event_row(held, changes, completion, caller, now)
-        unwritten[completion.task_id] = _Report(held, changes, event)
+        unwritten[completion.task_id] = held, changes, event
         events.append(event["event"])
         tasks[completion.task_id] = done = {**held, **changes}
         outcomes.append(CompletionOutcome(done, will_retry=events[-1] == "retry_scheduled"))
@@ -106,18 +109,10 @@ def complete_tasks(
     return outcomes
 
 
-class _Report(NamedTuple):
-    """A task as it was locked, the columns that its report changes, and the row of its history."""
-
-    task: Row
-    changes: Row
-    event: Row
-
-
-def _write(unwritten: dict[int, _Report]) -> None:
+def _write(unwritten: dict[int, Written]) -> None:
     """Stores these reports and takes them out."""
-    update_held([(report.task, report.changes) for report in unwritten.values()])
-    history.record(report.event for report in unwritten.values())
+    update_held([(task, changes) for task, changes, _ in unwritten.values()])
+    history.record(event for _, _, event in unwritten.values())
     unwritten.clear()
 
 

@@ -198,11 +198,9 @@ def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
 
 
 def _count(streams: Sequence[_Stream], bounds: Sequence[_Condition]) -> int:
-    total = 0
-    for _, of_stream in streams:
-        where, values = _where([*of_stream, *bounds])
-        total += fetch_value(f"SELECT COUNT(*) AS counted FROM {{tasks}} WHERE {where}", values)
-    return total
+    wheres = [_where([*of_stream, *bounds]) for _, of_stream in streams]
+    counting = "SELECT COUNT(*) AS counted FROM {tasks} WHERE "
+    return sum(fetch_value(counting + where, values) for where, values in wheres)
 
 
 def _cursor(row: Row, column: str) -> str:

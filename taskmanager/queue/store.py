@@ -112,13 +112,38 @@ def _open_duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
 
 
 def _duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
-    """The tasks that hold the keys of these rows now; a row whose key is free is left out."""
-    holders = _find_holders(list(rows.values()))
+    """The tasks that hold the keys of these rows now; a row whose key is free is left out.
+
+    An unfinished task before a finished one. Of several without their params, and
+    with as many results as an answer has room for.
+    """
+    columns = ", ".join(LIGHT_COLUMNS if len(rows) > 1 else COLUMNS)
+    holders: dict[str, Row] = {}
+    for how in ("key_forever", "key_while_open"):
+        if keys := [row["dedupe_key"] for row in rows.values() if row[f"holds_{how}"]]:
+            # MySQL would search by the key alone, which any number of tasks may have that no
+            # longer hold it.
+            found = fetch_all(
+                f"SELECT {columns} FROM {{tasks}} {{unique tasks_{how}}} "
+                f"WHERE holds_{how} = 1 AND dedupe_key IN ?",
+                (keys,),
+            )
+            holders |= {holder["dedupe_key"]: holder for holder in found}
+    if len(rows) > 1:
+        _add_results({holder["id"]: holder for holder in holders.values()})
     return {
         index: (holders[row["dedupe_key"]], True)
         for index, row in rows.items()
         if row["holds_key_while_open"] and row["dedupe_key"] in holders
     }
+
+
+def _add_results(tasks: dict[int, Row]) -> None:
+    ids = list(tasks)
+    ids = ids[: count_that_fits(sizes_of(ids, ["result"]))]
+    if ids:
+        for row in fetch_all("SELECT id, result FROM {tasks} WHERE id IN ?", (ids,)):
+            tasks[row["id"]]["result"] = row["result"]
 
 
 def _insert_tasks(rows: list[Row]) -> list[int]:
@@ -136,34 +161,3 @@ def _insert_tasks(rows: list[Row]) -> list[int]:
     step = fetch_value("SELECT @@auto_increment_increment AS step") if len(rows) > 1 else 1
     first = cursor.lastrowid
     return list(range(first, first + step * len(rows), step))
-
-
-def _find_holders(rows: list[Row]) -> dict[str, Row]:
-    """The task that holds each key now; an unfinished one before a finished one.
-
-    Of several without their params, and with as many results as an answer has room for.
-    """
-    columns = ", ".join(LIGHT_COLUMNS if len(rows) > 1 else COLUMNS)
-    holders: dict[str, Row] = {}
-    for how in ("key_forever", "key_while_open"):
-        keys = [row["dedupe_key"] for row in rows if row[f"holds_{how}"]]
-        if keys:
-            # MySQL would search by the key alone, which any number of tasks may have that no
-            # longer hold it.
-            found = fetch_all(
-                f"SELECT {columns} FROM {{tasks}} {{unique tasks_{how}}} "
-                f"WHERE holds_{how} = 1 AND dedupe_key IN ?",
-                (keys,),
-            )
-            holders |= {holder["dedupe_key"]: holder for holder in found}
-    if len(rows) > 1:
-        _add_results({holder["id"]: holder for holder in holders.values()})
-    return holders
-
-
-def _add_results(tasks: dict[int, Row]) -> None:
-    ids = list(tasks)
-    ids = ids[: count_that_fits(sizes_of(ids, ["result"]))]
-    if ids:
-        for row in fetch_all("SELECT id, result FROM {tasks} WHERE id IN ?", (ids,)):
-            tasks[row["id"]]["result"] = row["result"]

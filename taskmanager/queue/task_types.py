@@ -91,19 +91,15 @@ def _store(
         type_id = row["id"]
         _update(type_id, {"version": version, **columns}, now)
         outcome = "updated"
-    _store_version(type_id, version, schema_text, now)
-    message = f"{name}: version {version} registered by {caller.name}"
-    audit.record(event=f"task_type_{outcome}", message=message, caller=caller, now=now)
-    return outcome
-
-
-def _store_version(type_id: int, version: str, schema_text: str, now: int) -> None:
     known = TaskTypeVersion.update(param_schema=schema_text, updated_at=now).where(
         TaskTypeVersion.task_type_id == type_id, TaskTypeVersion.version == version
     )
     if not known.execute():
         new = {"task_type_id": type_id, "version": version, "param_schema": schema_text}
         TaskTypeVersion.insert({**new, "created_at": now, "updated_at": now}).execute()
+    message = f"{name}: version {version} registered by {caller.name}"
+    audit.record(event=f"task_type_{outcome}", message=message, caller=caller, now=now)
+    return outcome
 
 
 def _update(type_id: int, columns: Row, now: int) -> None:
