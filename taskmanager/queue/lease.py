@@ -3,9 +3,7 @@
 Who may do so is decided in holder.py.
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
@@ -15,7 +13,6 @@ from taskmanager.queue import history, workers
 from taskmanager.queue.holder import (
     NO_PROGRESS,
     Holder,
-    Update,
     lock_tasks,
     require_holder,
     update_held,
@@ -23,22 +20,25 @@ from taskmanager.queue.holder import (
 )
 
 
-def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
-    """The columns of a renewed lease. A requeued task that nobody else took is claimed again."""
-    seconds = lease_seconds or task["lease_seconds"]
-    return {
-        "status": "claimed",
-        "lease_seconds": seconds,
-        "lease_expires_at": now + seconds * 1000,
-        "updated_at": now,
-    }
-
-
-def _renew(updates: Sequence[Update], caller: Caller, now: int) -> list[Row]:
+def _renew(
+    tasks: Collection[Row],
+    *,
+    lease_seconds: int | None = None,
+    progress: Row | None = None,
+    caller: Caller,
+    now: int,
+) -> list[Row]:
+    """Renews the leases. A requeued task that nobody else took is claimed again."""
+    updates = []
+    for task in tasks:
+        seconds = lease_seconds or task["lease_seconds"]
+        lease = {"lease_seconds": seconds, "lease_expires_at": now + seconds * 1000}
+        changes = {"status": "claimed", **lease, "updated_at": now, **(progress or {})}
+        updates.append((task, changes))
     renewed = update_held(updates)
     history.record(
         history.event_row(task, "lease_restored", status="claimed", caller=caller, now=now)
-        for task, _ in updates
+        for task in tasks
         if task["status"] != "claimed"
     )
     return renewed
@@ -50,7 +50,7 @@ def renew_lease(
     task_id: int,
     holder: Holder,
     lease_seconds: int | None = None,
-    progress: Mapping[str, Any] = MappingProxyType({}),
+    progress: Row | None = None,
     caller: Caller,
     now: int,
 ) -> tuple[Row, bool]:
@@ -67,7 +67,7 @@ def renew_lease(
     if found is not None and found["status"] == "cancelled":
         return found, True
     task = require_holder(found, task_id, holder)
-    [task] = _renew([(task, {**_renewed(task, lease_seconds, now), **progress})], caller, now)
+    [task] = _renew([task], lease_seconds=lease_seconds, progress=progress, caller=caller, now=now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task, False
 
@@ -122,19 +122,18 @@ def renew_leases(
     ids = _held_ids(worker_id) if claims is None else [task_id for task_id, _ in claims]
     tasks = lock_tasks(ids, caller)
     outcomes = []
-    updates: dict[int, Update] = {}
+    renewed: dict[int, Row] = {}
     for task_id, claim_token in claims if claims is not None else [(each, None) for each in tasks]:
         task = tasks.get(task_id)
         if task and task["status"] == "cancelled":
             outcomes.append((task_id, "cancelled"))
             continue
         try:
-            held = require_holder(task, task_id, Holder(worker_id, claim_token))
-            updates[task_id] = held, _renewed(held, None, now)
+            renewed[task_id] = require_holder(task, task_id, Holder(worker_id, claim_token))
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:
             outcomes.append((task_id, "lost"))
-    _renew(list(updates.values()), caller, now)
+    _renew(renewed.values(), caller=caller, now=now)
     workers.record_sign_of_life(worker_id, now=now)
     return outcomes
 

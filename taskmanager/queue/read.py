@@ -109,7 +109,7 @@ def list_tasks(
     )
 
 
-_Condition = tuple[str, Any]  # with one `?` for the value, or with one for each of a list
+_Condition = tuple[str, Any]  # with one `?`, and its value
 _Stream = tuple[str | None, list[_Condition]]  # index and conditions
 
 
@@ -139,9 +139,7 @@ def _first(
 
 
 def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
-    values: list[Any] = []
-    for _, value in conditions:
-        values += value if isinstance(value, list) else [value]
+    values = [value for _, value in conditions]
     return " AND ".join(text for text, _ in conditions) or "1 = 1", values
 
 
@@ -161,7 +159,7 @@ def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -
     statuses = [status] if status else list(STATUSES)
     of_types: list[_Condition] = []
     if type_ids is not None:
-        of_types = [("task_type_id IN ?", [type_ids])]
+        of_types = [("task_type_id IN ?", type_ids)]
     if worker_id is not None:
         index = "tasks_by_worker" if column == "id" else "tasks_by_worker_and_priority"
         return [

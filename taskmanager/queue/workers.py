@@ -35,10 +35,9 @@ def record_sign_of_life(
     """
     seen_at = cache().workers_seen_at
     is_recent = abs(now - seen_at.get(worker_id, 0)) < SEEN_RESOLUTION_MS and not always
-    if is_recent and not completed and not failed:
-        return
     if is_recent:
-        execute(COUNT_REPORTS, (completed, failed, worker_id))
+        if completed or failed:
+            execute(COUNT_REPORTS, (completed, failed, worker_id))
         return
     if not execute(SEEN, (now, completed, failed, worker_id)).rowcount:
         counts = {"tasks_completed": completed, "tasks_failed": failed}

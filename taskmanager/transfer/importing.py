@@ -4,8 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import peewee
 
@@ -41,8 +40,7 @@ BATCH_BYTES = 1_000_000
 Source = Callable[[], AbstractContextManager[BinaryIO]]
 
 
-@dataclass(frozen=True)
-class Imported:
+class Imported(NamedTuple):
     """The number of rows by table, and the names of the keys that are no longer valid."""
 
     rows: dict[str, int]

@@ -64,20 +64,14 @@ def _task_request(schedule: Row, due_at: int | None) -> Row:
     The dedupe key is the second guard against creating the task twice. If runs
     may not overlap, all of them share one key, held while a task is unfinished.
     """
+    dedupe, key = "none", f"schedule:{schedule['id']}"
     if schedule["overlap"] == "skip":
-        dedupe, key = "active", f"schedule:{schedule['id']}"
+        dedupe = "active"
     elif due_at is not None:
-        dedupe, key = "forever", f"schedule:{schedule['id']}:{format_time(due_at)}"
-    else:
-        dedupe, key = "none", f"schedule:{schedule['id']}"
-    return {
-        "type": schedule["type"],
-        "params": json.loads(schedule["params"]),
-        "priority": schedule["priority"],
-        "max_attempts": schedule["max_attempts"],
-        "dedupe": dedupe,
-        "dedupe_key": key,
-    }
+        dedupe, key = "forever", f"{key}:{format_time(due_at)}"
+    same = {name: schedule[name] for name in ("type", "priority", "max_attempts")}
+    params = json.loads(schedule["params"])
+    return {**same, "params": params, "dedupe": dedupe, "dedupe_key": key}
 
 
 @write_transaction
