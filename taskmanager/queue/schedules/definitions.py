@@ -185,11 +185,12 @@ def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
 def _columns(fields: Mapping[str, Any], timing: Timing) -> Row:
     """What a request sets, as the table has it."""
     columns: Row = {name: fields[name] for name in _PLAIN_FIELDS if name in fields}
+    columns |= timing._asdict()
     if "params" in fields:
         columns["params"] = create.params_text(fields["params"])
     if "is_active" in fields:
         columns["is_active"] = int(fields["is_active"])
-    return {**columns, **timing._asdict()}
+    return columns
 
 
 def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
