@@ -45,23 +45,19 @@ def _waits_for_worker(task: Row, now: int) -> Reason:
             "queued", "Workers are busy with other tasks of this type; it waits for its turn."
         )
     # The newest task of each status shows roughly when a worker last claimed one of this type.
-    taken = max(
-        task["claimed_at"] or 0,
-        *(_last_taken(task["task_type_id"], status) for status in WITH_WORKER_STATUSES),
-    )
+    newest = [
+        fetch_value(
+            "SELECT claimed_at FROM {tasks} {index tasks_claim_by_id} "
+            "WHERE task_type_id = ? AND status = ? ORDER BY id DESC LIMIT 1",
+            (task["task_type_id"], status),
+        )
+        for status in WITH_WORKER_STATUSES
+    ]
+    taken = max(claimed_at or 0 for claimed_at in [task["claimed_at"], *newest])
     since = f"since {format_time(taken)}" if taken else "so far"
     return _reason(
         "no_worker", f"No worker has taken a task of type '{task['type']}' {since}. Is one running?"
     )
-
-
-def _last_taken(task_type_id: int, status: str) -> int:
-    taken_at: int | None = fetch_value(
-        "SELECT claimed_at FROM {tasks} {index tasks_claim_by_id} "
-        "WHERE task_type_id = ? AND status = ? ORDER BY id DESC LIMIT 1",
-        (task_type_id, status),
-    )
-    return taken_at or 0
 
 
 def _reason(code: str, message: str) -> Reason:

@@ -40,11 +40,9 @@ def record_sign_of_life(
             execute(COUNT_REPORTS, (completed, failed, worker_id))
         return
     if not execute(SEEN, (now, completed, failed, worker_id)).rowcount:
-        counts = {"tasks_completed": completed, "tasks_failed": failed}
+        new = {"id": worker_id, "tasks_completed": completed, "tasks_failed": failed}
         try:
-            insert(
-                "workers", {"id": worker_id, **counts, "first_seen_at": now, "last_seen_at": now}
-            )
+            insert("workers", {**new, "first_seen_at": now, "last_seen_at": now})
         except peewee.IntegrityError:  # another process has just created it
             execute(SEEN, (now, completed, failed, worker_id))
     after_commit(lambda: seen_at.__setitem__(worker_id, now))
