@@ -120,7 +120,7 @@ def fill_history(*, completed_before: int) -> None:
             for event, status in _LIFE
         ]
         with database.atomic():
-            history.record(events)
+            history.record_rows(events)
 
 
 _LIFE = (("created", "pending"), ("claimed", "claimed"), ("completed", "completed"))

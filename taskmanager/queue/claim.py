@@ -85,7 +85,7 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
         if room <= 0:
             break
     if tasks:
-        history.record(history.event_row(task, "claimed", caller=caller, now=now) for task in tasks)
+        history.record(tasks, "claimed", caller=caller, now=now)
         workers.record_sign_of_life(request.worker_id, now=now)
     if len(types) > 1:
         order = request.order

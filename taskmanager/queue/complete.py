@@ -112,7 +112,7 @@ def complete_tasks(
 def _write(unwritten: dict[int, Written]) -> None:
     """Stores these reports and takes them out."""
     update_held([(task, changes) for task, changes, _ in unwritten.values()])
-    history.record(event for _, _, event in unwritten.values())
+    history.record_rows([event for _, _, event in unwritten.values()])
     unwritten.clear()
 
 

@@ -4,7 +4,7 @@ Always written in the transaction of what it records, so the two cannot disagree
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from taskmanager.access.caller import Caller
@@ -21,7 +21,7 @@ def event_row(
     message: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Row:
-    """A row for `record`, with the attempt, worker and claim token where `task` has them.
+    """A row for `record_rows`, with the attempt, worker and claim token where `task` has them.
 
     `status` is that of the task after the event, unless `task` has it already.
     """
@@ -39,9 +39,14 @@ def event_row(
     }
 
 
-def record(rows: Iterable[Row]) -> None:
+def record(tasks: Iterable[Row], event: str, **details: Any) -> None:
+    """Stores the same event for each task; `details` are those that `event_row` takes."""
+    record_rows([event_row(task, event, **details) for task in tasks])
+
+
+def record_rows(rows: Sequence[Row]) -> None:
     """Stores rows made by `event_row`, in order."""
-    insert_many("task_logs", list(rows))
+    insert_many("task_logs", rows)
 
 
 def list_logs(*, task_id: int) -> list[Row]:

@@ -36,11 +36,8 @@ def _renew(
         changes = {"status": "claimed", **lease, "updated_at": now, **(progress or {})}
         updates.append((task, changes))
     renewed = update_held(updates)
-    history.record(
-        history.event_row(task, "lease_restored", status="claimed", caller=caller, now=now)
-        for task in tasks
-        if task["status"] != "claimed"
-    )
+    restored = [task for task in tasks if task["status"] != "claimed"]
+    history.record(restored, "lease_restored", status="claimed", caller=caller, now=now)
     return renewed
 
 
@@ -94,10 +91,7 @@ def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: in
     released = update_held(
         [(task, {**changes, "attempts": max(0, task["attempts"] - 1)}) for task in tasks]
     )
-    history.record(
-        history.event_row(task, "released", status=changes["status"], caller=caller, now=now)
-        for task in tasks
-    )
+    history.record(tasks, "released", status=changes["status"], caller=caller, now=now)
     return released
 
 

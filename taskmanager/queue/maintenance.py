@@ -229,8 +229,8 @@ def _requeue_slice(now: int, rows: int) -> int:
     requeued = {"status": "pending", "lease_expires_at": None, "available_at": now}
     _move(again, "claimed", {**requeued, "updated_at": now})
     _move(exhausted, "claimed", {**finished("failed", now), **error})
-    _record(again, "lease_expired", "pending", now)
-    _record(exhausted, "lease_expired", "failed", now)
+    history.record(again, "lease_expired", status="pending", now=now)
+    history.record(exhausted, "lease_expired", status="failed", now=now)
     return len(expired)
 
 
@@ -241,10 +241,6 @@ def _move(rows: list[Row], status: str, changes: Row) -> None:
         changed = update("tasks", changes, "status = ? AND id IN ?", guard, hint="{by_id}")
         if changed != len(rows):
             raise AssertionError(f"{changed} of {len(rows)} locked tasks were still {status}")
-
-
-def _record(rows: list[Row], event: str, status: str, now: int) -> None:
-    history.record(history.event_row(row, event, status=status, now=now) for row in rows)
 
 
 @write_transaction
@@ -259,7 +255,7 @@ def _start_slice(now: int, rows: int) -> int:
     condition = "status = 'scheduled' AND available_at <= ?"
     due = _lock_slice("id", condition, now, rows, by="available_at")
     _move(due, "scheduled", {"status": "pending", "updated_at": now})
-    _record(due, "due", "pending", now)
+    history.record(due, "due", status="pending", now=now)
     return len(due)
 
 

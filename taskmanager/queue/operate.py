@@ -79,15 +79,14 @@ def _intervene(
     guard = (task["id"], task["status"])
     if not update("tasks", changes, "id = ? AND status = ?", guard, hint="{by_id}"):
         raise Conflict(f"Task {task['id']} has changed meanwhile; nothing was done.")
-    row = history.event_row(
-        {**task, "claim_token": None},  # so that the token still tells how its attempt ended
+    history.record(
+        [{**task, "claim_token": None}],  # so that the token still tells how its attempt ended
         event,
         status=changes["status"],
         message=reason,
         caller=caller,
         now=now,
     )
-    history.record([row])
     message = f"task {task['id']} ({task['type']}) {event} by {caller.name}"
     audit.record(event=f"task_{event}", message=message, caller=caller, now=now)
     return {**task, **changes}

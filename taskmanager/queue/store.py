@@ -51,17 +51,14 @@ def store_tasks(
     tasks: dict[int, Stored] = {}
     for some in parts_of(sorted(set(firsts)), ROWS_PER_INSERT):
         tasks |= _insert_or_find({index: rows[index] for index in some})
+    made = [task for task, existed in tasks.values() if not existed]
     history.record(
-        history.event_row(
-            {"id": task["id"], "status": task["status"]},  # no attempt and no worker yet
-            "created",
-            message=message,
-            metadata=metadata,
-            caller=caller,
-            now=task["created_at"],
-        )
-        for task, existed in tasks.values()
-        if not existed
+        [{"id": task["id"], "status": task["status"]} for task in made],  # no attempt as yet
+        "created",
+        message=message,
+        metadata=metadata,
+        caller=caller,
+        now=rows[0]["created_at"],
     )
     return [
         tasks[index] if first == index else (tasks[first][0], True)
