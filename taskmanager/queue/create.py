@@ -94,6 +94,8 @@ def prepare_task(request: Request, *, defaults: TaskDefaults, caller: Caller, no
 def _missing_parents(requests: Sequence[Request], caller: Caller) -> set[int]:
     """Parents asked for that do not exist, or that the caller may not know to exist."""
     wanted = {request["parent_task_id"] for request in requests if request.get("parent_task_id")}
+    if not wanted:
+        return wanted
     found: list[Row] = []
     for some in parts_of(list(wanted), MAX_ROWS):
         found += fetch_all("SELECT id, task_type_id FROM {tasks} WHERE id IN ?", (some,))

@@ -41,7 +41,7 @@ def event_row(
 
 def record(tasks: Iterable[Row], event: str, **details: Any) -> None:
     """Stores the same event for each task; `details` are those that `event_row` takes."""
-    record_rows([event_row(task, event, **details) for task in tasks])
+    insert_many("task_logs", [event_row(task, event, **details) for task in tasks])
 
 
 def record_rows(rows: Sequence[Row]) -> None:
