@@ -22,7 +22,7 @@ from taskmanager.queue.read import FINISHED_STATUSES
 MAX_ERROR_CHARACTERS = 10_000
 
 # A task as it was locked, the columns that its report changes, and the row of its history.
-Written = tuple[Row, Row, Row]
+Report = tuple[Row, Row, Row]
 
 
 class Completion(NamedTuple):
@@ -82,7 +82,7 @@ def complete_tasks(
     tasks = lock_tasks([completion.task_id for completion in completions], caller)
     policies = _retry_policies(completions, tasks)
     outcomes: list[CompletionOutcome] = []
-    unwritten: dict[int, Written] = {}
+    unwritten: dict[int, Report] = {}
     events: list[str] = []
     for completion in completions:
         if completion.task_id in unwritten:  # a second report is judged by what the first has left
@@ -109,7 +109,7 @@ def complete_tasks(
     return outcomes
 
 
-def _write(unwritten: dict[int, Written]) -> None:
+def _write(unwritten: dict[int, Report]) -> None:
     """Stores these reports and takes them out."""
     update_held([(task, changes) for task, changes, _ in unwritten.values()])
     history.record_rows([event for _, _, event in unwritten.values()])

@@ -50,8 +50,8 @@ def renew_lease(
     progress: Row | None = None,
     caller: Caller,
     now: int,
-) -> tuple[Row, bool]:
-    """Renews the lease of one task; returns it and whether it has been cancelled meanwhile.
+) -> Row:
+    """Renews the lease of one task; one that has been cancelled meanwhile is returned as it is.
 
     `progress` has the columns that say how far the task is, where the worker reports it.
 
@@ -60,13 +60,13 @@ def renew_lease(
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     A crash leaves the old lease.
     """
-    found = lock_tasks([task_id], caller).get(task_id)
-    if found is not None and found["status"] == "cancelled":
-        return found, True
-    task = require_holder(found, task_id, holder)
-    [task] = _renew([task], lease_seconds=lease_seconds, progress=progress, caller=caller, now=now)
+    task = lock_tasks([task_id], caller).get(task_id)
+    if task is not None and task["status"] == "cancelled":
+        return task
+    held = [require_holder(task, task_id, holder)]
+    [task] = _renew(held, lease_seconds=lease_seconds, progress=progress, caller=caller, now=now)
     workers.record_sign_of_life(holder.worker_id, now=now)
-    return task, False
+    return task
 
 
 @write_transaction
