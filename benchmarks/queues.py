@@ -111,18 +111,16 @@ def fill_history(*, completed_before: int) -> None:
     for start in range(0, len(done), 10_000):
         events = [
             history.event_row(
-                task_id=task["id"],
-                event=event,
+                {"id": task["id"], "attempts": 1, "worker_id": "worker-1"},
+                event,
                 status=status,
-                attempt=1,
-                worker_id="worker-1",
                 now=task["completed_at"],
             )
             for task in done[start : start + 10_000]
             for event, status in _LIFE
         ]
         with database.atomic():
-            history.record(events)
+            history.record_rows(events)
 
 
 _LIFE = (("created", "pending"), ("claimed", "claimed"), ("completed", "completed"))

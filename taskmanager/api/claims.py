@@ -146,15 +146,14 @@ def progress(task_id: int) -> Response:
     Renews the lease. 200 with `cancelled`; 400; 403; 404; 409.
     """
     body = request_schemas.REPORT_PROGRESS.read()
-    task, cancelled = lease.report_progress(
+    task = lease.renew_lease(
         task_id=task_id,
         holder=_holder(body),
-        progress=body["progress"],
-        message=body.get("message"),
+        progress={"progress": body["progress"], "progress_message": body.get("message")},
         caller=g.caller,
         now=g.now,
     )
-    return _lease_answer(task, cancelled, "Progress stored")
+    return _lease_answer(task, "Progress stored")
 
 
 @blueprint.post(f"{TASK}/heartbeat")
@@ -165,21 +164,22 @@ def heartbeat(task_id: int) -> Response:
     Renews the lease. 200 with `lease_expires_at` and `cancelled`; 400; 403; 404; 409.
     """
     body = request_schemas.TASK_HEARTBEAT.read()
-    task, cancelled = lease.send_heartbeat(
+    task = lease.renew_lease(
         task_id=task_id,
         holder=_holder(body),
         lease_seconds=body.get("lease_seconds"),
         caller=g.caller,
         now=g.now,
     )
-    return _lease_answer(task, cancelled, "Lease renewed")
+    return _lease_answer(task, "Lease renewed")
 
 
 def _holder(body: dict[str, Any]) -> Holder:
     return Holder(worker_id=body["worker_id"], claim_token=body.get("claim_token"))
 
 
-def _lease_answer(task: dict[str, Any], cancelled: bool, message: str) -> Response:
+def _lease_answer(task: dict[str, Any], message: str) -> Response:
+    cancelled = task["status"] == "cancelled"
     return success(
         {
             "id": task["id"],

@@ -6,7 +6,7 @@ stands for several: `id IN ?` with `[1, 2]` is `id IN (1, 2)`. Refuses to know a
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from taskmanager.db.cache import Row as Row
 from taskmanager.db.connection import database
@@ -14,6 +14,8 @@ from taskmanager.db.connection import database
 # What one statement may have: SQLite before 3.32 takes 999 values, every later one 32,766.
 MAX_VALUES = 999 if sqlite3.sqlite_version_info < (3, 32) else 32_766
 MAX_ROWS = 500
+
+T = TypeVar("T")
 
 
 def execute(template: str, values: Sequence[Any] = ()) -> Any:
@@ -60,6 +62,17 @@ def fetch_one(template: str, values: Sequence[Any] = ()) -> Row | None:
     return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
 
 
+def fetch_value(template: str, values: Sequence[Any] = ()) -> Any:
+    """The first column of the first row of a SELECT, or None."""
+    row = execute(template, values).fetchone()
+    return None if row is None else row[0]
+
+
+def parts_of(items: Sequence[T], most: int) -> list[Sequence[T]]:
+    """Items in parts of at most `most`, where one statement cannot take them all."""
+    return [items[start : start + most] for start in range(0, len(items), most)]
+
+
 def insert(table: str, row: Mapping[str, Any]) -> int:
     """Inserts one row; returns its id."""
     return int(insert_rows(table, [row]).lastrowid)
@@ -80,8 +93,8 @@ def insert_many(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     at_once = min(MAX_ROWS, MAX_VALUES // len(rows[0]))
-    for start in range(0, len(rows), at_once):
-        insert_rows(table, rows[start : start + at_once])
+    for some in parts_of(rows, at_once):
+        insert_rows(table, some)
 
 
 def update(

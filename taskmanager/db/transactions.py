@@ -30,13 +30,13 @@ class _PerThread(threading.local):
     """`after_commit`: what is to be done once the thread's transaction is committed."""
 
     def __init__(self) -> None:
-        self.after_commit: list[Callable[[], None]] = []
+        self.after_commit: list[Callable[[], object]] = []
 
 
 _own = _PerThread()
 
 
-def after_commit(action: Callable[[], None]) -> None:
+def after_commit(action: Callable[[], object]) -> None:
     """Does something once the present write transaction is committed; never if it is not."""
     _own.after_commit.append(action)
 

@@ -7,7 +7,7 @@ locked is in claim_sql.py.
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from taskmanager.access.caller import Caller
@@ -37,15 +37,6 @@ class ClaimRequest(NamedTuple):
     request_id: str | None = None
 
 
-class ClaimableType(NamedTuple):
-    """A task type to take from. `has_tasks`: whether any of its tasks is pending."""
-
-    type_id: int
-    type_name: str
-    lease_seconds: int
-    has_tasks: bool
-
-
 def claim_tasks(
     request: ClaimRequest, *, defaults: TaskDefaults, caller: Caller, now: int
 ) -> list[Row]:
@@ -63,8 +54,8 @@ def claim_tasks(
         return repeated
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     for rounds_left in reversed(range(MAX_ROUNDS)):
-        types = _claimable_types(request, defaults, caller)
-        if any(task_type.has_tasks for task_type in types):
+        types = _claimable_types(request, caller, defaults)
+        if any(task_type["some_task_id"] for task_type in types):
             if tasks := _take(request, types, caller, now):
                 return tasks
         # The last round runs no maintenance: no round would follow to claim what becomes due.
@@ -77,32 +68,36 @@ def claim_tasks(
 
 
 @write_transaction
-def _take(
-    request: ClaimRequest, types: Sequence[ClaimableType], caller: Caller, now: int
-) -> list[Row]:
-    if request.request_id and (repeated := _given_to_parallel_call(request, caller, now)):
-        return repeated
+def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int) -> list[Row]:
+    if request.request_id:
+        # Both of two parallel calls write the worker's row first, so one of them waits until the
+        # other has committed. In a Galera cluster the later COMMIT is refused instead, and its
+        # transaction runs again.
+        workers.record_sign_of_life(request.worker_id, now=now, always=True)
+        if repeated := _given_before(request, caller, now):
+            return repeated
     tasks: list[Row] = []
     room = MAX_ANSWER_TEXT
     for task_type, count in _count_per_type(types, request):
-        locked = lock_next(request.order, task_type.type_id, count=count, room=room, now=now)
+        locked = lock_next(request.order, task_type["id"], count=count, room=room, now=now)
         tasks += _hold(locked, task_type, request, now)
         room -= sum(len(task["params"]) for task in locked)
         if room <= 0:
             break
     if tasks:
-        history.record_each(tasks, event="claimed", caller=caller, now=now)
+        history.record(tasks, "claimed", caller=caller, now=now)
         workers.record_sign_of_life(request.worker_id, now=now)
-    return tasks if len(types) == 1 else _in_order(tasks, request.order)
+    if len(types) > 1:
+        order = request.order
+        tasks.sort(key=lambda task: (task[order.column], task["id"]), reverse=order.backwards)
+    return tasks
 
 
-def _hold(
-    locked: Sequence[Row], task_type: ClaimableType, request: ClaimRequest, now: int
-) -> list[Row]:
+def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int) -> list[Row]:
     """Makes locked tasks the worker's; each gets a token of its own for this attempt."""
     if not locked:
         return []
-    lease_seconds = request.lease_seconds or task_type.lease_seconds
+    lease_seconds = request.lease_seconds or task_type["lease_seconds"]
     nonce = secrets.token_urlsafe(16)
     held = {
         "status": "claimed",
@@ -124,7 +119,7 @@ def _hold(
             **held,
             "attempts": task["attempts"] + 1,
             "claim_token": f"{nonce}.{task['id']}",
-            "type": task_type.type_name,
+            "type": task_type["name"],
         }
         for task in locked
     ]
@@ -138,52 +133,40 @@ HOLD = (
 )
 
 
-def _claimable_types(
-    request: ClaimRequest, defaults: TaskDefaults, caller: Caller
-) -> list[ClaimableType]:
-    """The types that the request and the caller's key allow and that are not paused."""
+def _claimable_types(request: ClaimRequest, caller: Caller, defaults: TaskDefaults) -> list[Row]:
+    """The types that the request and the caller's key allow and that are not paused.
+
+    Each with the id of some pending task, None where there is none, and with the
+    seconds of a lease.
+    """
     found = task_types.find_task_types(
         ids=request.type_ids,
         names=request.type_names,
         pattern=request.type_pattern,
         caller=caller,
-        columns={
-            "is_paused": "is_paused",
-            "lease_seconds": "lease_seconds",
-            "some_task_id": f"({request.order.any_id_of_type})",
-        },
+        columns="id, name, is_paused, lease_seconds, "
+        f"({request.order.any_id_of_type}) AS some_task_id",
     )
     return [
-        ClaimableType(
-            type_id=row["id"],
-            type_name=row["name"],
-            lease_seconds=row["lease_seconds"] or defaults.lease_seconds,
-            has_tasks=row["some_task_id"] is not None,
-        )
+        {**row, "lease_seconds": row["lease_seconds"] or defaults.lease_seconds}
         for row in found
         if not row["is_paused"]
     ]
 
 
-def _count_per_type(
-    types: Sequence[ClaimableType], request: ClaimRequest
-) -> Iterable[tuple[ClaimableType, int]]:
+def _count_per_type(types: Sequence[Row], request: ClaimRequest) -> list[tuple[Row, int]]:
     """Splits the limit over the types: how many of the first tasks of all belong to each.
 
     Another worker may take some of them first (MySQL); then the next of the
     same type are taken instead.
     """
-    by_id = {task_type.type_id: task_type for task_type in types if task_type.has_tasks}
+    by_id = {task_type["id"]: task_type for task_type in types if task_type["some_task_id"]}
     if len(by_id) == 1:
         return [(task_type, request.limit) for task_type in by_id.values()]
     heads = find_heads(list(by_id), order=request.order, count=request.limit)
     heads.sort(key=lambda head: (head["rank_value"], head["id"]), reverse=request.order.backwards)
     counts = Counter(head["task_type_id"] for head in heads[: request.limit])
     return [(by_id[type_id], count) for type_id, count in counts.items()]
-
-
-def _in_order(tasks: list[Row], order: ClaimOrder) -> list[Row]:
-    return sorted(tasks, key=lambda task: (task[order.column], task["id"]), reverse=order.backwards)
 
 
 def _given_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
@@ -199,41 +182,18 @@ def _given_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
         f"ORDER BY {request.order.order_by}",
         (request.worker_id, request.request_id, now),
     )
-    named = ({**row, "type": task_types.name_of(row["task_type_id"])} for row in rows)
-    return [row for row in named if caller.may_touch(row["type"])]
+    return task_types.allowed_rows(rows, caller)
 
 
-def _given_to_parallel_call(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
-    """Like `_given_before`, but first waits for a parallel call with the same request_id.
-
-    Both calls write the worker's row first, so one of them waits until the other has committed.
-    In a Galera cluster the later COMMIT is refused instead, and its transaction runs again.
-    """
-    workers.record_sign_of_life(request.worker_id, now=now, always=True)
-    return _given_before(request, caller, now)
-
-
-def _nothing_available(
-    request: ClaimRequest, types: Sequence[ClaimableType], now: int
-) -> NoTaskAvailable:
+def _nothing_available(request: ClaimRequest, types: Sequence[Row], now: int) -> NoTaskAvailable:
     names = request.type_names or ([request.type_pattern] if request.type_pattern else [])
     what = f" of type {', '.join(names)}" if names else ""
     if not types:
-        return NoTaskAvailable(
-            f"No available tasks{what}: no task type that this claim may take from is "
-            "registered and running.",
-            details={"poll_after_seconds": POLL_SECONDS_PAUSED},
-        )
-    return NoTaskAvailable(
-        f"No available tasks{what}.",
-        details={"poll_after_seconds": _poll_after_seconds(now)},
-    )
-
-
-def _poll_after_seconds(now: int) -> int:
-    """When to ask again: at the time of the next scheduled task, else after a few seconds."""
-    soonest = maintenance.next_due(now=now).task_at
-    if soonest is None:
-        return POLL_SECONDS_EMPTY
-    seconds = math.ceil((soonest - now) / 1000)
-    return max(1, min(POLL_SECONDS_EMPTY, seconds))
+        why = ": no task type that this claim may take from is registered and running"
+        seconds = POLL_SECONDS_PAUSED
+    else:  # when the next scheduled task is due, or after a few seconds
+        due_at = maintenance.next_due(now=now).task_at
+        in_seconds = POLL_SECONDS_EMPTY if due_at is None else math.ceil((due_at - now) / 1000)
+        why, seconds = "", max(1, min(POLL_SECONDS_EMPTY, in_seconds))
+    message = f"No available tasks{what}{why}."
+    return NoTaskAvailable(message, details={"poll_after_seconds": seconds})

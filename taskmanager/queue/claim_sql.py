@@ -13,7 +13,7 @@ from functools import cached_property
 
 from taskmanager.db.connection import cache, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.statements import Row, fetch_all, fetch_one
+from taskmanager.db.statements import Row, fetch_all, fetch_one, parts_of
 from taskmanager.queue.answer_size import COLUMNS, count_that_fits
 
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
@@ -30,7 +30,7 @@ _OVERWRITTEN = {
     *("lease_expires_at", "progress", "progress_message", "updated_at"),
 }
 _COLUMNS = ", ".join(column for column in COLUMNS if column not in _OVERWRITTEN)
-_PENDING = "task_type_id = ? AND status = 'pending'"
+_LOCKED = " {lock_free_rows}"
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,6 @@ class ClaimOrder:
     backwards: bool
 
     @cached_property
-    def _tasks(self) -> str:
-        return f"{{tasks}} {{index {self.index_name}}}"
-
-    @cached_property
     def order_by(self) -> str:
         direction = "DESC" if self.backwards else "ASC"
         columns = [self.column] if self.column == "id" else [self.column, "id"]
@@ -63,38 +59,33 @@ class ClaimOrder:
         Not for the next one: MySQL would sort all of them here.
         """
         return (
-            f"SELECT id FROM {self._tasks} "
+            f"SELECT id FROM {{tasks}} {{index {self.index_name}}} "
             "WHERE task_type_id = {task_types}.id AND status = 'pending' LIMIT 1"
         )
 
     @cached_property
     def heads(self) -> str:
         """The next tasks of one type, without a lock. Values: type id, number of rows."""
-        return (
-            f"SELECT id, task_type_id, {self.column} AS rank_value "
-            f"FROM {self._tasks} WHERE {_PENDING} ORDER BY {self.order_by} LIMIT ?"
-        )
+        return self._next(f"id, task_type_id, {self.column} AS rank_value")
 
     @cached_property
     def sizes(self) -> str:
         """How large the next tasks of one type are. Values: type id, number of rows."""
-        return (
-            f"SELECT LENGTH(params) AS size FROM {self._tasks} "
-            f"WHERE {_PENDING} ORDER BY {self.order_by} LIMIT ?"
-        )
+        return self._next("LENGTH(params) AS size")
 
     @cached_property
     def lock(self) -> str:
         """Locks the next tasks of one type. Values: type id, number of rows."""
-        return self._lock("")
+        return self._next(_COLUMNS) + _LOCKED
 
     @cached_property
     def lock_from_head(self) -> str:
         """The same from one task on. Values: type id, begin_at() of the task, number of rows."""
         after = "<" if self.backwards else ">"
-        if self.column == "id":
-            return self._lock(f"AND id {after}= ?")
-        return self._lock(f"AND ({self.column} = ? AND id {after}= ? OR {self.column} {after} ?)")
+        from_head = f" AND id {after}= ?"
+        if self.column != "id":
+            from_head = f" AND ({self.column} = ? AND id {after}= ? OR {self.column} {after} ?)"
+        return self._next(_COLUMNS, from_head) + _LOCKED
 
     def begin_at(self, head: Row) -> tuple[int, ...]:
         """The values of lock_from_head that stand for a row of heads."""
@@ -102,10 +93,11 @@ class ClaimOrder:
             return (head["id"],)
         return (head["rank_value"], head["id"], head["rank_value"])
 
-    def _lock(self, condition: str) -> str:
+    def _next(self, columns: str, condition: str = "") -> str:
         return (
-            f"SELECT {_COLUMNS} FROM {self._tasks} WHERE {_PENDING} {condition} "
-            f"ORDER BY {self.order_by} LIMIT ? {{lock_free_rows}}"
+            f"SELECT {columns} FROM {{tasks}} {{index {self.index_name}}} "
+            f"WHERE task_type_id = ? AND status = 'pending'{condition} "
+            f"ORDER BY {self.order_by} LIMIT ?"
         )
 
 
@@ -125,16 +117,14 @@ CLAIM_ORDERS = {
     ("attempts", "ASC"): ClaimOrder("tasks_claim_by_attempts", "attempts", backwards=False),
     ("attempts", "DESC"): ClaimOrder("tasks_claim_by_attempts", "attempts", backwards=True),
 }
-SORT_COLUMNS = ("priority", "created_at", "id", "attempts")
-
 # Where only `sort_by` is given: what a person would expect of that column.
 DEFAULT_DIRECTION = {"priority": "DESC", "created_at": "ASC", "id": "ASC", "attempts": "ASC"}
-DEFAULT_COLUMN = "priority"
+SORT_COLUMNS = tuple(DEFAULT_DIRECTION)
 
 
 def claim_order(sort_by: str | None, sort_order: str | None) -> ClaimOrder:
     """The order for a claim; either part may be left out. `sort_order` in either case."""
-    column = sort_by or DEFAULT_COLUMN
+    column = sort_by or "priority"
     return CLAIM_ORDERS[column, (sort_order or DEFAULT_DIRECTION[column]).upper()]
 
 
@@ -144,8 +134,7 @@ def find_heads(type_ids: Sequence[int], *, order: ClaimOrder, count: int) -> lis
     Read without a lock. `rank_value` is what the order's column holds.
     """
     heads: list[Row] = []
-    for start in range(0, len(type_ids), TYPES_PER_STATEMENT):
-        some = type_ids[start : start + TYPES_PER_STATEMENT]
+    for some in parts_of(type_ids, TYPES_PER_STATEMENT):
         members = " UNION ALL ".join([dialect().union_member % order.heads] * len(some))
         heads += fetch_all(members, [value for type_id in some for value in (type_id, count)])
     return heads
@@ -159,8 +148,8 @@ def lock_next(order: ClaimOrder, type_id: int, *, count: int, room: int, now: in
     if count > FEW_TASKS:
         sizes = fetch_all(order.sizes, (type_id, count))
         count = count_that_fits((row["size"] for row in sizes), room)
-    if dialect() is SQLITE:
-        rows = _lock_as_only_writer(order, type_id, count)
+    if dialect() is SQLITE:  # the transaction has the write lock already
+        rows = fetch_all(order.lock, (type_id, count))
     elif skips_locked():
         rows = _lock_what_nobody_locks(order, type_id, count)
     else:
@@ -168,11 +157,6 @@ def lock_next(order: ClaimOrder, type_id: int, *, count: int, room: int, now: in
     if len(rows) > 1:
         rows = rows[: count_that_fits((len(row["params"]) for row in rows), room)]
     return rows
-
-
-def _lock_as_only_writer(order: ClaimOrder, type_id: int, count: int) -> list[Row]:
-    """SQLite: the transaction has the write lock already."""
-    return fetch_all(order.lock, (type_id, count))
 
 
 def _lock_what_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list[Row]:

@@ -5,13 +5,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.statements import Row, fetch_all, fetch_one
+from taskmanager.db.statements import Row, fetch_all, fetch_one, fetch_value
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import dedupe, history, retry, workers
-from taskmanager.queue.holder import NOT_CLAIMED, Holder, lock_tasks, require_holder, update_held
+from taskmanager.queue.holder import (
+    Holder,
+    finished,
+    lock_tasks,
+    require_holder,
+    update_held,
+    waiting_again,
+)
+from taskmanager.queue.read import FINISHED_STATUSES
 
 MAX_ERROR_CHARACTERS = 10_000
+
+# A task as it was locked, the columns that its report changes, and the row of its history.
+Report = tuple[Row, Row, Row]
 
 
 class Completion(NamedTuple):
@@ -25,6 +36,11 @@ class Completion(NamedTuple):
     error_code: str | None = None
     is_retryable: bool = True
     retry_after_seconds: float | None = None
+
+    @property
+    def message(self) -> str | None:
+        """The error message as it is stored."""
+        return (self.error_message or "")[:MAX_ERROR_CHARACTERS] or None
 
 
 class CompletionOutcome(NamedTuple):
@@ -66,52 +82,42 @@ def complete_tasks(
     tasks = lock_tasks([completion.task_id for completion in completions], caller)
     policies = _retry_policies(completions, tasks)
     outcomes: list[CompletionOutcome] = []
-    unwritten: dict[int, _Report] = {}
-    events: list[Row] = []
+    unwritten: dict[int, Report] = {}
+    events: list[str] = []
     for completion in completions:
         if completion.task_id in unwritten:  # a second report is judged by what the first has left
             _write(unwritten)
         task = tasks.get(completion.task_id)
-        holder = Holder(worker_id=worker_id, claim_token=completion.claim_token)
+        holder = Holder(worker_id, completion.claim_token)
         try:
             held = require_holder(task, completion.task_id, holder)
-            changes, event = _decide(held, completion, policies, now)
+            changes = _decide(held, completion, policies, now)
         except TaskManagerError as error:
             outcomes.append(_replay(task, completion, holder) or CompletionOutcome(error=error))
             continue
-        report = _Report(held, changes, _event_row(held, changes, event, completion, caller, now))
-        unwritten[completion.task_id] = report
-        events.append(report.event)
+        event = _event_row(held, changes, completion, caller, now)
+        unwritten[completion.task_id] = held, changes, event
+        events.append(event["event"])
         tasks[completion.task_id] = done = {**held, **changes}
-        outcomes.append(CompletionOutcome(task=done, will_retry=event == "retry_scheduled"))
+        outcomes.append(CompletionOutcome(done, will_retry=events[-1] == "retry_scheduled"))
     _write(unwritten)
     if events:
-        completed = sum(event["event"] == "completed" for event in events)
+        completed = events.count("completed")
         workers.record_sign_of_life(
             worker_id, now=now, completed=completed, failed=len(events) - completed
         )
     return outcomes
 
 
-class _Report(NamedTuple):
-    """A task as it was locked, the columns that its report changes, and the row of its history."""
-
-    task: Row
-    changes: Row
-    event: Row
-
-
-def _write(unwritten: dict[int, _Report]) -> None:
+def _write(unwritten: dict[int, Report]) -> None:
     """Stores these reports and takes them out."""
-    update_held([(report.task, report.changes) for report in unwritten.values()])
-    history.record([report.event for report in unwritten.values()])
+    update_held([(task, changes) for task, changes, _ in unwritten.values()])
+    history.record_rows([event for _, _, event in unwritten.values()])
     unwritten.clear()
 
 
-def _event_row(
-    held: Row, changes: Row, event: str, completion: Completion, caller: Caller, now: int
-) -> Row:
-    failure = None
+def _event_row(held: Row, changes: Row, completion: Completion, caller: Caller, now: int) -> Row:
+    status, failure = changes["status"], None
     if not completion.success:
         failure = {
             "error_code": completion.error_code,
@@ -119,15 +125,12 @@ def _event_row(
             "available_at": changes.get("available_at"),
         }
     return history.event_row(
-        task_id=held["id"],
-        event=event,
-        status=changes["status"],
-        attempt=held["attempts"],
-        worker_id=held["worker_id"],
-        api_key_id=caller.key_id,
-        claim_token=held["claim_token"],
+        held,
+        status if status in FINISHED_STATUSES else "retry_scheduled",
+        status=status,
         message=changes["error_message"],
         metadata=failure,
+        caller=caller,
         now=now,
     )
 
@@ -142,63 +145,27 @@ def _retry_policies(completions: Sequence[Completion], tasks: Mapping[int, Row])
     return {row["id"]: json.loads(row["retry"]) if row["retry"] else None for row in rows}
 
 
-def _decide(
-    task: Row, completion: Completion, policies: dict[int, Any], now: int
-) -> tuple[Row, str]:
-    """The columns that change, and the event for the history."""
+def _decide(task: Row, completion: Completion, policies: dict[int, Any], now: int) -> Row:
+    """The columns that change."""
     if completion.success:
         if completion.error_message or completion.error_code:
             raise InvalidRequest("A successful completion carries no error.")
-        changes = {
-            "status": "completed",
-            "result": _result_text(completion),
-            "error_message": None,
-            "error_code": None,
-            "progress": 100,
-        }
-        return {**changes, **_finished(now)}, "completed"
-    error = {
-        "error_message": (completion.error_message or "")[:MAX_ERROR_CHARACTERS] or None,
-        "error_code": completion.error_code,
-    }
-    decision = retry.decide_retry(
+        result = None
+        if completion.result is not None:
+            result = json.dumps(completion.result, ensure_ascii=False, separators=(",", ":"))
+        no_error = {"error_message": None, "error_code": None}
+        return {**finished("completed", now), **no_error, "result": result, "progress": 100}
+    error = {"error_message": completion.message, "error_code": completion.error_code}
+    delay = retry.retry_delay(
         policy=policies[task["task_type_id"]],
         attempts=task["attempts"],
         max_attempts=task["max_attempts"],
         is_retryable=completion.is_retryable,
         retry_after_seconds=completion.retry_after_seconds,
     )
-    if decision.delay_seconds is None:
-        return {**error, "status": "failed", **_finished(now)}, "failed"
-    available_at = now + round(decision.delay_seconds * 1000)
-    return {
-        **error,
-        **NOT_CLAIMED,
-        "status": "scheduled" if available_at > now else "pending",
-        "available_at": available_at,
-        "updated_at": now,
-    }, "retry_scheduled"
-
-
-def _finished(now: int) -> Row:
-    return {
-        **NOT_CLAIMED,
-        **dedupe.KEYS_WHEN_FINISHED,
-        "completed_at": now,
-        "updated_at": now,
-    }
-
-
-def _result_text(completion: Completion) -> str | None:
-    if completion.result is None:
-        return None
-    return json.dumps(completion.result, ensure_ascii=False, separators=(",", ":"))
-
-
-def _is_result(result: Any, stored_text: str | None) -> bool:
-    """Whether `result` equals what is stored; the order of keys does not matter."""
-    stored = None if stored_text is None else json.loads(stored_text)
-    return dedupe.canonical_json(result) == dedupe.canonical_json(stored)
+    if delay is None:
+        return {**finished("failed", now), **error}
+    return {**waiting_again(delay, now), **error}
 
 
 def _replay(task: Row | None, completion: Completion, holder: Holder) -> CompletionOutcome | None:
@@ -209,8 +176,9 @@ def _replay(task: Row | None, completion: Completion, holder: Holder) -> Complet
     """
     if task is None:
         return None
-    of_attempt = "claim_token = ?" if holder.claim_token else "worker_id = ? AND attempt = ?"
-    values = [holder.claim_token] if holder.claim_token else [holder.worker_id, task["attempts"]]
+    of_attempt, values = "worker_id = ? AND attempt = ?", [holder.worker_id, task["attempts"]]
+    if holder.claim_token:
+        of_attempt, values = "claim_token = ?", [holder.claim_token]
     event = fetch_one(
         "SELECT event, message, metadata, worker_id FROM {task_logs} WHERE task_id = ? "
         f"AND event IN ('completed', 'failed', 'retry_scheduled') AND {of_attempt} "
@@ -219,22 +187,19 @@ def _replay(task: Row | None, completion: Completion, holder: Holder) -> Complet
     )
     if event is None or event["worker_id"] != holder.worker_id:
         return None
-    stored = fetch_one("SELECT result FROM {tasks} WHERE id = ?", (task["id"],))
-    task = {**task, **(stored or {})}
-    if not _is_same_report(task, completion, event):
+    result = fetch_value("SELECT result FROM {tasks} WHERE id = ?", (task["id"],))
+    if not _is_same_report(completion, event, result):
         return None
-    return CompletionOutcome(
-        task=task, will_retry=event["event"] == "retry_scheduled", replayed=True
-    )
+    will_retry = event["event"] == "retry_scheduled"
+    return CompletionOutcome({**task, "result": result}, will_retry=will_retry, replayed=True)
 
 
-def _is_same_report(task: Row, completion: Completion, event: Row) -> bool:
-    if completion.success:
-        return event["event"] == "completed" and _is_result(completion.result, task["result"])
-    if event["event"] == "completed":
+def _is_same_report(completion: Completion, event: Row, result: str | None) -> bool:
+    """Whether the history's `event` and the stored result came from such a report."""
+    if completion.success != (event["event"] == "completed"):
         return False
-    metadata = json.loads(event["metadata"])
-    message = (completion.error_message or "")[:MAX_ERROR_CHARACTERS]
-    return bool(
-        message == (event["message"] or "") and completion.error_code == metadata["error_code"]
-    )
+    if completion.success:  # the order of keys does not matter
+        stored = None if result is None else json.loads(result)
+        return dedupe.canonical_json(completion.result) == dedupe.canonical_json(stored)
+    error = (event["message"], json.loads(event["metadata"])["error_code"])
+    return error == (completion.message, completion.error_code)

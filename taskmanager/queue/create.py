@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.statements import MAX_ROWS, Row, fetch_all
-from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import (
-    DatabaseUnavailable,
-    InvalidRequest,
-    NotFound,
-    TaskManagerError,
-)
+from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, parts_of
+from taskmanager.errors import DatabaseUnavailable, InvalidRequest, NotFound, TaskManagerError
 from taskmanager.params import validation
 from taskmanager.queue import dedupe, task_types
-from taskmanager.queue.store import Stored, store_tasks
+from taskmanager.queue.store import store_in_transaction
 from taskmanager.queue.task_types import TaskDefaults
 
 MAX_DELAY_SECONDS = 10 * 366 * 86_400
+
+# `type`, `params` and, where given, the other fields of `POST /api/tasks`; `available_at` in
+# milliseconds.
+Request = Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -31,13 +29,8 @@ class Outcome:
     error: TaskManagerError | None = None
 
 
-def create_task(
-    request: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
-) -> Outcome:
+def create_task(request: Request, *, defaults: TaskDefaults, caller: Caller, now: int) -> Outcome:
     """Creates one task, or finds the one that holds its key.
-
-    `request` has `type`, `params` and, optionally, the other fields of
-    `POST /api/tasks`; `available_at` in milliseconds.
 
     Transition: nothing → pending, or scheduled where its time is to come.
     Commits together: the task and its first history row.
@@ -51,12 +44,7 @@ def create_task(
 
 
 def create_tasks(
-    requests: Sequence[Mapping[str, Any]],
-    *,
-    atomic: bool,
-    defaults: TaskDefaults,
-    caller: Caller,
-    now: int,
+    requests: Sequence[Request], *, atomic: bool, defaults: TaskDefaults, caller: Caller, now: int
 ) -> list[Outcome]:
     """Creates many tasks in one transaction; an Outcome per request, in order.
 
@@ -64,23 +52,18 @@ def create_tasks(
     see `create_task`.
     """
     rows = _rows(requests, defaults, caller, now)
-    wanted = [row for row in rows if not isinstance(row, TaskManagerError)]
-    if not wanted or (atomic and len(wanted) < len(rows)):
-        return [Outcome(error=row if isinstance(row, TaskManagerError) else None) for row in rows]
-    stored = iter(_store(wanted, caller))
-    return [
-        Outcome(error=row) if isinstance(row, TaskManagerError) else _outcome(*next(stored))
-        for row in rows
-    ]
-
-
-def _outcome(task: Row, existed: bool) -> Outcome:
-    type_name = task_types.name_of(task["task_type_id"])
-    return Outcome(task={**task, "type": type_name}, deduplicated=existed)
+    outcomes = [Outcome(error=row if isinstance(row, TaskManagerError) else None) for row in rows]
+    good = [row for row in rows if not isinstance(row, TaskManagerError)]
+    if good and (len(good) == len(rows) or not atomic):
+        stored = store_in_transaction(good, caller=caller)
+        unanswered = (outcome for outcome in outcomes if outcome.error is None)
+        for outcome, (task, existed) in zip(unanswered, stored, strict=True):
+            outcome.task, outcome.deduplicated = task_types.with_type(task), existed
+    return outcomes
 
 
 def _rows(
-    requests: Sequence[Mapping[str, Any]], defaults: TaskDefaults, caller: Caller, now: int
+    requests: Sequence[Request], defaults: TaskDefaults, caller: Caller, now: int
 ) -> list[Row | TaskManagerError]:
     """For each request the row to store, or why there is none."""
     rows: list[Row | TaskManagerError] = []
@@ -103,26 +86,20 @@ def _rows(
     return rows
 
 
-def prepare_task(
-    request: Mapping[str, Any], *, defaults: TaskDefaults, caller: Caller, now: int
-) -> Row:
+def prepare_task(request: Request, *, defaults: TaskDefaults, caller: Caller, now: int) -> Row:
     """The row that `request` makes, for `store_tasks`; raises what `create_task` raises."""
     return _new_row(request, _type_for(request["type"], {}, caller), defaults, now)
 
 
-def _missing_parents(requests: Sequence[Mapping[str, Any]], caller: Caller) -> set[int]:
+def _missing_parents(requests: Sequence[Request], caller: Caller) -> set[int]:
     """Parents asked for that do not exist, or that the caller may not know to exist."""
     wanted = {request["parent_task_id"] for request in requests if request.get("parent_task_id")}
     if not wanted:
-        return set()
-    ids = list(wanted)
+        return wanted
     found: list[Row] = []
-    for start in range(0, len(ids), MAX_ROWS):
-        some = ids[start : start + MAX_ROWS]
+    for some in parts_of(list(wanted), MAX_ROWS):
         found += fetch_all("SELECT id, task_type_id FROM {tasks} WHERE id IN ?", (some,))
-    return wanted - {
-        row["id"] for row in found if caller.may_touch(task_types.name_of(row["task_type_id"]))
-    }
+    return wanted - {row["id"] for row in task_types.allowed_rows(found, caller)}
 
 
 def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Caller) -> Row:
@@ -145,7 +122,7 @@ def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Calle
 
 
 def _new_row(
-    request: Mapping[str, Any],
+    request: Request,
     task_type: Row,
     defaults: TaskDefaults,
     now: int,
@@ -188,15 +165,10 @@ def _first_given(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-def _available_at(request: Mapping[str, Any], now: int) -> int:
+def _available_at(request: Request, now: int) -> int:
     delay, moment = request.get("delay_seconds"), request.get("available_at")
     if delay is not None and moment is not None:
         raise InvalidRequest("Send delay_seconds or available_at, not both.")
     if moment is not None and moment > now + MAX_DELAY_SECONDS * 1000:
         raise InvalidRequest("available_at is more than ten years away.")
     return round(now + delay * 1000) if delay is not None else (moment or now)
-
-
-@write_transaction
-def _store(rows: list[Row], caller: Caller) -> list[Stored]:
-    return store_tasks(rows, caller=caller)

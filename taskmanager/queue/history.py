@@ -12,63 +12,40 @@ from taskmanager.db.statements import Row, fetch_all, insert_many
 
 
 def event_row(
-    *,
-    task_id: int,
+    task: Row,
     event: str,
-    status: str | None,
+    *,
     now: int,
-    attempt: int | None = None,
-    worker_id: str | None = None,
-    api_key_id: int | None = None,
-    claim_token: str | None = None,
+    caller: Caller | None = None,
+    status: str | None = None,
     message: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Row:
-    """A row for `record`; `status` is the task's after the event."""
+    """A row for `record_rows`, with the attempt, worker and claim token where `task` has them.
+
+    `status` is that of the task after the event, unless `task` has it already.
+    """
     return {
-        "task_id": task_id,
+        "task_id": task["id"],
         "event": event,
-        "status": status,
-        "attempt": attempt,
-        "worker_id": worker_id,
-        "api_key_id": api_key_id,
-        "claim_token": claim_token,
+        "status": status or task["status"],
+        "attempt": task.get("attempts"),
+        "worker_id": task.get("worker_id"),
+        "api_key_id": caller.key_id if caller else None,
+        "claim_token": task.get("claim_token"),
         "message": message,
         "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else None,
         "created_at": now,
     }
 
 
-def record(rows: Sequence[Row]) -> None:
+def record(tasks: Iterable[Row], event: str, **details: Any) -> None:
+    """Stores the same event for each task; `details` are those that `event_row` takes."""
+    insert_many("task_logs", [event_row(task, event, **details) for task in tasks])
+
+
+def record_rows(rows: Sequence[Row]) -> None:
     """Stores rows made by `event_row`, in order."""
-    insert_many("task_logs", rows)
-
-
-def record_each(
-    tasks: Iterable[Row],
-    *,
-    event: str,
-    now: int,
-    caller: Caller | None = None,
-    status: str | None = None,
-) -> None:
-    """Stores the same event for each task, with its attempt, worker and claim token.
-
-    `status` is that of the tasks after the event, unless their rows have it already.
-    """
-    rows = [
-        event_row(
-            task_id=task["id"],
-            event=event,
-            status=status or task["status"],
-            attempt=task["attempts"],
-            worker_id=task["worker_id"],
-            api_key_id=caller.key_id if caller else None,
-            claim_token=task["claim_token"],
-            now=now,
-        )
-        for task in tasks
-    ]
     insert_many("task_logs", rows)
 
 

@@ -10,17 +10,19 @@ from typing import NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.statements import MAX_ROWS, Row, execute, fetch_all, fetch_one
-from taskmanager.errors import (
-    ClaimLost,
-    NotAllowed,
-    TaskFinished,
-    TaskManagerError,
-    TaskNotClaimed,
+from taskmanager.db.statements import (
+    MAX_ROWS,
+    Row,
+    execute,
+    fetch_all,
+    fetch_one,
+    fetch_value,
+    parts_of,
 )
-from taskmanager.queue import task_types
+from taskmanager.errors import ClaimLost, NotAllowed, TaskFinished, TaskManagerError, TaskNotClaimed
+from taskmanager.queue import dedupe, task_types
 from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits
-from taskmanager.queue.read import FINISHED_STATUSES, task_not_found
+from taskmanager.queue.read import FINISHED_STATUSES, require_task
 
 # What one statement changes: tasks, each of which looks up its own values, and characters of
 # their results and errors. Servers take packets of 1 MB and more.
@@ -29,7 +31,10 @@ MAX_TEXT_TOGETHER = 65_536
 
 # What a task loses when its attempt is over.
 NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
+NO_PROGRESS: Row = {"progress": None, "progress_message": None}
 _LIGHT = ", ".join(LIGHT_COLUMNS)
+
+Update = tuple[Row, Row]  # a task of lock_tasks(), and the columns that change
 
 
 class Holder(NamedTuple):
@@ -37,6 +42,19 @@ class Holder(NamedTuple):
 
     worker_id: str
     claim_token: str | None = None
+
+
+def finished(status: str, now: int) -> Row:
+    """The columns of a task that ends with this status."""
+    ends_at = {"completed_at": now, "updated_at": now}
+    return {**NOT_CLAIMED, **dedupe.KEYS_WHEN_FINISHED, "status": status, **ends_at}
+
+
+def waiting_again(delay_seconds: float, now: int) -> Row:
+    """The columns of a task that may be claimed again, after the delay."""
+    available_at = now + round(delay_seconds * 1000)
+    status = "scheduled" if available_at > now else "pending"
+    return {**NOT_CLAIMED, "status": status, "available_at": available_at, "updated_at": now}
 
 
 def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
@@ -48,16 +66,12 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     # One order for everybody: two transactions that want the same rows cannot deadlock.
     ids = sorted(set(task_ids))
     rows: list[Row] = []
-    for start in range(0, len(ids), MAX_ROWS):
-        some = ids[start : start + MAX_ROWS]
+    for some in parts_of(ids, MAX_ROWS):
         rows += fetch_all(
             f"SELECT {_LIGHT} FROM {{tasks}} WHERE id IN ? ORDER BY id {{lock_rows}}", (some,)
         )
     # Only a completed task has a result, which a repeated report alone reads: see complete.py.
-    named = (
-        {**row, "result": None, "type": task_types.name_of(row["task_type_id"])} for row in rows
-    )
-    return {row["id"]: row for row in named if caller.may_touch(row["type"])}
+    return {row["id"]: {**row, "result": None} for row in task_types.allowed_rows(rows, caller)}
 
 
 def require_holder(task: Row | None, task_id: int, holder: Holder) -> Row:
@@ -67,8 +81,7 @@ def require_holder(task: Row | None, task_id: int, holder: Holder) -> Row:
     expired, and after the task was requeued for that, until another attempt begins.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     """
-    if task is None:
-        raise task_not_found(task_id)
+    task = require_task(task, task_id)
     status = task["status"]
     if status in FINISHED_STATUSES:
         raise TaskFinished(
@@ -77,14 +90,7 @@ def require_holder(task: Row | None, task_id: int, holder: Holder) -> Row:
             code="task_cancelled" if status == "cancelled" else None,
             details={"status": status},
         )
-    if holder.claim_token is not None and task["claim_token"] == holder.claim_token:
-        if task["worker_id"] != holder.worker_id:
-            raise NotAllowed(
-                f"Task {task_id} is held by another worker than '{holder.worker_id}'.",
-                code="claimed_by_other",
-            )
-        return task
-    if holder.claim_token is not None:
+    if holder.claim_token is not None and holder.claim_token != task["claim_token"]:
         raise _token_refused(task, holder.claim_token)
     if task["claim_token"] is None:
         raise TaskNotClaimed(
@@ -124,12 +130,12 @@ def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
     attempt = f"Attempt {last['attempt']} of task {task['id']} " + _ENDS.get(
         last["event"], "ended when the task was cancelled"
     )
-    latest = fetch_one(
+    latest_token = fetch_value(
         "SELECT claim_token FROM {task_logs} WHERE task_id = ? AND event = 'claimed' "
         "ORDER BY id DESC LIMIT 1",
         (task["id"],),
     )
-    if latest is not None and latest["claim_token"] != claim_token:
+    if latest_token != claim_token:
         return ClaimLost(
             f"{attempt} and another attempt has begun; nothing was changed. Stop working on it.",
             details={"status": task["status"], "attempts": task["attempts"]},
@@ -140,7 +146,7 @@ def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
     )
 
 
-def update_held(updates: Sequence[tuple[Row, Row]]) -> list[Row]:
+def update_held(updates: Sequence[Update]) -> list[Row]:
     """Writes its changes to each of these tasks of `lock_tasks`; returns them as they are then.
 
     Nobody else can have changed them since: that is what the lock is for.
@@ -150,11 +156,9 @@ def update_held(updates: Sequence[tuple[Row, Row]]) -> list[Row]:
     return [{**task, **changes} for task, changes in updates]
 
 
-def _batches(
-    updates: Sequence[tuple[Row, Row]],
-) -> Iterator[Sequence[tuple[Row, Row]]]:
+def _batches(updates: Sequence[Update]) -> Iterator[Sequence[Update]]:
     """Updates of the same columns together, as many as one statement may hold."""
-    by_columns: dict[tuple[str, ...], list[tuple[Row, Row]]] = {}
+    by_columns: dict[tuple[str, ...], list[Update]] = {}
     for task, changes in updates:
         by_columns.setdefault(tuple(changes), []).append((task, changes))
     for alike in by_columns.values():
@@ -168,7 +172,7 @@ def _batches(
             del alike[:count]
 
 
-def _update_together(updates: Sequence[tuple[Row, Row]]) -> None:
+def _update_together(updates: Sequence[Update]) -> None:
     """One UPDATE. A value that differs between the tasks is found by the task's id."""
     (_, first), *others = updates
     ids = [task["id"] for task, _ in updates]

@@ -3,7 +3,7 @@
 Who may do so is decided in holder.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
@@ -11,75 +11,62 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TaskManagerError
 from taskmanager.queue import history, workers
 from taskmanager.queue.holder import (
-    NOT_CLAIMED,
+    NO_PROGRESS,
     Holder,
     lock_tasks,
     require_holder,
     update_held,
+    waiting_again,
 )
 
 
-def _renewed(task: Row, lease_seconds: int | None, now: int) -> Row:
-    """The columns of a renewed lease. A requeued task that nobody else took is claimed again."""
-    seconds = lease_seconds or task["lease_seconds"]
-    return {
-        "status": "claimed",
-        "lease_seconds": seconds,
-        "lease_expires_at": now + seconds * 1000,
-        "updated_at": now,
-    }
-
-
-def _renew(updates: Sequence[tuple[Row, Row]], caller: Caller, now: int) -> list[Row]:
+def _renew(
+    tasks: Collection[Row],
+    *,
+    lease_seconds: int | None = None,
+    progress: Row | None = None,
+    caller: Caller,
+    now: int,
+) -> list[Row]:
+    """Renews the leases. A requeued task that nobody else took is claimed again."""
+    updates = []
+    for task in tasks:
+        seconds = lease_seconds or task["lease_seconds"]
+        lease = {"lease_seconds": seconds, "lease_expires_at": now + seconds * 1000}
+        changes = {"status": "claimed", **lease, "updated_at": now, **(progress or {})}
+        updates.append((task, changes))
     renewed = update_held(updates)
-    restored = [task for task, _ in updates if task["status"] != "claimed"]
-    history.record_each(restored, event="lease_restored", status="claimed", caller=caller, now=now)
+    restored = [task for task in tasks if task["status"] != "claimed"]
+    history.record(restored, "lease_restored", status="claimed", caller=caller, now=now)
     return renewed
 
 
 @write_transaction
-def send_heartbeat(
-    *, task_id: int, holder: Holder, lease_seconds: int | None, caller: Caller, now: int
-) -> tuple[Row, bool]:
-    """Renews the lease of one task; returns it and whether it has been cancelled meanwhile.
-
-    Transition: none, or pending → claimed where the lease had run out unnoticed by others.
-    Commits together: the lease and the worker's sign of life.
-    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
-    A crash leaves the old lease.
-    """
-    found = lock_tasks([task_id], caller).get(task_id)
-    if found is not None and found["status"] == "cancelled":
-        return found, True
-    task = require_holder(found, task_id, holder)
-    [task] = _renew([(task, _renewed(task, lease_seconds, now))], caller, now)
-    workers.record_sign_of_life(holder.worker_id, now=now)
-    return task, False
-
-
-@write_transaction
-def report_progress(
+def renew_lease(
     *,
     task_id: int,
     holder: Holder,
-    progress: int,
-    message: str | None,
+    lease_seconds: int | None = None,
+    progress: Row | None = None,
     caller: Caller,
     now: int,
-) -> tuple[Row, bool]:
-    """Stores how far a task is, 0 to 100, and renews its lease; otherwise as `send_heartbeat`."""
-    found = lock_tasks([task_id], caller).get(task_id)
-    if found is not None and found["status"] == "cancelled":
-        return found, True
-    task = require_holder(found, task_id, holder)
-    changes = {
-        **_renewed(task, None, now),
-        "progress": progress,
-        "progress_message": message,
-    }
-    [task] = _renew([(task, changes)], caller, now)
+) -> Row:
+    """Renews the lease of one task; one that has been cancelled meanwhile is returned as it is.
+
+    `progress` has the columns that say how far the task is, where the worker reports it.
+
+    Transition: none, or pending → claimed where the lease had run out unnoticed by others.
+    Commits together: the lease, the progress and the worker's sign of life.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    A crash leaves the old lease.
+    """
+    task = lock_tasks([task_id], caller).get(task_id)
+    if task is not None and task["status"] == "cancelled":
+        return task
+    held = [require_holder(task, task_id, holder)]
+    [task] = _renew(held, lease_seconds=lease_seconds, progress=progress, caller=caller, now=now)
     workers.record_sign_of_life(holder.worker_id, now=now)
-    return task, False
+    return task
 
 
 @write_transaction
@@ -100,19 +87,11 @@ def release_task(
 
 
 def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: int) -> list[Row]:
-    available_at = now + round(delay_seconds * 1000)
-    changes = {
-        **NOT_CLAIMED,
-        "status": "scheduled" if available_at > now else "pending",
-        "available_at": available_at,
-        "progress": None,
-        "progress_message": None,
-        "updated_at": now,
-    }
+    changes = {**waiting_again(delay_seconds, now), **NO_PROGRESS}
     released = update_held(
         [(task, {**changes, "attempts": max(0, task["attempts"] - 1)}) for task in tasks]
     )
-    history.record_each(tasks, event="released", status=changes["status"], caller=caller, now=now)
+    history.record(tasks, "released", status=changes["status"], caller=caller, now=now)
     return released
 
 
@@ -127,11 +106,7 @@ def _held_ids(worker_id: str) -> list[int]:
 
 @write_transaction
 def renew_leases(
-    *,
-    worker_id: str,
-    claims: Sequence[tuple[int, str | None]] | None,
-    caller: Caller,
-    now: int,
+    *, worker_id: str, claims: Sequence[tuple[int, str | None]] | None, caller: Caller, now: int
 ) -> list[tuple[int, str]]:
     """Renews the leases of the named claims, or of all that the worker holds where none are named.
 
@@ -140,23 +115,19 @@ def renew_leases(
     """
     ids = _held_ids(worker_id) if claims is None else [task_id for task_id, _ in claims]
     tasks = lock_tasks(ids, caller)
-    named = [(task_id, None) for task_id in tasks] if claims is None else claims
     outcomes = []
-    updates: dict[int, tuple[Row, Row]] = {}
-    for task_id, claim_token in named:
+    renewed: dict[int, Row] = {}
+    for task_id, claim_token in claims if claims is not None else [(each, None) for each in tasks]:
         task = tasks.get(task_id)
         if task and task["status"] == "cancelled":
             outcomes.append((task_id, "cancelled"))
             continue
         try:
-            held = require_holder(
-                task, task_id, Holder(worker_id=worker_id, claim_token=claim_token)
-            )
-            updates[task_id] = held, _renewed(held, None, now)
+            renewed[task_id] = require_holder(task, task_id, Holder(worker_id, claim_token))
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:
             outcomes.append((task_id, "lost"))
-    _renew(list(updates.values()), caller, now)
+    _renew(renewed.values(), caller=caller, now=now)
     workers.record_sign_of_life(worker_id, now=now)
     return outcomes
 

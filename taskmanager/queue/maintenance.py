@@ -15,12 +15,12 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
 from taskmanager.db.connection import cache, skips_locked
-from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, update
+from taskmanager.db.statements import Row, execute, fetch_all, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
-from taskmanager.queue import dedupe, history, maintenance_runs
+from taskmanager.queue import history, maintenance_runs
 from taskmanager.queue.figures import counts
-from taskmanager.queue.holder import NOT_CLAIMED
+from taskmanager.queue.holder import finished
 from taskmanager.queue.schedules import runs
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -31,16 +31,6 @@ CLAIM_SLICE_INTERVAL_MS = 1_000
 DUE_RESOLUTION_MS = 500  # how late a task that another process delayed may be noticed
 MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
 DAY_MS = 86_400_000
-LEASE_EXPIRED = "lease_expired"
-
-# Three looks at the first entry of an index.
-SELECT_NEXT_DUE = (
-    "SELECT (SELECT MIN(next_run_at) FROM {schedules}) AS schedule_at, "
-    "(SELECT lease_expires_at FROM {tasks} WHERE lease_expires_at > 0 "
-    "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
-    "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
-    "ORDER BY available_at LIMIT 1) AS task_at"
-)
 
 
 def maintain(
@@ -69,14 +59,11 @@ def maintain(
     }
     passed = time.monotonic() - started
     if passed < max_seconds:
-        _renew_statistics(now + round(passed * 1000))
+        # The work is done, whatever becomes of this.
+        with contextlib.suppress(DatabaseUnavailable):
+            counted_at = now + round(passed * 1000)
+            counts.task_counts(now=counted_at, max_age_ms=counts.RENEWED_BY_MAINTENANCE_MS)
     return done
-
-
-def _renew_statistics(now: int) -> None:
-    # The work is done, whatever becomes of this.
-    with contextlib.suppress(DatabaseUnavailable):
-        counts.task_counts(now=now, max_age_ms=counts.RENEWED_BY_MAINTENANCE_MS)
 
 
 def requeue_expired_claims(*, now: int, deadline: float) -> int:
@@ -104,26 +91,12 @@ def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadl
     cutoff = now - retention_days * DAY_MS
     audit.prune(before=cutoff)
     pruned = _until_done(lambda rows: _prune_slice(cutoff, rows), deadline)
-    _forget_workers(cutoff)
-    if pruned:
-        _record_pruning(pruned, cutoff, caller, now)
-    return pruned
-
-
-@write_transaction
-def _record_pruning(pruned: int, cutoff: int, caller: Caller, now: int) -> None:
-    audit.record(
-        event="pruned",
-        message=f"{pruned} tasks finished before {format_time(cutoff)} removed by {caller.name}",
-        caller=caller,
-        now=now,
-    )
-
-
-@write_transaction
-def _forget_workers(cutoff: int) -> None:
     # In a transaction, to be run again: signs of life lock the same rows in another order.
-    execute("DELETE FROM {workers} WHERE last_seen_at < ?", (cutoff,))
+    write_transaction(execute)("DELETE FROM {workers} WHERE last_seen_at < ?", (cutoff,))
+    if pruned:
+        message = f"{pruned} tasks finished before {format_time(cutoff)} removed by {caller.name}"
+        write_transaction(audit.record)(event="pruned", message=message, caller=caller, now=now)
+    return pruned
 
 
 def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
@@ -149,14 +122,20 @@ class NextDue(NamedTuple):
 def next_due(*, now: int) -> NextDue:
     """What is due next; at most DUE_RESOLUTION_MS old, unless it is due by now."""
     remembered = cache()
+    found: NextDue
     if remembered.next_due is not None:
-        looked_at: int
-        found: NextDue
         looked_at, found = remembered.next_due
         if abs(now - looked_at) < DUE_RESOLUTION_MS and not found.is_anything_due(now):
             return found
-    row = fetch_one(SELECT_NEXT_DUE)
-    found = NextDue(**row) if row else NextDue(None, None, None)
+    # Three looks at the first entry of an index.
+    row = execute(
+        "SELECT (SELECT MIN(next_run_at) FROM {schedules}) AS schedule_at, "
+        "(SELECT lease_expires_at FROM {tasks} WHERE lease_expires_at > 0 "
+        "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
+        "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
+        "ORDER BY available_at LIMIT 1) AS task_at"
+    ).fetchone()
+    found = NextDue(*row)
     remembered.next_due = (now, found)
     return found
 
@@ -171,9 +150,8 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
         return 0
     started, moved = time.monotonic(), 0
     if due.schedule_at is not None and due.schedule_at <= now:
-        moved += runs.run_due_schedules(
-            now=now, defaults=defaults, deadline=time.monotonic() + SLICE_SECONDS
-        )
+        deadline = started + SLICE_SECONDS
+        moved += runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline)
     if due.lease_at is not None and due.lease_at <= now:
         moved += _requeue_slice(now, SLICE_ROWS)
     if due.task_at is not None and due.task_at <= now:
@@ -207,15 +185,14 @@ def next_slice_rows(rows: int, seconds: float) -> int:
     return max(1, rows // 2, min(fitting, rows * 2, MAX_SLICE_ROWS))
 
 
-def _lock_slice(
-    columns: str, *, index: str, condition: str, order: str, value: int, rows: int
-) -> list[Row]:
-    """Locks up to `rows` tasks that meet the condition, skipping those that others have locked.
+def _lock_slice(columns: str, condition: str, value: int, rows: int, *, by: str) -> list[Row]:
+    """Locks the first `rows` tasks `by` a column that has an index and that meet the condition.
 
-    A server without SKIP LOCKED is first asked without locks, and then for those
-    tasks by their ids, in the order in which everybody locks tasks.
+    Those that others have locked are skipped. A server without SKIP LOCKED is
+    first asked without locks, and then for those tasks by their ids, in the order
+    in which everybody locks tasks.
     """
-    first = f"FROM {{tasks}} {{index {index}}} WHERE {condition} ORDER BY {order} LIMIT ?"
+    first = f"FROM {{tasks}} {{index tasks_by_{by}}} WHERE {condition} ORDER BY {by} LIMIT ?"
     if skips_locked():
         return fetch_all(f"SELECT {columns} {first} {{lock_free_rows}}", (value, rows))
     while candidates := [row["id"] for row in fetch_all(f"SELECT id {first}", (value, rows))]:
@@ -240,45 +217,30 @@ def _requeue_slice(now: int, rows: int) -> int:
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    expired = _lock_slice(
-        "id, status, attempts, max_attempts, worker_id, claim_token",
-        index="tasks_by_lease_expires_at",
-        condition="lease_expires_at <= ?",
-        order="lease_expires_at",
-        value=now,
-        rows=rows,
-    )
+    columns = "id, status, attempts, max_attempts, worker_id, claim_token"
+    expired = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
     exhausted = [row for row in expired if row["attempts"] >= row["max_attempts"]]
     again = [row for row in expired if row["attempts"] < row["max_attempts"]]
-    _move(
-        again,
-        {"status": "pending", "lease_expires_at": None, "available_at": now, "updated_at": now},
-    )
-    _move(
-        exhausted,
-        {
-            **NOT_CLAIMED,
-            **dedupe.KEYS_WHEN_FINISHED,
-            "status": "failed",
-            "error_code": LEASE_EXPIRED,
-            "error_message": "The worker sent no sign of life before its lease expired, and no "
-            "attempt is left.",
-            "completed_at": now,
-            "updated_at": now,
-        },
-    )
-    history.record_each(again, event=LEASE_EXPIRED, status="pending", now=now)
-    history.record_each(exhausted, event=LEASE_EXPIRED, status="failed", now=now)
+    error = {
+        "error_code": "lease_expired",
+        "error_message": "The worker sent no sign of life before its lease expired, and no "
+        "attempt is left.",
+    }
+    requeued = {"status": "pending", "lease_expires_at": None, "available_at": now}
+    _move(again, "claimed", {**requeued, "updated_at": now})
+    _move(exhausted, "claimed", {**finished("failed", now), **error})
+    history.record(again, "lease_expired", status="pending", now=now)
+    history.record(exhausted, "lease_expired", status="failed", now=now)
     return len(expired)
 
 
-def _move(rows: list[Row], changes: Row) -> None:
-    if not rows:
-        return
-    ids = [row["id"] for row in rows]
-    changed = update("tasks", changes, "status = 'claimed' AND id IN ?", (ids,), hint="{by_id}")
-    if changed != len(rows):
-        raise AssertionError(f"{changed} of {len(rows)} locked tasks were still claimed")
+def _move(rows: list[Row], status: str, changes: Row) -> None:
+    """Changes these locked tasks, all of which have this status."""
+    if rows:
+        guard = (status, [row["id"] for row in rows])
+        changed = update("tasks", changes, "status = ? AND id IN ?", guard, hint="{by_id}")
+        if changed != len(rows):
+            raise AssertionError(f"{changed} of {len(rows)} locked tasks were still {status}")
 
 
 @write_transaction
@@ -290,31 +252,11 @@ def _start_slice(now: int, rows: int) -> int:
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    due = _lock_slice(
-        "id",
-        index="tasks_by_available_at",
-        condition="status = 'scheduled' AND available_at <= ?",
-        order="available_at",
-        value=now,
-        rows=rows,
-    )
-    if not due:
-        return 0
-    ids = [row["id"] for row in due]
-    update(
-        "tasks",
-        {"status": "pending", "updated_at": now},
-        "status = 'scheduled' AND id IN ?",
-        (ids,),
-        hint="{by_id}",
-    )
-    history.record(
-        [
-            history.event_row(task_id=task_id, event="due", status="pending", now=now)
-            for task_id in ids
-        ]
-    )
-    return len(ids)
+    condition = "status = 'scheduled' AND available_at <= ?"
+    due = _lock_slice("id", condition, now, rows, by="available_at")
+    _move(due, "scheduled", {"status": "pending", "updated_at": now})
+    history.record(due, "due", status="pending", now=now)
+    return len(due)
 
 
 @write_transaction
@@ -326,17 +268,8 @@ def _prune_slice(cutoff: int, rows: int) -> int:
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    old = _lock_slice(
-        "id",
-        index="tasks_by_completed_at",
-        condition="completed_at < ?",
-        order="completed_at",
-        value=cutoff,
-        rows=rows,
-    )
-    if not old:
-        return 0
-    ids = [row["id"] for row in old]
-    execute("DELETE FROM {task_logs} WHERE task_id IN ?", (ids,))
-    execute("DELETE FROM {tasks} WHERE id IN ?", (ids,))
+    old = _lock_slice("id", "completed_at < ?", cutoff, rows, by="completed_at")
+    if ids := [row["id"] for row in old]:
+        execute("DELETE FROM {task_logs} WHERE task_id IN ?", (ids,))
+        execute("DELETE FROM {tasks} WHERE id IN ?", (ids,))
     return len(ids)

@@ -10,7 +10,6 @@ import peewee
 from taskmanager.db.connection import cache
 from taskmanager.db.models import MaintenanceRun
 from taskmanager.db.queries import rows_of
-from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 
@@ -47,15 +46,12 @@ def record_run(road: Road, *, started_at: int, started: float, tasks_moved: int)
         "duration_ms": round((time.monotonic() - started) * 1000),
         "tasks_moved": tasks_moved,
     }
-    if not _replace(road, run):
+    replace = MaintenanceRun.update(run).where(MaintenanceRun.road == road)
+    if not replace.execute():
         try:
             MaintenanceRun.insert({"road": road, **run}).execute()
         except peewee.IntegrityError:  # another process has just inserted it
-            _replace(road, run)
-
-
-def _replace(road: Road, run: Row) -> bool:
-    return bool(MaintenanceRun.update(run).where(MaintenanceRun.road == road).execute())
+            replace.execute()
 
 
 def record_slice_of_claim(*, started_at: int, started: float, tasks_moved: int) -> None:

@@ -9,8 +9,8 @@ from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, TaskFinished
 from taskmanager.queue import dedupe, history
-from taskmanager.queue.holder import NOT_CLAIMED, lock_tasks
-from taskmanager.queue.read import FINISHED_STATUSES, task_not_found
+from taskmanager.queue.holder import NO_PROGRESS, finished, lock_tasks, waiting_again
+from taskmanager.queue.read import FINISHED_STATUSES, require_task
 
 
 @write_transaction
@@ -23,7 +23,7 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
     Raises NotFound, TaskFinished.
     A crash leaves the task as it was.
     """
-    task = _locked(task_id, caller)
+    task = require_task(lock_tasks([task_id], caller).get(task_id), task_id)
     if task["status"] == "cancelled":
         return task
     if task["status"] in FINISHED_STATUSES:
@@ -32,20 +32,7 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
             "cancelled.",
             details={"status": task["status"]},
         )
-    return _intervene(
-        task,
-        "cancelled",
-        {
-            **NOT_CLAIMED,
-            **dedupe.KEYS_WHEN_FINISHED,
-            "status": "cancelled",
-            "completed_at": now,
-            "updated_at": now,
-        },
-        reason,
-        caller,
-        now,
-    )
+    return _intervene(task, "cancelled", finished("cancelled", now), reason, caller, now)
 
 
 @write_transaction
@@ -58,34 +45,24 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
     unfinished task with the same dedupe key exists.
     A crash leaves the task as it was.
     """
-    task = _locked(task_id, caller)
+    task = require_task(lock_tasks([task_id], caller).get(task_id), task_id)
     if task["status"] not in ("failed", "cancelled"):
         raise Conflict(
             f"Task {task_id} is {task['status']}; only a failed or cancelled task can be retried.",
             code="task_not_retryable",
             details={"status": task["status"]},
         )
+    changes = {
+        **waiting_again(0, now),
+        **dedupe.held_keys(task["dedupe"]),
+        **NO_PROGRESS,
+        "attempts": 0,
+        "worker_id": None,
+        "claimed_at": None,
+        "completed_at": None,
+    }
     try:
-        return _intervene(
-            task,
-            "retried",
-            {
-                **NOT_CLAIMED,
-                **dedupe.held_keys(task["dedupe"]),
-                "status": "pending",
-                "attempts": 0,
-                "worker_id": None,
-                "claimed_at": None,
-                "progress": None,
-                "progress_message": None,
-                "completed_at": None,
-                "available_at": now,
-                "updated_at": now,
-            },
-            None,
-            caller,
-            now,
-        )
+        return _intervene(task, "retried", changes, None, caller, now)
     except peewee.IntegrityError as error:
         if not is_duplicate(error):
             raise
@@ -96,13 +73,6 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
         ) from None
 
 
-def _locked(task_id: int, caller: Caller) -> Row:
-    task = lock_tasks([task_id], caller).get(task_id)
-    if task is None:
-        raise task_not_found(task_id)
-    return task
-
-
 def _intervene(
     task: Row, event: str, changes: Row, reason: str | None, caller: Caller, now: int
 ) -> Row:
@@ -110,23 +80,13 @@ def _intervene(
     if not update("tasks", changes, "id = ? AND status = ?", guard, hint="{by_id}"):
         raise Conflict(f"Task {task['id']} has changed meanwhile; nothing was done.")
     history.record(
-        [
-            history.event_row(
-                task_id=task["id"],
-                event=event,
-                status=changes["status"],
-                attempt=task["attempts"],
-                worker_id=task["worker_id"],
-                api_key_id=caller.key_id,
-                message=reason,
-                now=now,
-            )
-        ]
-    )
-    audit.record(
-        event=f"task_{event}",
-        message=f"task {task['id']} ({task['type']}) {event} by {caller.name}",
+        [{**task, "claim_token": None}],  # so that the token still tells how its attempt ended
+        event,
+        status=changes["status"],
+        message=reason,
         caller=caller,
         now=now,
     )
+    message = f"task {task['id']} ({task['type']}) {event} by {caller.name}"
+    audit.record(event=f"task_{event}", message=message, caller=caller, now=now)
     return {**task, **changes}

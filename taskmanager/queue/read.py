@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import dialect
-from taskmanager.db.statements import Row, fetch_all, fetch_one
+from taskmanager.db.statements import Row, fetch_all, fetch_value, parts_of
 from taskmanager.errors import InvalidRequest, NotFound
 from taskmanager.queue import task_types
 from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits, sizes_of
@@ -54,16 +54,15 @@ class Page(NamedTuple):
 
 def get_task(*, task_id: int, caller: Caller) -> Row:
     """One task with its type's name. Raises NotFound, also if the caller may not use the type."""
-    for row in fetch_all("SELECT * FROM {tasks} WHERE id = ?", (task_id,)):
-        row["type"] = task_types.name_of(row["task_type_id"])
-        if caller.may_touch(row["type"]):
-            return row
-    raise task_not_found(task_id)
+    found = fetch_all("SELECT * FROM {tasks} WHERE id = ?", (task_id,))
+    return require_task(next(iter(task_types.allowed_rows(found, caller)), None), task_id)
 
 
-def task_not_found(task_id: int) -> NotFound:
-    """The error for an id that is no task's, as far as the caller may know."""
-    return NotFound(f"Task not found: there is no task {task_id}.", code="task_not_found")
+def require_task(task: Row | None, task_id: int) -> Row:
+    """Raises NotFound for an id that is no task's, as far as the caller may know."""
+    if task is None:
+        raise NotFound(f"Task not found: there is no task {task_id}.", code="task_not_found")
+    return task
 
 
 def list_tasks(
@@ -110,7 +109,7 @@ def list_tasks(
     )
 
 
-_Condition = tuple[str, Any]  # with one `?` for the value, or with one for each of a list
+_Condition = tuple[str, Any]  # with one `?`, and its value
 _Stream = tuple[str | None, list[_Condition]]  # index and conditions
 
 
@@ -126,10 +125,10 @@ def _first(
     columns = ["id"] if column == "id" else [column, "id"]
     order = ", ".join(f"{one} {direction}" for one in columns)
     found: list[Row] = []
-    for start in range(0, len(streams), STREAMS_PER_STATEMENT):
+    for some_streams in parts_of(streams, STREAMS_PER_STATEMENT):
         members: list[str] = []
         values: list[Any] = []
-        for index, of_stream in streams[start : start + STREAMS_PER_STATEMENT]:
+        for index, of_stream in some_streams:
             hint = f"{{index {index}}}" if index else ""
             where, some = _where([*of_stream, *conditions])
             members.append(f"SELECT {', '.join(columns)} FROM {{tasks}} {hint} WHERE {where}")
@@ -140,9 +139,7 @@ def _first(
 
 
 def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
-    values: list[Any] = []
-    for _, value in conditions:
-        values += value if isinstance(value, list) else [value]
+    values = [value for _, value in conditions]
     return " AND ".join(text for text, _ in conditions) or "1 = 1", values
 
 
@@ -152,9 +149,7 @@ def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
     by_type = task_filter.status and not task_filter.worker_id
     if task_filter.type_pattern is None and caller.task_types is None and not by_type:
         return None
-    found = task_types.find_task_types(
-        ids=None, names=None, pattern=task_filter.type_pattern, caller=caller
-    )
+    found = task_types.find_task_types(pattern=task_filter.type_pattern, caller=caller)
     return [row["id"] for row in found]
 
 
@@ -164,7 +159,7 @@ def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -
     statuses = [status] if status else list(STATUSES)
     of_types: list[_Condition] = []
     if type_ids is not None:
-        of_types = [("task_type_id IN ?", [type_ids])]
+        of_types = [("task_type_id IN ?", type_ids)]
     if worker_id is not None:
         index = "tasks_by_worker" if column == "id" else "tasks_by_worker_and_priority"
         return [
@@ -195,21 +190,15 @@ def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
     if not ids:
         return []
     rows = fetch_all(f"SELECT {', '.join(columns)} FROM {{tasks}} WHERE id IN ?", (ids,))
-    by_id = {row["id"]: row for row in rows}
+    by_id = {row["id"]: task_types.with_type(row) for row in rows}
     # A task can be pruned between the two reads.
-    tasks = [by_id[task_id] for task_id in ids if task_id in by_id]
-    for row in tasks:
-        row["type"] = task_types.name_of(row["task_type_id"])
-    return tasks
+    return [by_id[task_id] for task_id in ids if task_id in by_id]
 
 
 def _count(streams: Sequence[_Stream], bounds: Sequence[_Condition]) -> int:
-    total = 0
-    for _, of_stream in streams:
-        where, values = _where([*of_stream, *bounds])
-        row = fetch_one(f"SELECT COUNT(*) AS counted FROM {{tasks}} WHERE {where}", values)
-        total += row["counted"] if row else 0
-    return total
+    wheres = [_where([*of_stream, *bounds]) for _, of_stream in streams]
+    counting = "SELECT COUNT(*) AS counted FROM {tasks} WHERE "
+    return sum(fetch_value(counting + where, values) for where, values in wheres)
 
 
 def _cursor(row: Row, column: str) -> str:

@@ -1,8 +1,8 @@
-"""Whether and when a failed attempt is retried: a decision as a pure value."""
+"""Whether and when a failed attempt is retried: a pure decision."""
 
 import random
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 STRATEGIES = ("immediate", "fixed", "exponential")
 DEFAULT_POLICY: Mapping[str, Any] = {"strategy": "immediate"}
@@ -10,37 +10,27 @@ DEFAULT_BASE_SECONDS = 30
 DEFAULT_MAX_SECONDS = 3_600
 
 
-class RetryDecision(NamedTuple):
-    """`delay_seconds` None: no further attempt."""
-
-    delay_seconds: float | None
-
-    @property
-    def will_retry(self) -> bool:
-        return self.delay_seconds is not None
-
-
-def decide_retry(
+def retry_delay(
     *,
     policy: Mapping[str, Any] | None,
     attempts: int,
     max_attempts: int,
     is_retryable: bool,
     retry_after_seconds: float | None,
-) -> RetryDecision:
-    """Whether and when attempt number `attempts`, just failed, is followed by another.
+) -> float | None:
+    """The seconds until attempt number `attempts`, just failed, is followed by another; or None.
 
     `retry_after_seconds` from the worker overrides the type's policy. With
     `jitter` the delay is drawn evenly between half of it and all of it, so that
     tasks that failed together do not come back together.
     """
     if not is_retryable or attempts >= max_attempts:
-        return RetryDecision(None)
+        return None
     if retry_after_seconds is not None:
-        return RetryDecision(retry_after_seconds)
+        return retry_after_seconds
     policy = policy or DEFAULT_POLICY
     if policy["strategy"] == "immediate":
-        return RetryDecision(0)
+        return 0
     delay = float(policy.get("base_seconds", DEFAULT_BASE_SECONDS))
     if policy["strategy"] == "exponential":
         # 2**64 seconds is past any cap: the exponent stays bounded for any number of attempts.
@@ -48,4 +38,4 @@ def decide_retry(
     delay = min(delay, policy.get("max_seconds", DEFAULT_MAX_SECONDS))
     if policy.get("jitter"):
         delay = random.uniform(delay / 2, delay)  # noqa: S311
-    return RetryDecision(delay)
+    return delay

@@ -12,28 +12,21 @@ from taskmanager.access.caller import Caller
 from taskmanager.db.connection import dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import is_duplicate
-from taskmanager.db.statements import MAX_VALUES, Row, fetch_all, fetch_one, insert_rows
+from taskmanager.db.statements import (
+    MAX_VALUES,
+    Row,
+    fetch_all,
+    fetch_value,
+    insert_rows,
+    parts_of,
+)
+from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict
 from taskmanager.queue import history
 from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
 
 ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
-
-# Columns that a new row does not set.
-_UNSET: Row = dict.fromkeys(
-    (
-        "result",
-        "error_message",
-        "error_code",
-        "progress",
-        "progress_message",
-        "worker_id",
-        "claimed_at",
-        "lease_expires_at",
-        "completed_at",
-    )
-)
 
 Stored = tuple[Row, bool]
 
@@ -51,35 +44,29 @@ def store_tasks(
     history of the tasks inserted where they come from.
     """
     first_of_key: dict[str, int] = {}
-    same_as: dict[int, int] = {}
-    for index, row in enumerate(rows):
-        if row["holds_key_while_open"]:
-            first = first_of_key.setdefault(row["dedupe_key"], index)
-            if first != index:
-                same_as[index] = first
-    new = [index for index in range(len(rows)) if index not in same_as]
-
+    firsts = [  # for each row the first that would hold the same key
+        first_of_key.setdefault(row["dedupe_key"], index) if row["holds_key_while_open"] else index
+        for index, row in enumerate(rows)
+    ]
     tasks: dict[int, Stored] = {}
-    for start in range(0, len(new), ROWS_PER_INSERT):
-        tasks |= _insert_or_find({i: rows[i] for i in new[start : start + ROWS_PER_INSERT]})
+    for some in parts_of(sorted(set(firsts)), ROWS_PER_INSERT):
+        tasks |= _insert_or_find({index: rows[index] for index in some})
+    made = [task for task, existed in tasks.values() if not existed]
     history.record(
-        [
-            history.event_row(
-                task_id=task["id"],
-                event="created",
-                status=task["status"],
-                api_key_id=caller.key_id,
-                message=message,
-                metadata=metadata,
-                now=task["created_at"],
-            )
-            for task, existed in tasks.values()
-            if not existed
-        ]
+        [{"id": task["id"], "status": task["status"]} for task in made],  # no attempt as yet
+        "created",
+        message=message,
+        metadata=metadata,
+        caller=caller,
+        now=rows[0]["created_at"],
     )
-    for index, first in same_as.items():
-        tasks[index] = (tasks[first][0], True)
-    return [tasks[index] for index in range(len(rows))]
+    return [
+        tasks[index] if first == index else (tasks[first][0], True)
+        for index, first in enumerate(firsts)
+    ]
+
+
+store_in_transaction = write_transaction(store_tasks)
 
 
 def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
@@ -102,7 +89,7 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
             found |= _duplicates(free)
         else:
             for (index, row), task_id in zip(free.items(), ids, strict=True):
-                found[index] = ({"id": task_id, **row, **_UNSET}, False)
+                found[index] = ({**dict.fromkeys(COLUMNS), **row, "id": task_id}, False)
             return found
     raise Conflict("Tasks with the same key come and go too fast; try again.")
 
@@ -122,13 +109,38 @@ def _open_duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
 
 
 def _duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
-    """The tasks that hold the keys of these rows now; a row whose key is free is left out."""
-    holders = _find_holders(list(rows.values()))
+    """The tasks that hold the keys of these rows now; a row whose key is free is left out.
+
+    An unfinished task before a finished one. Of several without their params, and
+    with as many results as an answer has room for.
+    """
+    columns = ", ".join(LIGHT_COLUMNS if len(rows) > 1 else COLUMNS)
+    holders: dict[str, Row] = {}
+    for how in ("key_forever", "key_while_open"):
+        if keys := [row["dedupe_key"] for row in rows.values() if row[f"holds_{how}"]]:
+            # MySQL would search by the key alone, which any number of tasks may have that no
+            # longer hold it.
+            found = fetch_all(
+                f"SELECT {columns} FROM {{tasks}} {{unique tasks_{how}}} "
+                f"WHERE holds_{how} = 1 AND dedupe_key IN ?",
+                (keys,),
+            )
+            holders |= {holder["dedupe_key"]: holder for holder in found}
+    if len(rows) > 1:
+        _add_results({holder["id"]: holder for holder in holders.values()})
     return {
         index: (holders[row["dedupe_key"]], True)
         for index, row in rows.items()
         if row["holds_key_while_open"] and row["dedupe_key"] in holders
     }
+
+
+def _add_results(tasks: dict[int, Row]) -> None:
+    ids = list(tasks)
+    ids = ids[: count_that_fits(sizes_of(ids, ["result"]))]
+    if ids:
+        for row in fetch_all("SELECT id, result FROM {tasks} WHERE id IN ?", (ids,)):
+            tasks[row["id"]]["result"] = row["result"]
 
 
 def _insert_tasks(rows: list[Row]) -> list[int]:
@@ -143,47 +155,6 @@ def _insert_tasks(rows: list[Row]) -> list[int]:
     if dialect() is SQLITE:
         last = cursor.lastrowid
         return list(range(last - len(rows) + 1, last + 1))
-    step = 1
-    if len(rows) > 1:
-        row = fetch_one("SELECT @@auto_increment_increment AS step")
-        step = row["step"] if row else 1
+    step = fetch_value("SELECT @@auto_increment_increment AS step") if len(rows) > 1 else 1
     first = cursor.lastrowid
     return list(range(first, first + step * len(rows), step))
-
-
-def _find_holders(rows: list[Row]) -> dict[str, Row]:
-    """The task that holds each key now; an unfinished one before a finished one.
-
-    Of several without their params, and with as many results as an answer has room for.
-    """
-    columns = ", ".join(LIGHT_COLUMNS if len(rows) > 1 else COLUMNS)
-    holders: dict[str, Row] = {}
-    for column, index in (
-        ("holds_key_forever", "tasks_key_forever"),
-        ("holds_key_while_open", "tasks_key_while_open"),
-    ):
-        keys = [row["dedupe_key"] for row in rows if row[column]]
-        if keys:
-            # MySQL would search by the key alone, which any number of tasks may have that no
-            # longer hold it.
-            found = fetch_all(
-                f"SELECT {columns} FROM {{tasks}} {{unique {index}}} "
-                f"WHERE {column} = 1 AND dedupe_key IN ?",
-                (keys,),
-            )
-            holders |= {holder["dedupe_key"]: holder for holder in found}
-    if len(rows) > 1:
-        _add_results(list(holders.values()))
-    return holders
-
-
-def _add_results(tasks: list[Row]) -> None:
-    ids = [task["id"] for task in tasks]
-    ids = ids[: count_that_fits(sizes_of(ids, ["result"]))]
-    if not ids:
-        return
-    found = fetch_all("SELECT id, result FROM {tasks} WHERE id IN ?", (ids,))
-    results = {row["id"]: row["result"] for row in found}
-    for task in tasks:
-        if task["id"] in results:
-            task["result"] = results[task["id"]]

@@ -5,9 +5,9 @@ version is kept; the one registered last is current.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from operator import itemgetter
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import peewee
@@ -18,7 +18,7 @@ from taskmanager.config import Settings
 from taskmanager.db.connection import cache
 from taskmanager.db.models import TaskType, TaskTypeVersion
 from taskmanager.db.queries import first_row, locking, rows_of
-from taskmanager.db.statements import Row, fetch_all, fetch_one
+from taskmanager.db.statements import Row, fetch_all, fetch_one, fetch_value
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
 from taskmanager.params import validation
@@ -70,7 +70,7 @@ def register_task_type(
     validation.check_schema(param_schema)
     found = fetch_one(SELECT_BY_NAME, (name,))
     columns = _columns(defaults)
-    if found and _is_same(found, {"version": version, "param_schema": schema_text, **columns}):
+    if found and not _changes(found, {"version": version, "param_schema": schema_text, **columns}):
         return found, "unchanged"
     outcome = _store(name, version, schema_text, columns, now, caller)
     return get_task_type(name=name), outcome
@@ -91,28 +91,15 @@ def _store(
         type_id = row["id"]
         _update(type_id, {"version": version, **columns}, now)
         outcome = "updated"
-    _store_version(type_id, version, schema_text, now)
-    audit.record(
-        event=f"task_type_{outcome}",
-        message=f"{name}: version {version} registered by {caller.name}",
-        caller=caller,
-        now=now,
-    )
-    return outcome
-
-
-def _store_version(type_id: int, version: str, schema_text: str, now: int) -> None:
     known = TaskTypeVersion.update(param_schema=schema_text, updated_at=now).where(
         TaskTypeVersion.task_type_id == type_id, TaskTypeVersion.version == version
     )
     if not known.execute():
-        TaskTypeVersion.insert(
-            task_type_id=type_id,
-            version=version,
-            param_schema=schema_text,
-            created_at=now,
-            updated_at=now,
-        ).execute()
+        new = {"task_type_id": type_id, "version": version, "param_schema": schema_text}
+        TaskTypeVersion.insert({**new, "created_at": now, "updated_at": now}).execute()
+    message = f"{name}: version {version} registered by {caller.name}"
+    audit.record(event=f"task_type_{outcome}", message=message, caller=caller, now=now)
+    return outcome
 
 
 def _update(type_id: int, columns: Row, now: int) -> None:
@@ -129,8 +116,8 @@ def _columns(fields: Mapping[str, Any]) -> Row:
     return columns
 
 
-def _is_same(row: Row, columns: Row) -> bool:
-    return all(row[column] == value for column, value in columns.items())
+def _changes(row: Row, columns: Row) -> Row:
+    return {column: value for column, value in columns.items() if row[column] != value}
 
 
 def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller: Caller) -> Row:
@@ -138,7 +125,7 @@ def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller:
     caller.require_type(name)
     row = get_task_type(name=name)
     columns = _columns(changes)
-    if not _is_same(row, columns):
+    if _changes(row, columns):
         _change(row, columns, now, caller)
     return get_task_type(name=name)
 
@@ -146,13 +133,9 @@ def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller:
 @write_transaction
 def _change(row: Row, columns: Row, now: int, caller: Caller) -> None:
     _update(row["id"], columns, now)
-    changed = {column: value for column, value in columns.items() if row[column] != value}
-    audit.record(
-        event="task_type_changed",
-        caller=caller,
-        message=f"{row['name']}: " + ", ".join(f"{key} = {val}" for key, val in changed.items()),
-        now=now,
-    )
+    changed = ", ".join(f"{key} = {value}" for key, value in _changes(row, columns).items())
+    message = f"{row['name']}: {changed}"
+    audit.record(event="task_type_changed", message=message, caller=caller, now=now)
 
 
 def get_task_type(*, name: str, version: str | None = None) -> Row:
@@ -162,7 +145,11 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
     """
     row = fetch_one(SELECT_BY_NAME, (name,))
     if row is None:
-        raise not_registered(name)
+        raise NotFound(
+            f"Task type '{name}' is not registered. "
+            "Register it first with POST /api/task-types/register.",
+            code="task_type_not_found",
+        )
     if version is None or version == row["version"]:
         return row
     older = first_row(
@@ -180,20 +167,12 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
 
 
 # A template, since every create runs it.
-SELECT_BY_NAME = (
+SELECT_CURRENT = (
     "SELECT type.*, current.param_schema FROM {task_types} AS type "
     "JOIN {task_type_versions} AS current "
-    "ON current.task_type_id = type.id AND current.version = type.version WHERE type.name = ?"
+    "ON current.task_type_id = type.id AND current.version = type.version"
 )
-
-
-def not_registered(name: str) -> NotFound:
-    """The error for a name that is no type's."""
-    return NotFound(
-        f"Task type '{name}' is not registered. "
-        "Register it first with POST /api/task-types/register.",
-        code="task_type_not_found",
-    )
+SELECT_BY_NAME = f"{SELECT_CURRENT} WHERE type.name = ?"
 
 
 def list_task_types(*, active_only: bool, limit: int, offset: int, caller: Caller) -> list[Row]:
@@ -211,16 +190,13 @@ def list_task_types(*, active_only: bool, limit: int, offset: int, caller: Calle
 def _count_open_tasks(type_id: int) -> int:
     count = 0
     for status in OPEN_STATUSES:
-        row = fetch_one(COUNT_OF_STATUS, (type_id, status, OPEN_TASKS_COUNTED - count))
-        count += row["counted"] if row else 0
+        # A template, since a list runs it three times for each type.
+        count += fetch_value(
+            "SELECT COUNT(*) AS counted FROM "
+            "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some",
+            (type_id, status, OPEN_TASKS_COUNTED - count),
+        )
     return count
-
-
-# A template, since a list runs it three times for each type.
-COUNT_OF_STATUS = (
-    "SELECT COUNT(*) AS counted FROM "
-    "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some"
-)
 
 
 def name_of(type_id: int) -> str:
@@ -234,33 +210,35 @@ def name_of(type_id: int) -> str:
     return names[type_id]
 
 
+def with_type(row: Row) -> Row:
+    """A row of tasks or schedules with the name of its type."""
+    return {**row, "type": name_of(row["task_type_id"])}
+
+
+def allowed_rows(rows: Iterable[Row], caller: Caller) -> list[Row]:
+    """The same for each row whose type the caller may touch. To the caller the others are not."""
+    return [row for row in map(with_type, rows) if caller.may_touch(row["type"])]
+
+
 def find_task_types(
     *,
-    ids: Sequence[int] | None,
-    names: Sequence[str] | None,
-    pattern: str | None,
     caller: Caller,
-    columns: Mapping[str, str] = MappingProxyType({}),
+    ids: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    pattern: str | None = None,
+    columns: str = "id, name",
 ) -> list[Row]:
-    """Types that match every given filter and that the caller may use, by id.
+    """`columns` of the types that match every given filter and that the caller may use, by id.
 
-    Each row has `id` and `name`, and what `columns` adds: name → SQL expression.
     A template, since every claim runs it.
     """
-    conditions: list[str] = ["1 = 1"]
-    values: list[Any] = []
     if ids == [] or names == []:  # MySQL does not take `IN ()`
         return []
-    if ids is not None:
-        conditions.append("id IN ?")
-        values.append(list(ids))
-    if names is not None:
-        conditions.append("name IN ?")
-        values.append(list(names))
-    selected = ["id", "name", *(f"{sql} AS {name}" for name, sql in columns.items())]
+    given = {"id IN ?": ids, "name IN ?": names}
+    filters = {condition: list(some) for condition, some in given.items() if some is not None}
     rows = fetch_all(
-        f"SELECT {', '.join(selected)} FROM {{task_types}} WHERE {' AND '.join(conditions)}",
-        values,
+        f"SELECT {columns} FROM {{task_types}} WHERE {' AND '.join(['1 = 1', *filters])}",
+        list(filters.values()),
     )
     if pattern is not None:
         rows = [row for row in rows if matches(pattern, row["name"])]
@@ -275,17 +253,8 @@ def unusable_task_types() -> list[Row]:
     They were registered with an earlier version of the program. New tasks of
     these types are refused.
     """
-    current = (
-        TaskType.select(TaskType.name, TaskType.version, TaskTypeVersion.param_schema)
-        .join(
-            TaskTypeVersion,
-            on=(TaskTypeVersion.task_type_id == TaskType.id)
-            & (TaskTypeVersion.version == TaskType.version),
-        )
-        .order_by(TaskType.name)
-    )
     unusable = []
-    for row in rows_of(current):
+    for row in fetch_all(f"{SELECT_CURRENT} ORDER BY type.name"):
         try:
             validation.check_schema(json.loads(row["param_schema"]))
         except ValidationFailed as error:
@@ -309,28 +278,27 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     budget = validation.WorkBudget()
     checked, rejected = 0, 0
     examples: list[Row] = []
-    for status in OPEN_STATUSES:
-        last_id = 0
-        while checked < OPEN_TASKS_VALIDATED:
-            tasks = fetch_all(NEXT_OF_STATUS, (row["id"], status, last_id, OPEN_TASKS_READ_AT_ONCE))
-            for task in tasks:
-                if budget.left < MAX_WORK:
-                    return {"checked": checked, "rejected": rejected, "examples": examples}
-                problems = validation.param_problems(
-                    schema_text, json.loads(task["params"]), budget=budget
-                )
-                checked += 1
-                if problems and len(examples) < REJECTED_TASKS_SHOWN:
-                    examples.append({"id": task["id"], "errors": problems})
-                rejected += bool(problems)
-            if len(tasks) < OPEN_TASKS_READ_AT_ONCE:
-                break
-            last_id = tasks[-1]["id"]
+    for task in islice(_open_tasks(row["id"]), OPEN_TASKS_VALIDATED):
+        if budget.left < MAX_WORK:
+            break
+        params = json.loads(task["params"])
+        problems = validation.param_problems(schema_text, params, budget=budget)
+        checked += 1
+        if problems and len(examples) < REJECTED_TASKS_SHOWN:
+            examples.append({"id": task["id"], "errors": problems})
+        rejected += bool(problems)
     return {"checked": checked, "rejected": rejected, "examples": examples}
 
 
-# Without the hint MySQL may sort all tasks of the type.
-NEXT_OF_STATUS = (
-    "SELECT id, params FROM {tasks} {index tasks_claim_by_id} "
-    "WHERE task_type_id = ? AND status = ? AND id > ? ORDER BY id LIMIT ?"
-)
+def _open_tasks(type_id: int) -> Iterator[Row]:
+    for status in OPEN_STATUSES:
+        last_id: int | None = 0
+        while last_id is not None:
+            # Without the hint MySQL may sort all tasks of the type.
+            tasks = fetch_all(
+                "SELECT id, params FROM {tasks} {index tasks_claim_by_id} "
+                "WHERE task_type_id = ? AND status = ? AND id > ? ORDER BY id LIMIT ?",
+                (type_id, status, last_id, OPEN_TASKS_READ_AT_ONCE),
+            )
+            yield from tasks
+            last_id = tasks[-1]["id"] if len(tasks) == OPEN_TASKS_READ_AT_ONCE else None

@@ -5,7 +5,7 @@ the index whose last entry is the newest task: MySQL would otherwise sort all ta
 """
 
 from taskmanager.clock import format_time
-from taskmanager.db.statements import Row, fetch_one
+from taskmanager.db.statements import Row, fetch_value
 from taskmanager.queue.read import WITH_WORKER_STATUSES
 
 Reason = dict[str, str]
@@ -25,10 +25,7 @@ def explain(task: Row, *, now: int) -> Reason | None:
         )
     if task["status"] not in ("scheduled", "pending"):
         return None
-    task_type = fetch_one(
-        "SELECT is_paused FROM {task_types} WHERE id = ?", (task["task_type_id"],)
-    )
-    if task_type is not None and task_type["is_paused"]:
+    if fetch_value("SELECT is_paused FROM {task_types} WHERE id = ?", (task["task_type_id"],)):
         return _reason(
             "type_paused", f"Task type '{task['type']}' is paused: nothing of it is handed out."
         )
@@ -39,33 +36,28 @@ def explain(task: Row, *, now: int) -> Reason | None:
 
 
 def _waits_for_worker(task: Row, now: int) -> Reason:
-    held = fetch_one(
+    if fetch_value(
         "SELECT id FROM {tasks} {index tasks_claim_by_id} "
         "WHERE task_type_id = ? AND status = 'claimed' AND lease_expires_at > ? LIMIT 1",
         (task["task_type_id"], now),
-    )
-    if held is not None:
+    ):
         return _reason(
             "queued", "Workers are busy with other tasks of this type; it waits for its turn."
         )
     # The newest task of each status shows roughly when a worker last claimed one of this type.
-    taken = max(
-        task["claimed_at"] or 0,
-        *(_last_taken(task["task_type_id"], status) for status in WITH_WORKER_STATUSES),
-    )
+    newest = [
+        fetch_value(
+            "SELECT claimed_at FROM {tasks} {index tasks_claim_by_id} "
+            "WHERE task_type_id = ? AND status = ? ORDER BY id DESC LIMIT 1",
+            (task["task_type_id"], status),
+        )
+        for status in WITH_WORKER_STATUSES
+    ]
+    taken = max(claimed_at or 0 for claimed_at in [task["claimed_at"], *newest])
     since = f"since {format_time(taken)}" if taken else "so far"
     return _reason(
         "no_worker", f"No worker has taken a task of type '{task['type']}' {since}. Is one running?"
     )
-
-
-def _last_taken(task_type_id: int, status: str) -> int:
-    row = fetch_one(
-        "SELECT claimed_at FROM {tasks} {index tasks_claim_by_id} "
-        "WHERE task_type_id = ? AND status = ? ORDER BY id DESC LIMIT 1",
-        (task_type_id, status),
-    )
-    return (row["claimed_at"] or 0) if row else 0
 
 
 def _reason(code: str, message: str) -> Reason:

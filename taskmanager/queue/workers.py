@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import peewee
-from peewee import SQL, Case, fn
 
 from taskmanager.db.connection import cache
 from taskmanager.db.models import Worker
 from taskmanager.db.queries import first_row, rows_of
-from taskmanager.db.statements import Row, execute, fetch_one, insert
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, insert
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import NotFound
 from taskmanager.queue.answer_size import require_small
@@ -36,14 +35,14 @@ def record_sign_of_life(
     """
     seen_at = cache().workers_seen_at
     is_recent = abs(now - seen_at.get(worker_id, 0)) < SEEN_RESOLUTION_MS and not always
-    if is_recent and not completed and not failed:
-        return
     if is_recent:
-        execute(COUNT_REPORTS, (completed, failed, worker_id))
+        if completed or failed:
+            execute(COUNT_REPORTS, (completed, failed, worker_id))
         return
     if not execute(SEEN, (now, completed, failed, worker_id)).rowcount:
+        new = {"id": worker_id, "tasks_completed": completed, "tasks_failed": failed}
         try:
-            insert("workers", _new_worker(worker_id, now, completed, failed))
+            insert("workers", {**new, "first_seen_at": now, "last_seen_at": now})
         except peewee.IntegrityError:  # another process has just created it
             execute(SEEN, (now, completed, failed, worker_id))
     after_commit(lambda: seen_at.__setitem__(worker_id, now))
@@ -56,16 +55,6 @@ _COUNTS = (
 # Does not change the index on last_seen_at.
 COUNT_REPORTS = f"UPDATE {{workers}} SET {_COUNTS}"
 SEEN = f"UPDATE {{workers}} SET last_seen_at = ?, {_COUNTS}"
-
-
-def _new_worker(worker_id: str, now: int, completed: int, failed: int) -> Row:
-    return {
-        "id": worker_id,
-        "tasks_completed": completed,
-        "tasks_failed": failed,
-        "first_seen_at": now,
-        "last_seen_at": now,
-    }
 
 
 def save_metadata(*, worker_id: str, metadata: Mapping[str, Any] | None, now: int) -> None:
@@ -90,11 +79,7 @@ def mark_shut_down(worker_id: str, *, now: int) -> None:
     """Part of the shutdown's transaction: the worker is inactive until it is seen again."""
     record_sign_of_life(worker_id, now=now, always=True)
     Worker.update(shut_down_at=now).where(Worker.id == worker_id).execute()
-    after_commit(lambda: _forget_seen(worker_id))
-
-
-def _forget_seen(worker_id: str) -> None:
-    cache().workers_seen_at.pop(worker_id, None)
+    after_commit(lambda: cache().workers_seen_at.pop(worker_id, None))
 
 
 def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
@@ -112,14 +97,12 @@ def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
 def list_workers(*, limit: int, offset: int, heartbeat_seconds: int, now: int) -> list[Row]:
     """Workers with the same figures, the one seen last first."""
     workers = Worker.select().order_by(Worker.last_seen_at.desc(), Worker.id)
-    return [
-        _with_figures(row, heartbeat_seconds, now)
-        for row in rows_of(workers.limit(limit).offset(offset))
-    ]
+    rows = rows_of(workers.limit(limit).offset(offset))
+    return [_with_figures(row, heartbeat_seconds, now) for row in rows]
 
 
 def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
-    held = fetch_one(
+    held = fetch_value(
         "SELECT COUNT(*) AS held FROM {tasks} {index tasks_by_worker} "
         "WHERE worker_id = ? AND status = 'claimed'",
         (row["id"],),
@@ -131,7 +114,7 @@ def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:
         status = "stale"
     else:
         status = "active"
-    return {**row, "status": status, "tasks_held": held["held"] if held else 0}
+    return {**row, "status": status, "tasks_held": held}
 
 
 def _thresholds(heartbeat_seconds: int, now: int) -> tuple[int, int]:
@@ -146,19 +129,12 @@ def _thresholds(heartbeat_seconds: int, now: int) -> tuple[int, int]:
 def count_workers(*, heartbeat_seconds: int, now: int) -> dict[str, int]:
     """How many of the WORKERS_COUNTED that were seen last are `active`, `stale` and `inactive`."""
     stale_before, inactive_before = _thresholds(heartbeat_seconds, now)
-    is_inactive = Worker.shut_down_at.is_null(False) | (Worker.last_seen_at < inactive_before)
-    status = Case(
-        None, [(is_inactive, "inactive"), (Worker.last_seen_at < stale_before, "stale")], "active"
-    )
-    seen_last = (
-        Worker.select(status.alias("status"))
-        .order_by(Worker.last_seen_at.desc())
-        .limit(WORKERS_COUNTED)
-    )
-    groups = (
-        Worker.select(seen_last.c.status, fn.COUNT(SQL("1")).alias("workers"))
-        .from_(seen_last)
-        .group_by(seen_last.c.status)
+    groups = fetch_all(
+        "SELECT status, COUNT(*) AS workers FROM (SELECT CASE "
+        "WHEN shut_down_at IS NOT NULL OR last_seen_at < ? THEN 'inactive' "
+        "WHEN last_seen_at < ? THEN 'stale' ELSE 'active' END AS status "
+        "FROM {workers} ORDER BY last_seen_at DESC LIMIT ?) AS seen_last GROUP BY status",
+        (inactive_before, stale_before, WORKERS_COUNTED),
     )
     counts = {"active": 0, "stale": 0, "inactive": 0}
-    return counts | {row["status"]: row["workers"] for row in rows_of(groups)}
+    return counts | {row["status"]: row["workers"] for row in groups}

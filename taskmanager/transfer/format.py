@@ -119,14 +119,10 @@ def _column(field: peewee.Field) -> Column:
 
 def _is_text(value: Any) -> bool:
     """A lone surrogate, which JSON can spell, is no character."""
-    if type(value) is not str:
+    try:
+        return type(value) is str and (value.isascii() or bool(value.encode()))
+    except UnicodeEncodeError:
         return False
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return False
-    return True
 
 
 def first_wrong(columns: Sequence[Column], row: Sequence[Any]) -> Column | None:

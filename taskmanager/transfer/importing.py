@@ -4,8 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import peewee
 
@@ -41,8 +40,7 @@ BATCH_BYTES = 1_000_000
 Source = Callable[[], AbstractContextManager[BinaryIO]]
 
 
-@dataclass(frozen=True)
-class Imported:
+class Imported(NamedTuple):
     """The number of rows by table, and the names of the keys that are no longer valid."""
 
     rows: dict[str, int]
@@ -63,8 +61,7 @@ def import_queue(
     Raises TransferFailed, which says what is wrong in which line; DatabaseUnavailable.
     A crash leaves the queue as empty as it was; run the import again.
     """
-    _require_empty_queue()
-    _require_keys_that_may_go(replace_keys=replace_keys)
+    _require_replaceable(replace_keys=replace_keys)
     with contextlib.ExitStack() as opened:
 
         def open_again() -> _Import:
@@ -82,24 +79,20 @@ def _replace_all(
     imports: Iterator["_Import"], *, replace_keys: bool, caller: Caller, now: int
 ) -> Imported:
     """Runs the next of `imports`; each reads the stream from its beginning."""
-    _require_empty_queue()
-    keys_before = _require_keys_that_may_go(replace_keys=replace_keys)
+    keys_before = _require_replaceable(replace_keys=replace_keys)
     import_ = next(imports)
     for table in reversed(import_.tables.values()):
         table.model.delete().execute()
     import_.run()
-    audit.record(
-        event="queue_imported",
-        message=f"{sum(import_.rows.values())} rows, exported at {import_.exported_at}",
-        caller=caller,
-        now=now,
-    )
+    message = f"{sum(import_.rows.values())} rows, exported at {import_.exported_at}"
+    audit.record(event="queue_imported", message=message, caller=caller, now=now)
     keys_after = _keys_by_hash()
     gone = [name for key_hash, name in keys_before.items() if key_hash not in keys_after]
     return Imported(import_.rows, tuple(gone))
 
 
-def _require_empty_queue() -> None:
+def _require_replaceable(*, replace_keys: bool) -> dict[str, str]:
+    """Raises unless a file may take this queue's place; returns the names of its keys, by hash."""
     used = [plain_name(model) for model in WORK if model.select().exists()]
     if used:
         raise TransferFailed(
@@ -107,10 +100,6 @@ def _require_empty_queue() -> None:
             "imported into an empty one only; make a new database and let "
             "TASKMANAGER_DATABASE_URL name it. Nothing was imported."
         )
-
-
-def _require_keys_that_may_go(*, replace_keys: bool) -> dict[str, str]:
-    """Returns the names of this queue's keys, by hash."""
     found = _keys_by_hash()
     made = [name for name in found.values() if name not in keys.MADE_AT_START]
     if made and not replace_keys:

@@ -292,19 +292,14 @@ class Lifecycle(RuleBasedStateMachine):
                     return
             holder = Holder(worker_id=claim.worker_id, claim_token=claim.token)
             if progress is None:
-                lease.send_heartbeat(
-                    task_id=claim.task_id,
-                    holder=holder,
-                    lease_seconds=None,
-                    caller=OPERATOR,
-                    now=self.model.now,
+                lease.renew_lease(
+                    task_id=claim.task_id, holder=holder, caller=OPERATOR, now=self.model.now
                 )
             else:
-                lease.report_progress(
+                lease.renew_lease(
                     task_id=claim.task_id,
                     holder=holder,
-                    progress=progress,
-                    message=None,
+                    progress={"progress": progress, "progress_message": None},
                     caller=OPERATOR,
                     now=self.model.now,
                 )

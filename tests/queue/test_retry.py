@@ -1,10 +1,10 @@
-"""The retry decision as a pure value."""
+"""Whether and when a failed attempt is retried."""
 
 from typing import Any
 
 import pytest
 
-from taskmanager.queue.retry import RetryDecision, decide_retry
+from taskmanager.queue.retry import retry_delay
 
 
 def delay(policy: dict[str, Any] | None, attempts: int = 1, **changed: Any) -> float | None:
@@ -14,7 +14,7 @@ def delay(policy: dict[str, Any] | None, attempts: int = 1, **changed: Any) -> f
         "retry_after_seconds": None,
         **changed,
     }
-    return decide_retry(policy=policy, attempts=attempts, **fields).delay_seconds
+    return retry_delay(policy=policy, attempts=attempts, **fields)
 
 
 def test_without_a_policy_the_next_attempt_is_immediate() -> None:
@@ -68,8 +68,3 @@ def test_the_workers_own_delay_goes_before_the_policy() -> None:
     assert delay({"strategy": "fixed", "base_seconds": 9}, retry_after_seconds=1.5) == 1.5
     assert delay({"strategy": "fixed", "base_seconds": 9}, retry_after_seconds=0) == 0
     assert delay(None, attempts=3, max_attempts=3, retry_after_seconds=1) is None
-
-
-def test_a_decision_says_whether_there_is_another_attempt() -> None:
-    assert RetryDecision(0).will_retry
-    assert not RetryDecision(None).will_retry

@@ -9,8 +9,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec
 
 import peewee
 from peewee import fn
@@ -22,6 +22,7 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 PERIODS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
@@ -78,7 +79,11 @@ def task_counts(*, now: int, max_age_ms: int = SNAPSHOT_MS) -> TaskCounts:
             _keep(counted, stored)
         return counted
     if abs(now - stored["counted_at"]) < max_age_ms or not _begin(stored, now):
-        return _from(stored)
+        return TaskCounts(
+            groups=[Group(*group) for group in json.loads(stored["figures"])],
+            counted_at=stored["counted_at"],
+            duration_ms=stored["duration_ms"],
+        )
     counted = _count(now)
     _keep(counted, {**stored, "counting_since": now})
     return counted
@@ -103,47 +108,33 @@ COUNT_ALL = (
 )
 
 
-def _from(stored: Row) -> TaskCounts:
-    return TaskCounts(
-        groups=[Group(*group) for group in json.loads(stored["figures"])],
-        counted_at=stored["counted_at"],
-        duration_ms=stored["duration_ms"],
-    )
+def _if_possible(write: Callable[P, bool]) -> Callable[P, bool]:
+    """Whether `write` has written, in a transaction of its own. Its failure is logged only."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> bool:
+        try:
+            return write_transaction(write)(*args, **kwargs)
+        except DatabaseUnavailable as error:
+            log.info("the snapshot of the statistics is not renewed: %s", error.message)
+            return False
+
+    return run
 
 
+@_if_possible
 def _begin(stored: Row, now: int) -> bool:
     """Whether this process is to count; False if another one counts now, or has just counted."""
-    try:
-        return _mark(stored["counted_at"], now)
-    except DatabaseUnavailable as error:
-        log.info("the snapshot of the statistics is not renewed: %s", error.message)
-        return False
-
-
-@write_transaction
-def _mark(counted_at: int, now: int) -> bool:
     since = StatisticsSnapshot.counting_since
-    changed: int = (
-        StatisticsSnapshot.update(counting_since=now)
-        .where(
-            StatisticsSnapshot.id == _ID,
-            StatisticsSnapshot.counted_at == counted_at,
-            since.is_null() | (fn.ABS(since - now) >= GIVEN_UP_MS),
-        )
-        .execute()
+    mark = StatisticsSnapshot.update(counting_since=now).where(
+        StatisticsSnapshot.id == _ID,
+        StatisticsSnapshot.counted_at == stored["counted_at"],
+        since.is_null() | (fn.ABS(since - now) >= GIVEN_UP_MS),
     )
-    return changed == 1
+    return bool(mark.execute())
 
 
-def _keep(counted: TaskCounts, replaced: Row | None) -> None:
-    try:
-        _store(counted, replaced)
-    except DatabaseUnavailable as error:
-        log.info("the snapshot of the statistics is not kept: %s", error.message)
-
-
-@write_transaction
-def _store(counted: TaskCounts, replaced: Row | None) -> None:
+@_if_possible
+def _keep(counted: TaskCounts, replaced: Row | None) -> bool:
     """Stores nothing if another process has stored figures or begun to count meanwhile."""
     row = {
         "figures": json.dumps(counted.groups, separators=(",", ":")),
@@ -155,9 +146,10 @@ def _store(counted: TaskCounts, replaced: Row | None) -> None:
     if replaced is None:
         with contextlib.suppress(peewee.IntegrityError):  # another process has just inserted it
             StatisticsSnapshot.insert({"id": _ID, **row}).execute()
-        return
-    StatisticsSnapshot.update(row).where(
+        return True
+    update = StatisticsSnapshot.update(row).where(
         StatisticsSnapshot.id == _ID,
         StatisticsSnapshot.counted_at == replaced["counted_at"],
         StatisticsSnapshot.counting_since == replaced["counting_since"],  # None: IS NULL
-    ).execute()
+    )
+    return bool(update.execute())

@@ -4,13 +4,11 @@ The counts can be a minute old: see counts.py. The oldest pending task of each
 type is the first entry of an index and is read for every answer.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.models import Task
-from taskmanager.db.queries import rows_of
-from taskmanager.db.statements import MAX_ROWS
+from taskmanager.db.statements import MAX_ROWS, fetch_all, parts_of
 from taskmanager.queue import task_types
 from taskmanager.queue.claim_sql import claim_order, find_heads
 from taskmanager.queue.figures.counts import PERIODS_MS, task_counts
@@ -36,14 +34,12 @@ class QueueFigures(NamedTuple):
 def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
     """The figures of each type that has tasks and that the caller may use."""
     counts = task_counts(now=now)
-    found = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
-    names = {row["id"]: row["name"] for row in found}
+    names = {row["id"]: row["name"] for row in task_types.find_task_types(caller=caller)}
     tasks: dict[str, Counts] = {}
     finished: dict[str, dict[str, Counts]] = {}
     for group in counts.groups:
-        if group.task_type_id not in names:
+        if (name := names.get(group.task_type_id)) is None:
             continue
-        name = names[group.task_type_id]
         if name not in tasks:
             tasks[name] = dict.fromkeys(STATUSES, 0)
             finished[name] = {period: dict.fromkeys(FINISHED_STATUSES, 0) for period in PERIODS_MS}
@@ -51,26 +47,16 @@ def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
         if group.status in FINISHED_STATUSES:
             for period in PERIODS_MS:
                 finished[name][period][group.status] = getattr(group, period)
-    return QueueFigures(
-        tasks=tasks,
-        finished=finished,
-        oldest_pending_seconds={
-            names[type_id]: max(now - created_at, 0) / 1000
-            for type_id, created_at in _oldest_pending(list(names)).items()
-        },
-        counted_at=counts.counted_at,
-        count_duration_ms=counts.duration_ms,
-    )
+    oldest = _oldest_pending_seconds(names, now)
+    return QueueFigures(tasks, finished, oldest, counts.counted_at, counts.duration_ms)
 
 
-def _oldest_pending(type_ids: Sequence[int]) -> dict[int, int]:
-    """By type id: when its oldest pending task was created."""
-    heads = find_heads(type_ids, order=claim_order("id", "ASC"), count=1)
-    oldest: dict[int, int] = {}
-    for start in range(0, len(heads), MAX_ROWS):
-        ids = [head["id"] for head in heads[start : start + MAX_ROWS]]
-        tasks = Task.select(Task.task_type_id, Task.created_at).where(Task.id.in_(ids))
-        oldest |= {row["task_type_id"]: row["created_at"] for row in rows_of(tasks)}
+def _oldest_pending_seconds(names: Mapping[int, str], now: int) -> dict[str, float]:
+    heads = find_heads(list(names), order=claim_order("id", "ASC"), count=1)
+    oldest: dict[str, float] = {}
+    for some in parts_of([head["id"] for head in heads], MAX_ROWS):
+        for row in fetch_all("SELECT task_type_id, created_at FROM {tasks} WHERE id IN ?", (some,)):
+            oldest[names[row["task_type_id"]]] = max(now - row["created_at"], 0) / 1000
     return oldest
 
 

@@ -3,7 +3,8 @@
 due_times.py computes when a schedule is due, runs.py does what happens then.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import peewee
@@ -13,7 +14,7 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.errors import is_duplicate
 from taskmanager.db.models import Schedule
-from taskmanager.db.queries import first_row, locking, rows_of
+from taskmanager.db.queries import locking, rows_of
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
@@ -31,7 +32,6 @@ NEXT_RUNS_SHOWN = 5
 MAX_PARAMS_LENGTH = 65_536
 
 _PLAIN_FIELDS = ("name", "priority", "max_attempts", "overlap")
-_TIMING_COLUMNS = ("cron", "timezone", "interval_seconds")
 
 
 def create_schedule(
@@ -43,67 +43,56 @@ def create_schedule(
     `create_task` does, or for its timing, and Conflict if the name is taken.
     """
     timing = _new_timing(fields)
-    task = create.prepare_task(
-        {"type": fields["type"], "params": fields["params"]},
-        defaults=defaults,
-        caller=caller,
-        now=now,
-    )
+    request = {"type": fields["type"], "params": fields["params"]}
+    task = create.prepare_task(request, defaults=defaults, caller=caller, now=now)
     require_small("params", task["params"], MAX_PARAMS_LENGTH)
     first = due_times.first_after(timing, now)
-    is_active = fields.get("is_active", True)
     row: Row = {
-        "name": fields["name"],
         "task_type_id": task["task_type_id"],
-        "params": task["params"],
-        "priority": fields.get("priority"),
-        "max_attempts": fields.get("max_attempts"),
-        "overlap": fields.get("overlap", "allow"),
-        **_timing_columns(timing),
-        "is_active": int(is_active),
-        "next_run_at": first if is_active else None,
+        "overlap": "allow",
+        "is_active": 1,
+        **_columns(fields, timing),
         "created_at": now,
         "updated_at": now,
     }
+    row["next_run_at"] = first if row["is_active"] else None
     return get_schedule(schedule_id=_insert(row, caller, now), caller=caller)
 
 
 @write_transaction
 def _insert(row: Row, caller: Caller, now: int) -> int:
-    try:
+    with _unless_name_is_taken(row["name"]):
         schedule_id: int = Schedule.insert(row).execute()
-    except peewee.IntegrityError as error:
-        raise _name_taken(error, row["name"]) from None
     _record("schedule_created", schedule_id, row["name"], f"made by {caller.name}", caller, now)
     return schedule_id
 
 
-def _name_taken(error: peewee.IntegrityError, name: str) -> Exception:
-    if not is_duplicate(error):
-        return error
-    return Conflict(
-        f"There is a schedule named '{name}' already; change it with PATCH, or choose another "
-        "name.",
-        code="schedule_exists",
-    )
+@contextlib.contextmanager
+def _unless_name_is_taken(name: str | None) -> Iterator[None]:
+    try:
+        yield
+    except peewee.IntegrityError as error:
+        if not is_duplicate(error):
+            raise
+        raise Conflict(
+            f"There is a schedule named '{name}' already; change it with PATCH, or choose another "
+            "name.",
+            code="schedule_exists",
+        ) from None
 
 
 def _record(event: str, schedule_id: int, name: str, what: str, caller: Caller, now: int) -> None:
-    audit.record(
-        event=event,
-        caller=caller,
-        message=f"schedule {schedule_id} ({name}) {what}",
-        now=now,
-    )
+    message = f"schedule {schedule_id} ({name}) {what}"
+    audit.record(event=event, message=message, caller=caller, now=now)
 
 
 def list_schedules(*, limit: int, offset: int, caller: Caller) -> list[Row]:
     """Schedules of the types that the caller may use, by name."""
     schedules = Schedule.select().order_by(Schedule.name).limit(limit).offset(offset)
     if caller.task_types is not None:
-        types = task_types.find_task_types(ids=None, names=None, pattern=None, caller=caller)
+        types = task_types.find_task_types(caller=caller)
         schedules = schedules.where(Schedule.task_type_id.in_([row["id"] for row in types]))
-    return [with_type(row) for row in rows_of(schedules)]
+    return [task_types.with_type(row) for row in rows_of(schedules)]
 
 
 def count_schedules(*, caller: Caller) -> dict[str, int]:
@@ -112,16 +101,21 @@ def count_schedules(*, caller: Caller) -> dict[str, int]:
         Schedule.task_type_id, Schedule.is_active, fn.COUNT(Schedule.id).alias("schedules")
     ).group_by(Schedule.task_type_id, Schedule.is_active)
     counts = {"active": 0, "inactive": 0}
-    for group in rows_of(groups):
-        if caller.may_touch(task_types.name_of(group["task_type_id"])):
-            counts["active" if group["is_active"] else "inactive"] += group["schedules"]
+    for group in task_types.allowed_rows(rows_of(groups), caller):
+        counts["active" if group["is_active"] else "inactive"] += group["schedules"]
     return counts
 
 
 def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
     """One schedule with `next_runs`, its next due times. Raises NotFound."""
     row = find_schedule(schedule_id, caller)
-    return {**row, "next_runs": _next_runs(row)}
+    runs = []
+    if row["next_run_at"] is not None:
+        try:
+            runs = due_times.upcoming(timing_of(row), row["next_run_at"], NEXT_RUNS_SHOWN)
+        except InvalidRequest:  # this host does not know its time zone; the next run will say so
+            runs = [row["next_run_at"]]
+    return {**row, "next_runs": runs}
 
 
 def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Row:
@@ -130,26 +124,9 @@ def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Ro
     `lock`: its row is locked until the transaction ends.
     """
     schedule = Schedule.select().where(Schedule.id == schedule_id)
-    row = first_row(locking(schedule) if lock else schedule)
-    if row is not None:
-        row = with_type(row)
-        if caller.may_touch(row["type"]):
-            return row
+    for row in task_types.allowed_rows(rows_of(locking(schedule) if lock else schedule), caller):
+        return row
     raise NotFound(f"There is no schedule {schedule_id}.", code="schedule_not_found")
-
-
-def with_type(row: Row) -> Row:
-    """A row of the table with the name of its type."""
-    return {**row, "type": task_types.name_of(row["task_type_id"])}
-
-
-def _next_runs(row: Row) -> list[int]:
-    if row["next_run_at"] is None:
-        return []
-    try:
-        return due_times.upcoming(timing_of(row), row["next_run_at"], NEXT_RUNS_SHOWN)
-    except InvalidRequest:  # this host does not know its time zone; the next run will say so
-        return [row["next_run_at"]]
 
 
 def change_schedule(
@@ -179,26 +156,25 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
     if not changed:
         return
     columns = {**changed, "updated_at": now}
-    try:
+    with _unless_name_is_taken(changed.get("name")):
         Schedule.update(columns).where(Schedule.id == schedule_id).execute()
-    except peewee.IntegrityError as error:
-        raise _name_taken(error, str(changed.get("name"))) from None
-    what = f"changed by {caller.name}: {_in_words(changed)}"
+    # Params may be long, and the next run follows from the other columns.
+    shown = ", ".join(
+        column if column == "params" else f"{column} = {value}"
+        for column, value in changed.items()
+        if column != "next_run_at"
+    )
+    what = f"changed by {caller.name}: {shown}"
     _record("schedule_changed", schedule_id, row["name"], what, caller, now)
 
 
 def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
     """The columns whose values differ from `row` after `changes`, `next_run_at` among them."""
     timing = _new_timing(changes, row)
-    columns: Row = {name: changes[name] for name in _PLAIN_FIELDS if name in changes}
-    columns |= _timing_columns(timing)
-    if "params" in changes:
-        columns["params"] = create.params_text(changes["params"])
-    if "is_active" in changes:
-        columns["is_active"] = int(changes["is_active"])
+    columns = _columns(changes, timing)
     changed = {column: value for column, value in columns.items() if row[column] != value}
     is_active = columns.get("is_active", row["is_active"])
-    if changed.keys() & set(_TIMING_COLUMNS):
+    if changed.keys() & set(Timing._fields):
         first = due_times.first_after(timing, now)  # checks the timing of an inactive one, too
         changed["next_run_at"] = first if is_active else None
     elif "is_active" in changed:
@@ -206,14 +182,15 @@ def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:
     return changed
 
 
-def _in_words(changed: Row) -> str:
-    # Params may be long, and the next run follows from the other columns.
-    shown = [
-        column if column == "params" else f"{column} = {value}"
-        for column, value in changed.items()
-        if column != "next_run_at"
-    ]
-    return ", ".join(shown)
+def _columns(fields: Mapping[str, Any], timing: Timing) -> Row:
+    """What a request sets, as the table has it."""
+    columns: Row = {name: fields[name] for name in _PLAIN_FIELDS if name in fields}
+    columns |= timing._asdict()
+    if "params" in fields:
+        columns["params"] = create.params_text(fields["params"])
+    if "is_active" in fields:
+        columns["is_active"] = int(fields["is_active"])
+    return columns
 
 
 def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
@@ -233,13 +210,9 @@ def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
     return Timing(cron=due_times.clean_cron(cron), timezone=zone, interval_seconds=None)
 
 
-def _timing_columns(timing: Timing) -> Row:
-    return {column: getattr(timing, column) for column in _TIMING_COLUMNS}
-
-
 def timing_of(row: Row) -> Timing:
     """When a schedule is due, from its row."""
-    return Timing(**{column: row[column] for column in _TIMING_COLUMNS})
+    return Timing(**{column: row[column] for column in Timing._fields})
 
 
 def delete_schedule(*, schedule_id: int, caller: Caller, now: int) -> Row:

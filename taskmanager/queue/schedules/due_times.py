@@ -56,11 +56,10 @@ def latest_and_next(timing: Timing, due_at: int, now: int) -> tuple[int, int]:
         latest = due_at + (now - due_at) // step * step
         return latest, latest + step
     latest = max(due_at, _some_time_up_to(timing, now))
-    for following in _times_after(timing, latest):
-        if following > now:
-            return latest, following
+    times = _times_after(timing, latest)
+    while (following := next(times)) <= now:
         latest = following
-    raise AssertionError("unreachable: _times_after ends with an error")
+    return latest, following
 
 
 def _times_after(timing: Timing, moment: int) -> Iterator[int]:
@@ -70,8 +69,7 @@ def _times_after(timing: Timing, moment: int) -> Iterator[int]:
             moment += timing.interval_seconds * 1000
             yield moment
     start = datetime.datetime.fromtimestamp(moment / 1000, load_zone(timing.timezone))
-    for found in _simulate(timing.cron or "", start):
-        due_at = _milliseconds(found)
+    for due_at in map(_milliseconds, _simulate(timing.cron or "", start)):
         # cronsim counts by the clock on the wall: begun in an hour that is there twice, it
         # may first answer with a time of the earlier of the two.
         if due_at > moment:
@@ -86,10 +84,8 @@ def _some_time_up_to(timing: Timing, now: int) -> int:
     or repeat, so what it finds is only where to begin forwards.
     """
     second_after = datetime.datetime.fromtimestamp(now // 1000 + 1, load_zone(timing.timezone))
-    for found in _simulate(timing.cron or "", second_after, reverse=True):
-        if _milliseconds(found) <= now:
-            return _milliseconds(found)
-    return 0
+    moments = map(_milliseconds, _simulate(timing.cron or "", second_after, reverse=True))
+    return next((moment for moment in moments if moment <= now), 0)
 
 
 def _milliseconds(moment: datetime.datetime) -> int:
@@ -123,15 +119,14 @@ def _what_is_wrong(cron: str) -> str:
     """Each field tried by itself; where none is wrong, it is that they do not go together."""
     from cronsim import CronSim, CronSimError
 
-    fields = cron.split()
-    for index, (name, expected) in enumerate(CRON_FIELDS):
+    for index, (text, (name, expected)) in enumerate(zip(cron.split(), CRON_FIELDS, strict=True)):
         alone = ["*"] * len(CRON_FIELDS)
-        alone[index] = fields[index]
+        alone[index] = text
         try:
             CronSim(" ".join(alone), datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC))
         except CronSimError:
             return (
-                f"has a bad {name}: '{fields[index]}'; expected {expected}, "
+                f"has a bad {name}: '{text}'; expected {expected}, "
                 "or * , and lists (1,2), ranges (1-5), steps (*/10) of them"
             )
     return f"never falls due: no day fits '{cron}'"

@@ -14,9 +14,9 @@ from taskmanager.db.queries import rows_of
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest
-from taskmanager.queue import create
+from taskmanager.queue import create, task_types
 from taskmanager.queue.schedules import definitions, due_times
-from taskmanager.queue.store import store_tasks
+from taskmanager.queue.store import store_in_transaction, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
 DUE_READ_AT_ONCE = 100
@@ -33,7 +33,7 @@ def run_due_schedules(*, now: int, defaults: TaskDefaults, deadline: float) -> i
     while True:
         due = rows_of(next_due.where(Schedule.next_run_at <= now))
         for row in due:
-            made += _run(definitions.with_type(row), defaults, now)
+            made += _run(task_types.with_type(row), defaults, now)
             if time.monotonic() > deadline:
                 return made
         if len(due) < DUE_READ_AT_ONCE:
@@ -46,17 +46,13 @@ def _run(schedule: Row, defaults: TaskDefaults, now: int) -> bool:
     A run that cannot create its task is stored as failed. A schedule whose next
     due time cannot be computed any more becomes inactive.
     """
-    due_at: int = schedule["next_run_at"]
-    next_run_at: int | None = None
-    task: Row | None = None
-    problem: str | None = None
+    due_at, next_run_at = schedule["next_run_at"], None
+    task = problem = None
     try:
-        due_at, next_run_at = due_times.latest_and_next(
-            definitions.timing_of(schedule), due_at, now
-        )
-        task = create.prepare_task(
-            _task_request(schedule, due_at), defaults=defaults, caller=OPERATOR, now=now
-        )
+        timing = definitions.timing_of(schedule)
+        due_at, next_run_at = due_times.latest_and_next(timing, due_at, now)
+        request = _task_request(schedule, due_at)
+        task = create.prepare_task(request, defaults=defaults, caller=OPERATOR, now=now)
     except InvalidRequest as error:
         problem = error.message
     return _store_run(schedule, task, due_at=due_at, next_run_at=next_run_at, problem=problem)
@@ -68,20 +64,14 @@ def _task_request(schedule: Row, due_at: int | None) -> Row:
     The dedupe key is the second guard against creating the task twice. If runs
     may not overlap, all of them share one key, held while a task is unfinished.
     """
+    dedupe, key = "none", f"schedule:{schedule['id']}"
     if schedule["overlap"] == "skip":
-        dedupe, key = "active", f"schedule:{schedule['id']}"
+        dedupe = "active"
     elif due_at is not None:
-        dedupe, key = "forever", f"schedule:{schedule['id']}:{format_time(due_at)}"
-    else:
-        dedupe, key = "none", f"schedule:{schedule['id']}"
-    return {
-        "type": schedule["type"],
-        "params": json.loads(schedule["params"]),
-        "priority": schedule["priority"],
-        "max_attempts": schedule["max_attempts"],
-        "dedupe": dedupe,
-        "dedupe_key": key,
-    }
+        dedupe, key = "forever", f"{key}:{format_time(due_at)}"
+    same = {name: schedule[name] for name in ("type", "priority", "max_attempts")}
+    params = json.loads(schedule["params"])
+    return {**same, "params": params, "dedupe": dedupe, "dedupe_key": key}
 
 
 @write_transaction
@@ -97,30 +87,25 @@ def _store_run(
     caller has changed it since it was read, nothing is done.
     """
     this_one = Schedule.id == schedule["id"]
-    advanced = (
-        Schedule.update(
-            next_run_at=next_run_at,
-            is_active=next_run_at is not None,
-            last_run_at=due_at,
-            last_outcome="failed",
-            last_error=problem,
-        )
-        .where(
-            this_one,
-            Schedule.next_run_at == schedule["next_run_at"],
-            Schedule.updated_at == schedule["updated_at"],
-        )
-        .execute()
+    advance = Schedule.update(
+        next_run_at=next_run_at,
+        is_active=next_run_at is not None,
+        last_run_at=due_at,
+        last_outcome="failed",
+        last_error=problem,
+    ).where(
+        this_one,
+        Schedule.next_run_at == schedule["next_run_at"],
+        Schedule.updated_at == schedule["updated_at"],
     )
-    if not advanced or task is None:
+    if not advance.execute() or task is None:
         return False
-    message = f"schedule '{schedule['name']}' was due {format_time(due_at)}"
-    stored, existed = store_tasks(
+    [(stored, existed)] = store_tasks(
         [task],
         caller=OPERATOR,
-        message=message,
+        message=f"schedule '{schedule['name']}' was due {format_time(due_at)}",
         metadata={"schedule_id": schedule["id"], "due_at": format_time(due_at)},
-    )[0]
+    )
     outcome = "skipped" if existed else "created"
     Schedule.update(last_outcome=outcome, last_task_id=stored["id"]).where(this_one).execute()
     return not existed
@@ -135,18 +120,12 @@ def run_schedule_now(
     Raises what `create_task` raises.
     """
     schedule = definitions.find_schedule(schedule_id, caller)
-    task = create.prepare_task(
-        _task_request(schedule, None), defaults=defaults, caller=caller, now=now
-    )
-    stored, existed = _store_by_hand(schedule, task, caller)
-    return create.Outcome(task={**stored, "type": schedule["type"]}, deduplicated=existed)
-
-
-@write_transaction
-def _store_by_hand(schedule: Row, task: Row, caller: Caller) -> tuple[Row, bool]:
-    return store_tasks(
+    request = _task_request(schedule, None)
+    task = create.prepare_task(request, defaults=defaults, caller=caller, now=now)
+    [(stored, existed)] = store_in_transaction(
         [task],
         caller=caller,
         message=f"schedule '{schedule['name']}' was run by hand",
-        metadata={"schedule_id": schedule["id"]},
-    )[0]
+        metadata={"schedule_id": schedule_id},
+    )
+    return create.Outcome(task={**stored, "type": schedule["type"]}, deduplicated=existed)
