@@ -6,13 +6,18 @@ claim, complete) are SQL templates beside the functions that run them, because
 building a Peewee query costs more than running it.
 """
 
+import re
+
 import peewee
 
 from taskmanager.db.connection import database
 
 
 class _Metadata(peewee.Metadata):
-    """Puts the table prefix of the current database before a model's own name of its table."""
+    """TaskType has the table `task_types`, after the table prefix of the current database."""
+
+    def make_table_name(self) -> str:
+        return re.sub("(?<=[a-z])(?=[A-Z])", "_", self.model.__name__).lower() + "s"
 
     @property
     def table_name(self) -> str:
@@ -59,9 +64,6 @@ class TaskType(_Model):
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
 
-    class Meta:
-        table_name = "task_types"
-
 
 class TaskTypeVersion(_Model):
     id = peewee.BigAutoField()
@@ -70,9 +72,6 @@ class TaskTypeVersion(_Model):
     param_schema = peewee.TextField()
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
-
-    class Meta:
-        table_name = "task_type_versions"
 
 
 class Task(_Model):
@@ -106,9 +105,6 @@ class Task(_Model):
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
 
-    class Meta:
-        table_name = "tasks"
-
 
 class TaskLog(_Model):
     id = peewee.BigAutoField()
@@ -123,9 +119,6 @@ class TaskLog(_Model):
     metadata = peewee.TextField(null=True)
     created_at = peewee.BigIntegerField()
 
-    class Meta:
-        table_name = "task_logs"
-
 
 class Worker(_Model):
     id = peewee.CharField(255, primary_key=True)
@@ -135,9 +128,6 @@ class Worker(_Model):
     first_seen_at = peewee.BigIntegerField()
     last_seen_at = peewee.BigIntegerField()
     shut_down_at = peewee.BigIntegerField(null=True)
-
-    class Meta:
-        table_name = "workers"
 
 
 class Schedule(_Model):
@@ -160,9 +150,6 @@ class Schedule(_Model):
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
 
-    class Meta:
-        table_name = "schedules"
-
 
 class ApiKey(_Model):
     id = peewee.BigAutoField()
@@ -178,9 +165,6 @@ class ApiKey(_Model):
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
 
-    class Meta:
-        table_name = "api_keys"
-
 
 class AuditEvent(_Model):
     id = peewee.BigAutoField()
@@ -191,16 +175,10 @@ class AuditEvent(_Model):
     message = peewee.TextField()
     created_at = peewee.BigIntegerField()
 
-    class Meta:
-        table_name = "audit_events"
-
 
 class SchemaVersion(_Model):
     version = peewee.IntegerField(primary_key=True)
     applied_at = peewee.BigIntegerField()
-
-    class Meta:
-        table_name = "schema_versions"
 
 
 class MigrationStep(_Model):
@@ -209,18 +187,12 @@ class MigrationStep(_Model):
     position = peewee.BigIntegerField()
     finished_at = peewee.BigIntegerField(null=True)
 
-    class Meta:
-        table_name = "migration_steps"
-
 
 class MaintenanceRun(_Model):
     road = peewee.CharField(10, primary_key=True)
     last_run_at = peewee.BigIntegerField()
     duration_ms = peewee.BigIntegerField()
     tasks_moved = peewee.BigIntegerField()
-
-    class Meta:
-        table_name = "maintenance_runs"
 
 
 class StatisticsSnapshot(_Model):
@@ -230,9 +202,6 @@ class StatisticsSnapshot(_Model):
     counted_at = peewee.BigIntegerField()
     duration_ms = peewee.BigIntegerField()
     counting_since = peewee.BigIntegerField(null=True)
-
-    class Meta:
-        table_name = "statistics_snapshots"
 
 
 MODELS = (
