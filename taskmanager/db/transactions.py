@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import peewee
 
 from taskmanager.db.connection import close_connection, database
-from taskmanager.db.errors import is_connection_lost, is_rolled_back, translated
+from taskmanager.db.errors import is_connection_lost, is_rolled_back
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -26,14 +26,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _PerThread(threading.local):
-    """`after_commit`: what is to be done once the thread's transaction is committed."""
-
-    def __init__(self) -> None:
-        self.after_commit: list[Callable[[], object]] = []
-
-
-_own = _PerThread()
+# Of each thread: `after_commit`, what is to be done once its transaction is committed.
+_own = threading.local()
 
 
 def after_commit(action: Callable[[], object]) -> None:
@@ -64,58 +58,39 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
             except DatabaseUnavailable:
                 close_connection()
                 raise
-            except (_RolledBack, _ConnectionLost) as failure:
-                if isinstance(failure, _ConnectionLost):
+            except peewee.IntegrityError:
+                raise
+            except (peewee.DatabaseError, peewee.InterfaceError) as error:
+                is_lost = is_connection_lost(error)
+                if is_lost:
                     close_connection()
-                if failure.ambiguous:
-                    raise DatabaseUnavailable(
-                        "The connection to the database was lost at the last moment, and it cannot "
-                        "be told whether this was done. Look, or send the same again."
-                    ) from failure.error
-                if attempt == MAX_TRANSACTION_RUNS:
-                    raise database.given_up(failure.error) from failure.error
-                log.info("transaction %s again: %s", operation.__name__, failure.error)
+                if attempt == MAX_TRANSACTION_RUNS or not (is_lost or is_rolled_back(error)):
+                    raise database.given_up(error) from error
+                log.info("transaction %s again: %s", operation.__name__, error)
             time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, 0.005 * 2**attempt)))  # noqa: S311
         raise AssertionError("unreachable: the last run returns or raises")
 
     return run
 
 
-class _RolledBack(Exception):
-    """The server has undone the transaction; the same may be tried again."""
-
-    def __init__(self, error: Exception, *, ambiguous: bool = False) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.ambiguous = ambiguous
-
-
-class _ConnectionLost(_RolledBack):
-    """The connection is gone; with it the transaction, unless it was lost during COMMIT."""
-
-
 def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
     engine = database.obj
-    try:
-        # Peewee forgets that it is in a transaction when it connects within one.
-        engine.connection()
-    except (peewee.DatabaseError, peewee.InterfaceError) as error:
-        raise _failure(error) from error
+    engine.connection()  # peewee forgets that it is in a transaction when it connects within one
     _own.after_commit = []
-    committing, is_open = False, False
+    is_open = False
     try:
         with engine.manual_commit():
             try:
                 engine.begin()
                 result = operation(*args, **kwargs)
-                committing = True
-                engine.commit()
-            except BaseException as error:
-                is_open = not _roll_back(engine)
-                if isinstance(error, peewee.IntegrityError):
-                    raise
-                if isinstance(error, (peewee.DatabaseError, peewee.InterfaceError)):
-                    raise _failure(error, during_commit=committing) from error
+                _commit(engine)
+            except BaseException:
+                try:
+                    engine.rollback()
+                except peewee.PeeweeException:
+                    # A lost connection cannot roll back and need not: the server does when it
+                    # notices. Any other may still be in the transaction: nobody may go on in it.
+                    is_open = True
                 raise
     finally:
         if is_open:
@@ -125,21 +100,13 @@ def _run_once(operation: Callable[..., R], args: Any, kwargs: Any) -> R:
     return result
 
 
-def _roll_back(engine: peewee.Database) -> bool:
-    """Whether it worked. Else a transaction may still be open, and nobody may go on in it.
-
-    A lost connection cannot roll back and need not: the server does when it notices.
-    """
+def _commit(engine: peewee.Database) -> None:
     try:
-        engine.rollback()
-    except peewee.PeeweeException:
-        return False
-    return True
-
-
-def _failure(error: Exception, *, during_commit: bool = False) -> Exception:
-    if is_connection_lost(error):
-        return _ConnectionLost(error, ambiguous=during_commit)
-    if is_rolled_back(error):
-        return _RolledBack(error)
-    return translated(error)
+        engine.commit()
+    except (peewee.DatabaseError, peewee.InterfaceError) as error:
+        if not is_connection_lost(error):
+            raise
+        raise DatabaseUnavailable(
+            "The connection to the database was lost at the last moment, and it cannot "
+            "be told whether this was done. Look, or send the same again."
+        ) from error
