@@ -62,38 +62,39 @@ def is_rolled_back(error: BaseException) -> bool:
 
 def translated(error: Exception) -> Exception:
     """DatabaseUnavailable where waiting or the host can mend it, else the error itself (a bug)."""
-    original = _original(error)
-    if isinstance(original, sqlite3.OperationalError):
-        sentence = _SQLITE_SENTENCES.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
-        if sentence is None and "no such table" not in str(original):
-            return error
-    elif isinstance(original, sqlite3.DatabaseError):
-        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
-        if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return error
-        sentence = "The database file is damaged or is not a database"
-    elif mysql_code(error) in MYSQL_STATEMENT_DOES_NOT_FIT:
+    sentence = _sentence(error)
+    if sentence is None:
         return error
-    elif isinstance(error, (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)):
-        sentence = "The database server does not answer or refuses work"
-    elif mysql_code(error) == MYSQL_NO_SUCH_TABLE:
-        sentence = None
-    else:
-        return error
-    log.error("database: %s", original)
-    return DatabaseUnavailable(
-        f"{sentence or 'The database has no tables yet (run: taskmanager init-db)'}. "
-        "Nothing was changed; try again shortly."
-    )
+    log.error("database: %s", _original(error))
+    return DatabaseUnavailable(f"{sentence}. Nothing was changed; try again shortly.")
 
 
+_NO_TABLES = "The database has no tables yet (run: taskmanager init-db)"
+_STAYED_LOCKED = "The database stayed locked by another process"
+_DAMAGED = "The database file is damaged or is not a database"
 _SQLITE_SENTENCES = {
-    sqlite3.SQLITE_BUSY: "The database stayed locked by another process",
-    sqlite3.SQLITE_LOCKED: "The database stayed locked by another process",
+    sqlite3.SQLITE_BUSY: _STAYED_LOCKED,
+    sqlite3.SQLITE_LOCKED: _STAYED_LOCKED,
+    sqlite3.SQLITE_PROTOCOL: _STAYED_LOCKED,
     sqlite3.SQLITE_NOMEM: "The database ran out of memory",
     sqlite3.SQLITE_READONLY: "The database file cannot be written",
     sqlite3.SQLITE_IOERR: "The disk failed to read or write the database",
     sqlite3.SQLITE_FULL: "The disk is full",
     sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened",
-    sqlite3.SQLITE_PROTOCOL: "The database stayed locked by another process",
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
+
+
+def _sentence(error: Exception) -> str | None:
+    original = _original(error)
+    if isinstance(original, sqlite3.Error):
+        if "no such table" in str(original):
+            return _NO_TABLES
+        return _SQLITE_SENTENCES.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
+    code = mysql_code(error)
+    if code in MYSQL_STATEMENT_DOES_NOT_FIT:
+        return None
+    if isinstance(error, (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)):
+        return "The database server does not answer or refuses work"
+    return _NO_TABLES if code == MYSQL_NO_SUCH_TABLE else None
