@@ -13,6 +13,7 @@ table prefix:
 Refuses to know any table, and which engine is in use: connection.py holds that.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,8 +35,20 @@ class Dialect(NamedTuple):
 
     def spell(self, template: str, prefix: str = "") -> str:
         """The statement of a template, for tables and indexes whose names begin with `prefix`."""
-        text = template.format_map(_Words(self, prefix))
-        return text.replace("?", self.placeholder)
+
+        def word(braces: re.Match[str]) -> str:
+            hint, _, name = braces[1].rpartition(" ")
+            if hint:
+                return hints[hint].replace("%s", prefix + name)
+            return words.get(name, prefix + name)
+
+        hints = {"index": self.index_hint, "unique": self.unique_hint}
+        words = {
+            "by_id": self.by_id,
+            "lock_rows": self.lock_rows,
+            "lock_free_rows": self.lock_free_rows,
+        }
+        return re.sub("{(.*?)}", word, template).replace("?", self.placeholder)
 
     def first_of(self, members: Sequence[str], order: str, limit: int) -> str:
         """The SELECT of the first rows of all members together; each reads an index in that order.
@@ -46,25 +59,6 @@ class Dialect(NamedTuple):
         if len(members) > 1 and self.name != "sqlite":
             members = [f"({member} ORDER BY {order} LIMIT {limit})" for member in members]
         return f"{' UNION ALL '.join(members)} ORDER BY {order} LIMIT {limit}"
-
-
-class _Words(dict[str, str]):
-    """What stands for the braces of a template."""
-
-    def __init__(self, dialect: Dialect, prefix: str) -> None:
-        super().__init__(
-            by_id=dialect.by_id,
-            lock_rows=dialect.lock_rows,
-            lock_free_rows=dialect.lock_free_rows,
-        )
-        self._hints = {"index": dialect.index_hint, "unique": dialect.unique_hint}
-        self._prefix = prefix
-
-    def __missing__(self, key: str) -> str:
-        hint, _, name = key.rpartition(" ")
-        if not hint:
-            return self._prefix + name
-        return self._hints[hint].replace("%s", self._prefix + name)
 
 
 SQLITE = Dialect(
