@@ -7,7 +7,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# Between two tries. Most locks are held for a fraction of a millisecond, so the first are short.
+SHORTEST_PAUSE_SECONDS = 0.0001
 LONGEST_PAUSE_SECONDS = 0.001
+TRIES_PER_WAIT = 20
+
+
+def lock_file(descriptor: int, *, patience_seconds: float) -> bool:
+    """Locks an open file; returns False where another process held it all the time.
+
+    It tries again and again: flock() cannot wait with a timeout, and the process
+    that holds the lock may have been stopped. Raises OSError where the file system
+    has no locks.
+    """
+    began = 0.0
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            now = time.monotonic()
+            began = began or now
+            if now - began >= patience_seconds:
+                return False
+        pause = max((now - began) / TRIES_PER_WAIT, SHORTEST_PAUSE_SECONDS)
+        time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
 
 @contextlib.contextmanager
@@ -16,21 +40,11 @@ def try_file_lock(path: Path, *, patience_seconds: float = 0.0) -> Iterator[bool
 
     Where the file system has no locks, every process passes.
     """
-    deadline = time.monotonic() + patience_seconds
     with path.open("a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    yield False
-                    return
-                time.sleep(LONGEST_PAUSE_SECONDS)
-            except OSError:
-                break
-            else:
-                break
-        yield True
+        locked = True
+        with contextlib.suppress(OSError):
+            locked = lock_file(handle.fileno(), patience_seconds=patience_seconds)
+        yield locked
 
 
 class OpenFile:

@@ -12,16 +12,16 @@ be it foreign bytes or half of a write, counts as empty.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import struct
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from taskmanager.files.locks import lock_file
 
 BUCKETS = 1_024
 SLOTS = 8
@@ -101,7 +101,8 @@ class CounterFile:
     def _locked(self) -> Iterator[int]:
         handle = self._open()
         try:
-            _lock(handle)
+            if not lock_file(handle, patience_seconds=LOCK_SECONDS):
+                raise BlockingIOError(f"another process keeps {self._path.name} locked")
             yield handle
         finally:
             os.close(handle)  # and with it the lock
@@ -145,20 +146,6 @@ def _link(made: str, path: Path) -> None:
     """Where another process was faster its file stays, for it may have been counted in already."""
     with contextlib.suppress(FileExistsError):
         os.link(made, path)
-
-
-def _lock(handle: int) -> None:
-    """Waits for the lock, but not for a process that was stopped while it had it."""
-    deadline = 0.0
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            deadline = deadline or time.monotonic() + LOCK_SECONDS
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.0002)
 
 
 def _read(handle: int, at: int) -> list[Slot]:

@@ -9,11 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from taskmanager.files.locks import LONGEST_PAUSE_SECONDS, OpenFile
-
-# Between two tries. A commit takes a fraction of a millisecond, so the first pauses are short.
-SHORTEST_PAUSE_SECONDS = 0.0001
-TRIES_PER_WAIT = 20
+from taskmanager.files.locks import OpenFile, lock_file
 
 
 class WriterLock:
@@ -31,31 +27,20 @@ class WriterLock:
         self._file: OpenFile | None = None
 
     def acquire(self, patience_seconds: float) -> bool:
-        """Waits until nobody holds it; returns False where that took too long.
-
-        It tries again and again: flock() cannot wait with a timeout, and the
-        process that holds the lock may have been stopped.
-        """
+        """Waits until nobody holds it; returns False where that took too long."""
         began = time.monotonic()
         if not self._threads.acquire(timeout=patience_seconds):
             return False
         self._own.holds = True
-        came = time.monotonic()
-        while True:
-            try:
-                self._file = self._file or OpenFile(self._path)
-                fcntl.flock(self._file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                now = time.monotonic()
-                if now > began + patience_seconds:
-                    self.release()
-                    return False
-                pause = max((now - came) / TRIES_PER_WAIT, SHORTEST_PAUSE_SECONDS)
-                time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
-            except OSError:
+        patience_seconds -= time.monotonic() - began
+        try:
+            self._file = self._file or OpenFile(self._path)
+            if lock_file(self._file.descriptor, patience_seconds=patience_seconds):
                 return True
-            else:
-                return True
+        except OSError:
+            return True
+        self.release()
+        return False
 
     def release(self) -> None:
         """Lets the next writer in; does nothing where this thread does not hold the lock."""
