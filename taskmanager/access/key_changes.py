@@ -9,16 +9,18 @@ from typing import Any
 from taskmanager.access import audit, keys
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
+from taskmanager.db.connection import cache
 from taskmanager.db.models import ApiKey
 from taskmanager.db.queries import locking, rows_of
 from taskmanager.db.statements import Row
-from taskmanager.db.transactions import write_transaction
+from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import Conflict
 
 DEFAULT_OVERLAP_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 30 * 86_400
 
 
+@write_transaction
 def change_key(
     *, key_id: int, changes: Mapping[str, Any], force: bool, caller: Caller, now: int
 ) -> Row:
@@ -28,42 +30,30 @@ def change_key(
     `force`, if no admin key would be left.
     """
     columns = keys.stored_columns(changes)
-    row = _change(key_id, columns, force=force, caller=caller, now=now)
-    keys.forget_remembered()
-    return row
-
-
-@write_transaction
-def _change(key_id: int, columns: Row, *, force: bool, caller: Caller, now: int) -> Row:
     before = _key_in_force(key_id)
-    _set(key_id, {**columns, "updated_at": now})
+    _set(key_id, columns, now)
     if not force:
         _require_admin_left(before, now=now)
     _record("key_changed", before, f"changed ({', '.join(sorted(columns))})", caller, now)
     return keys.get_key(key_id=key_id)
 
 
+@write_transaction
 def revoke_key(*, key_id: int, force: bool, caller: Caller, now: int) -> Row:
     """Revokes a key permanently; revoking it again changes nothing.
 
     Raises NotFound and, unless `force`, Conflict if no admin key would be left.
     """
-    row = _revoke(key_id, force=force, caller=caller, now=now)
-    keys.forget_remembered()
-    return row
-
-
-@write_transaction
-def _revoke(key_id: int, *, force: bool, caller: Caller, now: int) -> Row:
     before = keys.get_key(key_id=key_id)
     if before["revoked_at"] is None:
-        _set(key_id, {"revoked_at": now, "updated_at": now})
+        _set(key_id, {"revoked_at": now}, now)
         if not force:
             _require_admin_left(before, now=now)
         _record("key_revoked", before, "revoked", caller, now)
     return keys.get_key(key_id=key_id)
 
 
+@write_transaction
 def rotate_key(*, key_id: int, overlap_seconds: int, caller: Caller, now: int) -> tuple[Row, str]:
     """Creates a key with the same name and rights; returns its row and the key itself.
 
@@ -71,34 +61,22 @@ def rotate_key(*, key_id: int, overlap_seconds: int, caller: Caller, now: int) -
     The new key is valid for as long as the old one was when it was created.
     Raises NotFound, and Conflict for a key that is revoked or expired.
     """
-    key = keys.new_key()
-    row = _rotate(key_id, key, overlap_ms=overlap_seconds * 1000, caller=caller, now=now)
-    keys.forget_remembered()
-    return row, key
-
-
-@write_transaction
-def _rotate(key_id: int, key: str, *, overlap_ms: int, caller: Caller, now: int) -> Row:
     old = _key_in_force(key_id)
-    expires_at = old["expires_at"]
-    if expires_at is not None and expires_at <= now:
-        raise Conflict(
-            f"Key {key_id} expired at {format_time(expires_at)}; make a new one.",
-            code="key_expired",
-        )
+    ends_at = now + overlap_seconds * 1000
     rights = {name: old[name] for name in ("name", "scopes", "task_types", "rate_limit")}
-    lasts = None if expires_at is None else expires_at - old["created_at"]
-    new = keys.key_row(
-        key, {**rights, "expires_at": None if lasts is None else now + lasts}, now=now
-    )
-    new = keys.insert_key(new, caller=caller, now=now)
-    end = now + overlap_ms
-    _set(
-        key_id,
-        {"expires_at": end if expires_at is None else min(end, expires_at), "updated_at": now},
-    )
-    _record("key_rotated", old, f"replaced by key {new['id']}", caller, now)
-    return new
+    rights["expires_at"] = old["expires_at"]
+    if old["expires_at"] is not None:
+        if old["expires_at"] <= now:
+            raise Conflict(
+                f"Key {key_id} expired at {format_time(old['expires_at'])}; make a new one.",
+                code="key_expired",
+            )
+        rights["expires_at"] = now + old["expires_at"] - old["created_at"]
+        ends_at = min(ends_at, old["expires_at"])
+    row, key = keys.insert_key(rights, caller=caller, now=now)
+    _set(key_id, {"expires_at": ends_at}, now)
+    _record("key_rotated", old, f"replaced by key {row['id']}", caller, now)
+    return row, key
 
 
 def _key_in_force(key_id: int) -> Row:
@@ -108,8 +86,9 @@ def _key_in_force(key_id: int) -> Row:
     return row
 
 
-def _set(key_id: int, columns: Row) -> None:
-    ApiKey.update(columns).where(ApiKey.id == key_id).execute()
+def _set(key_id: int, columns: Row, now: int) -> None:
+    ApiKey.update({**columns, "updated_at": now}).where(ApiKey.id == key_id).execute()
+    after_commit(cache().keys.clear)  # makes this process read every key again
 
 
 def _require_admin_left(before: Row, *, now: int) -> None:

@@ -63,6 +63,7 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@write_transaction
 def create_key(
     *,
     name: str,
@@ -86,13 +87,7 @@ def create_key(
         "rate_limit": rate_limit,
         "expires_at": expires_at,
     }
-    key = key or new_key()
-    return _store_key(key_row(key, stored_columns(fields), now=now), caller=caller, now=now), key
-
-
-def new_key() -> str:
-    """A key that nobody can guess: 256 random bits."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
+    return insert_key(stored_columns(fields), caller=caller, now=now, key=key)
 
 
 def stored_columns(fields: Mapping[str, Any]) -> Row:
@@ -104,7 +99,12 @@ def stored_columns(fields: Mapping[str, Any]) -> Row:
     if "name" in fields and not _NAME.fullmatch(fields["name"]):
         raise InvalidRequest("The name of a key is 1 to 255 printable characters.")
     if "scopes" in fields:
-        columns["scopes"] = json.dumps(_checked_scopes(fields["scopes"]))
+        for scope in fields["scopes"]:
+            if scope not in SCOPES:
+                raise InvalidRequest(f"No such scope: '{scope}'. Scopes: {', '.join(SCOPES)}.")
+        if not fields["scopes"]:
+            raise InvalidRequest("A key needs at least one scope.")
+        columns["scopes"] = json.dumps(list(fields["scopes"]))
     if "task_types" in fields:
         patterns = fields["task_types"]
         for pattern in patterns or ():
@@ -114,30 +114,24 @@ def stored_columns(fields: Mapping[str, Any]) -> Row:
                     "stands for any characters, such as PrismQ.%"
                 )
         columns["task_types"] = json.dumps(list(patterns)) if patterns else None
-    if fields.get("rate_limit") is not None:
-        columns["rate_limit"] = _checked_rate(fields["rate_limit"])
+    rate_limit = fields.get("rate_limit")
+    if rate_limit is not None:
+        try:
+            columns["rate_limit"] = str(parse_rate(rate_limit))
+        except ValueError as error:
+            raise InvalidRequest(f"rate_limit must be {error}; not '{rate_limit[:50]}'.") from None
     return columns
 
 
-def _checked_scopes(scopes: Sequence[str]) -> list[str]:
-    for scope in scopes:
-        if scope not in SCOPES:
-            raise InvalidRequest(f"No such scope: '{scope}'. Scopes: {', '.join(SCOPES)}.")
-    if not scopes:
-        raise InvalidRequest("A key needs at least one scope.")
-    return list(scopes)
+def insert_key(
+    columns: Row, *, caller: Caller, now: int, key: str | None = None
+) -> tuple[Row, str]:
+    """Inserts a key of 256 random bits, or `key`, inside the caller's transaction.
 
-
-def _checked_rate(text: str) -> str:
-    try:
-        return str(parse_rate(text))
-    except ValueError as error:
-        raise InvalidRequest(f"rate_limit must be {error}; not '{text[:50]}'.") from None
-
-
-def key_row(key: str, columns: Row, *, now: int) -> Row:
-    """The row of a new key, without its id."""
-    return {
+    Returns its row and the key itself.
+    """
+    key = key or KEY_PREFIX + secrets.token_urlsafe(32)
+    row = {
         **columns,
         "key_hash": hash_key(key),
         "prefix": key[:SHOWN_CHARACTERS] if key.startswith(KEY_PREFIX) else "",
@@ -146,23 +140,10 @@ def key_row(key: str, columns: Row, *, now: int) -> Row:
         "created_at": now,
         "updated_at": now,
     }
-
-
-@write_transaction
-def _store_key(row: Row, *, caller: Caller, now: int) -> Row:
-    return insert_key(row, caller=caller, now=now)
-
-
-def insert_key(row: Row, *, caller: Caller, now: int) -> Row:
-    """Inserts a row made by `key_row`, inside the caller's transaction."""
     key_id: int = ApiKey.insert(row).execute()
-    audit.record(
-        event="key_created",
-        caller=caller,
-        message=f"key {key_id} ({row['name']}) made by {caller.name}",
-        now=now,
-    )
-    return {"id": key_id, **row}
+    message = f"key {key_id} ({row['name']}) made by {caller.name}"
+    audit.record(event="key_created", caller=caller, message=message, now=now)
+    return {"id": key_id, **row}, key
 
 
 def list_keys() -> list[Row]:
@@ -200,9 +181,16 @@ def authenticate(key: str, *, now: int) -> Caller:
         row = fetch_one("SELECT * FROM {api_keys} WHERE key_hash = ?", (key_hash,))
         if row is None or not hmac.compare_digest(row["key_hash"], key_hash):
             raise NotAuthenticated(
-                "This API key is not known. Keys are made with: taskmanager keys create",
+                "This API key is not known. Keys are made with: taskmanager keys create"
             )
-        remembered = (time.monotonic() + CACHE_SECONDS, row, _caller_of(row))
+        caller = Caller(
+            key_id=row["id"],
+            name=row["name"],
+            scopes=frozenset(json.loads(row["scopes"])),
+            task_types=tuple(json.loads(row["task_types"])) if row["task_types"] else None,
+            rate_limit=row["rate_limit"],
+        )
+        remembered = (time.monotonic() + CACHE_SECONDS, row, caller)
         cache().keys[key_hash] = remembered
     _, row, caller = remembered
     if row["revoked_at"] is not None:
@@ -210,21 +198,6 @@ def authenticate(key: str, *, now: int) -> Caller:
     if row["expires_at"] is not None and row["expires_at"] <= now:
         raise NotAuthenticated("This API key has expired.")
     return caller
-
-
-def _caller_of(row: Row) -> Caller:
-    return Caller(
-        key_id=row["id"],
-        name=row["name"],
-        scopes=frozenset(json.loads(row["scopes"])),
-        task_types=tuple(json.loads(row["task_types"])) if row["task_types"] else None,
-        rate_limit=row["rate_limit"],
-    )
-
-
-def forget_remembered() -> None:
-    """Makes this process read every key again."""
-    cache().keys.clear()
 
 
 def mark_used(caller: Caller, *, now: int) -> None:

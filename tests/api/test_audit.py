@@ -11,7 +11,7 @@ from flask import Flask
 
 from taskmanager.access import audit, keys
 from taskmanager.cli import main
-from taskmanager.db.connection import close_connection
+from taskmanager.db.connection import cache, close_connection
 from taskmanager.db.statements import execute, fetch_all
 from taskmanager.db.transactions import write_transaction
 from tests.conftest import Api, Clock, make_key
@@ -94,7 +94,7 @@ def test_every_kind_of_action_is_recorded_with_key_address_and_request_id(api: A
 
 def test_neither_a_key_nor_params_nor_a_reason_are_ever_in_the_trail(api: Api) -> None:
     made, _ = _everything(api)
-    keys.forget_remembered()
+    cache().keys.clear()
     fail(api, key=made[1] + "x")
     fail(api, address="198.51.100.2", key=made[1])
     stored = repr(fetch_all("SELECT * FROM audit_events"))
