@@ -135,7 +135,7 @@ def _completion_message(outcome: CompletionOutcome) -> str:
     status = (outcome.task or {})["status"]
     if outcome.will_retry:
         return "Task failed and will be tried again"
-    return {"completed": "Task completed successfully"}.get(status, "Task failed for good")
+    return "Task completed successfully" if status == "completed" else "Task failed for good"
 
 
 @blueprint.post(f"{TASK}/progress")

@@ -7,7 +7,6 @@ from taskmanager.api.auth import requires
 from taskmanager.api.rate_limits import counts_are_shared
 from taskmanager.api.requests import settings
 from taskmanager.api.responses import success
-from taskmanager.errors import NotAllowed
 
 blueprint = Blueprint("doctor", __name__, url_prefix="/admin/doctor")
 
@@ -27,12 +26,7 @@ def examine_host() -> Response:
     from taskmanager.doctor.checks import examine
     from taskmanager.doctor.report import report_json, summary
 
-    if g.caller.task_types is not None:
-        raise NotAllowed(
-            "This key is limited to task types, so it may not examine the host; use an admin key "
-            "without that limit.",
-            code="task_type_not_allowed",
-        )
+    g.caller.require_every_type("examine the host")
     request_schemas.NO_PARAMETERS.read()
     case = Case(settings=settings(), call=request.environ, counts_are_shared=counts_are_shared())
     findings = list(examine(case))

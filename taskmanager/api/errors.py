@@ -46,10 +46,8 @@ def status_of(error: errors.TaskManagerError) -> int:
     return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
 
 
-def error_json(error: errors.TaskManagerError | None) -> dict[str, Any]:
+def error_json(error: errors.TaskManagerError) -> dict[str, Any]:
     """One refused item of a batch: `message`, `code`, `status`, and `details` where it has them."""
-    if error is None:
-        raise AssertionError("an outcome has a task or an error")
     content = {"message": error.message, "code": error.code, "status": status_of(error)}
     return content if error.details is None else {**content, "details": error.details}
 

@@ -36,15 +36,9 @@ def create() -> Response:
     if ("role" in body) == ("scopes" in body):
         raise InvalidRequest("Send either role or scopes.")
     fields = _fields(body)
-    row, key = keys.create_key(
-        name=body["name"],
-        scopes=body.get("scopes") or keys.ROLES[body["role"]],
-        task_types=fields.get("task_types"),
-        rate_limit=fields.get("rate_limit"),
-        expires_at=fields.get("expires_at"),
-        now=g.now,
-        caller=g.caller,
-    )
+    if "role" in fields:
+        fields["scopes"] = keys.ROLES[fields.pop("role")]
+    row, key = keys.create_key(**fields, now=g.now, caller=g.caller)
     return success({**key_json(row), "key": key}, "Key created; it is not shown again", 201)
 
 

@@ -9,7 +9,7 @@ import gc
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from flask import current_app, request
@@ -304,16 +304,10 @@ def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:
 
 def read_time(name: str, text: str) -> int:
     """Milliseconds since the epoch from an RFC 3339 time. Raises InvalidRequest."""
-    return _read(
-        parse_time,
-        text,
-        f"{name} must be a time with its offset from UTC, for example 2026-01-31T12:00:00Z "
-        "(in a query string write + as %2B)",
-    )
-
-
-def _read(parse: Callable[[str], int], text: str, sentence: str) -> int:
     try:
-        return parse(text)
+        return parse_time(text)
     except (ValueError, OverflowError):
-        raise InvalidRequest(f"{sentence}, not '{text[:50]}'.") from None
+        raise InvalidRequest(
+            f"{name} must be a time with its offset from UTC, for example 2026-01-31T12:00:00Z "
+            f"(in a query string write + as %2B), not '{text[:50]}'."
+        ) from None

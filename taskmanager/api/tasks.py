@@ -1,5 +1,6 @@
 """/api/tasks: creating, listing, reading, cancelling and retrying tasks."""
 
+from collections import Counter
 from typing import Any
 
 from flask import Blueprint, Response, g
@@ -54,43 +55,39 @@ def create_batch() -> Response:
     come with their results, as far as those fit into one answer.
     """
     body = request_schemas.CREATE_TASKS.read()
-    checked: list[dict[str, Any] | TaskManagerError] = []
+    atomic = body.get("atomic", False)
+    good = []
+    outcomes = []
     for item in body["tasks"]:
         try:
-            checked.append(_with_time(request_schemas.CREATE_TASK.check(item)))
+            good.append(_with_time(request_schemas.CREATE_TASK.check(item)))
+            outcomes.append(Outcome())
         except TaskManagerError as error:
-            checked.append(error)
-    atomic = body.get("atomic", False)
-    good = [item for item in checked if isinstance(item, dict)]
-    outcomes = []
-    if len(good) == len(checked) or not atomic:
-        outcomes = create_tasks(
+            outcomes.append(Outcome(error=error))
+    if len(good) == len(outcomes) or not atomic:
+        made = create_tasks(
             good, atomic=atomic, defaults=task_defaults(), caller=g.caller, now=g.now
         )
-    made = iter(outcomes)
-    every = [
-        next(made, Outcome()) if isinstance(item, dict) else Outcome(error=item) for item in checked
+        following = iter(made)
+        outcomes = [one if one.error else next(following) for one in outcomes]
+    wrong = [
+        {"path": f"tasks[{at}]", "message": one.error.message, "keyword": one.error.code}
+        for at, one in enumerate(outcomes)
+        if atomic and one.error
     ]
-    bad = [(index, one.error) for index, one in enumerate(every) if one.error is not None]
-    if atomic and bad:
+    if wrong:
         raise ValidationFailed(
-            f"{len(bad)} of {len(every)} tasks are wrong, so none was made; "
-            f"the first is tasks[{bad[0][0]}]: {bad[0][1].message}",
-            details=[
-                {"path": f"tasks[{index}]", "message": error.message, "keyword": error.code}
-                for index, error in bad
-            ],
+            f"{len(wrong)} of {len(outcomes)} tasks are wrong, so none was made; "
+            f"the first is {wrong[0]['path']}: {wrong[0]['message']}",
+            details=wrong,
         )
-    results = _batch_results(every)
-    counts = {
-        "created": sum(result["outcome"] == "created" for result in results),
-        "deduplicated": sum(result["outcome"] == "deduplicated" for result in results),
-        "failed": sum(result["outcome"] == "error" for result in results),
-    }
+    results = _batch_results(outcomes)
+    became = Counter(result["outcome"] for result in results)
+    created, deduplicated, failed = (became[it] for it in ("created", "deduplicated", "error"))
     return success(
-        {"results": results, **counts},
-        "{created} created, {deduplicated} deduplicated, {failed} failed".format(**counts),
-        201 if counts["created"] else 200,
+        {"results": results, "created": created, "deduplicated": deduplicated, "failed": failed},
+        f"{created} created, {deduplicated} deduplicated, {failed} failed",
+        201 if created else 200,
     )
 
 
@@ -99,16 +96,17 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     room = MAX_ANSWER_TEXT
     for outcome in outcomes:
-        task = outcome.task
-        if outcome.error is not None or task is None:
+        if outcome.error is not None:
             results.append({"outcome": "error", "error": error_json(outcome.error)})
             continue
-        has_room = outcome.deduplicated and "result" in task and len(task["result"] or "") <= room
-        room -= len(task["result"] or "") if has_room else 0
+        task = outcome.task or {}
+        size = len(task.get("result") or "")
+        fits = outcome.deduplicated and "result" in task and size <= room
+        room -= size if fits else 0
         results.append(
             {
                 "outcome": "deduplicated" if outcome.deduplicated else "created",
-                "task": task_json(task, params=False, result=has_room),
+                "task": task_json(task, params=False, result=fits),
             }
         )
     return results

@@ -16,8 +16,6 @@ from taskmanager.api.json_schema import Schema, like, record
 from taskmanager.api.openapi.calls import CALLS, Call
 from taskmanager.api.openapi.schemas import COMPONENTS, example_of, ref
 
-Document = dict[str, Any]
-
 _PREFIX = "api."
 _ARGUMENT = re.compile(r"<(?:[^>]*:)?((?:[a-z]+_)?([a-z]+))>")
 _ARGUMENT_SCHEMAS = {"name": request_schemas.TYPE_NAME, "worker_id": request_schemas.NAME}
@@ -53,7 +51,7 @@ _ERROR_HEADERS = {
 _REQUEST_ID = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
 
 
-def build_document(app: Flask) -> Document:
+def build_document(app: Flask) -> dict[str, Any]:
     """The OpenAPI 3.1 document of every route of `app` under /api, as a JSON value.
 
     Raises AssertionError for a route without an entry in CALLS, an entry
