@@ -136,9 +136,7 @@ class Settings:
     )
     max_attempts: int = _setting("3", _whole_number(1, 100), "Maximum attempts of a task")
     rate_limit: Rate = _setting(
-        "1000/minute",
-        parse_rate,
-        f"Rate limit of a key that has none of its own: {SYNTAX}",
+        "1000/minute", parse_rate, f"Rate limit of a key that has none of its own: {SYNTAX}"
     )
     rate_limit_storage_uri: str = _setting(
         "",

@@ -28,19 +28,14 @@ MAX_ADDRESS_LENGTH = 64
 
 def record(*, event: str, message: str, caller: "Caller", now: int) -> None:
     """Stores what `caller` did, in the caller's transaction."""
-    row = _row(event, message, caller.address, caller.request_id, now)
-    AuditEvent.insert({**row, "api_key_id": caller.key_id}).execute()
-
-
-def _row(event: str, message: str, address: str | None, request_id: str | None, now: int) -> Row:
-    return {
-        "event": event,
-        "api_key_id": None,
-        "address": address,
-        "request_id": request_id,
-        "message": message,
-        "created_at": now,
-    }
+    AuditEvent.insert(
+        event=event,
+        api_key_id=caller.key_id,
+        address=caller.address,
+        request_id=caller.request_id,
+        message=message,
+        created_at=now,
+    ).execute()
 
 
 @dataclass
@@ -71,7 +66,7 @@ def record_failed_authentication(
         failures.repeated[address] += 1
     elif len(failures.repeated) < ADDRESSES_PER_WINDOW:
         failures.repeated[address] = 0
-        rows.append(_row(FAILED, reason, address, request_id, now))
+        rows.append(_row(reason, address, request_id, now))
     else:
         failures.elsewhere += 1
     if rows:
@@ -81,13 +76,23 @@ def record_failed_authentication(
 def _counted(failures: _Failures, now: int) -> list[Row]:
     minute = f"in the minute from {format_time(failures.began_at)}"
     rows = [
-        _row(FAILED, f"{count} more from this address {minute}", address, None, now)
+        _row(f"{count} more from this address {minute}", address, None, now)
         for address, count in failures.repeated.items()
         if count
     ]
     if failures.elsewhere:
-        rows.append(_row(FAILED, f"{failures.elsewhere} from others {minute}", None, None, now))
+        rows.append(_row(f"{failures.elsewhere} from others {minute}", None, None, now))
     return rows
+
+
+def _row(message: str, address: str | None, request_id: str | None, now: int) -> Row:
+    return {
+        "event": FAILED,
+        "address": address,
+        "request_id": request_id,
+        "message": message,
+        "created_at": now,
+    }
 
 
 def list_events(*, limit: int, before_id: int | None = None) -> list[Row]:

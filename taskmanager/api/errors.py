@@ -32,11 +32,8 @@ _HTTP_ERRORS = {
     400: ("bad_request", "The request could not be understood."),
     404: ("not_found", "There is nothing at this address; the API begins at /api."),
     405: ("method_not_allowed", "This address does not take the method {method}; see Allow."),
-    408: ("request_timeout", "The request took too long to arrive."),
     413: ("body_too_large", "The request body is too large; the limit is {limit} bytes."),
-    414: ("address_too_long", "The address is too long."),
     415: ("not_json", "The body must be JSON: send the header Content-Type: application/json."),
-    431: ("headers_too_large", "The request headers are too large."),
 }
 DRAINED_BYTES = 32 * 1024 * 1024
 

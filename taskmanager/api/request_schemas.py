@@ -54,7 +54,7 @@ TYPE_PATTERN = _text(
     pattern=r"^[A-Za-z0-9._%-]+" + _END,
     description="letters, digits, '.', '_', '-', and '%' for any characters",
 )
-TOKEN = _text(1, 64)
+TOKEN = or_null(_text(1, 64))
 PRIORITY = integer(-1_000_000, 1_000_000)
 ATTEMPTS = integer(1, 100)
 LEASE_SECONDS = integer(1, 86_400)
@@ -63,7 +63,7 @@ DEDUPE = one_of(*dedupe.POLICIES)
 # 100/minute; 100 is a minute's, 0 is no limit.
 RATE_LIMIT: Schema = {"type": ["string", "integer"], "minimum": 0, "maxLength": 50}
 SCOPES = list_of(one_of(*keys.SCOPES), most=len(keys.SCOPES))
-MESSAGE: Schema = {"type": "string", "maxLength": 10_000}
+MESSAGE = or_null({"type": "string", "maxLength": 10_000})
 RETRY = record(
     "base_seconds",
     "max_seconds",
@@ -127,12 +127,12 @@ CLAIM = RequestBody(
 _COMPLETION: dict[str, Any] = {
     "success": FLAG,
     "result": ANYTHING,
-    "error": or_null(MESSAGE),
-    "error_message": or_null(MESSAGE),
+    "error": MESSAGE,
+    "error_message": MESSAGE,
     "error_code": or_null({"type": "string", "maxLength": 100}),
     "is_retryable": FLAG,
     "retry_after_seconds": or_null(DELAY_SECONDS),
-    "claim_token": or_null(TOKEN),
+    "claim_token": TOKEN,
 }
 COMPLETE_TASK = RequestBody(required=("worker_id", "success"), worker_id=NAME, **_COMPLETION)
 COMPLETE_TASKS = RequestBody(
@@ -146,32 +146,23 @@ REPORT_PROGRESS = RequestBody(
     required=("worker_id", "progress"),
     worker_id=NAME,
     progress=integer(0, 100),
-    message=or_null(MESSAGE),
-    claim_token=or_null(TOKEN),
+    message=MESSAGE,
+    claim_token=TOKEN,
 )
 TASK_HEARTBEAT = RequestBody(
-    required=("worker_id",),
-    worker_id=NAME,
-    claim_token=or_null(TOKEN),
-    lease_seconds=LEASE_SECONDS,
+    required=("worker_id",), worker_id=NAME, claim_token=TOKEN, lease_seconds=LEASE_SECONDS
 )
 RELEASE_TASK = RequestBody(
-    required=("worker_id",),
-    worker_id=NAME,
-    claim_token=or_null(TOKEN),
-    delay_seconds=DELAY_SECONDS,
+    required=("worker_id",), worker_id=NAME, claim_token=TOKEN, delay_seconds=DELAY_SECONDS
 )
-CANCEL_TASK = RequestBody(reason=or_null(MESSAGE))
+CANCEL_TASK = RequestBody(reason=MESSAGE)
 NOTHING = RequestBody()
 WORKER_ID = RequestBody(worker_id=NAME)  # where it is part of the address
 WORKER_HEARTBEAT = RequestBody(
     required=("worker_id",),
     worker_id=NAME,
     metadata=OBJECT,
-    tasks={
-        **list_of(record("claim_token", id=ID, claim_token=or_null(TOKEN))),
-        "maxItems": 1_000,
-    },
+    tasks={**list_of(record("claim_token", id=ID, claim_token=TOKEN)), "maxItems": 1_000},
 )
 _SCHEDULE: dict[str, Any] = {
     "name": NAME,

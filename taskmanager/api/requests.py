@@ -188,8 +188,7 @@ def _number(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise InvalidRequest(
-            f"The number {text[:30]} is too large; send it as a string.",
-            code="number_out_of_range",
+            f"The number {text[:30]} is too large; send it as a string.", code="number_out_of_range"
         )
     return number
 

@@ -31,10 +31,7 @@ def create() -> Response:
     `schedule_exists`.
     """
     row = definitions.create_schedule(
-        request_schemas.CREATE_SCHEDULE.read(),
-        defaults=task_defaults(),
-        caller=g.caller,
-        now=g.now,
+        request_schemas.CREATE_SCHEDULE.read(), defaults=task_defaults(), caller=g.caller, now=g.now
     )
     return success(schedule_json(row), "Schedule created successfully", 201)
 
@@ -44,10 +41,7 @@ def create() -> Response:
 def list_all() -> Response:
     """GET /api/schedules: schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
     page = request_schemas.PAGE.read()
-    rows = definitions.list_schedules(
-        **page,
-        caller=g.caller,
-    )
+    rows = definitions.list_schedules(**page, caller=g.caller)
     return success({"schedules": [schedule_json(row) for row in rows], "count": len(rows)})
 
 

@@ -39,11 +39,7 @@ def register() -> Response:
         now=g.now,
         caller=g.caller,
     )
-    data = {
-        **task_type_json(row),
-        "created": outcome == "created",
-        "updated": outcome == "updated",
-    }
+    data = {**task_type_json(row), "created": outcome == "created", "updated": outcome == "updated"}
     return success(data, _MESSAGES[outcome], 201 if outcome == "created" else 200)
 
 

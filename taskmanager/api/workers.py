@@ -44,11 +44,7 @@ def heartbeat() -> Response:
 def list_all() -> Response:
     """GET /api/workers: workers, last seen first; `limit` (50, at most 100), `offset`. 200."""
     page = request_schemas.PAGE.read()
-    rows = workers.list_workers(
-        **page,
-        heartbeat_seconds=settings().heartbeat_seconds,
-        now=g.now,
-    )
+    rows = workers.list_workers(**page, heartbeat_seconds=settings().heartbeat_seconds, now=g.now)
     return success({"workers": [worker_json(row) for row in rows], "count": len(rows)})
 
 

@@ -1,7 +1,4 @@
-"""The database of the application at work: pointing at it, and this thread's connection to it.
-
-Refuses to know any table.
-"""
+"""The database of the application at work: pointing at it, and this thread's connection to it."""
 
 import os
 import weakref
@@ -43,11 +40,7 @@ database = _CurrentDatabase()
 
 
 def connect_database(
-    url: str,
-    *,
-    sqlite_synchronous: str = "FULL",
-    idle_seconds: float = 60,
-    table_prefix: str = "",
+    url: str, *, sqlite_synchronous: str = "FULL", idle_seconds: float = 60, table_prefix: str = ""
 ) -> peewee.Database:
     """Makes the database at `url` the current one; the first statement opens a connection.
 

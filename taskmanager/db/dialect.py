@@ -9,8 +9,6 @@ table prefix:
     {by_id}                     the same for the primary key
     {lock_rows}                 closes a SELECT of rows that this transaction will change
     {lock_free_rows}            the same, but skips rows that another transaction has locked
-
-Refuses to know any table, and which engine is in use: connection.py holds that.
 """
 
 import re

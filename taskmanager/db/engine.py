@@ -1,7 +1,4 @@
-"""What the engines share: reconnecting, giving up, and the options of a database URL.
-
-Refuses to know which engine is in use: connection.py holds that.
-"""
+"""What the engines share: reconnecting, giving up, and the options of a database URL."""
 
 import contextlib
 import threading

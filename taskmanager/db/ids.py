@@ -1,7 +1,4 @@
-"""The counters that ids come from, so that an id is never used twice, also after an import.
-
-Knows how each engine keeps them. Refuses to know any table.
-"""
+"""The counters that ids come from, so that an id is never used twice, also after an import."""
 
 import re
 

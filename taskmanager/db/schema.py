@@ -84,9 +84,7 @@ def _stored_version() -> int | None:
 
 
 def create_schema(
-    *,
-    patience_seconds: int = START_PATIENCE_SECONDS,
-    report: Callable[[str], None] = log.info,
+    *, patience_seconds: int = START_PATIENCE_SECONDS, report: Callable[[str], None] = log.info
 ) -> Preparation:
     """Creates the tables if there are none, and upgrades those of an older version.
 

@@ -1,7 +1,7 @@
 """Running one statement: a template, with values for its `?`. Rows are dicts by column name.
 
 The words in braces that a template may hold are listed in dialect.py. A list among the values
-stands for several: `id IN ?` with `[1, 2]` is `id IN (1, 2)`. Refuses to know any table.
+stands for several: `id IN ?` with `[1, 2]` is `id IN (1, 2)`.
 """
 
 import sqlite3

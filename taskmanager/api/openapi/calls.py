@@ -7,15 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taskmanager.api import request_schemas as given
-from taskmanager.api.json_schema import (
-    FLAG,
-    TEXT,
-    Schema,
-    like,
-    list_of,
-    one_of,
-    record,
-)
+from taskmanager.api.json_schema import FLAG, TEXT, Schema, like, list_of, one_of, record
 from taskmanager.api.openapi.schemas import CURSOR, page_of, ref
 from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
 from taskmanager.api.requests import QueryParameters, RequestBody
@@ -58,10 +50,7 @@ TASKS = page_of("tasks", "ClaimedTask")
 # The call accepts any objects and reports errors for each one. This is what they should be.
 _BATCH = RequestBody(
     required=("tasks",),
-    tasks={
-        **given.CREATE_TASKS.schema["properties"]["tasks"],
-        "items": given.CREATE_TASK.schema,
-    },
+    tasks={**given.CREATE_TASKS.schema["properties"]["tasks"], "items": given.CREATE_TASK.schema},
     atomic=FLAG,
 )
 
@@ -85,9 +74,7 @@ CALLS: dict[str, Call] = {
     ),
     "task_types.get": Call(answer=ref("TaskTypeWithSchema"), query=given.OF_VERSION),
     "task_types.change": Call(
-        answer=ref("TaskTypeWithSchema"),
-        body=given.CHANGE_TASK_TYPE,
-        example={"is_paused": True},
+        answer=ref("TaskTypeWithSchema"), body=given.CHANGE_TASK_TYPE, example={"is_paused": True}
     ),
     "task_types.validate": Call(
         answer=ref("Verdict"), body=given.VALIDATE, example={"params": NEW_TASK["params"]}
@@ -191,8 +178,7 @@ CALLS: dict[str, Call] = {
     ),
     "keys.revoke": Call(answer=ref("Key"), query=given.FORCE),
     "audit.list_all": Call(
-        answer=page_of("events", "AuditEvent", next_cursor=CURSOR),
-        query=given.AUDIT_PAGE,
+        answer=page_of("events", "AuditEvent", next_cursor=CURSOR), query=given.AUDIT_PAGE
     ),
     "maintenance.run": Call(
         answer=record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT),

@@ -1,7 +1,4 @@
-"""MySQL and MariaDB: connecting, the pool of idle connections, and what a server can do.
-
-Refuses to know any table.
-"""
+"""MySQL and MariaDB: connecting, the pool of idle connections, and what a server can do."""
 
 import contextlib
 import threading

@@ -1,7 +1,4 @@
-"""SQLite: connecting, the journal, and how writers wait for one another.
-
-Refuses to know any table.
-"""
+"""SQLite: connecting, the journal, and how writers wait for one another."""
 
 import contextlib
 from pathlib import Path
@@ -131,8 +128,5 @@ def sqlite_engine(url: str, *, synchronous: str, table_prefix: str) -> _SqliteDa
         )
     options = options_of(query, {"journal": ("delete", "wal")})
     return _SqliteDatabase(
-        path,
-        synchronous=synchronous,
-        journal=options.get("journal"),
-        table_prefix=table_prefix,
+        path, synchronous=synchronous, journal=options.get("journal"), table_prefix=table_prefix
     )
