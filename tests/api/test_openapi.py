@@ -97,7 +97,7 @@ def test_a_view_that_is_not_described_stops_the_document(
 def test_a_description_without_a_view_stops_the_document(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = {**CALLS, "tasks.gone": Call()}
+    calls = {**CALLS, "tasks.gone": Call({})}
     monkeypatch.setattr(documents, "CALLS", calls)
     with pytest.raises(AssertionError, match=r"tasks\.gone"):
         documents.build_document(app)
