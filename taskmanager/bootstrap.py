@@ -58,21 +58,12 @@ def prepare_database(
     Raises DatabaseUnavailable, ConfigurationError.
     """
     done = schema.create_schema(patience_seconds=patience_seconds, report=report)
-    if settings.bootstrap_admin_key:
-        _make_bootstrap_key(settings.bootstrap_admin_key)
+    if key := settings.bootstrap_admin_key:
+        name, scopes = keys.BOOTSTRAP_KEY, keys.ROLES["admin"]
+        try:
+            keys.create_key(name=name, scopes=scopes, key=key, now=utc_now(), caller=OPERATOR)
+        except peewee.IntegrityError as error:
+            # Made by another process or an earlier start; one that was revoked stays revoked.
+            if not is_duplicate(error):
+                raise
     return done
-
-
-def _make_bootstrap_key(key: str) -> None:
-    try:
-        keys.create_key(
-            name=keys.BOOTSTRAP_KEY,
-            scopes=keys.ROLES["admin"],
-            key=key,
-            now=utc_now(),
-            caller=OPERATOR,
-        )
-    except peewee.IntegrityError as error:
-        # Made before, by another process or an earlier start; one that was revoked stays revoked.
-        if not is_duplicate(error):
-            raise

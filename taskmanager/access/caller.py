@@ -1,6 +1,5 @@
 """Who is asking: what a valid key stands for, and which task types it may touch."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from taskmanager.errors import NotAllowed
@@ -21,7 +20,7 @@ class Caller(NamedTuple):
         return scope in self.scopes or "admin" in self.scopes
 
     def may_touch(self, type_name: str) -> bool:
-        return self.task_types is None or matches_any(self.task_types, type_name)
+        return self.task_types is None or any(matches(it, type_name) for it in self.task_types)
 
     def require_type(self, type_name: str) -> None:
         """Raises NotAllowed where the key is limited to other task types."""
@@ -64,8 +63,3 @@ def matches(pattern: str, name: str) -> bool:
             return False
         position = found + len(part)
     return len(name) - len(last) >= position and name.endswith(last)
-
-
-def matches_any(patterns: Iterable[str], name: str) -> bool:
-    """True where `name` fits one of `patterns`."""
-    return any(matches(pattern, name) for pattern in patterns)

@@ -94,20 +94,23 @@ def complete_batch() -> Response:
         caller=g.caller,
         now=g.now,
     )
-    results = []
-    for item, outcome in zip(body["completions"], outcomes, strict=True):
-        if outcome.error is not None:
-            results.append(
-                {"id": item["id"], "outcome": "error", "error": error_json(outcome.error)}
-            )
-        else:
-            task = _completed_json(outcome)
-            results.append({"id": item["id"], "outcome": task["status"], "task": task})
+    results = [
+        {"id": item["id"], **_result_json(outcome)}
+        for item, outcome in zip(body["completions"], outcomes, strict=True)
+    ]
     failed = sum(result["outcome"] == "error" for result in results)
+    reported = len(results) - failed
     return success(
-        {"results": results, "count": len(results) - failed, "failed": failed},
-        f"{len(results) - failed} reported, {failed} refused",
+        {"results": results, "count": reported, "failed": failed},
+        f"{reported} reported, {failed} refused",
     )
+
+
+def _result_json(outcome: CompletionOutcome) -> dict[str, Any]:
+    if outcome.error is not None:
+        return {"outcome": "error", "error": error_json(outcome.error)}
+    task = _completed_json(outcome)
+    return {"outcome": task["status"], "task": task}
 
 
 def _completion(task_id: int, body: dict[str, Any]) -> Completion:

@@ -142,13 +142,10 @@ def _schema_file() -> Path:
 
     Which folder that is depends on the installation (a virtual environment, --user, --target).
     """
-    beside = APP_ROOT / "schema.sql"
-    if beside.exists():
-        return beside
-    for folder in (APP_ROOT, *APP_ROOT.parents):
-        installed = folder / "share" / "taskmanager" / "schema.sql"
-        if installed.exists():
-            return installed
+    shared = [folder / "share" / "taskmanager" for folder in (APP_ROOT, *APP_ROOT.parents)]
+    for folder in (APP_ROOT, *shared):
+        if (folder / "schema.sql").exists():
+            return folder / "schema.sql"
     raise ConfigurationError(
         f"schema.sql is missing: upload it to {APP_ROOT}, or install the package again."
     )
@@ -240,21 +237,18 @@ def change_tables(statement: str, also_done: Collection[int] = ()) -> bool:
             if code in DONE_BEFORE or code in also_done:
                 return False
             if code in DENIED:
-                raise ConfigurationError(_denied(error)) from error
+                raise ConfigurationError(
+                    f"The database's user may not change its tables ({error}). Give it the rights "
+                    "to SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP and REFERENCES "
+                    "on this database, or run 'taskmanager migrate' with TASKMANAGER_DATABASE_URL "
+                    "naming a user who has them."
+                ) from error
             if code != LOCK_WAIT_TIMEOUT:
                 raise translated(error) from error
     raise DatabaseUnavailable(
         "The tables are to be brought up to date, but other transactions keep using them. "
         "Stop the workers for a moment; what is done so far is kept.",
         retry_after_seconds=RETRY_AFTER_SECONDS,
-    )
-
-
-def _denied(error: Exception) -> str:
-    return (
-        f"The database's user may not change its tables ({error}). Give it the rights to SELECT, "
-        "INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP and REFERENCES on this database, or "
-        "run 'taskmanager migrate' with TASKMANAGER_DATABASE_URL naming a user who has them."
     )
 
 
