@@ -128,7 +128,7 @@ def _completion(task_id: int, body: dict[str, Any]) -> Completion:
 
 def _completed_json(outcome: CompletionOutcome) -> dict[str, Any]:
     return {
-        **task_json(outcome.task or {}, params=False),
+        **task_json(outcome.task or {}, without=["params"]),
         "will_retry": outcome.will_retry,
         "replayed": outcome.replayed,
     }
@@ -212,4 +212,4 @@ def release(task_id: int) -> Response:
         caller=g.caller,
         now=g.now,
     )
-    return success(task_json(task, params=False), "Task released")
+    return success(task_json(task, without=["params"]), "Task released")

@@ -40,8 +40,7 @@ def create() -> Response:
 @requires("task-types:read")
 def list_all() -> Response:
     """GET /api/schedules: schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
-    page = request_schemas.PAGE.read()
-    rows = definitions.list_schedules(**page, caller=g.caller)
+    rows = definitions.list_schedules(**request_schemas.PAGE.read(), caller=g.caller)
     return success({"schedules": [schedule_json(row) for row in rows], "count": len(rows)})
 
 

@@ -195,8 +195,8 @@ key_json = KEY.of
 audit_event_json = AUDIT_EVENT.of
 
 
-def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str, Any]:
-    """The task object, with or without its two large fields."""
+def task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """The task object; `without` names those of its two large fields that an answer leaves out."""
     held = row["status"] in WITH_WORKER_STATUSES
     worker_id = row["worker_id"] if held else None
     shown = {
@@ -206,8 +206,7 @@ def task_json(row: Row, *, params: bool = True, result: bool = True) -> dict[str
         "claimed_by": worker_id,
         "claimed_at": row["claimed_at"] if held else None,
     }
-    left_out = [name for name, wanted in (("params", params), ("result", result)) if not wanted]
-    return TASK.of(shown, without=left_out)
+    return TASK.of(shown, without=without)
 
 
 def claimed_task_json(row: Row) -> dict[str, Any]:

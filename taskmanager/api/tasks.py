@@ -13,7 +13,7 @@ from taskmanager.api.responses import success
 from taskmanager.api.serializers import attempt_error_json, log_json, task_json
 from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.queue import history, operate, read, waiting
-from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
+from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
@@ -106,7 +106,7 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
         results.append(
             {
                 "outcome": "deduplicated" if outcome.deduplicated else "created",
-                "task": task_json(task, params=False, result=fits),
+                "task": task_json(task, without=["params"] if fits else LARGE_COLUMNS),
             }
         )
     return results
@@ -139,11 +139,9 @@ def list_all() -> Response:
         caller=g.caller,
         include=include,
     )
+    left_out = set(LARGE_COLUMNS) - set(include)
     data = {
-        "tasks": [
-            task_json(row, params="params" in include, result="result" in include)
-            for row in page.tasks
-        ],
+        "tasks": [task_json(row, without=left_out) for row in page.tasks],
         "count": len(page.tasks),
         "limit": query["limit"],
         "offset": query["offset"],
@@ -163,14 +161,13 @@ def get(task_id: int) -> Response:
     `waiting_because`. 200; 403; 404.
     """
     request_schemas.NO_PARAMETERS.read()
-    now = g.now
     task = read.get_task(task_id=task_id, caller=g.caller)
     errors = history.list_attempt_errors(task_id=task_id)
     return success(
         {
             **task_json(task),
             "attempt_errors": [attempt_error_json(error) for error in errors],
-            "waiting_because": waiting.explain(task, now=now),
+            "waiting_because": waiting.explain(task, now=g.now),
         }
     )
 
@@ -196,7 +193,7 @@ def cancel(task_id: int) -> Response:
     task = operate.cancel_task(
         task_id=task_id, reason=body.get("reason"), caller=g.caller, now=g.now
     )
-    return success(task_json(task, params=False), "Task cancelled")
+    return success(task_json(task, without=["params"]), "Task cancelled")
 
 
 @blueprint.post(f"{TASK}/retry")
@@ -208,4 +205,4 @@ def retry(task_id: int) -> Response:
     """
     request_schemas.NOTHING.read()
     task = operate.retry_task(task_id=task_id, caller=g.caller, now=g.now)
-    return success(task_json(task, params=False), "Task will be tried again")
+    return success(task_json(task, without=["params"]), "Task will be tried again")

@@ -22,17 +22,11 @@ def heartbeat() -> Response:
     `cancelled`; 400.
     """
     body = request_schemas.WORKER_HEARTBEAT.read()
-    now = g.now
-    claims = body.get("tasks")
-    workers.save_metadata(worker_id=body["worker_id"], metadata=body.get("metadata"), now=now)
-    outcomes = lease.renew_leases(
-        worker_id=body["worker_id"],
-        claims=None
-        if claims is None
-        else [(int(claim["id"]), claim.get("claim_token")) for claim in claims],
-        caller=g.caller,
-        now=now,
-    )
+    worker_id, claims = body["worker_id"], None
+    if "tasks" in body:
+        claims = [(int(claim["id"]), claim.get("claim_token")) for claim in body["tasks"]]
+    workers.save_metadata(worker_id=worker_id, metadata=body.get("metadata"), now=g.now)
+    outcomes = lease.renew_leases(worker_id=worker_id, claims=claims, caller=g.caller, now=g.now)
     data: dict[str, object] = {"next_heartbeat_in": settings().heartbeat_seconds}
     for outcome in ("renewed", "lost", "cancelled"):
         data[outcome] = [task_id for task_id, became in outcomes if became == outcome]
@@ -43,8 +37,9 @@ def heartbeat() -> Response:
 @requires("workers:read")
 def list_all() -> Response:
     """GET /api/workers: workers, last seen first; `limit` (50, at most 100), `offset`. 200."""
-    page = request_schemas.PAGE.read()
-    rows = workers.list_workers(**page, heartbeat_seconds=settings().heartbeat_seconds, now=g.now)
+    rows = workers.list_workers(
+        **request_schemas.PAGE.read(), heartbeat_seconds=settings().heartbeat_seconds, now=g.now
+    )
     return success({"workers": [worker_json(row) for row in rows], "count": len(rows)})
 
 
