@@ -61,9 +61,7 @@ class CounterFile:
         its place away, and its count with it: a counter may then read too
         high, but a flood of names can never make one forget.
         """
-        with self._locked() as handle:
-            digest, at = self._address(handle, name)
-            slots = _read(handle, at)
+        with self._bucket(name, changes=True) as (digest, slots):
             index = _place(slots, digest, now)
             there, ends_at, count = slots[index]
             longest_ms = seconds * 1000 if there == digest else LONGEST_WINDOW_MS
@@ -73,37 +71,40 @@ class CounterFile:
                 ends_at = now + seconds * 1000
             count = min(count + amount, MAX_COUNT)
             slots[index] = (digest, ends_at, count)
-            _write(handle, at, slots)
         return Window(count, ends_at)
 
     def read(self, name: str, *, now: int) -> Window:
         """The counter as it stands; 0 and `now` where its window is over."""
-        with self._locked() as handle:
-            digest, at = self._address(handle, name)
-            slots = _read(handle, at)
-        for there, ends_at, count in slots:
-            if there == digest and now < ends_at:
-                return Window(count, ends_at)
+        with self._bucket(name, changes=False) as (digest, slots):
+            for there, ends_at, count in slots:
+                if there == digest and now < ends_at:
+                    return Window(count, ends_at)
         return Window(0, now)
 
     def clear(self, name: str) -> None:
         """Forgets one counter."""
-        with self._locked() as handle:
-            digest, at = self._address(handle, name)
-            slots = _read(handle, at)
-            _write(handle, at, [_NOTHING if slot[0] == digest else slot for slot in slots])
+        with self._bucket(name, changes=True) as (digest, slots):
+            slots[:] = [_NOTHING if slot[0] == digest else slot for slot in slots]
 
     def reset(self) -> None:
         """Forgets every counter."""
         self._path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
+    def _bucket(self, name: str, *, changes: bool) -> Iterator[tuple[bytes, list[Slot]]]:
+        """The digest of a name and the slots of its bucket, locked; `changes`: stores the slots."""
         handle = self._open()
         try:
             if not lock_file(handle, patience_seconds=LOCK_SECONDS):
                 raise BlockingIOError(f"another process keeps {self._path.name} locked")
-            yield handle
+            # The seed keeps it from being known outside which names share a bucket.
+            seed = os.pread(handle, _SEED_BYTES, 0)
+            digest = hashlib.blake2b(name.encode(), digest_size=16, key=seed).digest()
+            at = _BUCKET_BYTES * (int.from_bytes(digest[:2], "little") % BUCKETS + 1)
+            slots = _read(handle, at)
+            yield digest, slots
+            if changes:
+                _write(handle, at, slots)
         finally:
             os.close(handle)  # and with it the lock
 
@@ -130,16 +131,6 @@ class CounterFile:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(made)
-
-    def _address(self, handle: int, name: str) -> tuple[bytes, int]:
-        """A counter's digest and where its bucket begins.
-
-        The seed keeps it from being known outside which names share a bucket.
-        """
-        seed = os.pread(handle, _SEED_BYTES, 0)
-        digest = hashlib.blake2b(name.encode(), digest_size=16, key=seed).digest()
-        bucket = int.from_bytes(digest[:2], "little") % BUCKETS
-        return digest, _BUCKET_BYTES * (bucket + 1)
 
 
 def _link(made: str, path: Path) -> None:
