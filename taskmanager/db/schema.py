@@ -188,11 +188,9 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
             for statement in _spelled(text):
                 change_tables(statement)
             _note(step, position=0, finished=True)
-        elif dialect() is SQLITE:
-            while _run_slice(step):
-                pass
         else:
-            while write_transaction(_run_slice)(step):
+            run = _run_slice if dialect() is SQLITE else write_transaction(_run_slice)
+            while run(step):
                 pass
 
 

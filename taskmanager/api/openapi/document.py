@@ -49,6 +49,30 @@ _ERROR_HEADERS = {
     503: _RETRY_AFTER,
 }
 _REQUEST_ID = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
+_SHARED_PARTS = {
+    "schemas": COMPONENTS,
+    "headers": {
+        "RequestId": {
+            "description": "The id of the request, sent by the caller or generated",
+            "required": True,
+            "schema": {"type": "string"},
+        }
+    },
+    "responses": {
+        str(status): {
+            "description": description,
+            "headers": {**_REQUEST_ID, **_ERROR_HEADERS.get(status, {})},
+            "content": {
+                _JSON: {"schema": ref("Error"), "example": example_of(COMPONENTS["Error"])}
+            },
+        }
+        for status, description in _ERRORS.items()
+    },
+    "securitySchemes": {
+        "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "Bearer": {"type": "http", "scheme": "bearer"},
+    },
+}
 
 
 def build_document(app: Flask) -> dict[str, Any]:
@@ -78,7 +102,7 @@ def build_document(app: Flask) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": _tags(app),
         "paths": paths,
-        "components": _components(),
+        "components": _SHARED_PARTS,
     }
 
 
@@ -177,31 +201,4 @@ def _success(data: Schema) -> dict[str, Any]:
         "description": "Done",
         "headers": _REQUEST_ID,
         "content": {_JSON: {"schema": envelope, "example": example_of(envelope)}},
-    }
-
-
-def _components() -> dict[str, Any]:
-    return {
-        "schemas": COMPONENTS,
-        "headers": {
-            "RequestId": {
-                "description": "The id of the request, sent by the caller or generated",
-                "required": True,
-                "schema": {"type": "string"},
-            }
-        },
-        "responses": {
-            str(status): {
-                "description": description,
-                "headers": {**_REQUEST_ID, **_ERROR_HEADERS.get(status, {})},
-                "content": {
-                    _JSON: {"schema": ref("Error"), "example": example_of(COMPONENTS["Error"])}
-                },
-            }
-            for status, description in _ERRORS.items()
-        },
-        "securitySchemes": {
-            "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            "Bearer": {"type": "http", "scheme": "bearer"},
-        },
     }
