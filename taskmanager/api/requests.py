@@ -142,7 +142,7 @@ def parse_json(raw: bytes) -> Any:
     except RecursionError:
         raise _too_deep() from None
     if text.count("{") + text.count("[") > MAX_DEPTH:
-        _check_depth(value, MAX_DEPTH)
+        _check_depth(value)
     if "\\u" in text:
         _check_strings(value)
     return value
@@ -203,10 +203,10 @@ def _too_deep() -> InvalidRequest:
     )
 
 
-def _check_depth(value: Any, most: int) -> None:
+def _check_depth(value: Any) -> None:
     """Level by level, so that a long list costs no call for each of its items."""
     level = [value]
-    for _ in range(most):
+    for _ in range(MAX_DEPTH):
         level = [
             item
             for whole in level

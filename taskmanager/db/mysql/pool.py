@@ -8,14 +8,8 @@ import contextlib
 import threading
 import time
 from collections import deque
-from typing import Protocol
 
-
-class Connection(Protocol):
-    """All that the pool knows of a connection."""
-
-    def close(self) -> None:
-        """Closes it."""
+from pymysql.connections import Connection
 
 
 class IdleConnections:
