@@ -21,6 +21,7 @@ MYSQL_NO_SUCH_TABLE = 1146
 # calls these operational, but no waiting will mend them.
 MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1060, 1061, 1072, 1091, 3819, 4025})
 MYSQL_DUPLICATE_ENTRY = 1062
+MYSQL_NO_REFERENCED_ROW = 1452
 
 
 def is_duplicate(error: peewee.IntegrityError) -> bool:
@@ -29,6 +30,14 @@ def is_duplicate(error: peewee.IntegrityError) -> bool:
     if isinstance(original, sqlite3.Error):
         return original.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
     return mysql_code(error) == MYSQL_DUPLICATE_ENTRY
+
+
+def is_missing_reference(error: peewee.IntegrityError) -> bool:
+    """True where a row names another one that does not exist."""
+    original = _original(error)
+    if isinstance(original, sqlite3.Error):
+        return original.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+    return mysql_code(error) == MYSQL_NO_REFERENCED_ROW
 
 
 def _original(error: BaseException) -> BaseException:

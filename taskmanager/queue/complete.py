@@ -171,21 +171,19 @@ def _decide(task: Row, completion: Completion, policies: dict[int, Any], now: in
 def _replay(task: Row | None, completion: Completion, holder: Holder) -> CompletionOutcome | None:
     """The first answer again, where this same report was accepted before; else None.
 
-    The history has it: with a token under the attempt that the token names,
-    without one as the worker's report on the latest attempt.
+    The history has it: with a token as the last event of the attempt that the token
+    names, without one as that of the latest attempt.
     """
     if task is None:
         return None
-    of_attempt, values = "worker_id = ? AND attempt = ?", [holder.worker_id, task["attempts"]]
-    if holder.claim_token:
-        of_attempt, values = "claim_token = ?", [holder.claim_token]
+    of_attempt = "AND claim_token = ? " if holder.claim_token else ""
     event = fetch_one(
         "SELECT event, message, metadata, worker_id FROM {task_logs} WHERE task_id = ? "
-        f"AND event IN ('completed', 'failed', 'retry_scheduled') AND {of_attempt} "
+        f"{of_attempt}AND event IN ('claimed', 'completed', 'failed', 'retry_scheduled') "
         "ORDER BY id DESC LIMIT 1",
-        (task["id"], *values),
+        (task["id"], holder.claim_token) if holder.claim_token else (task["id"],),
     )
-    if event is None or event["worker_id"] != holder.worker_id:
+    if event is None or event["event"] == "claimed" or event["worker_id"] != holder.worker_id:
         return None
     result = fetch_value("SELECT result FROM {tasks} WHERE id = ?", (task["id"],))
     if not _is_same_report(completion, event, result):
@@ -201,5 +199,6 @@ def _is_same_report(completion: Completion, event: Row, result: str | None) -> b
     if completion.success:  # the order of keys does not matter
         stored = None if result is None else json.loads(result)
         return dedupe.canonical_json(completion.result) == dedupe.canonical_json(stored)
-    error = (event["message"], json.loads(event["metadata"])["error_code"])
-    return error == (completion.message, completion.error_code)
+    stored = json.loads(event["metadata"])
+    error = (event["message"], stored["error_code"], stored["is_retryable"])
+    return error == (completion.message, completion.error_code, completion.is_retryable)

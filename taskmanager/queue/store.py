@@ -11,7 +11,7 @@ import peewee
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import dialect
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.errors import is_duplicate
+from taskmanager.db.errors import is_duplicate, is_missing_reference
 from taskmanager.db.statements import (
     MAX_VALUES,
     Row,
@@ -84,8 +84,10 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
         try:
             ids = _insert_tasks(list(free.values()))
         except peewee.IntegrityError as error:
-            if not is_duplicate(error):
+            if is_missing_reference(error):  # nothing ever removes a type
                 raise Conflict("The parent task has just been removed; try again.") from None
+            if not is_duplicate(error):
+                raise
             found |= _duplicates(free)
         else:
             for (index, row), task_id in zip(free.items(), ids, strict=True):

@@ -354,8 +354,25 @@ def test_a_different_completion_is_not_a_replay(job: Api) -> None:
         {"success": False, "error": "y", "error_code": "E"},
         {"success": False, "error": "x", "error_code": "F"},
         {"success": False, "error": "x"},
+        {"success": False, "error": "x", "error_code": "E", "is_retryable": False},
     ):
         assert job.complete(task, 409, **fields)["code"] == "task_not_claimed"
+
+
+def test_a_report_of_an_attempt_before_a_retry_by_hand_does_not_stand_for_a_later_one(
+    api: Api, clock: Clock
+) -> None:
+    api.register("job", max_attempts=1, lease_seconds=60)
+    api.create("job")
+    task = api.claim("w1")
+    api.complete(without_token(task), success=False, error="x")
+    api.post(f"/api/tasks/{task['id']}/retry", {}, 200)
+    again = api.claim("w1")  # its attempt has the number 1 too
+    clock.advance(61)
+    api.post("/api/maintenance/run", {}, 200)
+    assert api.complete(without_token(again), 409, success=False, error="x")["code"] == (
+        "task_finished"
+    )
 
 
 def test_a_failure_is_recognised_after_another_worker_has_claimed_the_retry(job: Api) -> None:

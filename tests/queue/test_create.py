@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import peewee
 import pytest
 
 from taskmanager.access.caller import OPERATOR
@@ -10,9 +11,10 @@ from taskmanager.clock import utc_now
 from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import Conflict
 from taskmanager.queue import create
 from taskmanager.queue.complete import Completion, complete_task
-from taskmanager.queue.store import store_tasks
+from taskmanager.queue.store import store_in_transaction, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 from tests.conftest import Api
 
@@ -53,3 +55,14 @@ def test_who_asks_for_an_unfinished_task_keeps_nobody_from_finishing_it(api: Api
 
     assert (found["id"], existed) == (made["id"], True)
     assert [end["status"] for end in ends] == ["completed"]
+
+
+def test_a_parent_that_was_removed_meanwhile_is_a_conflict_and_any_other_refusal_is_not(
+    api: Api,
+) -> None:
+    api.register()
+    row = create.prepare_task(REQUEST, defaults=DEFAULTS, caller=OPERATOR, now=utc_now())
+    with pytest.raises(Conflict, match="parent task has just been removed"):
+        store_in_transaction([{**row, "parent_task_id": 999}], caller=OPERATOR)
+    with pytest.raises(peewee.IntegrityError):
+        store_in_transaction([{**row, "max_attempts": None}], caller=OPERATOR)
