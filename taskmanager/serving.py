@@ -1,44 +1,11 @@
 """Runs the application under gunicorn, for a machine of one's own."""
 
-import select
 import socket
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
-from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from taskmanager.errors import ConfigurationError
-
-LINGER_MS = 1  # A client on the same machine sends its next request that soon.
-
-
-class LingeringWorker(ThreadWorker):
-    """gunicorn's `gthread`, except that a thread stays with its client while no other one waits.
-
-    By itself gunicorn passes every request from the thread that watches the network to one
-    that answers it, and the connection back. Without that, a claim on MariaDB takes a fifth
-    less time (docs/decisions/0012).
-    """
-
-    def init_process(self) -> None:
-        self._waiting: set[TConn] = set()  # connections with a request that no thread has yet
-        super().init_process()
-
-    def enqueue_req(self, conn: TConn) -> None:
-        self._waiting.add(conn)
-        super().enqueue_req(conn)
-
-    def handle(self, conn: TConn) -> Any:
-        """Answers requests of one connection; true where it may be kept open."""
-        self._waiting.discard(conn)
-        network = select.poll()
-        network.register(conn.sock, select.POLLIN)
-        while True:
-            is_kept = super().handle(conn)
-            if is_kept is not True or self._waiting or not self.alive:
-                return is_kept
-            if not network.poll(LINGER_MS):
-                return is_kept
 
 
 class _Server(BaseApplication):
@@ -77,7 +44,7 @@ def run_server(*, host: str, port: int, workers: int, threads: int) -> None:
             "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             "workers": workers,
             "threads": threads,
-            "worker_class": LingeringWorker,
+            "worker_class": "gthread",
             # Each process listens on a socket of its own. With one socket for all, the process
             # that wakes up first takes every connection of a burst and keeps it
             # (docs/decisions/0012).
