@@ -13,7 +13,6 @@ from typing import Any
 from pymysql.connections import Connection
 from pymysql.constants import CR
 from pymysql.err import OperationalError
-from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
@@ -46,20 +45,8 @@ def _context_that_trusts_anyone() -> ssl.SSLContext:
     return context
 
 
-_description_of_column = functools.lru_cache(maxsize=1024)(FieldDescriptorPacket)
-
-
 class MySQLConnection(Connection):
-    """PyMySQL's; where the URL names no authority, encrypted if the server offers it.
-
-    The server describes each column of every answer again. Each description is parsed
-    once: docs/decisions/0013.
-    """
-
-    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
-        if packet_type is FieldDescriptorPacket:
-            packet_type = _description_of_column
-        return super()._read_packet(packet_type)  # type: ignore[no-untyped-call]
+    """PyMySQL's; where the URL names no authority, encrypted if the server offers it."""
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()
