@@ -7,6 +7,7 @@ value by the work that the schema can cause at each place of it (`work`).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -39,11 +40,11 @@ _BYTES_PER_ERROR = 2_000
 _BYTES_PER_CHARACTER = 5
 
 
+@dataclass
 class WorkBudget:
     """What the checks of one request may still cost, in units."""
 
-    def __init__(self, units: int = MAX_WORK_TOGETHER) -> None:
-        self.left = units
+    left: int = MAX_WORK_TOGETHER
 
 
 def check_schema(schema: Any) -> None:
