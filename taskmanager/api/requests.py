@@ -77,7 +77,7 @@ class RequestBody:
 
     def check(self, body: dict[str, Any]) -> dict[str, Any]:
         """`body`, where it fits. Raises ValidationFailed."""
-        problems = validation.body_problems(self._validator, body, in_words=self._in_words)
+        problems = validation.problems_of(self._validator, body, in_words=self._in_words)
         if problems:
             raise ValidationFailed(headline(problems), code="invalid_request", details=problems)
         return self._with_integers(body)

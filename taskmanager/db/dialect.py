@@ -41,11 +41,7 @@ class Dialect(NamedTuple):
             return words.get(name, prefix + name)
 
         hints = {"index": self.index_hint, "unique": self.unique_hint}
-        words = {
-            "by_id": self.by_id,
-            "lock_rows": self.lock_rows,
-            "lock_free_rows": self.lock_free_rows,
-        }
+        words: dict[str, str] = self._asdict()
         return re.sub("{(.*?)}", word, template).replace("?", self.placeholder)
 
     def first_of(self, members: Sequence[str], order: str, limit: int) -> str:

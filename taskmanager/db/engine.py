@@ -23,6 +23,7 @@ class Recovering:
     """
 
     dialect: Dialect
+    unbuffered: tuple[type, ...] = ()  # the kind of cursor that leaves rows with the server
 
     def __init__(self, *args: Any, table_prefix: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -53,7 +53,7 @@ def streamed_rows(query: Select) -> Iterator[Iterator[tuple[Any, ...]]]:
     For use within `read_snapshot`, which closes the connection afterwards: rows may be left unread.
     """
     with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-        cursor = database.connection().cursor(*_unbuffered())
+        cursor = database.connection().cursor(*database.unbuffered)
         try:
             cursor.execute(*query.sql())
             yield iter(cursor)
@@ -62,11 +62,3 @@ def streamed_rows(query: Select) -> Iterator[Iterator[tuple[Any, ...]]]:
                 # Otherwise PyMySQL reads all remaining rows, which a lost connection cannot give.
                 cursor._result.unbuffered_active = False
             cursor.close()
-
-
-def _unbuffered() -> tuple[type, ...]:
-    if dialect() is SQLITE:
-        return ()
-    from pymysql.cursors import SSCursor
-
-    return (SSCursor,)

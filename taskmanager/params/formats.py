@@ -17,6 +17,7 @@ import re
 import socket
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 
 FormatCheck = Callable[[str], bool]
 
@@ -35,11 +36,22 @@ def _matches(pattern: str) -> FormatCheck:
     return lambda text: expression.fullmatch(text) is not None
 
 
+def _is_address(family: int, text: str) -> bool:
+    """A tenth of the time that `ipaddress` takes to refuse a text."""
+    try:
+        socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 FORMATS: dict[str, FormatCheck] = {
     "time": _matches(_TIME),
     "duration": _matches(r"P(?!$)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?)"),
     "uri-reference": _matches(_URI_REFERENCE),
     "uri": _matches(r"(?=[A-Za-z][A-Za-z0-9+.-]*:)" + _URI_REFERENCE),
+    "ipv4": partial(_is_address, socket.AF_INET),
+    "ipv6": partial(_is_address, socket.AF_INET6),
     # Not uuid.UUID(), which takes underscores, signs and the digits of other scripts for digits.
     "uuid": _matches(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"),
     # Eleven characters of the URL-safe Base64 alphabet.
@@ -87,22 +99,3 @@ def is_email(text: str) -> bool:
     return (
         bool(at) and len(mailbox) <= 64 and bool(_MAILBOX.fullmatch(mailbox)) and is_hostname(host)
     )
-
-
-@register_format("ipv4")
-def is_ipv4(text: str) -> bool:
-    return _is_address(socket.AF_INET, text)
-
-
-@register_format("ipv6")
-def is_ipv6(text: str) -> bool:
-    return _is_address(socket.AF_INET6, text)
-
-
-def _is_address(family: int, text: str) -> bool:
-    """A tenth of the time that `ipaddress` takes to refuse a text."""
-    try:
-        socket.inet_pton(family, text)
-    except (OSError, ValueError):
-        return False
-    return True

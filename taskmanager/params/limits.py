@@ -76,11 +76,9 @@ KEYWORDS = {
     "unevaluatedItems": Keyword(2019, place=Place.EACH_ITEM),
     **dict.fromkeys(("$defs", "definitions"), Keyword(place=Place.NOWHERE)),
 }
-HOLDS_NAMED = frozenset(
-    {
-        *("$defs", "definitions", "dependencies", "dependentSchemas"),
-        *("patternProperties", "properties"),
-    }
+HOLDS_NAMED = (
+    *("$defs", "definitions", "dependencies", "dependentSchemas"),
+    *("patternProperties", "properties"),
 )
 
 

@@ -49,12 +49,12 @@ def validator_of(schema_text: str) -> SchemaValidator:
     return (_large_validator_of if is_large else _validator_of)(schema_text)
 
 
-def _compile_text(schema_text: str) -> SchemaValidator:
+@functools.lru_cache(maxsize=256)
+def _validator_of(schema_text: str) -> SchemaValidator:
     return compile_schema(json.loads(schema_text))
 
 
-_validator_of = functools.lru_cache(maxsize=256)(_compile_text)
-_large_validator_of = functools.lru_cache(maxsize=16)(_compile_text)
+_large_validator_of = functools.lru_cache(maxsize=16)(_validator_of.__wrapped__)
 
 
 def compile_schema(schema: dict[str, Any]) -> SchemaValidator:

@@ -7,7 +7,9 @@ value by the work that the schema can cause at each place of it (`work`).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from jsonschema_rs import ValidationError, Validator
@@ -25,12 +27,7 @@ from taskmanager.params.messages import (
     path_of,
     problem,
 )
-from taskmanager.params.schemas import (
-    SchemaValidator,
-    compile_schema,
-    meta_validator,
-    validator_of,
-)
+from taskmanager.params.schemas import SchemaValidator, compile_schema, meta_validator, validator_of
 from taskmanager.params.work import MAX_LEVELS, MAX_WORK, extent_of
 
 # What all the checks of one request may cost together.
@@ -43,11 +40,11 @@ _BYTES_PER_ERROR = 2_000
 _BYTES_PER_CHARACTER = 5
 
 
+@dataclass
 class WorkBudget:
     """What the checks of one request may still cost, in units."""
 
-    def __init__(self, units: int = MAX_WORK_TOGETHER) -> None:
-        self.left = units
+    left: int = MAX_WORK_TOGETHER
 
 
 def check_schema(schema: Any) -> None:
@@ -104,7 +101,7 @@ def param_problems(
         found = refused.problems[0]
         message = f"cannot be checked: {found['path']} {found['message']}"
         return [problem("params", message, "schema")]
-    return _problems(validator, params, "params", {}, budget)
+    return problems_of(validator, params, root="params", budget=budget)
 
 
 def param_warnings(schema_text: str, params: Any) -> list[Problem]:
@@ -136,23 +133,18 @@ def check_params(
         )
 
 
-def body_problems(
-    validator: SchemaValidator, body: Any, *, in_words: Mapping[str, str]
+def problems_of(
+    validator: SchemaValidator,
+    value: Any,
+    *,
+    root: str = "",
+    in_words: Mapping[str, str] = MappingProxyType({}),
+    budget: WorkBudget | None = None,
 ) -> list[Problem]:
-    """What is wrong with a request body; paths are the names of its fields.
+    """What is wrong with a value; paths begin with `root`, or with the names of its fields.
 
     `in_words` says of a pattern what it asks for, as in "must be …".
     """
-    return _problems(validator, body, "", in_words)
-
-
-def _problems(
-    validator: SchemaValidator,
-    value: Any,
-    root: str,
-    in_words: Mapping[str, str],
-    budget: WorkBudget | None = None,
-) -> list[Problem]:
     extent = extent_of(value)
     units = validator.work.units(extent)
     if units > MAX_WORK or (budget and units > budget.left):

@@ -115,8 +115,7 @@ def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Calle
         raise found
     if not found["is_active"]:
         raise InvalidRequest(
-            f"Task type '{name}' is not active and takes no new tasks.",
-            code="task_type_inactive",
+            f"Task type '{name}' is not active and takes no new tasks.", code="task_type_inactive"
         )
     return found
 

@@ -199,20 +199,15 @@ def _count_open_tasks(type_id: int) -> int:
     return count
 
 
-def name_of(type_id: int) -> str:
-    """The name of a type that exists. Names never change, so each process remembers them."""
-    names = cache().task_type_names
-    if type_id not in names:
-        row = first_row(TaskType.select(TaskType.name).where(TaskType.id == type_id))
-        if row is None:
-            raise NotFound(f"There is no task type with id {type_id}.", code="task_type_not_found")
-        names[type_id] = row["name"]
-    return names[type_id]
-
-
 def with_type(row: Row) -> Row:
-    """A row of tasks or schedules with the name of its type."""
-    return {**row, "type": name_of(row["task_type_id"])}
+    """A row of tasks or schedules with its type's name, which each process remembers."""
+    names, type_id = cache().task_type_names, row["task_type_id"]
+    if type_id not in names:
+        found = first_row(TaskType.select(TaskType.name).where(TaskType.id == type_id))
+        if found is None:
+            raise NotFound(f"There is no task type with id {type_id}.", code="task_type_not_found")
+        names[type_id] = found["name"]
+    return {**row, "type": names[type_id]}
 
 
 def allowed_rows(rows: Iterable[Row], caller: Caller) -> list[Row]:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import peewee
 from pymysql.constants import CLIENT
+from pymysql.cursors import SSCursor
 
 from taskmanager.db.dialect import MYSQL
 from taskmanager.db.engine import Recovering, options_of
@@ -41,6 +42,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
     """A thread has a connection while it works and shares it in between: servers count them."""
 
     dialect = MYSQL
+    unbuffered = (SSCursor,)
     _state: Any  # peewee's: what this thread has
 
     def __init__(

@@ -5,12 +5,11 @@ tasks. Owns the table statistics_snapshots: if there are many tasks, one process
 counts and the others share its figures. Refuses to know who may see which figure.
 """
 
-import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, ParamSpec
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import peewee
 from peewee import fn
@@ -22,7 +21,6 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
 
 PERIODS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
@@ -108,20 +106,17 @@ COUNT_ALL = (
 )
 
 
-def _if_possible(write: Callable[P, bool]) -> Callable[P, bool]:
-    """Whether `write` has written, in a transaction of its own. Its failure is logged only."""
-
-    def run(*args: P.args, **kwargs: P.kwargs) -> bool:
-        try:
-            return write_transaction(write)(*args, **kwargs)
-        except DatabaseUnavailable as error:
-            log.info("the snapshot of the statistics is not renewed: %s", error.message)
-            return False
-
-    return run
+def _has_written(query: peewee.Query) -> bool:
+    """Whether `query` changed the row, in a transaction of its own. Its failure is logged only."""
+    try:
+        return bool(write_transaction(query.execute)())
+    except peewee.IntegrityError:  # another process has just inserted the row
+        return False
+    except DatabaseUnavailable as error:
+        log.info("the snapshot of the statistics is not renewed: %s", error.message)
+        return False
 
 
-@_if_possible
 def _begin(stored: Row, now: int) -> bool:
     """Whether this process is to count; False if another one counts now, or has just counted."""
     since = StatisticsSnapshot.counting_since
@@ -130,11 +125,10 @@ def _begin(stored: Row, now: int) -> bool:
         StatisticsSnapshot.counted_at == stored["counted_at"],
         since.is_null() | (fn.ABS(since - now) >= GIVEN_UP_MS),
     )
-    return bool(mark.execute())
+    return _has_written(mark)
 
 
-@_if_possible
-def _keep(counted: TaskCounts, replaced: Row | None) -> bool:
+def _keep(counted: TaskCounts, replaced: Row | None) -> None:
     """Stores nothing if another process has stored figures or begun to count meanwhile."""
     row = {
         "figures": json.dumps(counted.groups, separators=(",", ":")),
@@ -144,12 +138,11 @@ def _keep(counted: TaskCounts, replaced: Row | None) -> bool:
         "counting_since": None,
     }
     if replaced is None:
-        with contextlib.suppress(peewee.IntegrityError):  # another process has just inserted it
-            StatisticsSnapshot.insert({"id": _ID, **row}).execute()
-        return True
+        _has_written(StatisticsSnapshot.insert({"id": _ID, **row}))
+        return
     update = StatisticsSnapshot.update(row).where(
         StatisticsSnapshot.id == _ID,
         StatisticsSnapshot.counted_at == replaced["counted_at"],
         StatisticsSnapshot.counting_since == replaced["counting_since"],  # None: IS NULL
     )
-    return bool(update.execute())
+    _has_written(update)

@@ -215,15 +215,11 @@ def timing_of(row: Row) -> Timing:
     return Timing(**{column: row[column] for column in Timing._fields})
 
 
+@write_transaction
 def delete_schedule(*, schedule_id: int, caller: Caller, now: int) -> Row:
     """Deletes a schedule; the tasks that it created stay. Raises NotFound."""
-    row = find_schedule(schedule_id, caller)
-    _delete(row, caller, now)
+    row = find_schedule(schedule_id, caller, lock=True)
+    Schedule.delete().where(Schedule.id == schedule_id).execute()
+    what = f"removed by {caller.name}"
+    _record("schedule_deleted", schedule_id, row["name"], what, caller, now)
     return row
-
-
-@write_transaction
-def _delete(row: Row, caller: Caller, now: int) -> None:
-    if Schedule.delete().where(Schedule.id == row["id"]).execute():
-        what = f"removed by {caller.name}"
-        _record("schedule_deleted", row["id"], row["name"], what, caller, now)
