@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.queues import connect_queue
 from taskmanager.clock import utc_now
-from taskmanager.db.connection import close_connection, dialect
+from taskmanager.db.connection import close_connection, database, dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
@@ -90,7 +90,8 @@ def _add(first: int, last: int, now: int) -> None:
         f"FROM ({_numbers(first, last)}) AS numbered"
     )
     # To PyMySQL a % is the beginning of a placeholder.
-    execute(statement if dialect() is SQLITE else statement.replace("%", "%%"))
+    # Not a template: its braces are JSON.
+    database.execute_sql(statement if dialect() is SQLITE else statement.replace("%", "%%"))
     for event, condition in HISTORY.items():
         execute(
             "INSERT INTO task_logs (task_id, event, status, attempt, worker_id, created_at) "

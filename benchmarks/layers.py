@@ -33,8 +33,6 @@ from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import database
 from taskmanager.params import validation
-from taskmanager.queue import claim, complete
-from taskmanager.queue import create as task_services
 
 FLASK = "Flask: routing, context, hooks, response"
 LAYERS = (
@@ -51,9 +49,9 @@ def layers() -> dict[str, list[tuple[Any, str]]]:
         "reading and checking the body": [(requests.RequestBody, "read")],
         "validation of params": [(validation, "check_params")],
         "the queue's own code": [
-            (task_services, "create_task"),
-            (claim, "claim_tasks"),
-            (complete, "complete_task"),
+            (tasks, "create_task"),
+            (claims, "claim_tasks"),
+            (claims, "complete_task"),
         ],
         "SQL statements": [(database.obj, "execute_sql")],
         "BEGIN and COMMIT": [(database.obj, "begin"), (database.obj, "commit")],
