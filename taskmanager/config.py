@@ -48,15 +48,6 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.upper() not in choices:
-            raise ValueError(" or ".join(choices))
-        return value.upper()
-
-    return parse
-
-
 def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
@@ -123,7 +114,7 @@ class Settings:
     )
     sqlite_synchronous: str = _setting(
         "FULL",
-        _one_of("FULL", "NORMAL"),
+        lambda value: _matching("FULL|NORMAL", "FULL or NORMAL")(value.upper()),
         "FULL: an answered request survives a power cut. NORMAL: faster, may lose the last moments",
     )
     lease_seconds: int = _setting(

@@ -15,6 +15,7 @@ class TaskManagerError(Exception):
     """The root. `code` is what programs branch on; `details` is JSON-ready or None."""
 
     code = "error"
+    retry_after_seconds: int | None = None
 
     def __init__(
         self, message: str, *, code: str | None = None, details: Details | None = None
@@ -101,8 +102,10 @@ class DatabaseUnavailable(TaskManagerError):
 
     code = "database_unavailable"
 
-    def __init__(self, message: str, *, retry_after_seconds: int = 2) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, details: Details | None = None, retry_after_seconds: int = 2
+    ) -> None:
+        super().__init__(message, details=details)
         self.retry_after_seconds = retry_after_seconds
 
 

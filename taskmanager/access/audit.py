@@ -6,17 +6,14 @@ it: a few rows per minute and process, the rest as counts, and a maximum of rows
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
 from taskmanager.db.connection import cache
 from taskmanager.db.models import AuditEvent
 from taskmanager.db.queries import Select, execute_if_free, first_row, rows_of
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
-
-if TYPE_CHECKING:  # keys records what it does here
-    from taskmanager.access.caller import Caller
 
 FAILED = "authentication_failed"
 WINDOW_MS = 60_000
@@ -26,7 +23,7 @@ PRUNED_ROWS = 500
 MAX_ADDRESS_LENGTH = 64
 
 
-def record(*, event: str, message: str, caller: "Caller", now: int) -> None:
+def record(*, event: str, message: str, caller: Caller, now: int) -> None:
     """Stores what `caller` did, in the caller's transaction."""
     AuditEvent.insert(
         event=event,

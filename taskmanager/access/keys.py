@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from taskmanager.access import audit
@@ -65,28 +65,15 @@ def hash_key(key: str) -> str:
 
 @write_transaction
 def create_key(
-    *,
-    name: str,
-    scopes: Sequence[str],
-    task_types: Sequence[str] | None = None,
-    rate_limit: str | None = None,
-    expires_at: int | None = None,
-    now: int,
-    caller: Caller,
-    key: str | None = None,
+    *, now: int, caller: Caller, key: str | None = None, **fields: Any
 ) -> tuple[Row, str]:
     """Creates a key; returns its row and the key itself, which cannot be read again later.
 
-    `key` is given only for the bootstrap key, whose text its owner has chosen.
-    Raises InvalidRequest for an invalid name, scope, type pattern or rate limit.
+    `fields` are those of `stored_columns`; `name` and `scopes` are required. `key` is given
+    only for the bootstrap key, whose text its owner has chosen. Raises InvalidRequest for an
+    invalid name, scope, type pattern or rate limit.
     """
-    fields = {
-        "name": name,
-        "scopes": scopes,
-        "task_types": task_types,
-        "rate_limit": rate_limit,
-        "expires_at": expires_at,
-    }
+    fields = {"task_types": None, "rate_limit": None, "expires_at": None, **fields}
     return insert_key(stored_columns(fields), caller=caller, now=now, key=key)
 
 

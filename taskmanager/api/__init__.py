@@ -63,11 +63,6 @@ def _begin_request() -> None:
 
 def _end_request(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
-    _note_use_of_key(response)
-    return response
-
-
-def _note_use_of_key(response: Response) -> None:
     caller = g.get("caller")
     if caller is not None:
         # A refused request and an empty poll write nothing.
@@ -82,3 +77,4 @@ def _note_use_of_key(response: Response) -> None:
             reason=response.get_json()["message"],
             now=g.now,
         )
+    return response

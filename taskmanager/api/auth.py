@@ -1,29 +1,52 @@
-"""Every call of the API is made with a key, and each route says which scope it takes."""
+"""Every call of the API is made with a key, and each route says which scope and input it takes."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from flask import Blueprint, Flask, current_app, g, request
+from flask import Blueprint, Flask, Response, current_app, g, request
 
 from taskmanager.access import keys
 from taskmanager.access.audit import MAX_ADDRESS_LENGTH
-from taskmanager.access.caller import Caller
 from taskmanager.api import rate_limits
+from taskmanager.api.requests import QueryParameters, RequestBody
 from taskmanager.errors import NotAllowed, NotAuthenticated
 
-View = TypeVar("View", bound=Callable[..., Any])
+View = Callable[..., Response]
 
 PUBLIC = "public"
 
 
-def requires(scope: str) -> Callable[[View], View]:
-    """Marks a view with the scope that a key needs to call it, or PUBLIC."""
+def requires(
+    scope: str,
+    *,
+    every_type: str | None = None,
+    query: QueryParameters | None = None,
+    body: RequestBody | None = None,
+) -> Callable[[View], View]:
+    """Marks a view with the scope that a key needs to call it, or PUBLIC, and reads its input.
+
+    `query` and `body` become arguments of the view, unless they have no fields. `every_type`
+    says what a key that is limited to task types may not do here.
+    """
     if scope != PUBLIC and scope not in keys.SCOPES:
         raise ValueError(f"no such scope: {scope}")
 
     def mark(view: View) -> View:
-        view.required_scope = scope  # type: ignore[attr-defined]
-        return view
+        @functools.wraps(view)
+        def call(**values: Any) -> Response:
+            if every_type is not None:
+                g.caller.require_every_type(every_type)
+            for name, taken in (("query", query), ("body", body)):
+                if taken is not None:
+                    read = taken.read()
+                    if taken.fields:
+                        values[name] = read
+            return view(**values)
+
+        call.required_scope = scope  # type: ignore[attr-defined]
+        call.query, call.body = query, body  # type: ignore[attr-defined]
+        return call
 
     return mark
 
@@ -56,27 +79,20 @@ def authenticate_request() -> None:
     """
     if takes_no_key():
         return
-    g.caller = caller = _authenticate()._replace(address=_address(), request_id=g.request_id)
+    try:
+        caller = keys.authenticate(_presented_key(), now=g.now)
+    except NotAuthenticated:
+        rate_limits.count_failure("authentication")
+        raise
+    # Cut to where it is recorded: a proxy may send any text for an address.
+    address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
+    g.caller = caller = caller._replace(address=address, request_id=g.request_id)
     rate_limits.count_request(caller)
     if not caller.may(g.scope):
         raise NotAllowed(
             f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",
             code="scope_missing",
         )
-
-
-def _address() -> str | None:
-    """The client's, as far as it fits where it is recorded: a proxy may send any text for one."""
-    address = request.remote_addr
-    return address[:MAX_ADDRESS_LENGTH] if address else None
-
-
-def _authenticate() -> Caller:
-    try:
-        return keys.authenticate(_presented_key(), now=g.now)
-    except NotAuthenticated:
-        rate_limits.count_failure("authentication")
-        raise
 
 
 def _presented_key() -> str:

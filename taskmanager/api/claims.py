@@ -7,10 +7,9 @@ from flask import Blueprint, Response, g
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.errors import error_json
-from taskmanager.api.requests import TASK, settings, task_defaults
+from taskmanager.api.requests import TASK, Values, settings, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import claimed_task_json, task_json
-from taskmanager.clock import format_time
+from taskmanager.api.serializers import LEASE, claimed_task_json, task_json
 from taskmanager.queue import lease
 from taskmanager.queue.claim import ClaimRequest, claim_tasks
 from taskmanager.queue.claim_sql import claim_order
@@ -21,8 +20,8 @@ blueprint = Blueprint("claims", __name__, url_prefix="/tasks")
 
 
 @blueprint.post("/claim")
-@requires("tasks:claim")
-def claim() -> Response:
+@requires("tasks:claim", body=request_schemas.CLAIM)
+def claim(body: Values) -> Response:
     """POST /api/tasks/claim: claims the next task, or several with `limit` (1 to 100).
 
     `worker_id`; filters `task_type_id`, `task_type_ids`, `type`, `task_types`,
@@ -32,7 +31,6 @@ def claim() -> Response:
 
     200; 400; 404 `no_task_available` with `details.poll_after_seconds`.
     """
-    body = request_schemas.CLAIM.read()
     claimed = claim_tasks(
         ClaimRequest(
             worker_id=body["worker_id"],
@@ -62,8 +60,8 @@ def _both(one: Any, several: list[Any] | None) -> list[Any] | None:
 
 
 @blueprint.post(f"{TASK}/complete")
-@requires("tasks:complete")
-def complete(task_id: int) -> Response:
+@requires("tasks:complete", body=request_schemas.COMPLETE_TASK)
+def complete(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/complete: reports success or failure of the attempt.
 
     `worker_id`, `success`; `result`, or `error`, `error_code`, `is_retryable`,
@@ -72,7 +70,6 @@ def complete(task_id: int) -> Response:
     200 with `will_retry` and `replayed`; 400; 403 `claimed_by_other`; 404; 409
     `claim_lost`, `task_not_claimed`, `task_finished`, `task_cancelled`.
     """
-    body = request_schemas.COMPLETE_TASK.read()
     outcome = complete_task(
         _completion(task_id, body), worker_id=body["worker_id"], caller=g.caller, now=g.now
     )
@@ -80,14 +77,13 @@ def complete(task_id: int) -> Response:
 
 
 @blueprint.post("/complete")
-@requires("tasks:complete")
-def complete_batch() -> Response:
+@requires("tasks:complete", body=request_schemas.COMPLETE_TASKS)
+def complete_batch(body: Values) -> Response:
     """POST /api/tasks/complete: `worker_id` and 1 to 1,000 `completions`, each with its `id`.
 
     200: `results` in order, each with its `outcome` (the task's status, or
     `error`) and what POST /api/tasks/{id}/complete would answer; 400.
     """
-    body = request_schemas.COMPLETE_TASKS.read()
     outcomes = complete_tasks(
         [_completion(int(item["id"]), item) for item in body["completions"]],
         worker_id=body["worker_id"],
@@ -113,7 +109,7 @@ def _result_json(outcome: CompletionOutcome) -> dict[str, Any]:
     return {"outcome": task["status"], "task": task}
 
 
-def _completion(task_id: int, body: dict[str, Any]) -> Completion:
+def _completion(task_id: int, body: Values) -> Completion:
     return Completion(
         task_id=task_id,
         claim_token=body.get("claim_token"),
@@ -142,13 +138,12 @@ def _completion_message(outcome: CompletionOutcome) -> str:
 
 
 @blueprint.post(f"{TASK}/progress")
-@requires("tasks:claim")
-def progress(task_id: int) -> Response:
+@requires("tasks:claim", body=request_schemas.REPORT_PROGRESS)
+def progress(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/progress: `worker_id`, `progress` 0 to 100, `message`, `claim_token`.
 
     Renews the lease. 200 with `cancelled`; 400; 403; 404; 409.
     """
-    body = request_schemas.REPORT_PROGRESS.read()
     task = lease.renew_lease(
         task_id=task_id,
         holder=_holder(body),
@@ -160,13 +155,12 @@ def progress(task_id: int) -> Response:
 
 
 @blueprint.post(f"{TASK}/heartbeat")
-@requires("tasks:claim")
-def heartbeat(task_id: int) -> Response:
+@requires("tasks:claim", body=request_schemas.TASK_HEARTBEAT)
+def heartbeat(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/heartbeat: `worker_id`, `claim_token`, `lease_seconds` (1 to 86,400).
 
     Renews the lease. 200 with `lease_expires_at` and `cancelled`; 400; 403; 404; 409.
     """
-    body = request_schemas.TASK_HEARTBEAT.read()
     task = lease.renew_lease(
         task_id=task_id,
         holder=_holder(body),
@@ -177,34 +171,26 @@ def heartbeat(task_id: int) -> Response:
     return _lease_answer(task, "Lease renewed")
 
 
-def _holder(body: dict[str, Any]) -> Holder:
+def _holder(body: Values) -> Holder:
     return Holder(worker_id=body["worker_id"], claim_token=body.get("claim_token"))
 
 
 def _lease_answer(task: dict[str, Any], message: str) -> Response:
     cancelled = task["status"] == "cancelled"
+    more = {"cancelled": cancelled, "next_heartbeat_in": settings().heartbeat_seconds}
     return success(
-        {
-            "id": task["id"],
-            "status": task["status"],
-            "progress": task["progress"],
-            "progress_message": task["progress_message"],
-            "lease_expires_at": format_time(task["lease_expires_at"]),
-            "cancelled": cancelled,
-            "next_heartbeat_in": settings().heartbeat_seconds,
-        },
+        LEASE.of({**task, **more}),
         "Task has been cancelled: stop working on it" if cancelled else message,
     )
 
 
 @blueprint.post(f"{TASK}/release")
-@requires("tasks:claim")
-def release(task_id: int) -> Response:
+@requires("tasks:claim", body=request_schemas.RELEASE_TASK)
+def release(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/release: `worker_id`, `claim_token`, `delay_seconds`.
 
     Hands the task back unprocessed; the attempt is not counted. 200; 400; 403; 404; 409.
     """
-    body = request_schemas.RELEASE_TASK.read()
     task = lease.release_task(
         task_id=task_id,
         holder=_holder(body),

@@ -1,6 +1,6 @@
 """/api/admin/doctor: tests the host, where there is no shell."""
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
@@ -12,7 +12,7 @@ blueprint = Blueprint("doctor", __name__, url_prefix="/admin/doctor")
 
 
 @blueprint.get("")
-@requires("admin")
+@requires("admin", every_type="examine the host", query=request_schemas.NO_PARAMETERS)
 def examine_host() -> Response:
     """GET /api/admin/doctor: what is wrong with the host, and how to fix it. Changes nothing.
 
@@ -26,8 +26,6 @@ def examine_host() -> Response:
     from taskmanager.doctor.checks import examine
     from taskmanager.doctor.report import report_json, summary
 
-    g.caller.require_every_type("examine the host")
-    request_schemas.NO_PARAMETERS.read()
     case = Case(settings=settings(), call=request.environ, counts_are_shared=counts_are_shared())
     findings = list(examine(case))
     return success(report_json(findings), summary(findings))

@@ -61,7 +61,7 @@ def error_response(error: errors.TaskManagerError) -> Response:
     if status == 500:
         return _unforeseen(error)
     response = failure(error.message, code=error.code, status=status, details=error.details)
-    if isinstance(error, (errors.DatabaseUnavailable, errors.RateLimited)):
+    if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="TaskManager"'

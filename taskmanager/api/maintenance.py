@@ -18,7 +18,11 @@ MAX_REQUEST_SECONDS = 20.0
 
 
 @blueprint.post("/run")
-@requires("admin")
+@requires(
+    "admin",
+    every_type="run maintenance, which is for the tasks of all types",
+    body=request_schemas.NOTHING,
+)
 def run() -> Response:
     """POST /api/maintenance/run: does what is due, for at most 20 seconds.
 
@@ -26,8 +30,6 @@ def run() -> Response:
     leases), `started` (delayed until now) and `pruned` (past their retention);
     403 for a key that is limited to task types.
     """
-    g.caller.require_every_type("run maintenance, which is for the tasks of all types")
-    request_schemas.NOTHING.read()
     now, started = g.now, time.monotonic()
     done = maintenance.maintain(
         retention_days=settings().retention_days,

@@ -19,12 +19,13 @@ from taskmanager.clock import parse_time
 from taskmanager.config import Settings
 from taskmanager.errors import InvalidRequest, ValidationFailed
 from taskmanager.params import schemas, validation
+from taskmanager.params.limits import MAX_DEPTH, is_too_deep
 from taskmanager.params.messages import headline
 from taskmanager.queue.task_types import TaskDefaults
 
-MAX_DEPTH = 64
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 LARGE_TEXT = 16_384
+Values = dict[str, Any]  # of a body or a query, by name
 TASK = f"/<int(max={MAX_INTEGER}):task_id>"  # how a path names a task
 
 
@@ -44,6 +45,7 @@ class RequestBody:
     """The fields that a call takes, as a JSON Schema in which no other field is allowed."""
 
     def __init__(self, *, required: tuple[str, ...] = (), **fields: Any) -> None:
+        self.fields = fields
         self.schema: dict[str, Any] = {
             "type": "object",
             "properties": fields,
@@ -51,6 +53,10 @@ class RequestBody:
         }
         if required:
             self.schema["required"] = list(required)
+        self._times = [n for n, one in fields.items() if one.get("format") == "date-time"]
+        # 1.0 is an integer to JSON Schema; the fields that want one get it as such.
+        kinds = ("integer", ["integer", "null"])
+        self._integers = [n for n, one in fields.items() if one.get("type") in kinds]
         # What each pattern asks for: the description beside it.
         self._in_words = dict(_described_patterns(self.schema))
 
@@ -76,19 +82,16 @@ class RequestBody:
         return self.check(body)
 
     def check(self, body: dict[str, Any]) -> dict[str, Any]:
-        """`body`, where it fits. Raises ValidationFailed."""
+        """`body`, where it fits, with times in milliseconds. Raises InvalidRequest."""
         problems = validation.problems_of(self._validator, body, in_words=self._in_words)
         if problems:
             raise ValidationFailed(headline(problems), code="invalid_request", details=problems)
-        return self._with_integers(body)
-
-    def _with_integers(self, body: dict[str, Any]) -> dict[str, Any]:
-        """1.0 is an integer to JSON Schema; the fields that want one get it as such."""
-        for name, value in body.items():
-            if isinstance(value, float):
-                kind = self.schema["properties"][name].get("type", "")
-                if kind == "integer" or kind == ["integer", "null"]:
-                    body[name] = int(value)
+        for name in self._integers:
+            if isinstance(body.get(name), float):
+                body[name] = int(body[name])
+        for name in self._times:
+            if body.get(name) is not None:
+                body[name] = _read_time(name, body[name])
         return body
 
 
@@ -141,8 +144,8 @@ def parse_json(raw: bytes) -> Any:
         ) from None
     except RecursionError:
         raise _too_deep() from None
-    if text.count("{") + text.count("[") > MAX_DEPTH:
-        _check_depth(value)
+    if text.count("{") + text.count("[") > MAX_DEPTH and is_too_deep(value):
+        raise _too_deep()
     if "\\u" in text:
         _check_strings(value)
     return value
@@ -203,21 +206,6 @@ def _too_deep() -> InvalidRequest:
     )
 
 
-def _check_depth(value: Any) -> None:
-    """Level by level, so that a long list costs no call for each of its items."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for whole in level
-            for item in (whole.values() if isinstance(whole, dict) else whole)
-            if isinstance(item, (dict, list))
-        ]
-        if not level:
-            return
-    raise _too_deep()
-
-
 def _check_strings(value: Any) -> None:
     if isinstance(value, str):
         if "\0" in value:
@@ -244,8 +232,8 @@ def _check_strings(value: Any) -> None:
 class QueryParameters:
     """The query parameters that a call takes, each with the JSON Schema of its value."""
 
-    def __init__(self, **schemas: dict[str, Any]) -> None:
-        self.schemas = schemas
+    def __init__(self, **fields: dict[str, Any]) -> None:
+        self.fields = fields
 
     def read(self) -> dict[str, Any]:
         """The value of each parameter by its name; one that was not sent has its default.
@@ -255,16 +243,16 @@ class QueryParameters:
         given twice, and for a value of the wrong kind.
         """
         for name in request.args:
-            if name not in self.schemas:
-                near = difflib.get_close_matches(name, self.schemas, n=1)
-                known = ", ".join(self.schemas)
+            if name not in self.fields:
+                near = difflib.get_close_matches(name, self.fields, n=1)
+                known = ", ".join(self.fields)
                 hint = f"did you mean '{near[0]}'?" if near else f"known: {known}."
                 raise InvalidRequest(f"No such query parameter: '{name}'; {hint}")
             if len(request.args.getlist(name)) > 1:
                 raise InvalidRequest(f"The query parameter {name} may be given only once.")
         return {
             name: _parameter(name, request.args.get(name), schema)
-            for name, schema in self.schemas.items()
+            for name, schema in self.fields.items()
         }
 
 
@@ -274,7 +262,7 @@ def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:
     if text is None:
         return schema.get("default", {"boolean": False, "array": ()}.get(kind))
     if schema.get("format") == "date-time":
-        return read_time(name, text)
+        return _read_time(name, text)
     if kind == "integer":
         low, high = schema["minimum"], schema["maximum"]
         # int() alone would take 1_0, spaces, and the digits of every script.
@@ -301,7 +289,7 @@ def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:
     return text in ("true", "1") if kind == "boolean" else text
 
 
-def read_time(name: str, text: str) -> int:
+def _read_time(name: str, text: str) -> int:
     """Milliseconds since the epoch from an RFC 3339 time. Raises InvalidRequest."""
     try:
         return parse_time(text)

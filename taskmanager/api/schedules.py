@@ -4,7 +4,7 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import MAX_INTEGER, task_defaults
+from taskmanager.api.requests import MAX_INTEGER, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import schedule_json, task_json
 from taskmanager.errors import InvalidRequest
@@ -16,8 +16,8 @@ SCHEDULE = f"/<int(max={MAX_INTEGER}):schedule_id>"
 
 
 @blueprint.post("")
-@requires("task-types:write")
-def create() -> Response:
+@requires("task-types:write", body=request_schemas.CREATE_SCHEDULE)
+def create(body: Values) -> Response:
     """POST /api/schedules: creates a schedule, which creates a task at each due time.
 
     `name` (unique), `type`, `params`; either `cron` (five fields), read in
@@ -30,42 +30,38 @@ def create() -> Response:
     are wrong, or the type is not active; 403; 404 no such type; 409
     `schedule_exists`.
     """
-    row = definitions.create_schedule(
-        request_schemas.CREATE_SCHEDULE.read(), defaults=task_defaults(), caller=g.caller, now=g.now
-    )
+    row = definitions.create_schedule(body, defaults=task_defaults(), caller=g.caller, now=g.now)
     return success(schedule_json(row), "Schedule created successfully", 201)
 
 
 @blueprint.get("")
-@requires("task-types:read")
-def list_all() -> Response:
+@requires("task-types:read", query=request_schemas.PAGE)
+def list_all(query: Values) -> Response:
     """GET /api/schedules: schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
-    rows = definitions.list_schedules(**request_schemas.PAGE.read(), caller=g.caller)
+    rows = definitions.list_schedules(**query, caller=g.caller)
     return success({"schedules": [schedule_json(row) for row in rows], "count": len(rows)})
 
 
 @blueprint.get(SCHEDULE)
-@requires("task-types:read")
+@requires("task-types:read", query=request_schemas.NO_PARAMETERS)
 def get(schedule_id: int) -> Response:
     """GET /api/schedules/{id}: one schedule with its `next_runs`. 200; 403; 404."""
-    request_schemas.NO_PARAMETERS.read()
     return success(
         schedule_json(definitions.get_schedule(schedule_id=schedule_id, caller=g.caller))
     )
 
 
 @blueprint.patch(SCHEDULE)
-@requires("task-types:write")
-def change(schedule_id: int) -> Response:
+@requires("task-types:write", body=request_schemas.CHANGE_SCHEDULE)
+def change(schedule_id: int, body: Values) -> Response:
     """PATCH /api/schedules/{id}: the fields of POST /api/schedules but `type`.
 
     `cron` replaces an interval and the other way round. `is_active` false: no
     runs until it is true again; missed runs are skipped. 200; 400; 403; 404; 409
     `schedule_exists`.
     """
-    body = request_schemas.CHANGE_SCHEDULE.read()
     if not body:
-        known = ", ".join(request_schemas.CHANGE_SCHEDULE.schema["properties"])
+        known = ", ".join(request_schemas.CHANGE_SCHEDULE.fields)
         raise InvalidRequest(f"Nothing to change: send one or more of {known}.")
     row = definitions.change_schedule(
         schedule_id=schedule_id, changes=body, caller=g.caller, now=g.now
@@ -82,14 +78,13 @@ def delete(schedule_id: int) -> Response:
 
 
 @blueprint.post(f"{SCHEDULE}/run")
-@requires("tasks:create")
+@requires("tasks:create", body=request_schemas.NOTHING)
 def run(schedule_id: int) -> Response:
     """POST /api/schedules/{id}/run: creates its task now; its due times do not change.
 
     201 with the task; 200 `deduplicated` with the unfinished one where `overlap`
     is `skip`; 400; 403; 404.
     """
-    request_schemas.NOTHING.read()
     outcome = runs.run_schedule_now(
         schedule_id=schedule_id, defaults=task_defaults(), caller=g.caller, now=g.now
     )

@@ -102,6 +102,15 @@ TASK = Fields(
     created_at=TIME,
     updated_at=TIME,
 )
+LEASE = Fields(
+    id=NUMBER,
+    status=one_of(*STATUSES),
+    progress=or_null(NUMBER),
+    progress_message=or_null(TEXT),
+    lease_expires_at=or_null(TIME),
+    cancelled=like(FLAG, False),
+    next_heartbeat_in=like(NUMBER, 30),
+)
 ATTEMPT_ERROR = Fields(
     attempt=NUMBER,
     worker_id=or_null(TEXT),
@@ -189,10 +198,6 @@ AUDIT_EVENT = Fields(
     message=like(TEXT, "key 2 (scraper) made by admin"),
     created_at=TIME,
 )
-
-log_json = LOG_ENTRY.of
-key_json = KEY.of
-audit_event_json = AUDIT_EVENT.of
 
 
 def task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:

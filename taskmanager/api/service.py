@@ -9,10 +9,11 @@ from taskmanager.api import prometheus, request_schemas
 from taskmanager.api.auth import PUBLIC, requires
 from taskmanager.api.rate_limits import counts_are_shared
 from taskmanager.api.requests import settings
-from taskmanager.api.responses import failure, success
+from taskmanager.api.responses import success
 from taskmanager.api.serializers import statistics_json
 from taskmanager.clock import format_time
 from taskmanager.db import schema
+from taskmanager.errors import DatabaseUnavailable
 from taskmanager.queue.figures import metrics, statistics
 
 blueprint = Blueprint("service", __name__)
@@ -39,31 +40,25 @@ def health() -> Response:
     }
     if connected:
         return success(data, "Service is healthy")
-    response = failure(
-        "The database does not answer.", code="database_unavailable", status=503, details=data
-    )
-    response.headers["Retry-After"] = "2"
-    return response
+    raise DatabaseUnavailable("The database does not answer.", details=data)
 
 
 @blueprint.get("/stats")
-@requires("tasks:read")
+@requires("tasks:read", query=request_schemas.NO_PARAMETERS)
 def stats() -> Response:
     """GET /api/stats: counts by status and type, the oldest pending age, throughput. 200.
 
     The counts are those of `counted_at`: exact, or about a minute old for a queue
     with more than 50,000 tasks. The oldest pending age is always current.
     """
-    request_schemas.NO_PARAMETERS.read()
     figures = statistics.queue_statistics(caller=g.caller, now=g.now)
     return success(statistics_json(figures))
 
 
 @blueprint.get("/metrics")
-@requires("metrics:read")
+@requires("metrics:read", query=request_schemas.NO_PARAMETERS)
 def show_metrics() -> Response:
     """GET /api/metrics: these figures and more in the text format of Prometheus. 200."""
-    request_schemas.NO_PARAMETERS.read()
     gauges = metrics.read_gauges(
         caller=g.caller, heartbeat_seconds=settings().heartbeat_seconds, now=g.now
     )

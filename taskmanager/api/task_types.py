@@ -4,6 +4,7 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
+from taskmanager.api.requests import Values
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import task_type_json
 from taskmanager.errors import InvalidRequest
@@ -20,8 +21,8 @@ _MESSAGES = {
 
 
 @blueprint.post("/register")
-@requires("task-types:write")
-def register() -> Response:
+@requires("task-types:write", body=request_schemas.REGISTER_TASK_TYPE)
+def register(body: Values) -> Response:
     """POST /api/task-types/register: creates or updates a type.
 
     `name`, `version`, `param_schema` (a JSON Schema of at most 65,536 bytes);
@@ -30,7 +31,6 @@ def register() -> Response:
 
     201 `created`; 200 `updated`, or unchanged; 400 a field or the schema is wrong.
     """
-    body = request_schemas.REGISTER_TASK_TYPE.read()
     row, outcome = task_types.register_task_type(
         name=body["name"],
         version=body["version"],
@@ -44,37 +44,35 @@ def register() -> Response:
 
 
 @blueprint.get("")
-@requires("task-types:read")
-def list_all() -> Response:
+@requires("task-types:read", query=request_schemas.LIST_TASK_TYPES)
+def list_all(query: Values) -> Response:
     """GET /api/task-types: types by name; `active_only`, `limit` (50, at most 100), `offset`.
 
     Each with `open_tasks`, the number of unfinished tasks up to 10,000. 200.
     """
-    rows = task_types.list_task_types(**request_schemas.LIST_TASK_TYPES.read(), caller=g.caller)
+    rows = task_types.list_task_types(**query, caller=g.caller)
     return success({"task_types": [task_type_json(row) for row in rows], "count": len(rows)})
 
 
 @blueprint.get("/<name>")
-@requires("task-types:read")
-def get(name: str) -> Response:
+@requires("task-types:read", query=request_schemas.OF_VERSION)
+def get(name: str, query: Values) -> Response:
     """GET /api/task-types/{name}: one type with its `param_schema`; `version` for an older one.
 
     200; 403 not a type of this key; 404 no such type or version.
     """
-    version = request_schemas.OF_VERSION.read()["version"]
     g.caller.require_type(name)
-    return success(task_type_json(task_types.get_task_type(name=name, version=version)))
+    return success(task_type_json(task_types.get_task_type(name=name, version=query["version"])))
 
 
 @blueprint.patch("/<name>")
-@requires("task-types:write")
-def change(name: str) -> Response:
+@requires("task-types:write", body=request_schemas.CHANGE_TASK_TYPE)
+def change(name: str, body: Values) -> Response:
     """PATCH /api/task-types/{name}: `is_active`, `is_paused` and the defaults.
 
     `is_active` false: no new tasks. `is_paused` true: no task is handed out. A
     default set to null falls back to the settings. 200; 400; 403; 404.
     """
-    body = request_schemas.CHANGE_TASK_TYPE.read()
     if not body:
         raise InvalidRequest(
             "Nothing to change: send one or more of "
@@ -85,15 +83,14 @@ def change(name: str) -> Response:
 
 
 @blueprint.post("/<name>/validate")
-@requires("tasks:create")
-def validate(name: str) -> Response:
+@requires("tasks:create", body=request_schemas.VALIDATE)
+def validate(name: str, body: Values) -> Response:
     """POST /api/task-types/{name}/validate: checks params or a schema; stores nothing.
 
     With `params`: 200 with `valid`, `errors` and `warnings` (properties that
     the schema does not name). With `param_schema`: 200 with the number of
     unfinished tasks that it would reject. 400; 403; 404.
     """
-    body = request_schemas.VALIDATE.read()
     if len(body) != 1:
         raise InvalidRequest("Send either params or param_schema.")
     if "param_schema" in body:

@@ -8,9 +8,9 @@ from flask import Blueprint, Response, g
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.errors import error_json
-from taskmanager.api.requests import TASK, read_time, task_defaults
+from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import attempt_error_json, log_json, task_json
+from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
 from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.queue import history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
@@ -19,15 +19,9 @@ from taskmanager.queue.create import Outcome, create_task, create_tasks
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 
 
-def _with_time(body: dict[str, Any]) -> dict[str, Any]:
-    if body.get("available_at") is not None:
-        body["available_at"] = read_time("available_at", body["available_at"])
-    return body
-
-
 @blueprint.post("")
-@requires("tasks:create")
-def create() -> Response:
+@requires("tasks:create", body=request_schemas.CREATE_TASK)
+def create(body: Values) -> Response:
     """POST /api/tasks: creates a task, or returns the one that exists.
 
     `type`, `params`; optionally `priority` (higher first), `max_attempts`,
@@ -36,7 +30,6 @@ def create() -> Response:
     201 created; 200 `deduplicated`; 400 a field or the params are wrong, or the
     type is not active; 403; 404 no such type.
     """
-    body = _with_time(request_schemas.CREATE_TASK.read())
     outcome = create_task(body, defaults=task_defaults(), caller=g.caller, now=g.now)
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
     if outcome.deduplicated:
@@ -45,8 +38,8 @@ def create() -> Response:
 
 
 @blueprint.post("/batch")
-@requires("tasks:create")
-def create_batch() -> Response:
+@requires("tasks:create", body=request_schemas.CREATE_TASKS)
+def create_batch(body: Values) -> Response:
     """POST /api/tasks/batch: `tasks`, 1 to 1,000 bodies of POST /api/tasks, in one transaction.
 
     201 if any task was created, else 200: `results` in order, each with its
@@ -54,13 +47,12 @@ def create_batch() -> Response:
     With `atomic`, one bad item creates nothing and answers 400. Existing tasks
     come with their results, as far as those fit into one answer.
     """
-    body = request_schemas.CREATE_TASKS.read()
     atomic = body.get("atomic", False)
     good = []
     outcomes = []
     for item in body["tasks"]:
         try:
-            good.append(_with_time(request_schemas.CREATE_TASK.check(item)))
+            good.append(request_schemas.CREATE_TASK.check(item))
             outcomes.append(Outcome())
         except TaskManagerError as error:
             outcomes.append(Outcome(error=error))
@@ -113,8 +105,8 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 
 
 @blueprint.get("")
-@requires("tasks:read")
-def list_all() -> Response:
+@requires("tasks:read", query=request_schemas.LIST_TASKS)
+def list_all(query: Values) -> Response:
     """GET /api/tasks: a page of tasks, newest first.
 
     Filters `status`, `type` (exact, or a pattern with %), `worker_id`,
@@ -123,7 +115,6 @@ def list_all() -> Response:
     `sort_order`; `include=params,result`, where large values end a page early;
     `with_total`. 200; 400.
     """
-    query = request_schemas.LIST_TASKS.read()
     if query["cursor"] is not None and query["offset"]:
         raise InvalidRequest("Send cursor or offset, not both.")
     include = tuple(dict.fromkeys(query["include"]))
@@ -153,14 +144,13 @@ def list_all() -> Response:
 
 
 @blueprint.get(TASK)
-@requires("tasks:read")
+@requires("tasks:read", query=request_schemas.NO_PARAMETERS)
 def get(task_id: int) -> Response:
     """GET /api/tasks/{id}: the full task.
 
     With `attempt_errors` (how each failed attempt ended) and, while it waits,
     `waiting_because`. 200; 403; 404.
     """
-    request_schemas.NO_PARAMETERS.read()
     task = read.get_task(task_id=task_id, caller=g.caller)
     errors = history.list_attempt_errors(task_id=task_id)
     return success(
@@ -173,23 +163,21 @@ def get(task_id: int) -> Response:
 
 
 @blueprint.get(f"{TASK}/logs")
-@requires("tasks:read")
+@requires("tasks:read", query=request_schemas.NO_PARAMETERS)
 def logs(task_id: int) -> Response:
     """GET /api/tasks/{id}/logs: its history, oldest first. 200; 403; 404."""
-    request_schemas.NO_PARAMETERS.read()
     read.get_task(task_id=task_id, caller=g.caller)
     rows = history.list_logs(task_id=task_id)
-    return success({"logs": [log_json(row) for row in rows], "count": len(rows)})
+    return success({"logs": [LOG_ENTRY.of(row) for row in rows], "count": len(rows)})
 
 
 @blueprint.post(f"{TASK}/cancel")
-@requires("tasks:manage")
-def cancel(task_id: int) -> Response:
+@requires("tasks:manage", body=request_schemas.CANCEL_TASK)
+def cancel(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/cancel: ends an unfinished task; `reason` goes into its history.
 
     200, also where it was cancelled before; 403; 404; 409 `task_finished`.
     """
-    body = request_schemas.CANCEL_TASK.read()
     task = operate.cancel_task(
         task_id=task_id, reason=body.get("reason"), caller=g.caller, now=g.now
     )
@@ -197,12 +185,11 @@ def cancel(task_id: int) -> Response:
 
 
 @blueprint.post(f"{TASK}/retry")
-@requires("tasks:manage")
+@requires("tasks:manage", body=request_schemas.NOTHING)
 def retry(task_id: int) -> Response:
     """POST /api/tasks/{id}/retry: makes a failed or cancelled task pending, with new attempts.
 
     200; 403; 404; 409 `task_not_retryable`, `duplicate_task`.
     """
-    request_schemas.NOTHING.read()
     task = operate.retry_task(task_id=task_id, caller=g.caller, now=g.now)
     return success(task_json(task, without=["params"]), "Task will be tried again")

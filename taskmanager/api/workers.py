@@ -4,7 +4,7 @@ from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
-from taskmanager.api.requests import settings
+from taskmanager.api.requests import Values, settings
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import worker_json
 from taskmanager.queue import lease, workers
@@ -13,15 +13,14 @@ blueprint = Blueprint("workers", __name__, url_prefix="/workers")
 
 
 @blueprint.post("/heartbeat")
-@requires("tasks:claim")
-def heartbeat() -> Response:
+@requires("tasks:claim", body=request_schemas.WORKER_HEARTBEAT)
+def heartbeat(body: Values) -> Response:
     """POST /api/workers/heartbeat: `worker_id`, `metadata`, `tasks` (1,000 {id, claim_token}).
 
     Renews the leases of the tasks named; without `tasks`, of all that the worker
     holds. 200 with `next_heartbeat_in` and which tasks were `renewed`, `lost` or
     `cancelled`; 400.
     """
-    body = request_schemas.WORKER_HEARTBEAT.read()
     worker_id, claims = body["worker_id"], None
     if "tasks" in body:
         claims = [(int(claim["id"]), claim.get("claim_token")) for claim in body["tasks"]]
@@ -34,20 +33,17 @@ def heartbeat() -> Response:
 
 
 @blueprint.get("")
-@requires("workers:read")
-def list_all() -> Response:
+@requires("workers:read", query=request_schemas.PAGE)
+def list_all(query: Values) -> Response:
     """GET /api/workers: workers, last seen first; `limit` (50, at most 100), `offset`. 200."""
-    rows = workers.list_workers(
-        **request_schemas.PAGE.read(), heartbeat_seconds=settings().heartbeat_seconds, now=g.now
-    )
+    rows = workers.list_workers(**query, heartbeat_seconds=settings().heartbeat_seconds, now=g.now)
     return success({"workers": [worker_json(row) for row in rows], "count": len(rows)})
 
 
 @blueprint.get("/<path:worker_id>")
-@requires("workers:read")
+@requires("workers:read", query=request_schemas.NO_PARAMETERS)
 def get(worker_id: str) -> Response:
     """GET /api/workers/{id}: one worker. 200; 404."""
-    request_schemas.NO_PARAMETERS.read()
     row = workers.get_worker(
         worker_id=_checked(worker_id), heartbeat_seconds=settings().heartbeat_seconds, now=g.now
     )
@@ -55,13 +51,12 @@ def get(worker_id: str) -> Response:
 
 
 @blueprint.post("/<path:worker_id>/shutdown")
-@requires("tasks:claim")
+@requires("tasks:claim", body=request_schemas.NOTHING)
 def shutdown(worker_id: str) -> Response:
     """POST /api/workers/{id}/shutdown: releases all that the worker holds and marks it inactive.
 
     200 with the ids `released`; 400; 403.
     """
-    request_schemas.NOTHING.read()
     released = lease.shut_down_worker(worker_id=_checked(worker_id), caller=g.caller, now=g.now)
     return success({"worker_id": worker_id, "status": "inactive", "released": released})
 

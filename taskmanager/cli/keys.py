@@ -75,9 +75,9 @@ def list_keys(as_json: bool) -> None:
     open_queue()
     rows = keys.list_keys()
     if as_json:
-        from taskmanager.api.serializers import key_json
+        from taskmanager.api.serializers import KEY
 
-        show_json([key_json(row) for row in rows])
+        show_json([KEY.of(row) for row in rows])
         return
     for row in rows:
         state = "revoked" if row["revoked_at"] else "active"

@@ -40,9 +40,9 @@ def audit(as_json: bool, limit: int) -> None:
     open_queue()
     rows = audit_trail.list_events(limit=limit)[::-1]
     if as_json:
-        from taskmanager.api.serializers import audit_event_json
+        from taskmanager.api.serializers import AUDIT_EVENT
 
-        show_json([audit_event_json(row) for row in rows])
+        show_json([AUDIT_EVENT.of(row) for row in rows])
         return
     for row in rows:
         key = "-" if row["api_key_id"] is None else f"key {row['api_key_id']}"

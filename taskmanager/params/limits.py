@@ -107,6 +107,24 @@ def draft_of(schema: dict[str, Any]) -> int:
     return draft
 
 
+def is_too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than MAX_DEPTH levels deep.
+
+    Level by level, so that a long list costs no call for each of its items.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for whole in level
+            for item in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
 def check_size(schema: Any) -> None:
     """Raises SchemaRefused for a schema that is too large to be looked at."""
     try:
@@ -116,15 +134,7 @@ def check_size(schema: Any) -> None:
     if size > MAX_SCHEMA_BYTES:
         message = f"is {size} bytes as JSON; the limit is {MAX_SCHEMA_BYTES}"
         raise SchemaRefused(refusal((), "", message))
-    level = [schema]
-    for _ in range(MAX_DEPTH + 1):
-        level = [
-            part
-            for whole in level
-            if isinstance(whole, dict | list)
-            for part in (whole.values() if isinstance(whole, dict) else whole)
-        ]
-    if level:
+    if is_too_deep(schema):
         raise SchemaRefused(refusal((), "", _TOO_DEEP))
 
 

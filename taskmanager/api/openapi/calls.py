@@ -9,7 +9,7 @@ from taskmanager.api import request_schemas as given
 from taskmanager.api.json_schema import FLAG, TEXT, Schema, like, list_of, one_of, record
 from taskmanager.api.openapi.schemas import CURSOR, page_of, ref
 from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
-from taskmanager.api.requests import QueryParameters, RequestBody
+from taskmanager.api.requests import RequestBody
 from taskmanager.api.serializers import COUNT, NUMBER
 
 
@@ -18,14 +18,14 @@ class Call(NamedTuple):
 
     `answer` is the schema of `data` if the call succeeds. `example` is an example of the request
     body, or of the page; if a call with a body has none, the example is an empty object. `page` is
-    the content type of an answer without an envelope.
+    the content type of an answer without an envelope. `body` is set where the document shows more
+    than the view checks.
     """
 
     answer: Schema
-    body: RequestBody | None = None
     example: Any = None
-    query: QueryParameters = given.NO_PARAMETERS
     page: str | None = None
+    body: RequestBody | None = None
 
 
 WORKER = {"worker_id": "worker-1"}
@@ -48,14 +48,13 @@ TASKS = page_of("tasks", "ClaimedTask")
 # The call accepts any objects and reports errors for each one. This is what they should be.
 _BATCH = RequestBody(
     required=("tasks",),
-    tasks={**given.CREATE_TASKS.schema["properties"]["tasks"], "items": given.CREATE_TASK.schema},
+    tasks={**given.CREATE_TASKS.fields["tasks"], "items": given.CREATE_TASK.schema},
     atomic=FLAG,
 )
 
 CALLS: dict[str, Call] = {
     "task_types.register": Call(
         ref("RegisteredTaskType"),
-        given.REGISTER_TASK_TYPE,
         {
             "name": TYPE,
             "version": "1.0",
@@ -67,19 +66,15 @@ CALLS: dict[str, Call] = {
             "retry": {"strategy": "exponential", "base_seconds": 30},
         },
     ),
-    "task_types.list_all": Call(
-        page_of("task_types", "TaskTypeInList"), query=given.LIST_TASK_TYPES
-    ),
-    "task_types.get": Call(ref("TaskTypeWithSchema"), query=given.OF_VERSION),
-    "task_types.change": Call(
-        ref("TaskTypeWithSchema"), given.CHANGE_TASK_TYPE, {"is_paused": True}
-    ),
-    "task_types.validate": Call(ref("Verdict"), given.VALIDATE, {"params": NEW_TASK["params"]}),
-    "tasks.create": Call(ref("CreatedTask"), given.CREATE_TASK, NEW_TASK),
+    "task_types.list_all": Call(page_of("task_types", "TaskTypeInList")),
+    "task_types.get": Call(ref("TaskTypeWithSchema")),
+    "task_types.change": Call(ref("TaskTypeWithSchema"), {"is_paused": True}),
+    "task_types.validate": Call(ref("Verdict"), {"params": NEW_TASK["params"]}),
+    "tasks.create": Call(ref("CreatedTask"), NEW_TASK),
     "tasks.create_batch": Call(
         record(results=list_of(ref("TaskResult")), created=COUNT, deduplicated=COUNT, failed=COUNT),
-        _BATCH,
         {"tasks": [NEW_TASK], "atomic": True},
+        body=_BATCH,
     ),
     "tasks.list_all": Call(
         record(
@@ -90,72 +85,53 @@ CALLS: dict[str, Call] = {
             offset=like(COUNT, 0),
             next_cursor=CURSOR,
             total=COUNT,
-        ),
-        query=given.LIST_TASKS,
+        )
     ),
     "tasks.get": Call(ref("TaskWithReason")),
     "tasks.logs": Call(page_of("logs", "LogEntry")),
-    "tasks.cancel": Call(ref("Task"), given.CANCEL_TASK, {"reason": "no longer needed"}),
-    "tasks.retry": Call(ref("Task"), given.NOTHING),
+    "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
+    "tasks.retry": Call(ref("Task")),
     "claims.claim": Call(
         {"anyOf": [ref("ClaimedTask"), TASKS]},
-        given.CLAIM,
         {**WORKER, "type_pattern": "PrismQ.%", "lease_seconds": 300},
     ),
     "claims.complete": Call(
-        ref("CompletedTask"),
-        given.COMPLETE_TASK,
-        {**WORKER, **TOKEN, "success": True, "result": {"title": "Example"}},
+        ref("CompletedTask"), {**WORKER, **TOKEN, "success": True, "result": {"title": "Example"}}
     ),
     "claims.complete_batch": Call(
         record(results=list_of(ref("CompletionResult")), count=COUNT, failed=COUNT),
-        given.COMPLETE_TASKS,
         {**WORKER, "completions": [{"id": 1, **TOKEN, "success": False, "error": "timed out"}]},
     ),
     "claims.progress": Call(
-        ref("Lease"),
-        given.REPORT_PROGRESS,
-        {**WORKER, **TOKEN, "progress": 50, "message": "half done"},
+        ref("Lease"), {**WORKER, **TOKEN, "progress": 50, "message": "half done"}
     ),
-    "claims.heartbeat": Call(ref("Lease"), given.TASK_HEARTBEAT, {**WORKER, **TOKEN}),
-    "claims.release": Call(
-        ref("Task"), given.RELEASE_TASK, {**WORKER, **TOKEN, "delay_seconds": 60}
-    ),
-    "schedules.create": Call(ref("ScheduleWithRuns"), given.CREATE_SCHEDULE, NEW_SCHEDULE),
-    "schedules.list_all": Call(page_of("schedules", "Schedule"), query=given.PAGE),
+    "claims.heartbeat": Call(ref("Lease"), {**WORKER, **TOKEN}),
+    "claims.release": Call(ref("Task"), {**WORKER, **TOKEN, "delay_seconds": 60}),
+    "schedules.create": Call(ref("ScheduleWithRuns"), NEW_SCHEDULE),
+    "schedules.list_all": Call(page_of("schedules", "Schedule")),
     "schedules.get": Call(ref("ScheduleWithRuns")),
-    "schedules.change": Call(ref("ScheduleWithRuns"), given.CHANGE_SCHEDULE, {"is_active": False}),
+    "schedules.change": Call(ref("ScheduleWithRuns"), {"is_active": False}),
     "schedules.delete": Call(ref("Schedule")),
-    "schedules.run": Call(ref("CreatedTask"), given.NOTHING),
-    "workers.heartbeat": Call(
-        ref("WorkerHeartbeat"), given.WORKER_HEARTBEAT, {**WORKER, "tasks": [{"id": 1, **TOKEN}]}
-    ),
-    "workers.list_all": Call(page_of("workers", "Worker"), query=given.PAGE),
+    "schedules.run": Call(ref("CreatedTask")),
+    "workers.heartbeat": Call(ref("WorkerHeartbeat"), {**WORKER, "tasks": [{"id": 1, **TOKEN}]}),
+    "workers.list_all": Call(page_of("workers", "Worker")),
     "workers.get": Call(ref("Worker")),
     "workers.shutdown": Call(
-        record(worker_id=TEXT, status=one_of("inactive"), released=list_of(NUMBER)), given.NOTHING
+        record(worker_id=TEXT, status=one_of("inactive"), released=list_of(NUMBER))
     ),
     "service.health": Call(ref("Health")),
     "service.stats": Call(ref("Statistics")),
     "service.show_metrics": Call({}, example=METRICS, page=PROMETHEUS),
     "keys.create": Call(
-        ref("NewKey"),
-        given.CREATE_KEY,
-        {"name": "scraper", "role": "worker", "task_types": ["PrismQ.%"]},
+        ref("NewKey"), {"name": "scraper", "role": "worker", "task_types": ["PrismQ.%"]}
     ),
     "keys.list_all": Call(page_of("keys", "Key")),
     "keys.get": Call(ref("Key")),
-    "keys.change": Call(
-        ref("Key"), given.CHANGE_KEY, {"rate_limit": "100/minute"}, query=given.FORCE
-    ),
-    "keys.rotate": Call(ref("RotatedKey"), given.ROTATE_KEY, {"overlap_seconds": 3_600}),
-    "keys.revoke": Call(ref("Key"), query=given.FORCE),
-    "audit.list_all": Call(
-        page_of("events", "AuditEvent", next_cursor=CURSOR), query=given.AUDIT_PAGE
-    ),
-    "maintenance.run": Call(
-        record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT), given.NOTHING
-    ),
+    "keys.change": Call(ref("Key"), {"rate_limit": "100/minute"}),
+    "keys.rotate": Call(ref("RotatedKey"), {"overlap_seconds": 3_600}),
+    "keys.revoke": Call(ref("Key")),
+    "audit.list_all": Call(page_of("events", "AuditEvent", next_cursor=CURSOR)),
+    "maintenance.run": Call(record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT)),
     "doctor.examine_host": Call(ref("Diagnosis")),
     "documentation.document": Call({}, page="application/json"),
     "documentation.page": Call({}, page="text/html"),

@@ -3,7 +3,6 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
@@ -12,9 +11,11 @@ from werkzeug.routing import Rule
 from taskmanager import __version__
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import PUBLIC
-from taskmanager.api.json_schema import Schema, like, record
+from taskmanager.api.json_schema import TEXT, like, record
 from taskmanager.api.openapi.calls import CALLS, Call
 from taskmanager.api.openapi.schemas import COMPONENTS, example_of, ref
+from taskmanager.api.requests import QueryParameters
+from taskmanager.api.serializers import NUMBER
 
 _PREFIX = "api."
 _ARGUMENT = re.compile(r"<(?:[^>]*:)?((?:[a-z]+_)?([a-z]+))>")
@@ -43,12 +44,22 @@ _ERRORS = {
 }
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}}}
 _ERROR_HEADERS = {
-    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
-    405: {"Allow": {"schema": {"type": "string"}}},
+    401: {"WWW-Authenticate": {"schema": TEXT}},
+    405: {"Allow": {"schema": TEXT}},
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
-_REQUEST_ID = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
+
+
+def _response(description: str, content: Any, **more_headers: Any) -> dict[str, Any]:
+    request_id = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
+    return {
+        "description": description,
+        "headers": {**request_id, **more_headers},
+        "content": content,
+    }
+
+
 _SHARED_PARTS = {
     "schemas": COMPONENTS,
     "headers": {
@@ -59,13 +70,11 @@ _SHARED_PARTS = {
         }
     },
     "responses": {
-        str(status): {
-            "description": description,
-            "headers": {**_REQUEST_ID, **_ERROR_HEADERS.get(status, {})},
-            "content": {
-                _JSON: {"schema": ref("Error"), "example": example_of(COMPONENTS["Error"])}
-            },
-        }
+        str(status): _response(
+            description,
+            {_JSON: {"schema": ref("Error"), "example": example_of(COMPONENTS["Error"])}},
+            **_ERROR_HEADERS.get(status, {}),
+        )
         for status, description in _ERRORS.items()
     },
     "securitySchemes": {
@@ -107,45 +116,44 @@ def build_document(app: Flask) -> dict[str, Any]:
 
 
 def _tags(app: Flask) -> list[dict[str, str]]:
-    modules = {
-        endpoint.split(".")[1]: view.__module__
-        for endpoint, view in app.view_functions.items()
-        if endpoint.startswith(_PREFIX)
-    }
     return [
-        {"name": name, "description": (sys.modules[module].__doc__ or "").split("\n")[0]}
-        for name, module in modules.items()
+        {
+            "name": name.removeprefix(_PREFIX),
+            "description": (sys.modules[blueprint.import_name].__doc__ or "").split("\n")[0],
+        }
+        for name, blueprint in app.blueprints.items()
+        if name.startswith(_PREFIX)
     ]
 
 
-def _operation(name: str, line: str, rule: Rule, view: Callable[..., Any]) -> dict[str, Any]:
+def _operation(name: str, line: str, rule: Rule, view: Any) -> dict[str, Any]:
     call = CALLS.get(name)
     if call is None:
         raise AssertionError(f"the view {name} is missing in CALLS")
     first, _, rest = (inspect.getdoc(view) or "").partition("\n")
     if not first.startswith(f"{line}: "):
         raise AssertionError(f"the docstring of {name} must begin with '{line}: '")
-    scope: str = view.required_scope  # type: ignore[attr-defined]
+    scope = view.required_scope
     summary = first.removeprefix(f"{line}: ")
     operation: dict[str, Any] = {
         "operationId": name,
         "tags": [name.split(".")[0]],
         "summary": summary[0].upper() + summary[1:],
         "description": f"{rest.strip()}\n\nScope: `{scope}`.".strip(),
-        "parameters": _parameters(call, rule),
-        "responses": _responses(call, first + rest, scope, rule),
+        "parameters": _parameters(view.query, rule),
+        "responses": _responses(call, first + rest, rule, view),
         # Each list contains the scope that the key needs.
         "security": [] if scope == PUBLIC else [{"ApiKey": [scope]}, {"Bearer": [scope]}],
     }
-    if call.body is not None:
+    if body := call.body or view.body:
         operation["requestBody"] = {
-            "required": "required" in call.body.schema,
-            "content": {_JSON: {"schema": call.body.schema, "example": call.example or {}}},
+            "required": "required" in body.schema,
+            "content": {_JSON: {"schema": body.schema, "example": call.example or {}}},
         }
     return operation
 
 
-def _parameters(call: Call, rule: Rule) -> list[dict[str, Any]]:
+def _parameters(query: QueryParameters | None, rule: Rule) -> list[dict[str, Any]]:
     of_path = [
         {
             "name": short,
@@ -159,46 +167,36 @@ def _parameters(call: Call, rule: Rule) -> list[dict[str, Any]]:
     of_query = [
         {"name": name, "in": "query", "schema": schema}
         | ({"style": "form", "explode": False} if schema.get("type") == "array" else {})
-        for name, schema in call.query.schemas.items()
+        for name, schema in (query.fields if query else {}).items()
     ]
     return of_path + of_query
 
 
-def _responses(call: Call, docstring: str, scope: str, rule: Rule) -> dict[str, Any]:
+def _responses(call: Call, docstring: str, rule: Rule, view: Any) -> dict[str, Any]:
     """The statuses that the docstring lists, and those that every call of its kind has."""
     listed = {int(status) for status in _STATUS.findall(docstring)}
-    success = _page(call.page, call.example) if call.page else _success(call.answer)
+    success = _success(call)
     responses = {str(status): success for status in sorted(listed, reverse=True) if status < 300}
     errors = {405, 429, 503} | {status for status in listed if status >= 400}
-    if scope != PUBLIC:
+    if view.required_scope != PUBLIC:
         errors |= {400, 401, 403}
     if rule.arguments:
         errors.add(404)
-    if call.body is not None:
+    if view.body is not None:
         errors |= {413, 415}
     for status in sorted(errors):
         responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
     return responses
 
 
-def _page(content_type: str, example: Any) -> dict[str, Any]:
-    content = {"schema": {"type": "string"}, "example": example} if example else {}
-    return {
-        "description": "The content itself, without an envelope",
-        "headers": _REQUEST_ID,
-        "content": {content_type: content},
-    }
-
-
-def _success(data: Schema) -> dict[str, Any]:
+def _success(call: Call) -> dict[str, Any]:
+    if call.page:
+        content = {"schema": TEXT, "example": call.example} if call.example else {}
+        return _response("The content itself, without an envelope", {call.page: content})
     envelope = record(
         success={"const": True},
-        message=like({"type": "string"}, "OK"),
-        data=data,
-        timestamp=like({"type": "integer"}, 1_769_860_800),
+        message=like(TEXT, "OK"),
+        data=call.answer,
+        timestamp=like(NUMBER, 1_769_860_800),
     )
-    return {
-        "description": "Done",
-        "headers": _REQUEST_ID,
-        "content": {_JSON: {"schema": envelope, "example": example_of(envelope)}},
-    }
+    return _response("Done", {_JSON: {"schema": envelope, "example": example_of(envelope)}})
