@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -56,9 +56,9 @@ def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
     """
     open_queue()
     progress = _Progress()
-    with reading():
+    with reading(), contextlib.closing(_streams(file)) as streams:
         imported = import_queue(
-            _streams(file),
+            streams,
             replace_keys=replace_keys,
             caller=OPERATOR,
             now=utc_now(),
@@ -85,7 +85,7 @@ def _stdout() -> Iterator[BinaryIO]:
         ) from error
 
 
-def _streams(file: Path) -> Iterator[BinaryIO]:
+def _streams(file: Path) -> Generator[BinaryIO, None, None]:
     """Opens the file again for each try."""
     if file == STANDARD_STREAM:
         yield unpacked(cast(BufferedReader, sys.stdin.buffer))
