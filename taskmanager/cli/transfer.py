@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -15,7 +15,7 @@ from taskmanager.cli.terminal import json_option, open_queue, say, show_json
 from taskmanager.clock import utc_now
 from taskmanager.errors import TransferFailed
 from taskmanager.transfer.exporting import export_queue
-from taskmanager.transfer.files import new_file, unpacked
+from taskmanager.transfer.files import new_file, reading, unpacked
 from taskmanager.transfer.importing import import_queue
 
 SHOWN_EVERY_SECONDS = 0.2
@@ -56,16 +56,15 @@ def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
     """
     open_queue()
     progress = _Progress()
-    from_stdin = file == STANDARD_STREAM
-    stdin = _stdin_once()
-    imported = import_queue(
-        lambda: next(stdin) if from_stdin else _opened(file),
-        replace_keys=replace_keys,
-        caller=OPERATOR,
-        now=utc_now(),
-        report=progress.show,
-    )
-    where = "standard input" if from_stdin else str(file)
+    with reading(), contextlib.closing(_streams(file)) as streams:
+        imported = import_queue(
+            streams,
+            replace_keys=replace_keys,
+            caller=OPERATOR,
+            now=utc_now(),
+            report=progress.show,
+        )
+    where = "standard input" if file == STANDARD_STREAM else str(file)
     progress.close("Imported", "from", where, imported.rows, as_json=as_json)
     if imported.lost_keys:
         say(
@@ -86,22 +85,17 @@ def _stdout() -> Iterator[BinaryIO]:
         ) from error
 
 
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
-    try:
-        plain = file.open("rb")
-    except OSError as error:
-        raise TransferFailed(f"Cannot read {file}: {error.strerror}.") from error
-    with plain, unpacked(plain) as stream:
-        yield stream
-
-
-def _stdin_once() -> Iterator[contextlib.AbstractContextManager[BinaryIO]]:
-    yield unpacked(cast(BufferedReader, sys.stdin.buffer))
-    raise TransferFailed(
-        "The database has rolled back the import, and standard input cannot be read twice. "
-        "Nothing was imported. Try again, preferably from a file."
-    )
+def _streams(file: Path) -> Generator[BinaryIO, None, None]:
+    """Opens the file again for each try."""
+    if file == STANDARD_STREAM:
+        yield unpacked(cast(BufferedReader, sys.stdin.buffer))
+        raise TransferFailed(
+            "The database has rolled back the import, and standard input cannot be read twice. "
+            "Nothing was imported. Try again, preferably from a file."
+        )
+    while True:
+        with file.open("rb") as plain:
+            yield unpacked(plain)
 
 
 class _Progress:

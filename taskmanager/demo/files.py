@@ -1,5 +1,6 @@
 """The input of the demo: finds files and computes the fingerprint of one."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -13,10 +14,6 @@ CHUNK_BYTES = 1024 * 1024
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 # Folders of installed packages inside the standard library's folder.
 NOT_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages"})
-
-
-class NotAFile(Exception):
-    """The path is a device, pipe or folder."""
 
 
 def find_files(folder: Path, *, leave_out: Container[str]) -> tuple[list[str], Counter[str]]:
@@ -55,13 +52,13 @@ def _reason_to_skip(path: str) -> str | None:
 def fingerprint(path: str, *, while_reading: Callable[[], None]) -> dict[str, Any]:
     """SHA-256, size in bytes, and number of newline characters, like `wc -l`.
 
-    Calls `while_reading` after each mebibyte or less. Raises OSError, NotAFile.
+    Calls `while_reading` after each mebibyte or less. Raises OSError.
     """
     digest, size, lines = hashlib.sha256(), 0, 0
     # O_NONBLOCK: if a pipe has replaced the file, opening it would block forever.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise NotAFile("not a regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)

@@ -90,14 +90,12 @@ class Server(ChildProcess):
         self.admin_key = "tm_" + secrets.token_urlsafe(32)
         # Every setting has its default, whatever the environment or .env says.
         environment = {
-            PREFIX + setting.name.upper(): setting.metadata["default"]
-            for setting in fields(Settings)
+            **{PREFIX + it.name.upper(): it.metadata["default"] for it in fields(Settings)},
+            "TASKMANAGER_INSTANCE_PATH": str(folder / "instance"),
+            "TASKMANAGER_BOOTSTRAP_ADMIN_KEY": self.admin_key,
         }
-        environment["TASKMANAGER_INSTANCE_PATH"] = str(folder / "instance")
-        environment["TASKMANAGER_BOOTSTRAP_ADMIN_KEY"] = self.admin_key
-        super().__init__(
-            "server", ["taskmanager", "serve", "--port", str(port)], folder, environment
-        )
+        arguments = ["taskmanager", "serve", "--port", str(port)]
+        super().__init__("server", arguments, folder, environment)
 
     def client(self, key: str) -> HttpClient:
         """Retries only while the server runs."""

@@ -11,10 +11,12 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 from urllib.parse import quote
 
-from taskmanager.demo.files import NotAFile, fingerprint
+from taskmanager.demo.files import fingerprint
 from taskmanager.demo.http_client import HttpClient, ServiceError
 from taskmanager.demo.producer import TASK_TYPE
 
@@ -30,8 +32,8 @@ class Worker:
 
     def __init__(self, worker_id: str, url: str, key: str) -> None:
         self.worker_id = worker_id
-        self._stopping = False
-        self.http = HttpClient(url, key, keep_trying=lambda: not self.is_stopping())
+        self.is_stopping = False
+        self.http = HttpClient(url, key, keep_trying=lambda: not self.is_stopping)
         self.last_contact_at = time.monotonic()
         self.report: dict[str, Any] = {
             "completed": 0,
@@ -43,14 +45,12 @@ class Worker:
 
     def run(self) -> None:
         """Works until stop() is called, then releases the tasks that it still holds."""
-        while not self.is_stopping():
-            for task in self.claim():
-                if self.is_stopping():
-                    break
+        while not self.is_stopping:
+            for task in takewhile(lambda _: not self.is_stopping, self.claim()):
                 self.finish(task, self.attempt(task))
         self.http.call("POST", f"/api/workers/{quote(self.worker_id)}/shutdown", {})
 
-    def claim(self) -> list[dict[str, Any]]:
+    def claim(self) -> Iterator[dict[str, Any]]:
         """Claims the next tasks. If there are none, waits as long as the service asks."""
         answer = self.http.call(
             "POST",
@@ -68,10 +68,9 @@ class Worker:
         self.last_contact_at = time.monotonic()
         if answer.status == 404:
             self.pause(answer.body["details"]["poll_after_seconds"])
-            return []
-        self.report["claim_seconds"].append(answer.seconds)
-        tasks: list[dict[str, Any]] = answer.data["tasks"]
-        return tasks
+        else:
+            self.report["claim_seconds"].append(answer.seconds)
+            yield from answer.data["tasks"]
 
     def attempt(self, task: dict[str, Any]) -> dict[str, Any]:
         """Computes the fingerprint. Returns the fields of the completion, success or failure."""
@@ -82,13 +81,6 @@ class Worker:
                 "success": False,
                 "error": f"The file cannot be read: {error.strerror}",
                 "error_code": errno.errorcode.get(error.errno or 0, "EIO"),
-            }
-        except NotAFile as error:
-            return {
-                "success": False,
-                "error": f"The file cannot be read: {error}",
-                "error_code": "not_a_file",
-                "is_retryable": False,
             }
         return {"success": True, "result": result}
 
@@ -113,14 +105,11 @@ class Worker:
 
     def pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while not self.is_stopping() and time.monotonic() < until:
+        while not self.is_stopping and time.monotonic() < until:
             time.sleep(0.05)
 
     def stop(self, *_: object) -> None:
-        self._stopping = True
-
-    def is_stopping(self) -> bool:
-        return self._stopping
+        self.is_stopping = True
 
 
 def main() -> None:

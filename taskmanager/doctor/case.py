@@ -34,7 +34,7 @@ class Case:
     """
 
     root: Path = field(default_factory=lambda: ROOT)
-    settings: "Settings | None" = None
+    settings: "Settings" = None  # type: ignore[assignment]  # None if SETTINGS is missing
     complaints: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None
     call: Mapping[str, Any] | None = None
@@ -42,16 +42,9 @@ class Case:
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
-    def known_settings(self) -> "Settings":
-        """`settings`, for checks that require SETTINGS."""
-        if self.settings is None:
-            raise AssertionError("a check uses the settings without requiring them")
-        return self.settings
-
-    @property
     def sqlite_file(self) -> Path | None:
         """The database file, for checks that require PLACE; None with MySQL and MariaDB."""
-        scheme, _, place = self.known_settings.effective_database_url.partition(":///")
+        scheme, _, place = self.settings.effective_database_url.partition(":///")
         return Path(place.partition("?")[0]) if scheme == "sqlite" else None
 
 

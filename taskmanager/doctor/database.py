@@ -89,7 +89,7 @@ def check_reachable(case: Case) -> Finding:
 
 
 def _reach(case: Case) -> Finding:
-    settings = case.known_settings
+    settings = case.settings
     file = case.sqlite_file
     try:
         if case.call is None:

@@ -29,7 +29,7 @@ ELSEWHERE = (
 
 def check_instance_folder(case: Case) -> Iterator[Finding]:
     """Writes a file there, which is more reliable than looking at the permissions."""
-    folder = case.known_settings.instance_path
+    folder = case.settings.instance_path
     if not os.path.lexists(folder):
         case.missing[FOLDER] = "there is no instance folder yet"
         yield _not_there(folder)
@@ -78,7 +78,7 @@ def _judge_access(found: os.stat_result) -> Finding:
 
 def check_space(case: Case) -> Iterator[Finding]:
     """Free space on each disk that the queue writes to. Does not see the account's quota."""
-    folders = {"the instance folder": case.known_settings.instance_path}
+    folders = {"the instance folder": case.settings.instance_path}
     if case.sqlite_file:
         folders["the database"] = case.sqlite_file.parent
     seen = set()
@@ -109,7 +109,7 @@ def check_sync(case: Case) -> Finding:
     """Measures fsync, for which every write request on SQLite waits."""
     milliseconds: list[float] = []
     deadline = time.monotonic() + MAX_SYNC_SECONDS
-    with tempfile.TemporaryFile(dir=case.known_settings.instance_path, buffering=0) as file:
+    with tempfile.TemporaryFile(dir=case.settings.instance_path, buffering=0) as file:
         while len(milliseconds) < SYNCS and (not milliseconds or time.monotonic() < deadline):
             file.write(os.urandom(SYNC_BYTES))
             started = time.perf_counter()

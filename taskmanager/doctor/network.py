@@ -43,7 +43,7 @@ def check_proxies(case: Case) -> Finding:
     """Rate limits and the audit trail use the caller's address, so it must be right."""
     if case.call is None:
         return ok(BY_COMMAND)
-    trusted = case.known_settings.trusted_proxies
+    trusted = case.settings.trusted_proxies
     header = case.call.get("HTTP_X_FORWARDED_FOR", "")
     entries = len([part for part in header.split(",") if part.strip()])
     if trusted and entries < trusted:

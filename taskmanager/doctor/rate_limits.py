@@ -10,7 +10,7 @@ OWN_FILE = "rate_limits.counters"
 
 def check_storage(case: Case) -> Finding:
     """Over HTTP: what the answering process reports. By command: tries the storage."""
-    uri = case.known_settings.rate_limit_storage_uri
+    uri = case.settings.rate_limit_storage_uri
     if uri.startswith("memory:"):
         return _not_shared(
             "TASKMANAGER_RATE_LIMIT_STORAGE_URI is set to memory:",
@@ -28,7 +28,7 @@ def check_storage(case: Case) -> Finding:
     if uri:
         return _try_storage(uri)
     # Only look: a file created here would belong to the user who runs the command.
-    path = case.known_settings.instance_path / OWN_FILE
+    path = case.settings.instance_path / OWN_FILE
     target = path if path.exists() else path.parent
     if target.exists() and not os.access(target, os.R_OK | os.W_OK):
         return _not_shared(

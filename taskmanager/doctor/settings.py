@@ -56,7 +56,7 @@ def check_env_file(case: Case) -> Finding:
 
 def check_plugins(case: Case) -> Finding:
     """Imports the plugins, as a start does."""
-    plugins = case.known_settings.plugins
+    plugins = case.settings.plugins
     if not plugins:
         return not_applicable("TASKMANAGER_PLUGINS is empty.")
     broken = []
@@ -76,7 +76,7 @@ def check_plugins(case: Case) -> Finding:
 
 def check_bootstrap_key(case: Case) -> Finding:
     """The bootstrap key is a secret in a file, and no longer needed after the first start."""
-    if not case.known_settings.bootstrap_admin_key:
+    if not case.settings.bootstrap_admin_key:
         return ok("No bootstrap key is set.")
     return warning(
         "TASKMANAGER_BOOTSTRAP_ADMIN_KEY is still set. Whoever reads it can do everything.",

@@ -63,16 +63,17 @@ def _next_ids() -> dict[str, int]:
 
 
 def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
-    writer.write({"table": table.name, "columns": table.column_names})
+    writer.write({"table": table.name, "columns": list(table.columns)})
     count = 0
     with streamed_rows(table.model.select().order_by(SQL(table.key))) as rows:
         for row in rows:
-            if (wrong := first_wrong(table.columns, row)) is not None:
-                key = row[table.column_names.index(table.key)]
+            if wrong := first_wrong(table.columns, row):
+                key = row[list(table.columns).index(table.key)]
                 raise TransferFailed(
                     "The database holds what TaskManager never writes: in the table "
-                    f"{table.name}, where {table.key} is {key!r}, {wrong.name} is not "
-                    f"{wrong.expected}. Correct or remove that row, then export again."
+                    f"{table.name}, where {table.key} is {key!r}, {wrong} is not "
+                    f"{table.columns[wrong].expected}. Correct or remove that row, then export "
+                    "again."
                 )
             writer.write(row)
             count += 1

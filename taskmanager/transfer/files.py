@@ -50,19 +50,17 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-@contextlib.contextmanager
-def unpacked(plain: BufferedReader) -> Iterator[BinaryIO]:
-    """What is in a stream, uncompressed where it is not: its first bytes say so, whatever its name.
+def unpacked(plain: BufferedReader) -> BinaryIO:
+    """The stream, uncompressed if its first bytes say that it is compressed."""
+    is_packed = plain.peek(2).startswith(GZIP_MAGIC)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=plain) if is_packed else plain)
 
-    Raises TransferFailed where the stream is damaged or cannot be read, also
-    from within the block.
-    """
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Raises TransferFailed if the file that is read in the block is damaged or unreadable."""
     try:
-        if plain.peek(2)[:2] == GZIP_MAGIC:
-            with gzip.GzipFile(fileobj=plain, mode="rb") as stream:
-                yield cast(BinaryIO, stream)
-        else:
-            yield plain
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TransferFailed(
             f"The file is damaged or was cut off ({error}). Nothing was imported; export again, or "

@@ -16,10 +16,9 @@ prefixes. Refuses to know files and databases.
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import peewee
 
@@ -48,7 +47,6 @@ _BITS = {peewee.SmallIntegerField: 16, peewee.BigIntegerField: 64, peewee.BigAut
 class Column:
     """A column and its valid values: SQLite would store anything anywhere."""
 
-    name: str
     is_number: bool
     valid: range  # whole numbers, or lengths of a text
     is_nullable: bool
@@ -62,19 +60,14 @@ class Column:
         return _is_text(value) and len(value) in self.valid
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table of the queue; its rows are ordered by the column `key`."""
 
     name: str
     model: type[peewee.Model]
     key: str
     is_counted: bool  # the database assigns the keys, and none of them twice
-    columns: tuple[Column, ...]
-
-    @cached_property
-    def column_names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
+    columns: Mapping[str, Column]
 
 
 def queue_tables() -> tuple[Table, ...]:
@@ -87,7 +80,7 @@ def queue_tables() -> tuple[Table, ...]:
             # No entry of the history is asked for by its id, so the id may be used again.
             is_counted=isinstance(model._meta.primary_key, peewee.AutoField)
             and model is not TaskLog,
-            columns=tuple(_column(field) for field in model._meta.sorted_fields),
+            columns={field.column_name: _column(field) for field in model._meta.sorted_fields},
         )
         for model in MODELS
         if model not in OF_THE_DATABASE
@@ -109,7 +102,6 @@ def _column(field: peewee.Field) -> Column:
     else:
         raise AssertionError(f"no rule for what may be in the column '{field.column_name}'")
     return Column(
-        name=field.column_name,
         is_number=isinstance(field, peewee.IntegerField),
         valid=valid,
         is_nullable=field.null,
@@ -125,10 +117,10 @@ def _is_text(value: Any) -> bool:
         return False
 
 
-def first_wrong(columns: Sequence[Column], row: Sequence[Any]) -> Column | None:
+def first_wrong(columns: Mapping[str, Column], row: Sequence[Any]) -> str | None:
     """The first column whose value is not valid; None if all are."""
-    pairs = zip(columns, row, strict=True)
-    return next((column for column, value in pairs if not column.accepts(value)), None)
+    pairs = zip(columns.items(), row, strict=True)
+    return next((name for (name, column), value in pairs if not column.accepts(value)), None)
 
 
 class LineWriter:

@@ -1,9 +1,7 @@
 """Fills an empty queue from a stream, completely or not at all."""
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import peewee
@@ -20,14 +18,7 @@ from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TransferFailed
 from taskmanager.transfer.exporting import Report
-from taskmanager.transfer.format import (
-    FORMAT_VERSION,
-    Column,
-    LineReader,
-    Table,
-    first_wrong,
-    queue_tables,
-)
+from taskmanager.transfer.format import FORMAT_VERSION, LineReader, Table, first_wrong, queue_tables
 
 # A queue with a row in one of these is in use. The other tables have rows soon after a start, which
 # the rows of the file replace.
@@ -36,8 +27,6 @@ WORK = (TaskType, Task, Schedule)
 BATCH_ROWS = 500
 MAX_ID = 2**63 - 1
 BATCH_BYTES = 1_000_000
-
-Source = Callable[[], AbstractContextManager[BinaryIO]]
 
 
 class Imported(NamedTuple):
@@ -48,30 +37,27 @@ class Imported(NamedTuple):
 
 
 def import_queue(
-    source: Source, *, replace_keys: bool, caller: Caller, now: int, report: Report
+    streams: Iterator[BinaryIO], *, replace_keys: bool, caller: Caller, now: int, report: Report
 ) -> Imported:
     """Reads what `export_queue` wrote into a queue without types, tasks and schedules.
 
-    `source` opens the stream, again if the transaction has to be repeated.
+    `streams` opens the file, and again each time the transaction has to be repeated.
     `replace_keys` allows it to replace keys that somebody has created in this queue.
 
     Transition: none; every task keeps its status and its claim.
     Commits together: everything in the stream, and an audit event. The counters
     of ids are advanced before that, which changes no row.
-    Raises TransferFailed, which says what is wrong in which line; DatabaseUnavailable.
+    Raises TransferFailed, which says what is wrong in which line;
+    DatabaseUnavailable; the errors of the stream.
     A crash leaves the queue as empty as it was; run the import again.
     """
     _require_replaceable(replace_keys=replace_keys)
-    with contextlib.ExitStack() as opened:
-
-        def open_again() -> _Import:
-            return _Import(LineReader(opened.enter_context(source())), report)
-
-        first = open_again()
-        for table, wanted in first.next_ids().items():
-            skip_ids_below(table, wanted)
-        imports = itertools.chain([first], iter(open_again, None))
-        return _replace_all(imports, replace_keys=replace_keys, caller=caller, now=now)
+    imports = (_Import(LineReader(stream), report) for stream in streams)
+    first = next(imports)
+    for table, wanted in first.next_ids().items():
+        skip_ids_below(table, wanted)
+    again = itertools.chain([first], imports)
+    return _replace_all(again, replace_keys=replace_keys, caller=caller, now=now)
 
 
 @write_transaction
@@ -127,7 +113,6 @@ class _Import:
         self.tables = {table.name: table for table in queue_tables()}
         self.rows: dict[str, int] = {}
         self._table: Table | None = None
-        self._columns: tuple[Column, ...] = ()
         self._insert = ""
         self._waiting: dict[int, list[Any]] = {}  # line → row
         self._waiting_bytes = 0
@@ -183,14 +168,12 @@ class _Import:
         if not isinstance(names, list) or len(set(map(str, names))) < len(names):
             self._lines.refuse(f"does not list the columns of {table.name}, each once")
         for column in names:
-            if column not in table.column_names:
+            if not isinstance(column, str) or column not in table.columns:
                 self._lines.refuse(f"has a column {column!r}, which {table.name} does not have")
-        missing = [column for column in table.column_names if column not in names]
+        missing = [column for column in table.columns if column not in names]
         if missing and not self._is_older:
             self._lines.refuse(f"lacks the columns {', '.join(missing)} of {table.name}")
-        known = dict(zip(table.column_names, table.columns, strict=True))
-        self._table = table
-        self._columns = tuple(known[column] for column in names)
+        self._table = table._replace(columns={column: table.columns[column] for column in names})
         self._insert = database.spelled(
             f"INSERT INTO {{{table.name}}} ({', '.join(names)}) "
             f"VALUES ({', '.join('?' * len(names))})"
@@ -200,17 +183,16 @@ class _Import:
     def _take_row(self, row: list[Any]) -> None:
         if self._table is None:
             self._lines.refuse("is a row before any table")
-        if len(row) != len(self._columns):
-            self._lines.refuse(
-                f"has {len(row)} values for the {len(self._columns)} columns of {self._table.name}"
-            )
-        if (wrong := first_wrong(self._columns, row)) is not None:
-            self._lines.refuse(f"is not right: {self._table.name}.{wrong.name} is {wrong.expected}")
+        name, columns = self._table.name, self._table.columns
+        if len(row) != len(columns):
+            self._lines.refuse(f"has {len(row)} values for the {len(columns)} columns of {name}")
+        if wrong := first_wrong(columns, row):
+            self._lines.refuse(f"is not right: {name}.{wrong} is {columns[wrong].expected}")
         if self._waiting_bytes + self._lines.size > BATCH_BYTES:
             self._store()
         self._waiting[self._lines.number] = row
         self._waiting_bytes += self._lines.size
-        self.rows[self._table.name] += 1
+        self.rows[name] += 1
         if len(self._waiting) == BATCH_ROWS:
             self._store()
 

@@ -79,7 +79,7 @@ class Queue:
             table.name: [
                 tuple(row.values())
                 for row in fetch_all(
-                    f"SELECT {', '.join(table.column_names)} FROM {table.name} ORDER BY {table.key}"
+                    f"SELECT {', '.join(table.columns)} FROM {table.name} ORDER BY {table.key}"
                 )
             ]
             for table in queue_tables()
