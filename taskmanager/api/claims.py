@@ -47,9 +47,23 @@ def claim(body: Values) -> Response:
         now=g.now,
     )
     if "limit" not in body:
-        return success(claimed_task_json(claimed[0]), "Task claimed successfully")
-    found = [claimed_task_json(row) for row in claimed]
+        return success(_claimed_json(claimed[0]), "Task claimed successfully")
+    found = [_claimed_json(row) for row in claimed]
     return success({"tasks": found, "count": len(found)}, f"{len(found)} tasks claimed")
+
+
+def _claimed_json(row: dict[str, Any]) -> dict[str, Any]:
+    return {**claimed_task_json(row), **_durations(row)}
+
+
+def _durations(task: dict[str, Any]) -> dict[str, Any]:
+    """In seconds, because the worker's clock may differ from the server's."""
+    return {
+        "lease_seconds": task["lease_seconds"],
+        "next_heartbeat_in": lease.next_heartbeat_in(
+            [task], heartbeat_seconds=settings().heartbeat_seconds, now=g.now
+        ),
+    }
 
 
 def _both(one: Any, several: list[Any] | None) -> list[Any] | None:
@@ -159,7 +173,8 @@ def progress(task_id: int, body: Values) -> Response:
 def heartbeat(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/heartbeat: `worker_id`, `claim_token`, `lease_seconds` (1 to 86,400).
 
-    Renews the lease. 200 with `lease_expires_at` and `cancelled`; 400; 403; 404; 409.
+    Renews the lease. 200 with `lease_expires_at`, `lease_seconds`, `next_heartbeat_in`
+    and `cancelled`; 400; 403; 404; 409.
     """
     task = lease.renew_lease(
         task_id=task_id,
@@ -177,7 +192,7 @@ def _holder(body: Values) -> Holder:
 
 def _lease_answer(task: dict[str, Any], message: str) -> Response:
     cancelled = task["status"] == "cancelled"
-    more = {"cancelled": cancelled, "next_heartbeat_in": settings().heartbeat_seconds}
+    more = {"cancelled": cancelled, **_durations(task)}
     return success(
         LEASE.of({**task, **more}),
         "Task has been cancelled: stop working on it" if cancelled else message,

@@ -28,6 +28,7 @@ from taskmanager.queue.schedules import definitions
 
 NUMBER = like({"type": "integer"}, 1)
 COUNT = like({"type": "integer", "minimum": 0}, 1)
+SECONDS = like({"type": "number"}, 30)
 TIME = like(ANY_TIME, "2026-01-31T12:00:00.000Z")
 PARAMS = like(OBJECT, {"url": "https://example.org/"})
 METADATA = like(OBJECT, {"host": "worker-1.example.org"})
@@ -109,7 +110,8 @@ LEASE = Fields(
     progress_message=or_null(TEXT),
     lease_expires_at=or_null(TIME),
     cancelled=like(FLAG, False),
-    next_heartbeat_in=like(NUMBER, 30),
+    lease_seconds=like(or_null(NUMBER), 300),
+    next_heartbeat_in=SECONDS,
 )
 ATTEMPT_ERROR = Fields(
     attempt=NUMBER,

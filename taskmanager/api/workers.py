@@ -18,15 +18,22 @@ def heartbeat(body: Values) -> Response:
     """POST /api/workers/heartbeat: `worker_id`, `metadata`, `tasks` (1,000 {id, claim_token}).
 
     Renews the leases of the tasks named; without `tasks`, of all that the worker
-    holds. 200 with `next_heartbeat_in` and which tasks were `renewed`, `lost` or
-    `cancelled`; 400.
+    holds. 200 with `lease_seconds` (the shortest renewed), `next_heartbeat_in` and
+    which tasks were `renewed`, `lost` or `cancelled`; 400.
     """
     worker_id, claims = body["worker_id"], None
     if "tasks" in body:
         claims = [(int(claim["id"]), claim.get("claim_token")) for claim in body["tasks"]]
     workers.save_metadata(worker_id=worker_id, metadata=body.get("metadata"), now=g.now)
-    outcomes = lease.renew_leases(worker_id=worker_id, claims=claims, caller=g.caller, now=g.now)
-    data: dict[str, object] = {"next_heartbeat_in": settings().heartbeat_seconds}
+    outcomes, tasks = lease.renew_leases(
+        worker_id=worker_id, claims=claims, caller=g.caller, now=g.now
+    )
+    data: dict[str, object] = {
+        "lease_seconds": min((task["lease_seconds"] for task in tasks), default=None),
+        "next_heartbeat_in": lease.next_heartbeat_in(
+            tasks, heartbeat_seconds=settings().heartbeat_seconds, now=g.now
+        ),
+    }
     for outcome in ("renewed", "lost", "cancelled"):
         data[outcome] = [task_id for task_id, became in outcomes if became == outcome]
     return success(data, "Heartbeat received")

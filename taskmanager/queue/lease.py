@@ -3,7 +3,8 @@
 Who may do so is decided in holder.py.
 """
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
@@ -18,6 +19,19 @@ from taskmanager.queue.holder import (
     update_held,
     waiting_again,
 )
+
+
+def next_heartbeat_in(tasks: Iterable[Row], *, heartbeat_seconds: int, now: int) -> float:
+    """Seconds until their worker's next heartbeat: a third of what is left of the shortest lease.
+
+    At most `heartbeat_seconds`. A worker that obeys may so miss one and still hold its tasks.
+    Rounded down: to whole seconds, or below one second to hundredths.
+    """
+    ends = [task["lease_expires_at"] for task in tasks if task["lease_expires_at"] is not None]
+    if not ends:
+        return heartbeat_seconds
+    third: float = (min(ends) - now) / 3000
+    return min(heartbeat_seconds, math.floor(third) or math.floor(third * 100) / 100)
 
 
 def _renew(
@@ -107,11 +121,11 @@ def _held_ids(worker_id: str) -> list[int]:
 @write_transaction
 def renew_leases(
     *, worker_id: str, claims: Sequence[tuple[int, str | None]] | None, caller: Caller, now: int
-) -> list[tuple[int, str]]:
+) -> tuple[list[tuple[int, str]], list[Row]]:
     """Renews the leases of the named claims, or of all that the worker holds where none are named.
 
-    Returns per task `renewed`, `cancelled` or `lost`. Raises nothing for a
-    single claim that is gone.
+    Returns per task `renewed`, `cancelled` or `lost`, and the renewed tasks. Raises
+    nothing for a single claim that is gone.
     """
     ids = _held_ids(worker_id) if claims is None else [task_id for task_id, _ in claims]
     tasks = lock_tasks(ids, caller)
@@ -127,9 +141,9 @@ def renew_leases(
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:
             outcomes.append((task_id, "lost"))
-    _renew(renewed.values(), caller=caller, now=now)
+    tasks_renewed = _renew(renewed.values(), caller=caller, now=now)
     workers.record_sign_of_life(worker_id, now=now)
-    return outcomes
+    return outcomes, tasks_renewed
 
 
 @write_transaction

@@ -41,11 +41,52 @@ def test_progress_is_stored_and_renews_the_lease(job: Api, task: Any, clock: Clo
     told = tell(job, task, "progress", progress=40, message="4 of 10 pages")
     assert (told["progress"], told["progress_message"]) == (40, "4 of 10 pages")
     assert told["lease_expires_at"] == format_time(clock.now + 60_000)
-    assert (told["status"], told["cancelled"], told["next_heartbeat_in"]) == ("claimed", False, 30)
+    assert (told["status"], told["cancelled"], told["next_heartbeat_in"]) == ("claimed", False, 20)
     stored = job.get(f"/api/tasks/{task['id']}")
     assert (stored["progress"], stored["progress_message"]) == (40, "4 of 10 pages")
     tell(job, task, "progress", progress=41)
     assert job.get(f"/api/tasks/{task['id']}")["progress_message"] is None
+
+
+@pytest.mark.parametrize(
+    ("lease_seconds", "expected"), [(1, 0.33), (2, 0.66), (5, 1), (60, 20), (89, 29), (90, 30)]
+)
+def test_each_answer_about_a_lease_asks_for_a_heartbeat_within_a_third_of_it(
+    job: Api, clock: Clock, lease_seconds: int, expected: float
+) -> None:
+    job.create()
+    task = job.claim("w1", lease_seconds=lease_seconds)
+    assert (task["lease_seconds"], task["next_heartbeat_in"]) == (lease_seconds, expected)
+    for what in ("heartbeat", "progress"):
+        told = tell(job, task, what)
+        assert (told["lease_seconds"], told["next_heartbeat_in"]) == (lease_seconds, expected)
+
+
+def test_a_worker_that_obeys_keeps_a_task_of_a_short_lease(api: Api, clock: Clock) -> None:
+    api.register(lease_seconds=5)
+    api.create()
+    task = told = api.claim("w1")
+    for _ in range(10):
+        clock.advance(told["next_heartbeat_in"])
+        api.claim("w2", status=404)
+        told = tell(api, task, "heartbeat")
+    assert api.complete(task)["attempts"] == 1
+    assert "lease_expired" not in api.events(task["id"])
+
+
+def test_a_heartbeat_that_changes_the_lease_is_answered_for_the_new_one(
+    job: Api, task: Any
+) -> None:
+    told = tell(job, task, "heartbeat", lease_seconds=6)
+    assert (told["lease_seconds"], told["next_heartbeat_in"]) == (6, 2)
+
+
+def test_a_repeated_claim_asks_for_a_heartbeat_within_what_is_left(job: Api, clock: Clock) -> None:
+    job.create()
+    for passed, expected in [(0, 20), (48, 4), (11, 0.33)]:
+        clock.advance(passed)
+        [task] = job.claim("w1", lease_seconds=60, request_id="r", limit=5)["tasks"]
+        assert (task["lease_seconds"], task["next_heartbeat_in"]) == (60, expected)
 
 
 @pytest.mark.parametrize("progress", [0, 1, 100, 50.0])
@@ -156,6 +197,7 @@ def test_a_cancelled_task_is_said_to_be_cancelled(job: Api, task: Any, what: str
         "cancelled",
         None,
     )
+    assert (told["lease_seconds"], told["next_heartbeat_in"]) == (60, 30)
     assert dump_tables() == before
     assert tell(job, task, "release", 409)["code"] == "task_cancelled"
 

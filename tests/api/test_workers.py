@@ -36,7 +36,13 @@ def test_a_worker_is_known_from_its_first_sign_of_life(api: Api, clock: Clock) -
     missing = api.get("/api/workers/w1", 404)
     assert missing["code"] == "worker_not_found"
     answer = beat(api, metadata={"host": "höst", "pid": 7})
-    assert answer == {"next_heartbeat_in": 30, "renewed": [], "lost": [], "cancelled": []}
+    assert answer == {
+        "lease_seconds": None,
+        "next_heartbeat_in": 30,
+        "renewed": [],
+        "lost": [],
+        "cancelled": [],
+    }
     worker = api.get("/api/workers/w1")
     now = format_time(clock.now)
     assert worker == {
@@ -50,6 +56,20 @@ def test_a_worker_is_known_from_its_first_sign_of_life(api: Api, clock: Clock) -
         "tasks_failed": 0,
         "metadata": {"host": "höst", "pid": 7},
     }
+
+
+@pytest.mark.parametrize("names_tasks", [True, False])
+def test_a_heartbeat_follows_the_shortest_lease_that_it_renewed(
+    api: Api, held: Any, names_tasks: bool
+) -> None:
+    api.create()
+    short = api.claim("w1", lease_seconds=7)
+    tasks = {"tasks": named(*held, short)} if names_tasks else {}
+    told = beat(api, **tasks)
+    assert (told["lease_seconds"], told["next_heartbeat_in"]) == (7, 2)
+    api.complete(short)
+    told = beat(api, **tasks)
+    assert (told["lease_seconds"], told["next_heartbeat_in"]) == (60, 20)
 
 
 def test_metadata_stays_until_it_is_sent_again(api: Api) -> None:

@@ -69,7 +69,11 @@ COMPONENTS: dict[str, Schema] = {
         },
     ),
     "CreatedTask": task(deduplicated=like(FLAG, False)),
-    "ClaimedTask": task(claim_token=like(TEXT, "fJ0f3m6v1pY2n8sX5wQ7Zg.1")),
+    "ClaimedTask": task(
+        claim_token=like(TEXT, "fJ0f3m6v1pY2n8sX5wQ7Zg.1"),
+        lease_seconds=like(NUMBER, 300),
+        next_heartbeat_in=serializers.SECONDS,
+    ),
     "CompletedTask": task(will_retry=like(FLAG, False), replayed=like(FLAG, False)),
     "TaskResult": record(
         "task",
@@ -108,7 +112,8 @@ COMPONENTS: dict[str, Schema] = {
     },
     "Worker": serializers.WORKER.schema(),
     "WorkerHeartbeat": record(
-        next_heartbeat_in=like(NUMBER, 30),
+        lease_seconds=like(or_null(NUMBER), 300),
+        next_heartbeat_in=serializers.SECONDS,
         renewed=list_of(NUMBER),
         lost=like(list_of(NUMBER), []),
         cancelled=like(list_of(NUMBER), []),
