@@ -1,6 +1,6 @@
 """De-duplication: the key of a task, and how long the task holds it.
 
-A task holds its key as long as it exists (`forever`), until it is finished
+A task holds its key as long as it exists (`forever`: until it is pruned), until it is finished
 (`active`) or never (`none`). Two unique indexes decide, on (dedupe_key,
 holds_key_forever) and (dedupe_key, holds_key_while_open): a NULL in the second
 column never collides.

@@ -243,6 +243,29 @@ def test_changed_params_and_name_are_used_by_the_next_run_and_leave_its_time(
 
 
 @pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(
+    "cron", ["*/60 * * * *", "0 */24 * * *", "0 0 */31 * *", "0 0 1 */12 *", "0 0 * * */7"]
+)
+def test_a_step_as_long_as_its_field_is_taken(api: Api, cron: str) -> None:
+    assert add(api, cron=cron)["cron"] == cron
+
+
+@pytest.mark.usefixtures("job")
+def test_a_schedule_with_a_step_beyond_its_field_from_before_runs_and_can_be_changed(
+    api: Api, clock: Clock
+) -> None:
+    schedule = add(api)
+    execute("UPDATE schedules SET cron = '*/90 * * * *'")
+    clock.advance(3600)
+    assert run_due(clock) == 1
+    path = f"/api/schedules/{schedule['id']}"
+    for changes in ({"name": "renamed"}, {"is_active": False}, {"is_active": True}):
+        changed = api.patch(path, changes)
+    assert changed["next_run_at"] == "2026-01-15T14:00:00.000Z"
+    assert "in steps of 90" in api.patch(path, {"cron": "*/90 * * * *"}, 400)["message"]
+
+
+@pytest.mark.usefixtures("job")
 def test_a_deleted_schedule_makes_nothing_more_and_leaves_its_tasks(api: Api, clock: Clock) -> None:
     schedule = add(api)
     clock.advance(3600)
@@ -509,6 +532,12 @@ def test_changes_by_callers_are_recorded(api: Api, clock: Clock, job: None) -> N
         ("0 0 1 FOO *", "bad month: 'FOO'"),
         ("0 0 * * 9", "bad day of week: '9'"),
         ("*/0 * * * *", "bad minute: '*/0'"),
+        ("*/90 * * * *", "in steps of 90 in its minute '*/90', which has 60 values"),
+        ("5,0-59/61 * * * *", "in steps of 61 in its minute '5,0-59/61'"),
+        ("0 8/25 * * *", "in steps of 25 in its hour '8/25', which has 24 values"),
+        ("0 0 */32 * *", "in steps of 32 in its day of month '*/32', which has 31 values"),
+        ("0 0 1 JAN/13 *", "in steps of 13 in its month 'JAN/13', which has 12 values"),
+        ("0 0 * * */8", "in steps of 8 in its day of week '*/8', which has 7 values"),
         ("0 0 31 2 *", "never falls due"),
         ("0 0 */20 * 1L", "never falls due"),
         ("* * * *", "must have five fields"),

@@ -198,7 +198,9 @@ def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
     cron, interval_seconds = fields.get("cron"), fields.get("interval_seconds")
     if cron is not None and interval_seconds is not None:
         raise InvalidRequest("Send cron or interval_seconds, not both.")
-    if cron is None and interval_seconds is None:
+    if cron is not None:  # one that is stored already stays as it is
+        cron = due_times.clean_cron(cron)
+    elif interval_seconds is None:
         if row is None:
             raise InvalidRequest("A schedule needs a cron expression or interval_seconds.")
         cron, interval_seconds = row["cron"], row["interval_seconds"]
@@ -207,7 +209,7 @@ def _new_timing(fields: Mapping[str, Any], row: Row | None = None) -> Timing:
             raise InvalidRequest("timezone goes with cron; an interval is the same in every zone.")
         return Timing(cron=None, timezone=DEFAULT_TIMEZONE, interval_seconds=interval_seconds)
     zone = fields.get("timezone", row["timezone"] if row else DEFAULT_TIMEZONE)
-    return Timing(cron=due_times.clean_cron(cron), timezone=zone, interval_seconds=None)
+    return Timing(cron=cron, timezone=zone, interval_seconds=None)
 
 
 def timing_of(row: Row) -> Timing:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from taskmanager.errors import ValidationFailed
 
-CRON_FIELDS = (
-    ("minute", "0-59"),
-    ("hour", "0-23"),
-    ("day of month", "1-31, L or LW"),
-    ("month", "1-12 or JAN-DEC"),
-    ("day of week", "0-7 or SUN-SAT, 5L, MON#1"),
+CRON_FIELDS = (  # name, what it takes, number of values
+    ("minute", "0-59", 60),
+    ("hour", "0-23", 24),
+    ("day of month", "1-31, L or LW", 31),
+    ("month", "1-12 or JAN-DEC", 12),
+    ("day of week", "0-7 or SUN-SAT, 5L, MON#1", 7),
 )
 # In the zone database, but each means something else on the next machine.
 _LOCAL_ZONES = frozenset({"localtime", "posixrules", "Factory"})
@@ -104,14 +104,28 @@ def _simulate(
 
 
 def clean_cron(cron: str) -> str:
-    """The expression with single spaces. Raises ValidationFailed unless it has five fields."""
+    """The expression with single spaces.
+
+    Raises ValidationFailed unless it has five fields without a step beyond what the
+    field holds: `*/90` would run every hour.
+    """
     fields = cron.split()
     if len(fields) != len(CRON_FIELDS):
         raise _bad(
             "cron",
-            f"must have five fields ({', '.join(name for name, _ in CRON_FIELDS)}), "
+            f"must have five fields ({', '.join(name for name, _, _ in CRON_FIELDS)}), "
             f"for example '30 2 * * *', not {len(fields)}",
         )
+    for text, (name, _, values) in zip(fields, CRON_FIELDS, strict=True):
+        steps = [part.partition("/")[2] for part in text.split(",")]
+        beyond = [step for step in steps if step.isdecimal() and int(step) > values]
+        if beyond:
+            raise _bad(
+                "cron",
+                f"counts in steps of {beyond[0]} in its {name} '{text}', which has {values} "
+                "values: it would be due at the first of them only; for a longer interval use "
+                "interval_seconds",
+            )
     return " ".join(fields)
 
 
@@ -119,7 +133,9 @@ def _what_is_wrong(cron: str) -> str:
     """Each field tried by itself; where none is wrong, it is that they do not go together."""
     from cronsim import CronSim, CronSimError
 
-    for index, (text, (name, expected)) in enumerate(zip(cron.split(), CRON_FIELDS, strict=True)):
+    for index, (text, (name, expected, _)) in enumerate(
+        zip(cron.split(), CRON_FIELDS, strict=True)
+    ):
         alone = ["*"] * len(CRON_FIELDS)
         alone[index] = text
         try:
