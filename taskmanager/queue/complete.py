@@ -58,7 +58,8 @@ def complete_task(
     """Reports on one attempt.
 
     Transition: claimed → completed, or on failure → pending or scheduled while
-    attempts remain, else → failed.
+    attempts remain, else → failed. The same from pending or failed, if the lease of
+    this attempt expired and no other attempt has begun.
     Commits together: status, result or error, the retry decision, the history
     row and the worker's figures.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
@@ -90,7 +91,7 @@ def complete_tasks(
         task = tasks.get(completion.task_id)
         holder = Holder(worker_id, completion.claim_token)
         try:
-            held = require_holder(task, completion.task_id, holder)
+            held = require_holder(task, completion.task_id, holder, reports_end=True)
             changes = _decide(held, completion, policies, now)
         except TaskManagerError as error:
             outcomes.append(_replay(task, completion, holder) or CompletionOutcome(error=error))

@@ -74,16 +74,22 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     return {row["id"]: {**row, "result": None} for row in task_types.allowed_rows(rows, caller)}
 
 
-def require_holder(task: Row | None, task_id: int, holder: Holder) -> Row:
+def require_holder(
+    task: Row | None, task_id: int, holder: Holder, *, reports_end: bool = False
+) -> Row:
     """The task, where `holder` may still report on it.
 
     It may while the task is claimed with this token, also after the lease has
     expired, and after the task was requeued for that, until another attempt begins.
+    After the task failed because its last lease expired, it may with `reports_end`:
+    to report how that attempt ended. The token alone proves that it is its own.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     """
     task = require_task(task, task_id)
     status = task["status"]
-    if status in FINISHED_STATUSES:
+    # Of finished tasks only one that failed for its lease has a token.
+    is_late = reports_end and task["claim_token"] is not None
+    if status in FINISHED_STATUSES and not (is_late and holder.claim_token == task["claim_token"]):
         raise TaskFinished(
             f"Task {task_id} is already {status} (since {format_time(task['completed_at'])}) "
             "and stays so; nothing was changed.",

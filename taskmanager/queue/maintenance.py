@@ -211,8 +211,8 @@ def _requeue_slice(now: int, rows: int) -> int:
     """Requeues up to `rows` tasks whose lease has expired.
 
     Transition: claimed → pending, or → failed with `lease_expired` where no
-    attempt is left. The claim token stays on a pending task until another
-    worker takes it, so that work finished late is not lost.
+    attempt is left. The claim token stays until another worker takes the task or
+    a caller retries it, so that work finished late is not lost.
     Commits together: the slice's transitions and their history rows.
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
@@ -228,7 +228,9 @@ def _requeue_slice(now: int, rows: int) -> int:
     }
     requeued = {"status": "pending", "lease_expires_at": None, "available_at": now}
     _move(again, "claimed", {**requeued, "updated_at": now})
-    _move(exhausted, "claimed", {**finished("failed", now), **error})
+    failed = {**finished("failed", now), **error}
+    del failed["claim_token"]
+    _move(exhausted, "claimed", failed)
     history.record(again, "lease_expired", status="pending", now=now)
     history.record(exhausted, "lease_expired", status="failed", now=now)
     return len(expired)

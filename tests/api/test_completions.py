@@ -410,12 +410,95 @@ def test_a_failure_reported_after_the_lease_counts_as_that_attempt(job: Api, clo
     assert (failed["will_retry"], failed["attempts"]) == (True, 1)
 
 
-def test_a_task_failed_for_lack_of_attempts_stays_failed(job: Api, clock: Clock) -> None:
-    task = claimed(job, max_attempts=1)
+def failed_for_its_lease(api: Api, clock: Clock, **fields: Any) -> Any:
+    """A task whose last attempt has lost its lease, as w1 claimed it."""
+    task = claimed(api, max_attempts=1, **fields)
+    clock.advance(60)
+    api.claim(status=404)
+    failed = api.get(f"/api/tasks/{task['id']}")
+    assert (failed["status"], failed["error_code"]) == ("failed", "lease_expired")
+    return task
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_work_of_the_last_attempt_counts_though_the_task_failed_for_its_lease(
+    job: Api, clock: Clock, together: bool
+) -> None:
+    task = failed_for_its_lease(job, clock)
+    clock.advance(60)
+    report = {"id": task["id"], "claim_token": task["claim_token"], "success": True, "result": 1}
+    if together:
+        body = {"worker_id": "w1", "completions": [report, report]}
+        first, again = (each["task"] for each in job.post("/api/tasks/complete", body)["results"])
+    else:
+        first, again = (job.complete(task, result=1) for _ in range(2))
+    assert (first["status"], first["result"], first["attempts"]) == ("completed", 1, 1)
+    assert (first["error_code"], first["error_message"]) == (None, None)
+    assert first["completed_at"] == format_time(clock.now)
+    assert again["replayed"] is True
+    assert job.events(task["id"])[-3:] == ["claimed", "lease_expired", "completed"]
+    assert job.complete(task, 409, result=2)["code"] == "task_finished"
+    assert job.get("/api/workers/w1")["tasks_completed"] == 1
+
+
+def test_a_failure_of_the_last_attempt_reported_late_says_why_the_task_failed(
+    job: Api, clock: Clock
+) -> None:
+    task = failed_for_its_lease(job, clock)
+    report = {"success": False, "error": "no network", "error_code": "E"}
+    failed, again = (job.complete(task, **report) for _ in range(2))
+    assert (failed["status"], failed["will_retry"]) == ("failed", False)
+    assert (failed["error_message"], failed["error_code"]) == ("no network", "E")
+    assert again["replayed"] is True
+    assert job.events(task["id"])[-2:] == ["lease_expired", "failed"]
+    assert job.complete(task, 409)["code"] == "task_finished"
+
+
+def test_of_a_failed_task_only_the_token_of_its_last_attempt_may_report(
+    job: Api, clock: Clock
+) -> None:
+    first = claimed(job, max_attempts=2)
+    clock.advance(60)
+    last = job.claim("w1", lease_seconds=10)
     clock.advance(60)
     job.claim(status=404)
+    before = dump_tables()
+    for report in (first, without_token(last), {**last, "claim_token": "made-up"}):
+        refused = job.complete(report, 409)
+        assert (refused["code"], refused["details"]["status"]) == ("task_finished", "failed")
+    assert job.complete({**last, "worker_id": "w2"}, 403)["code"] == "claimed_by_other"
+    assert dump_tables() == before
+    assert job.complete(last)["status"] == "completed"
+
+
+@pytest.mark.parametrize("claims_again", [False, True])
+def test_a_retry_that_followed_the_lost_lease_stands(
+    job: Api, clock: Clock, claims_again: bool
+) -> None:
+    task = failed_for_its_lease(job, clock)
+    job.post(f"/api/tasks/{task['id']}/retry")
+    if claims_again:
+        job.claim("w2")
     refused = job.complete(task, 409)
-    assert (refused["code"], refused["details"]["status"]) == ("task_finished", "failed")
+    assert refused["code"] == ("claim_lost" if claims_again else "task_not_claimed")
+    assert "has lost its lease" in refused["message"]
+    assert job.get(f"/api/tasks/{task['id']}")["attempts"] == int(claims_again)
+
+
+def test_a_task_that_took_the_key_of_the_failed_one_stays(job: Api, clock: Clock) -> None:
+    task = failed_for_its_lease(job, clock, dedupe="active")
+    other = job.create(dedupe="active", params={})
+    assert other["id"] != task["id"]
+    assert job.complete(task)["status"] == "completed"
+    assert job.get(f"/api/tasks/{other['id']}")["status"] == "pending"
+    again = {"type": "job", "params": {}, "dedupe": "active"}
+    assert job.post("/api/tasks", again)["id"] == other["id"]
+
+
+def test_a_task_that_failed_by_a_report_stays_failed_whatever_its_error_code(job: Api) -> None:
+    task = claimed(job)
+    job.complete(task, success=False, is_retryable=False, error_code="lease_expired")
+    assert job.complete(task, 409)["code"] == "task_finished"
 
 
 def test_a_batch_of_completions_answers_for_each(job: Api, clock: Clock) -> None:

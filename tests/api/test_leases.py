@@ -220,6 +220,20 @@ def test_a_late_sign_of_life_takes_the_task_back_while_nobody_else_has(
     assert job.complete(task)["attempts"] == 1
 
 
+@pytest.mark.parametrize("what", CALLS)
+def test_a_task_that_failed_for_its_lease_is_neither_renewed_nor_handed_back(
+    job: Api, clock: Clock, what: str
+) -> None:
+    job.create(max_attempts=1)
+    task = job.claim("w1", lease_seconds=60)
+    clock.advance(61)
+    job.claim("w2", status=404)
+    before = dump_tables()
+    refused = tell(job, task, what, 409)
+    assert (refused["code"], refused["details"]) == ("task_finished", {"status": "failed"})
+    assert dump_tables() == before
+
+
 def cancel(api: Api, task: Any, status: int = 200, **body: Any) -> Any:
     return api.post(f"/api/tasks/{task['id']}/cancel", body, status)
 

@@ -53,8 +53,8 @@ TRANSITIONS = {
     "released": {
         (before, after) for before in ("claimed", "pending") for after in ("pending", "scheduled")
     },
-    "completed": {("claimed", "completed"), ("pending", "completed")},
-    "failed": {("claimed", "failed"), ("pending", "failed")},
+    "completed": {(before, "completed") for before in ("claimed", "pending", "failed")},
+    "failed": {(before, "failed") for before in ("claimed", "pending", "failed")},
     "retry_scheduled": {
         (before, after) for before in ("claimed", "pending") for after in ("pending", "scheduled")
     },
@@ -107,7 +107,7 @@ STEP_NAMES = [name for name, (weight, _) in STEPS.items() for _ in range(weight)
 
 @dataclass
 class ModelTask:
-    """What the model knows of a task. `token` outlives the lease until the next attempt."""
+    """What the model knows of a task. `token` outlives the lease until the next claim or retry."""
 
     status: str
     priority: int
@@ -146,10 +146,14 @@ class Model:
                 return task_id
         return None
 
-    def is_live(self, claim: Claim) -> bool:
+    def may_report(self, claim: Claim) -> bool:
         """Whether its attempt may still report: also after the lease, until the next attempt."""
         task = self.tasks.get(claim.task_id)
         return task is not None and task.token == claim.token
+
+    def is_live(self, claim: Claim) -> bool:
+        """Whether its lease can be renewed: while it may report and the task has not failed."""
+        return self.may_report(claim) and self.tasks[claim.task_id].status not in FINISHED
 
     def run_slice(self) -> int:
         moved = 0
@@ -158,7 +162,9 @@ class Model:
                 moved += 1
                 task.lease_expires_at = None
                 if task.attempts >= task.max_attempts:
+                    token = task.token
                     self.finish(task, "failed")
+                    task.token = token
                 else:
                     task.status, task.available_at = "pending", self.now
         for task in self.tasks.values():
@@ -254,10 +260,16 @@ class Lifecycle(RuleBasedStateMachine):
             task.lease_expires_at = model.now + LEASE_SECONDS * 1000
             model.claims.append(Claim(row["id"], worker, row["claim_token"]))
 
-    def _on_claim(self, data: Any, act: Callable[[Claim, ModelTask], None]) -> None:
+    def _on_claim(
+        self,
+        data: Any,
+        act: Callable[[Claim, ModelTask], None],
+        is_live: Callable[[Claim], bool] | None = None,
+    ) -> None:
         """Acts with a claim that was once given out: mostly a live one, else one long lost."""
         claims = self.model.claims
-        live = [claim for claim in claims if self.model.is_live(claim)]
+        is_live = is_live or self.model.is_live
+        live = [claim for claim in claims if is_live(claim)]
         if live and data.draw(st.sampled_from([True, True, False])):
             claims = live
         if not claims:
@@ -268,7 +280,7 @@ class Lifecycle(RuleBasedStateMachine):
         if task is None:
             with pytest.raises(NotFound):
                 self._release(claim, holder)
-        elif self.model.is_live(claim):
+        elif is_live(claim):
             act(claim, task)
         elif task.status not in FINISHED:
             with pytest.raises((ClaimLost, TaskNotClaimed)):
@@ -341,6 +353,7 @@ class Lifecycle(RuleBasedStateMachine):
             )
 
         def act(claim: Claim, task: ModelTask) -> None:
+            self.finished_rows.pop(claim.task_id, None)  # it may have failed for its lease
             outcome = report(claim)
             assert not outcome.replayed
             retried = not success and is_retryable and task.attempts < task.max_attempts
@@ -355,13 +368,13 @@ class Lifecycle(RuleBasedStateMachine):
             assert again.replayed
             assert again.will_retry == outcome.will_retry
 
-        self._on_claim(data, act)
+        self._on_claim(data, act, self.model.may_report)
 
     def report_with_a_lost_claim(self, data: Any) -> None:
         lost = [
             claim
             for claim in self.model.claims
-            if claim.task_id in self.model.tasks and not self.model.is_live(claim)
+            if claim.task_id in self.model.tasks and not self.model.may_report(claim)
         ]
         if not lost:
             return
@@ -417,7 +430,7 @@ class Lifecycle(RuleBasedStateMachine):
         run()
         self.finished_rows.pop(task_id, None)
         task.status, task.attempts, task.available_at = "pending", 0, self.model.now
-        task.finished_at = None
+        task.finished_at = task.token = None
 
     def advance(self, data: Any, seconds: float) -> None:
         self.model.now += round(seconds * 1000)
