@@ -200,11 +200,14 @@ _ANY_PRIORITY = integer(-(2**31), 2**31 - 1)
 _PAGE = {"limit": _LIMIT, "offset": {**integer(0, read.MAX_OFFSET), "default": 0}}
 
 NO_PARAMETERS = QueryParameters()
-PAGE = QueryParameters(**_PAGE)
+PAGE = QueryParameters(**_PAGE, cursor=TEXT)
 AUDIT_PAGE = QueryParameters(limit=_LIMIT, cursor=integer(1, MAX_INTEGER))
 FORCE = QueryParameters(force=FLAG)
 OF_VERSION = QueryParameters(version=TEXT)
-LIST_TASK_TYPES = QueryParameters(active_only=FLAG, **_PAGE)
+# All of them without a limit: a worker that polls its types must not lose some without a sign.
+LIST_TASK_TYPES = QueryParameters(
+    active_only=FLAG, limit=integer(1, 100), offset=_PAGE["offset"], cursor=TEXT
+)
 LIST_TASKS = QueryParameters(
     status=one_of(*read.STATUSES),
     type=TEXT,

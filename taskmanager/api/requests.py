@@ -241,7 +241,7 @@ class QueryParameters:
 
         Without a default that is None, False or an empty tuple. Raises InvalidRequest for a
         parameter that the call does not take, with the nearest one as a hint, for one that is
-        given twice, and for a value of the wrong kind.
+        given twice, for a value of the wrong kind, and for a cursor together with an offset.
         """
         for name in request.args:
             if name not in self.fields:
@@ -251,10 +251,13 @@ class QueryParameters:
                 raise InvalidRequest(f"No such query parameter: '{name}'; {hint}")
             if len(request.args.getlist(name)) > 1:
                 raise InvalidRequest(f"The query parameter {name} may be given only once.")
-        return {
+        query = {
             name: _parameter(name, request.args.get(name), schema)
             for name, schema in self.fields.items()
         }
+        if query.get("cursor") is not None and query.get("offset"):
+            raise InvalidRequest("Send cursor or offset, not both.")
+        return query
 
 
 def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:

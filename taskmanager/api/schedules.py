@@ -6,7 +6,7 @@ from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import MAX_INTEGER, Values, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import schedule_json, task_json
+from taskmanager.api.serializers import page_json, schedule_json, task_json
 from taskmanager.errors import InvalidRequest
 from taskmanager.queue.schedules import definitions, runs
 
@@ -37,9 +37,12 @@ def create(body: Values) -> Response:
 @blueprint.get("")
 @requires("task-types:read", query=request_schemas.PAGE)
 def list_all(query: Values) -> Response:
-    """GET /api/schedules: schedules by name; `limit` (50, at most 100), `offset`. 200; 400."""
-    rows = definitions.list_schedules(**query, caller=g.caller)
-    return success({"schedules": [schedule_json(row) for row in rows], "count": len(rows)})
+    """GET /api/schedules: a page of schedules by name; `limit` (50, at most 100).
+
+    `offset`, or `cursor` from `next_cursor`. 200 with the `total` of all pages; 400.
+    """
+    page = definitions.list_schedules(**query, caller=g.caller)
+    return success(page_json("schedules", page, schedule_json))
 
 
 @blueprint.get(SCHEDULE)

@@ -22,7 +22,7 @@ from taskmanager.api.json_schema import TIME as ANY_TIME
 from taskmanager.api.requests import decode_json
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row
-from taskmanager.queue import dedupe
+from taskmanager.queue import dedupe, task_types
 from taskmanager.queue.read import STATUSES, WITH_WORKER_STATUSES
 from taskmanager.queue.schedules import definitions
 
@@ -255,3 +255,13 @@ def schedule_json(row: Row) -> dict[str, Any]:
 
 def statistics_json(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "counted_at": format_time(figures["counted_at"])}
+
+
+def page_json(name: str, page: task_types.Page, row_json: Callable[[Row], Any]) -> dict[str, Any]:
+    """A part of a list: its objects under `name`, and whether there are more."""
+    return {
+        name: [row_json(row) for row in page.rows],
+        "count": len(page.rows),
+        "total": page.total,
+        "next_cursor": page.next_cursor,
+    }

@@ -6,7 +6,7 @@ from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import Values
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import task_type_json
+from taskmanager.api.serializers import page_json, task_type_json
 from taskmanager.errors import InvalidRequest
 from taskmanager.params import validation
 from taskmanager.queue import task_types
@@ -46,12 +46,13 @@ def register(body: Values) -> Response:
 @blueprint.get("")
 @requires("task-types:read", query=request_schemas.LIST_TASK_TYPES)
 def list_all(query: Values) -> Response:
-    """GET /api/task-types: types by name; `active_only`, `limit` (50, at most 100), `offset`.
+    """GET /api/task-types: every type by name, or with `limit` (1 to 100) a page.
 
-    Each with `open_tasks`, the number of unfinished tasks up to 10,000. 200.
+    `active_only`; `offset`, or `cursor` from `next_cursor`. Each with `open_tasks`, the
+    number of unfinished tasks up to 10,000. 200 with the `total` of all pages; 400.
     """
-    rows = task_types.list_task_types(**query, caller=g.caller)
-    return success({"task_types": [task_type_json(row) for row in rows], "count": len(rows)})
+    page = task_types.list_task_types(**query, caller=g.caller)
+    return success(page_json("task_types", page, task_type_json))
 
 
 @blueprint.get("/<name>")

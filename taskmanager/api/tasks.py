@@ -11,7 +11,7 @@ from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
-from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
+from taskmanager.errors import TaskManagerError, ValidationFailed
 from taskmanager.queue import history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
@@ -115,8 +115,6 @@ def list_all(query: Values) -> Response:
     `sort_order`; `include=params,result`, where large values end a page early;
     `with_total`. 200; 400.
     """
-    if query["cursor"] is not None and query["offset"]:
-        raise InvalidRequest("Send cursor or offset, not both.")
     include = tuple(dict.fromkeys(query["include"]))
     filters = {name: query[name] for name in read.TaskFilter._fields if name in query}
     page = read.list_tasks(

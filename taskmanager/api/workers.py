@@ -6,7 +6,7 @@ from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import Values, settings
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import worker_json
+from taskmanager.api.serializers import page_json, worker_json
 from taskmanager.queue import lease, workers
 
 blueprint = Blueprint("workers", __name__, url_prefix="/workers")
@@ -42,9 +42,12 @@ def heartbeat(body: Values) -> Response:
 @blueprint.get("")
 @requires("workers:read", query=request_schemas.PAGE)
 def list_all(query: Values) -> Response:
-    """GET /api/workers: workers, last seen first; `limit` (50, at most 100), `offset`. 200."""
-    rows = workers.list_workers(**query, heartbeat_seconds=settings().heartbeat_seconds, now=g.now)
-    return success({"workers": [worker_json(row) for row in rows], "count": len(rows)})
+    """GET /api/workers: a page of workers, last seen first; `limit` (50, at most 100).
+
+    `offset`, or `cursor` from `next_cursor`. 200 with the `total` of all pages; 400.
+    """
+    page = workers.list_workers(**query, heartbeat_seconds=settings().heartbeat_seconds, now=g.now)
+    return success(page_json("workers", page, worker_json))
 
 
 @blueprint.get("/<path:worker_id>")

@@ -5,8 +5,9 @@ version is kept; the one registered last is current.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice, product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from taskmanager.config import Settings
 from taskmanager.db.connection import cache
 from taskmanager.db.models import TaskType, TaskTypeVersion
 from taskmanager.db.queries import first_row, locking, rows_of
-from taskmanager.db.statements import Row, fetch_all, fetch_one, fetch_value
+from taskmanager.db.statements import Row, fetch_all, fetch_one, parts_of
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
 from taskmanager.params import validation
@@ -31,8 +32,17 @@ SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
 OPEN_TASKS_COUNTED = 10_000  # so that a list does not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
+COUNTS_PER_STATEMENT = 60
 OPEN_TASKS_READ_AT_ONCE = 10  # each may hold a megabyte
 REJECTED_TASKS_SHOWN = 5
+
+
+class Page(NamedTuple):
+    """A part of a list of `total` rows; `next_cursor` is None on the last page."""
+
+    rows: list[Row]
+    next_cursor: str | None
+    total: int
 
 
 class TaskDefaults(NamedTuple):
@@ -175,28 +185,38 @@ SELECT_CURRENT = (
 SELECT_BY_NAME = f"{SELECT_CURRENT} WHERE type.name = ?"
 
 
-def list_task_types(*, active_only: bool, limit: int, offset: int, caller: Caller) -> list[Row]:
-    """Types that the caller may use, by name; `open_tasks` counts up to OPEN_TASKS_COUNTED."""
-    rows = [
+def list_task_types(
+    *, active_only: bool, limit: int | None, offset: int, cursor: str | None, caller: Caller
+) -> Page:
+    """Types that the caller may use, by name; `open_tasks` counts up to OPEN_TASKS_COUNTED.
+
+    `cursor` is the name after which the page begins; without `limit` it has every type.
+    """
+    found = [
         row
         for row in rows_of(TaskType.select().order_by(TaskType.name))
         if caller.may_touch(row["name"]) and (row["is_active"] or not active_only)
-    ][offset : offset + limit]
+    ]
+    left = [row for row in found if cursor is None or row["name"] > cursor][offset:]
+    rows = left[:limit]
+    counts = _count_open_tasks([row["id"] for row in rows])
     for row in rows:
-        row["open_tasks"] = _count_open_tasks(row["id"])
-    return rows
+        row["open_tasks"] = min(counts[row["id"]], OPEN_TASKS_COUNTED)
+    return Page(rows, rows[-1]["name"] if len(left) > len(rows) else None, len(found))
 
 
-def _count_open_tasks(type_id: int) -> int:
-    count = 0
-    for status in OPEN_STATUSES:
-        # A template, since a list runs it three times for each type.
-        count += fetch_value(
-            "SELECT COUNT(*) AS counted FROM "
-            "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some",
-            (type_id, status, OPEN_TASKS_COUNTED - count),
+def _count_open_tasks(type_ids: Sequence[int]) -> Counter[int]:
+    """By type; at most OPEN_TASKS_COUNTED of each status. Many in one statement: lists are long."""
+    counts: Counter[int] = Counter()
+    for some in parts_of(list(product(type_ids, OPEN_STATUSES)), COUNTS_PER_STATEMENT):
+        members = (
+            "SELECT ? AS type_id, COUNT(*) AS counted FROM "
+            "(SELECT id FROM {tasks} WHERE task_type_id = ? AND status = ? LIMIT ?) AS some"
         )
-    return count
+        values = [(type_id, type_id, status, OPEN_TASKS_COUNTED) for type_id, status in some]
+        for row in fetch_all(" UNION ALL ".join([members] * len(some)), list(chain(*values))):
+            counts[row["type_id"]] += row["counted"]
+    return counts
 
 
 def with_type(row: Row) -> Row:

@@ -4,6 +4,7 @@ Workers do not register. The first claim or heartbeat of a worker creates its ro
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ from taskmanager.db.models import Worker
 from taskmanager.db.queries import first_row, rows_of
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, insert
 from taskmanager.db.transactions import after_commit, write_transaction
-from taskmanager.errors import NotFound
+from taskmanager.errors import InvalidRequest, NotFound
 from taskmanager.queue.answer_size import require_small
+from taskmanager.queue.task_types import Page
 
 # The shortest time between two writes of a worker's `last_seen_at`.
 SEEN_RESOLUTION_MS = 10_000
@@ -94,11 +96,26 @@ def get_worker(*, worker_id: str, heartbeat_seconds: int, now: int) -> Row:
     return _with_figures(row, heartbeat_seconds, now)
 
 
-def list_workers(*, limit: int, offset: int, heartbeat_seconds: int, now: int) -> list[Row]:
-    """Workers with the same figures, the one seen last first."""
+def list_workers(
+    *, limit: int, offset: int, cursor: str | None, heartbeat_seconds: int, now: int
+) -> Page:
+    """Workers with the same figures, the one seen last first.
+
+    `cursor` names the worker after which the page begins, and when that was seen.
+    Raises InvalidRequest for one that no page has returned.
+    """
     workers = Worker.select().order_by(Worker.last_seen_at.desc(), Worker.id)
-    rows = rows_of(workers.limit(limit).offset(offset))
-    return [_with_figures(row, heartbeat_seconds, now) for row in rows]
+    if cursor is not None:
+        seen_at, _, worker_id = cursor.partition(".")
+        if not re.fullmatch("[0-9]{1,18}", seen_at):
+            raise InvalidRequest("cursor is not one that this list gave out: send next_cursor.")
+        at_once = (Worker.last_seen_at == int(seen_at)) & (Worker.id > worker_id)
+        workers = workers.where((Worker.last_seen_at < int(seen_at)) | at_once)
+    found = rows_of(workers.limit(limit + 1).offset(offset))
+    rows = [_with_figures(row, heartbeat_seconds, now) for row in found[:limit]]
+    more = len(found) > limit
+    after = f"{rows[-1]['last_seen_at']}.{rows[-1]['id']}" if more else None
+    return Page(rows, after, Worker.select().count())
 
 
 def _with_figures(row: Row, heartbeat_seconds: int, now: int) -> Row:

@@ -2,6 +2,7 @@
 
 import time
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -494,6 +495,19 @@ def test_schedules_are_listed_by_name_page_by_page(api: Api) -> None:
     assert ([row["name"] for row in second["schedules"]], second["count"]) == (["a", "c"], 2)
     assert api.get("/api/schedules?limit=0", 400)["code"] == "invalid_request"
     assert api.get("/api/schedules?page=2", 400)["code"] == "invalid_request"
+    assert api.get("/api/schedules?cursor=a&offset=1", 400)["code"] == "invalid_request"
+
+
+@pytest.mark.usefixtures("job")
+def test_a_list_of_schedules_says_that_there_are_more(api: Api) -> None:
+    for n in range(60):
+        add(api, name=f"schedule {n:02}")
+    first = api.get("/api/schedules")
+    assert (first["count"], first["total"]) == (50, 60)
+    rest = api.get(f"/api/schedules?cursor={quote(first['next_cursor'])}")
+    assert (rest["count"], rest["total"], rest["next_cursor"]) == (10, 60, None)
+    names = [row["name"] for row in first["schedules"] + rest["schedules"]]
+    assert names == [f"schedule {n:02}" for n in range(60)]
 
 
 @pytest.mark.usefixtures("job")
@@ -651,7 +665,8 @@ def test_to_a_key_limited_to_other_types_a_schedule_is_not_there(api: Api) -> No
     own = add(limited, name="own", type="mine")
     assert [row["id"] for row in limited.get("/api/schedules")["schedules"]] == [own["id"]]
     nobody = api.with_key(make_key("admin", task_types=["other.%"]))
-    assert nobody.get("/api/schedules") == {"schedules": [], "count": 0}
+    empty = nobody.get("/api/schedules")
+    assert empty == {"schedules": [], "count": 0, "total": 0, "next_cursor": None}
     assert shown(api, schedule) == schedule
 
 

@@ -348,7 +348,24 @@ def test_the_list_can_be_limited(api: Api) -> None:
     assert names("limit=2") == "ab"
     assert names("limit=2&offset=3") == "de"
     assert names("active_only=1&limit=2&offset=1") == "cd"
+    page = api.get("/api/task-types?limit=2&active_only=1")
+    assert (page["count"], page["total"], page["next_cursor"]) == (2, 4, "c")
+    assert names("limit=2&active_only=1&cursor=c") == "de"
     assert names("offset=9") == ""
+    assert api.get("/api/task-types?limit=2&cursor=c")["next_cursor"] is None
+
+
+def test_the_list_has_every_type_unless_it_is_limited(api: Api) -> None:
+    for n in range(130):
+        api.register(f"type.{n:03}")
+        if n % 50 == 0:
+            api.create(f"type.{n:03}")
+    listed = api.get("/api/task-types")
+    assert [row["name"] for row in listed["task_types"]] == [f"type.{n:03}" for n in range(130)]
+    assert (listed["count"], listed["total"], listed["next_cursor"]) == (130, 130, None)
+    assert [row["name"] for row in listed["task_types"] if row["open_tasks"]] == [
+        *("type.000", "type.050", "type.100"),
+    ]
 
 
 def test_validate_says_whether_params_would_be_accepted(api: Api) -> None:

@@ -218,6 +218,19 @@ def test_the_list_shows_the_worker_seen_last_first(api: Api, clock: Clock) -> No
     assert ([row["id"] for row in page["workers"]], page["count"]) == (["a"], 1)
 
 
+def test_a_list_of_workers_says_that_there_are_more(api: Api, clock: Clock) -> None:
+    for n in range(60):
+        beat(api, f"host/{n:02}")
+        clock.advance(n % 2)  # two of them are seen at the same moment
+    first = api.get("/api/workers")
+    assert (first["count"], first["total"]) == (50, 60)
+    rest = api.get(f"/api/workers?cursor={quote(first['next_cursor'])}")
+    assert (rest["count"], rest["total"], rest["next_cursor"]) == (10, 60, None)
+    assert len({row["id"] for row in first["workers"] + rest["workers"]}) == 60
+    for made_up in ("x", "", "-1.a", "9" * 19 + ".a"):
+        assert "cursor" in api.get(f"/api/workers?cursor={made_up}", 400)["message"]
+
+
 @pytest.mark.parametrize(
     "worker_id",
     ["host/1", "a b", "ü🦄", "a\u00a0b", "100%", "x/", "?a=b#c", "'; DROP TABLE workers"],

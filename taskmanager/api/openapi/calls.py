@@ -44,6 +44,7 @@ NEW_SCHEDULE = {
     "timezone": "Europe/Prague",
 }
 TASKS = page_of("tasks", "ClaimedTask")
+MORE = {"total": COUNT, "next_cursor": CURSOR}
 
 # The call accepts any objects and reports errors for each one. This is what they should be.
 _BATCH = RequestBody(
@@ -66,7 +67,7 @@ CALLS: dict[str, Call] = {
             "retry": {"strategy": "exponential", "base_seconds": 30},
         },
     ),
-    "task_types.list_all": Call(page_of("task_types", "TaskTypeInList")),
+    "task_types.list_all": Call(page_of("task_types", "TaskTypeInList", **MORE)),
     "task_types.get": Call(ref("TaskTypeWithSchema")),
     "task_types.change": Call(ref("TaskTypeWithSchema"), {"is_paused": True}),
     "task_types.validate": Call(ref("Verdict"), {"params": NEW_TASK["params"]}),
@@ -108,13 +109,13 @@ CALLS: dict[str, Call] = {
     "claims.heartbeat": Call(ref("Lease"), {**WORKER, **TOKEN}),
     "claims.release": Call(ref("Task"), {**WORKER, **TOKEN, "delay_seconds": 60}),
     "schedules.create": Call(ref("ScheduleWithRuns"), NEW_SCHEDULE),
-    "schedules.list_all": Call(page_of("schedules", "Schedule")),
+    "schedules.list_all": Call(page_of("schedules", "Schedule", **MORE)),
     "schedules.get": Call(ref("ScheduleWithRuns")),
     "schedules.change": Call(ref("ScheduleWithRuns"), {"is_active": False}),
     "schedules.delete": Call(ref("Schedule")),
     "schedules.run": Call(ref("CreatedTask")),
     "workers.heartbeat": Call(ref("WorkerHeartbeat"), {**WORKER, "tasks": [{"id": 1, **TOKEN}]}),
-    "workers.list_all": Call(page_of("workers", "Worker")),
+    "workers.list_all": Call(page_of("workers", "Worker", **MORE)),
     "workers.get": Call(ref("Worker")),
     "workers.shutdown": Call(
         record(worker_id=TEXT, status=one_of("inactive"), released=list_of(NUMBER))

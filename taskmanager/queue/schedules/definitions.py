@@ -23,7 +23,7 @@ from taskmanager.queue import create, task_types
 from taskmanager.queue.answer_size import require_small
 from taskmanager.queue.schedules import due_times
 from taskmanager.queue.schedules.due_times import Timing
-from taskmanager.queue.task_types import TaskDefaults
+from taskmanager.queue.task_types import Page, TaskDefaults
 
 OVERLAPS = ("allow", "skip")
 DEFAULT_TIMEZONE = "UTC"
@@ -86,13 +86,17 @@ def _record(event: str, schedule_id: int, name: str, what: str, caller: Caller, 
     audit.record(event=event, message=message, caller=caller, now=now)
 
 
-def list_schedules(*, limit: int, offset: int, caller: Caller) -> list[Row]:
-    """Schedules of the types that the caller may use, by name."""
-    schedules = Schedule.select().order_by(Schedule.name).limit(limit).offset(offset)
+def list_schedules(*, limit: int, offset: int, cursor: str | None, caller: Caller) -> Page:
+    """Schedules of the types that the caller may use, by name, after the name `cursor`."""
+    schedules = Schedule.select()
     if caller.task_types is not None:
         types = task_types.find_task_types(caller=caller)
         schedules = schedules.where(Schedule.task_type_id.in_([row["id"] for row in types]))
-    return [task_types.with_type(row) for row in rows_of(schedules)]
+    beyond = schedules if cursor is None else schedules.where(Schedule.name > cursor)
+    found = rows_of(beyond.order_by(Schedule.name).limit(limit + 1).offset(offset))
+    rows = [task_types.with_type(row) for row in found[:limit]]
+    more = len(found) > limit
+    return Page(rows, rows[-1]["name"] if more else None, schedules.count())
 
 
 def count_schedules(*, caller: Caller) -> dict[str, int]:
