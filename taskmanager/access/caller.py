@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from taskmanager.errors import NotAllowed
 
+# The scope on the left is a part of what the one on the right allows.
+INCLUDED_IN = {"task-types:register": "task-types:write"}
+
 
 class Caller(NamedTuple):
     """Who is asking: what a valid key stands for. `task_types` None: every type."""
@@ -17,7 +20,8 @@ class Caller(NamedTuple):
     request_id: str | None = None
 
     def may(self, scope: str) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
+        included = INCLUDED_IN.get(scope)
+        return scope in self.scopes or "admin" in self.scopes or included in self.scopes
 
     def may_touch(self, type_name: str) -> bool:
         return self.task_types is None or any(matches(it, type_name) for it in self.task_types)

@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskmanager.access import audit
@@ -30,6 +30,7 @@ SCOPES = (
     "tasks:manage",
     "task-types:read",
     "task-types:write",
+    "task-types:register",
     "workers:read",
     "metrics:read",
     "admin",
@@ -44,6 +45,13 @@ ROLES = {
         "task-types:write",
     ),
     "worker": ("tasks:claim", "tasks:complete", "tasks:read", "task-types:read"),
+    "worker-registrar": (
+        "tasks:claim",
+        "tasks:complete",
+        "tasks:read",
+        "task-types:read",
+        "task-types:register",
+    ),
     "viewer": ("tasks:read", "task-types:read", "workers:read", "metrics:read"),
 }
 # The names of the keys that a start creates by itself: if there is none, or by a setting.
@@ -56,6 +64,20 @@ CACHE_SECONDS = 3.0  # a revoked key is refused by every process after this long
 LAST_USED_RESOLUTION_MS = 60_000
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 _TYPE_PATTERN = re.compile(r"[A-Za-z0-9._%-]{1,255}")
+
+
+def scopes_of_role(role: str, *, task_types: Sequence[str] | None) -> tuple[str, ...]:
+    """The scopes of a role of ROLES for a key that is limited to `task_types`, or to none.
+
+    Raises InvalidRequest for a registrar of every type: one worker could change the
+    schemas of all the others.
+    """
+    if role == "worker-registrar" and not task_types:
+        raise InvalidRequest(
+            "A key with the role worker-registrar must be limited to the task types of its worker: "
+            "send task_types, or with the command --types, such as PrismQ.%"
+        )
+    return ROLES[role]
 
 
 def hash_key(key: str) -> str:

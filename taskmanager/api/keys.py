@@ -32,7 +32,8 @@ def create(body: Values) -> Response:
     if ("role" in body) == ("scopes" in body):
         raise InvalidRequest("Send either role or scopes.")
     if "role" in body:
-        body["scopes"] = keys.ROLES[body.pop("role")]
+        role, task_types = body.pop("role"), body.get("task_types")
+        body["scopes"] = keys.scopes_of_role(role, task_types=task_types)
     row, key = keys.create_key(**_with_rate(body), now=g.now, caller=g.caller)
     return success({**KEY.of(row), "key": key}, "Key created; it is not shown again", 201)
 

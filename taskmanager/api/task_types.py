@@ -21,7 +21,7 @@ _MESSAGES = {
 
 
 @blueprint.post("/register")
-@requires("task-types:write", body=request_schemas.REGISTER_TASK_TYPE)
+@requires("task-types:register", body=request_schemas.REGISTER_TASK_TYPE)
 def register(body: Values) -> Response:
     """POST /api/task-types/register: creates or updates a type.
 

@@ -27,8 +27,12 @@ def _rate_limit(context: click.Context, option: click.Parameter, text: str | Non
 
 @keys_group.command("create")
 @click.option("--name", required=True, help="A name of your choice.")
+@click.option("--role", type=click.Choice(list(keys.ROLES)), help="What the key may do.")
 @click.option(
-    "--role", required=True, type=click.Choice(list(keys.ROLES)), help="What the key may do."
+    "--scopes",
+    metavar="SCOPES",
+    help="What it may do, instead of --role: names with commas between, such as "
+    "tasks:read,metrics:read.",
 )
 @click.option(
     "--types",
@@ -44,24 +48,32 @@ def _rate_limit(context: click.Context, option: click.Parameter, text: str | Non
 )
 @number_option("--expires", 1, 36_500, "Days until it expires. Default: never.", metavar="DAYS")
 def create_key(
-    name: str, role: str, types: tuple[str, ...], rate_limit: str | None, expires: int | None
+    name: str,
+    role: str | None,
+    scopes: str | None,
+    types: tuple[str, ...],
+    rate_limit: str | None,
+    expires: int | None,
 ) -> None:
     """Create a key and print it on stdout.
 
     Nothing else is printed there. The key is shown only once.
     """
+    if (role is None) == (scopes is None):
+        raise click.UsageError("Say what the key may do: either --role or --scopes.")
     open_queue()
     now = utc_now()
+    given = [scope.strip() for scope in (scopes or "").split(",") if scope.strip()]
     row, key = keys.create_key(
         name=name,
-        scopes=keys.ROLES[role],
+        scopes=keys.scopes_of_role(role, task_types=types) if role else given,
         task_types=types or None,
         rate_limit=rate_limit,
         expires_at=now + expires * 86_400_000 if expires else None,
         now=now,
         caller=OPERATOR,
     )
-    say(f"Key {row['id']} ({role}). It is shown only once, so save it now:")
+    say(f"Key {row['id']} ({role or ', '.join(given)}). It is shown only once, so save it now:")
     click.echo(key)
 
 

@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from taskmanager.access import keys
-from taskmanager.access.caller import OPERATOR
+from taskmanager.access.caller import INCLUDED_IN, OPERATOR
 from taskmanager.clock import format_time, utc_now
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
@@ -17,6 +17,10 @@ ROLES = {
         *("tasks:create", "tasks:read", "tasks:manage", "task-types:read", "task-types:write"),
     },
     "worker": {"tasks:claim", "tasks:complete", "tasks:read", "task-types:read"},
+    "worker-registrar": {
+        *("tasks:claim", "tasks:complete", "tasks:read", "task-types:read"),
+        "task-types:register",
+    },
     "viewer": {"tasks:read", "task-types:read", "workers:read", "metrics:read"},
 }
 
@@ -34,10 +38,33 @@ CALLS = {
     "tasks:complete": "POST /api/tasks/complete",
     "tasks:manage": "POST /api/tasks/7000000/cancel",
     "task-types:read": "GET /api/task-types",
-    "task-types:write": "POST /api/task-types/register",
+    "task-types:write": "PATCH /api/task-types/none",
+    "task-types:register": "POST /api/task-types/register",
     "workers:read": "GET /api/workers",
     "admin": "GET /api/admin/keys",
 }
+
+
+def test_a_worker_registers_its_own_types_and_nothing_else(api: Api) -> None:
+    api.register("other")
+    body = {"name": "w", "role": "worker-registrar", "task_types": ["mine.%"]}
+    worker = api.with_key(api.post("/api/admin/keys", body, 201)["key"])
+    assert worker.register("mine.a")["created"]
+    assert worker.register("mine.a", {"type": "object", "required": ["x"]})["updated"]
+    again = {"name": "other", "version": "2", "param_schema": {}}
+    refused = worker.post("/api/task-types/register", again, 403)
+    assert refused["code"] == "task_type_not_allowed"
+    refused = worker.patch("/api/task-types/mine.a", {"is_paused": True}, 403)
+    assert refused["code"] == "scope_missing"
+    assert worker.post("/api/tasks", {"type": "mine.a", "params": {}}, 403)
+
+
+def test_a_registrar_is_limited_to_task_types(api: Api) -> None:
+    before = dump_tables()
+    for more in ({}, {"rate_limit": "5/minute"}):
+        body = {"name": "w", "role": "worker-registrar", **more}
+        assert "task_types" in api.post("/api/admin/keys", body, 400)["message"]
+    assert dump_tables() == before
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -47,7 +74,8 @@ def test_a_role_may_call_what_its_scopes_allow(api: Api, role: str) -> None:
     for scope, call in CALLS.items():
         method, path = call.split()
         response = limited.call(method, path, {} if method == "POST" else None)
-        assert (response.status_code == 403) is (scope not in ROLES[role]), call
+        has_it = scope in ROLES[role] or INCLUDED_IN.get(scope) in ROLES[role]
+        assert (response.status_code == 403) is not has_it, call
         if response.status_code == 403:
             assert response.get_json()["code"] == "scope_missing"
             assert f"'{scope}'" in response.get_json()["message"]

@@ -53,6 +53,21 @@ def test_a_key_can_be_limited(run: Run, api: Api, clock: Clock) -> None:
     assert "expired" in run("keys", "list").stdout
 
 
+def test_a_key_has_the_scopes_that_are_named(run: Run, api: Api) -> None:
+    made = run("keys", "create", "--name", "k", "--scopes", "tasks:read, task-types:register")
+    assert "tasks:read, task-types:register" in made.stderr
+    assert api.get("/api/admin/keys")["keys"][-1]["scopes"] == ["tasks:read", "task-types:register"]
+    limited = api.with_key(made.stdout.strip())
+    assert limited.register("a")["created"]
+    limited.claim(status=403)
+
+
+def test_a_registrar_is_made_for_its_types(run: Run, api: Api) -> None:
+    arguments = ["--name", "k", "--role", "worker-registrar", "--types", "mine.%"]
+    limited = api.with_key(run("keys", "create", *arguments).stdout.strip())
+    assert limited.register("mine.a")["created"]
+
+
 def test_keys_are_listed_but_never_shown(run: Run, api: Api) -> None:
     key = run("keys", "create", "--name", "ci", "--role", "viewer").stdout.strip()
     listed = run("keys", "list").stdout
@@ -91,6 +106,7 @@ def test_a_list_without_keys_says_how_to_make_one(
     [
         *(["no-such-command"], ["keys", "create"], ["keys", "create", "--name", "x"]),
         ["keys", "create", "--name", "x", "--role", "root"],
+        ["keys", "create", "--name", "x", "--role", "viewer", "--scopes", "tasks:read"],
         ["keys", "create", "--name", "x", "--role", "viewer", "--expires", "0"],
         ["keys", "create", "--name", "x", "--role", "viewer", "--rate-limit", "many"],
         *(["keys", "revoke"], ["keys", "revoke", "x"], ["keys", "revoke", "0"]),
@@ -110,6 +126,9 @@ def test_wrong_usage_exits_with_2_and_says_so_on_stderr(run: Run, arguments: lis
         (["--name", "x" * 256, "--role", "viewer"], "1 to 255 printable characters"),
         (["--name", "", "--role", "viewer"], "1 to 255 printable characters"),
         (["--name", "k", "--role", "viewer", "--types", "a b"], "no pattern of task types"),
+        (["--name", "k", "--role", "worker-registrar"], "--types"),
+        (["--name", "k", "--scopes", "tasks:red"], "No such scope: 'tasks:red'"),
+        (["--name", "k", "--scopes", ","], "at least one scope"),
     ],
 )
 def test_a_key_that_makes_no_sense_is_not_made(
