@@ -89,7 +89,7 @@ REGISTER_TASK_TYPE = RequestBody(
     param_schema=OBJECT,
     **_TYPE_DEFAULTS,
 )
-CHANGE_TASK_TYPE = RequestBody(is_active=FLAG, is_paused=FLAG, **_TYPE_DEFAULTS)
+CHANGE_TASK_TYPE = RequestBody(keeps_null=True, is_active=FLAG, is_paused=FLAG, **_TYPE_DEFAULTS)
 VALIDATE = RequestBody(params=OBJECT, param_schema=OBJECT)
 
 CREATE_TASK = RequestBody(
@@ -176,7 +176,7 @@ _SCHEDULE: dict[str, Any] = {
     "is_active": FLAG,
 }
 CREATE_SCHEDULE = RequestBody(required=("name", "type", "params"), type=TYPE_NAME, **_SCHEDULE)
-CHANGE_SCHEDULE = RequestBody(**_SCHEDULE)
+CHANGE_SCHEDULE = RequestBody(keeps_null=True, **_SCHEDULE)
 CREATE_KEY = RequestBody(
     required=("name",),
     name=NAME,
@@ -187,6 +187,7 @@ CREATE_KEY = RequestBody(
     expires_at=TIME,
 )
 CHANGE_KEY = RequestBody(
+    keeps_null=True,
     name=NAME,
     scopes=SCOPES,
     task_types=or_null(list_of(TYPE_PATTERN, most=100)),

@@ -9,12 +9,13 @@ import gc
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import current_app, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
+from taskmanager.api.json_schema import OBJECT
 from taskmanager.clock import parse_time
 from taskmanager.config import Settings
 from taskmanager.errors import InvalidRequest, ValidationFailed
@@ -42,9 +43,14 @@ def task_defaults() -> TaskDefaults:
 
 
 class RequestBody:
-    """The fields that a call takes, as a JSON Schema in which no other field is allowed."""
+    """The fields that a call takes, as a JSON Schema in which no other field is allowed.
 
-    def __init__(self, *, required: tuple[str, ...] = (), **fields: Any) -> None:
+    null for an optional field means that it was not sent, unless the call `keeps_null`.
+    """
+
+    def __init__(
+        self, *, required: tuple[str, ...] = (), keeps_null: bool = False, **fields: Any
+    ) -> None:
         self.fields = fields
         self.schema: dict[str, Any] = {
             "type": "object",
@@ -59,6 +65,7 @@ class RequestBody:
         self._integers = [n for n, one in fields.items() if one.get("type") in kinds]
         # What each pattern asks for: the description beside it.
         self._in_words = dict(_described_patterns(self.schema))
+        self._as_meant = _reader_of_record(self.schema, keeps_null)
 
     @functools.cached_property
     def _validator(self) -> Any:
@@ -77,12 +84,17 @@ class RequestBody:
         if not request.is_json:
             raise UnsupportedMediaType
         body = parse_json(raw)
+        body = _object(body)
         if not isinstance(body, dict):
             raise InvalidRequest('The body must be a JSON object: {"field": value}.')
         return self.check(body)
 
     def check(self, body: dict[str, Any]) -> dict[str, Any]:
-        """`body`, where it fits, with times in milliseconds. Raises InvalidRequest."""
+        """`body` as it was meant, where it fits, with times in milliseconds.
+
+        Raises InvalidRequest.
+        """
+        body = self._as_meant(body)
         # Our own schemas cost little to check against any body, so nothing is estimated before.
         if not self._validator.library.is_valid(body):
             problems = validation.problems_of(self._validator, body, in_words=self._in_words)
@@ -94,6 +106,99 @@ class RequestBody:
             if body.get(name) is not None:
                 body[name] = _read_time(name, body[name])
         return body
+
+
+Reader = Callable[[Any], Any]
+
+
+def _reader_of_record(schema: dict[str, Any], keeps_null: bool) -> Reader:
+    """Reads what PHP and JavaScript write of an object: null for what they do not send, [] for {},
+    ids as text. All else is left as it is, and refused where it is wrong.
+    """
+    fields = schema["properties"]
+    optional = frozenset() if keeps_null else fields.keys() - schema.get("required", ())
+    found = {name: _reader(field, keeps_null) for name, field in fields.items()}
+    readers = [(name, reader) for name, reader in found.items() if reader is not None]
+    if "param_schema" in fields:
+        readers = [(name, reader) for name, reader in readers if name != "param_schema"]
+        readers.append(("param_schema", _param_schema))
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if None in value.values():
+            value = {
+                name: part
+                for name, part in value.items()
+                if part is not None or name not in optional
+            }
+        for name, reader in readers:
+            if name in value:
+                value[name] = reader(value[name])
+        return value
+
+    return read
+
+
+def _reader(schema: dict[str, Any], keeps_null: bool) -> Reader | None:
+    """How a value of `schema` is read; None: as it is."""
+    if schema == OBJECT:
+        return _object
+    if schema.get("maximum") == MAX_INTEGER:  # as no number but an id has
+        return _id
+    if "properties" in schema:
+        return _reader_of_record(schema, keeps_null)
+    reader = _reader(schema["items"], keeps_null) if "items" in schema else None
+    if reader is None:
+        return None
+    return lambda value: [reader(item) for item in value] if isinstance(value, list) else value
+
+
+def _object(value: Any) -> Any:
+    """PHP writes an empty object as []."""
+    return {} if value == [] else value
+
+
+def _id(value: Any) -> Any:
+    is_id = isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value)
+    return int(value) if is_id else value
+
+
+def _param_schema(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = parse_json(value.encode())
+        except InvalidRequest as error:
+            reason = error.message.replace("The body", "the text")
+            raise InvalidRequest(
+                f"param_schema must be a JSON Schema, or one as text; {reason}"
+            ) from None
+    return _with_objects(_object(value))
+
+
+_SUBSCHEMAS = {
+    *("items", "prefixItems", "additionalItems", "unevaluatedItems", "contains"),
+    *("additionalProperties", "unevaluatedProperties", "propertyNames"),
+    *("allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
+}
+_SUBSCHEMAS_BY_NAME = {"$defs", "definitions", "patternProperties", "properties"}
+
+
+def _with_objects(schema: Any) -> Any:
+    """A schema in which [] stands nowhere for an empty object of subschemas."""
+    if isinstance(schema, list):
+        return [_with_objects(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    for keyword, part in schema.items():
+        if keyword in _SUBSCHEMAS:
+            schema[keyword] = _with_objects(part)
+        elif keyword in _SUBSCHEMAS_BY_NAME:
+            by_name = _object(part)
+            if isinstance(by_name, dict):
+                by_name = {name: _with_objects(one) for name, one in by_name.items()}
+            schema[keyword] = by_name
+    return schema
 
 
 def _read_body() -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskmanager.api import request_schemas
+from taskmanager.api.json_schema import OBJECT
 from taskmanager.api.requests import MAX_DEPTH, RequestBody
 from tests.api.tables import Tables, dump_tables, send, sent_json
 from tests.conftest import Api
@@ -97,6 +98,16 @@ def wrong_values(schema: dict[str, Any]) -> Iterator[Any]:
     yield from past_the_bounds(schema)
 
 
+def is_understood(name: str, field: str, schema: dict[str, Any], value: Any) -> bool:
+    """Whether test_other_languages.py says what the value means."""
+    if value is None:
+        return BODIES[name][0] == "POST" and field not in schema_of(name).get("required", ())
+    if schema == OBJECT:
+        return value == []
+    # Within a part of a body that is posted.
+    return isinstance(value, dict) and None in value.values() and BODIES[name][0] == "POST"
+
+
 def past_the_bounds(schema: dict[str, Any]) -> Iterator[Any]:
     if "minimum" in schema:
         yield schema["minimum"] - 1
@@ -138,6 +149,8 @@ def test_every_field_refuses_values_of_another_kind_and_past_its_bounds(
     tried = 0
     for field, schema in schema_of(name)["properties"].items():
         for value in wrong_values(schema):
+            if is_understood(name, field, schema, value):
+                continue
             response = job.call(method, path, {**body, field: value})
             refused = response.get_json()
             assert response.status_code == 400, (field, value, refused)

@@ -562,7 +562,7 @@ def test_a_batch_counts_for_its_worker(job: Api) -> None:
         ({}, "completions"),
         ([{"success": True}], "completions[0].id"),
         ([{"id": 1}], "completions[0].success"),
-        ([{"id": 1, "success": True}, {"id": "1", "success": True}], "completions[1].id"),
+        ([{"id": 1, "success": True}, {"id": "x", "success": True}], "completions[1].id"),
         ([{"id": 1, "success": True, "reslt": 1}], "completions[0].reslt"),
         ([1], "completions[0]"),
     ],

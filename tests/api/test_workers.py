@@ -270,7 +270,7 @@ def test_a_limited_key_neither_renews_nor_releases_what_it_may_not_touch(
         ({"tasks": [1]}, "tasks[0]"),
         ({"tasks": [{"claim_token": "x"}]}, "tasks[0].id"),
         ({"tasks": [{"id": 1, "token": "x"}]}, "tasks[0].token"),
-        ({"metadata": []}, "metadata"),
+        ({"metadata": [1]}, "metadata"),
         ({"worker_id": ""}, "worker_id"),
     ],
 )

@@ -28,7 +28,10 @@ _DESCRIPTION = """A task queue. Producers create tasks. Workers claim them and r
 Send your key as `X-API-Key` or as a bearer token. Every answer is an envelope: `success`, `message`
 and `data`, or `success`, `error`, `message`, `code` and sometimes `details`. You may send an
 `X-Request-ID` of 1 to 128 letters, digits and `._:-`. The answer and the server's log then contain
-it."""
+it.
+
+In the body of a POST, null for an optional field is the same as leaving it out. `[]` is read as
+`{}` where only an object can stand, and an id may be a string of digits."""
 
 _ERRORS = {
     400: "Malformed JSON, or a missing, invalid or unknown field or parameter",
