@@ -1,5 +1,6 @@
 """Every call of the API is made with a key, and each route says which scope and input it takes."""
 
+import base64
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -95,12 +96,36 @@ def authenticate_request() -> None:
         )
 
 
+def _password(credentials: str) -> str:
+    """The password of HTTP Basic, which is a key: some clients can be told nothing but an address.
+
+    A browser sends what it remembers with requests that a foreign page makes, so a request
+    that a page may have made is refused. Raises NotAuthenticated.
+    """
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    if "Origin" in request.headers or site not in ("none", "same-origin"):
+        raise NotAuthenticated(
+            "A web page may not send a key as the password of HTTP Basic; send it in the header "
+            "X-API-Key."
+        )
+    try:
+        pair = base64.b64decode(credentials, validate=True).decode()
+    except ValueError:
+        raise NotAuthenticated(
+            "The header Authorization: Basic must hold user:password in base64, where the "
+            "password is your API key."
+        ) from None
+    return pair.partition(":")[2].strip()
+
+
 def _presented_key() -> str:
     key = request.headers.get("X-API-Key", "").strip()
     if not key:
         scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             key = rest.strip()
+        elif scheme.lower() == "basic":
+            key = _password(rest.strip())
     if not key:
         raise NotAuthenticated("Send your API key in the header X-API-Key.")
     return key

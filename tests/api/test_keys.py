@@ -1,5 +1,6 @@
 """Who may call what: scopes, roles, types, expiry, revocation; and the calls that manage keys."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -117,6 +118,59 @@ def test_a_bearer_token_means_the_same_as_the_header(api: Api) -> None:
     both = {"X-API-Key": "wrong", "Authorization": f"Bearer {api.key}"}
     assert api.call("GET", "/api/stats", headers=both).status_code == 401
     assert api.call("GET", f"/api/stats?api_key={api.key}", headers={}).status_code == 401
+
+
+def basic(text: str | bytes) -> str:
+    raw = text.encode() if isinstance(text, str) else text
+    return "Basic " + base64.b64encode(raw).decode()
+
+
+def test_the_password_of_basic_means_the_same_as_the_header(api: Api) -> None:
+    for user in ("x", "", "ü", "a b"):
+        headers = {"Authorization": basic(f"{user}:{api.key}")}
+        assert api.call("GET", "/api/stats", headers=headers).status_code == 200
+    headers = {"Authorization": basic(f"x:{api.key}").replace("Basic", "bAsIc")}
+    assert api.call("POST", "/api/tasks/claim", {"worker_id": "w"}, headers=headers).json[
+        "code"
+    ] == ("no_task_available")
+    both = {"X-API-Key": "wrong", "Authorization": basic(f"x:{api.key}")}
+    assert api.call("GET", "/api/stats", headers=both).status_code == 401
+
+
+def test_basic_that_holds_no_key_is_refused_and_never_asked_for(api: Api) -> None:
+    key = api.key
+    wrong = [basic(""), basic(":"), basic("x"), basic(key), basic(f"{key}:x"), basic(f"x:{key}y")]
+    wrong += [basic(b"\xff:\xff"), "Basic", "Basic !", f"Basic x:{key}"]
+    for authorization in wrong:
+        refused = api.call("GET", "/api/stats", headers={"Authorization": authorization})
+        assert refused.status_code == 401, authorization
+        assert refused.headers.getlist("WWW-Authenticate") == ['Bearer realm="TaskManager"']
+        assert key not in refused.text
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [
+        ("Origin", "https://evil.example", 401),
+        ("Origin", "http://localhost", 401),
+        ("Origin", "null", 401),
+        ("Origin", "", 401),
+        ("Sec-Fetch-Site", "cross-site", 401),
+        ("Sec-Fetch-Site", "same-site", 401),
+        ("Sec-Fetch-Site", "what comes later", 401),
+        ("Sec-Fetch-Site", "same-origin", 200),
+        ("Sec-Fetch-Site", "none", 200),
+    ],
+)
+def test_no_page_can_use_the_password_that_a_browser_remembers(
+    api: Api, header: str, value: str, status: int
+) -> None:
+    headers = {"Authorization": basic(f"x:{api.key}"), header: value}
+    answer = api.call("POST", "/api/workers/heartbeat", {"worker_id": "w"}, headers=headers)
+    assert answer.status_code == status
+    assert api.get("/api/workers")["count"] == (status == 200)
+    sent_by_a_script = {"X-API-Key": api.key, header: value}
+    assert api.call("GET", "/api/stats", headers=sent_by_a_script).status_code == 200
 
 
 def test_a_key_is_told_apart_by_every_character(api: Api) -> None:

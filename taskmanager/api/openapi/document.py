@@ -25,10 +25,10 @@ _STATUS = re.compile(r"(?<![\d,])[245]\d\d(?!,?\d)")
 _JSON = "application/json"
 _DESCRIPTION = """A task queue. Producers create tasks. Workers claim them and report the results.
 
-Send your key as `X-API-Key` or as a bearer token. Every answer is an envelope: `success`, `message`
-and `data`, or `success`, `error`, `message`, `code` and sometimes `details`. You may send an
-`X-Request-ID` of 1 to 128 letters, digits and `._:-`. The answer and the server's log then contain
-it.
+Send your key as `X-API-Key`, as a bearer token, or as the password of HTTP Basic. Every answer is
+an envelope: `success`, `message` and `data`, or `success`, `error`, `message`, `code` and sometimes
+`details`. You may send an `X-Request-ID` of 1 to 128 letters, digits and `._:-`. The answer and the
+server's log then contain it.
 
 In the body of a POST, null for an optional field is the same as leaving it out. `[]` is read as
 `{}` where only an object can stand, and an id may be a string of digits."""
@@ -83,8 +83,12 @@ _SHARED_PARTS = {
     "securitySchemes": {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "Bearer": {"type": "http", "scheme": "bearer"},
+        "Basic": {"type": "http", "scheme": "basic", "description": "The key as the password"},
     },
 }
+
+
+_WAYS_TO_SEND_A_KEY = ("ApiKey", "Bearer", "Basic")
 
 
 def build_document(app: Flask) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def _operation(name: str, line: str, rule: Rule, view: Any) -> dict[str, Any]:
         "parameters": _parameters(view.query, rule),
         "responses": _responses(call, first + rest, rule, view),
         # Each list contains the scope that the key needs.
-        "security": [] if scope == PUBLIC else [{"ApiKey": [scope]}, {"Bearer": [scope]}],
+        "security": [] if scope == PUBLIC else [{name: [scope]} for name in _WAYS_TO_SEND_A_KEY],
     }
     if body := call.body or view.body:
         operation["requestBody"] = {
