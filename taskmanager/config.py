@@ -141,6 +141,11 @@ class Settings:
         "Number of proxies in front, each adding to X-Forwarded-For, -Proto and -Host. "
         "0: these headers are ignored",
     )
+    api_at_root: int = _setting(
+        "0",
+        _whole_number(0, 1),
+        "1: every call is also answered without /api, for clients that lose it from the address",
+    )
     cors_origins: tuple[str, ...] = _setting(
         "",
         _origins,

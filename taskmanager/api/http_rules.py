@@ -30,6 +30,8 @@ _READ_BY_BROWSERS = (
 
 def register_http_rules(app: Flask, settings: Settings) -> None:
     """Trusts the configured proxies, answers preflights, and sets the security headers."""
+    if settings.api_at_root:
+        app.wsgi_app = _ApiAtRoot(app)  # type: ignore[method-assign]
     app.wsgi_app = _SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         count = settings.trusted_proxies
@@ -58,6 +60,22 @@ class _SecurityHeaders:
             return start_response(status, headers, *error)
 
         return self._application(environ, start)
+
+
+class _ApiAtRoot:
+    """WSGI middleware that finds /tasks/claim where /api/tasks/claim is; pages stay as they are."""
+
+    def __init__(self, app: Flask) -> None:
+        self._application = app.wsgi_app
+        rules = (rule.rule.split("/") for rule in app.url_map.iter_rules())
+        self._first_parts = {parts[2] for parts in rules if parts[1] == "api"}
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ.get("PATH_INFO", "")
+        first = path.removeprefix("/").partition("/")[0]
+        if path.startswith("/") and first in self._first_parts:
+            environ["PATH_INFO"] = f"/api{path}"
+        return self._application(environ, start_response)
 
 
 def _allow_origin(response: Response, origins: frozenset[str]) -> Response:

@@ -1,5 +1,6 @@
 """Proxies, pages of other origins, and the headers that keep a browser from doing harm."""
 
+import re
 from typing import Any
 
 import pytest
@@ -194,3 +195,43 @@ class TestWithEveryOrigin:
 def test_what_is_no_origin_stops_the_start(origins: str) -> None:
     with pytest.raises(ConfigurationError, match="TASKMANAGER_CORS_ORIGINS"):
         load_settings({"cors_origins": origins}, environ={})
+
+
+def test_without_the_setting_the_api_is_only_below_its_address(api: Api) -> None:
+    for path in ("/health", "/tasks", "/tasks/claim"):
+        assert api.get(path, 404)["code"] == "not_found"
+
+
+class TestApiAtRoot:
+    @pytest.fixture
+    def settings(self) -> dict[str, Any]:
+        return {"api_at_root": "1", "cors_origins": PAGE}
+
+    def test_every_call_is_answered_in_both_places(self, api: Api) -> None:
+        routes = {rule.rule for rule in api.client.application.url_map.iter_rules()}
+        for route in sorted(routes):
+            path = re.sub("<[^>]*>", "7000000", route)
+            with_api = api.call("OPTIONS", path)
+            without = api.call("OPTIONS", path.removeprefix("/api"))
+            assert with_api.status_code == 200, path
+            assert with_api.headers["Allow"] == without.headers["Allow"], path
+
+    def test_a_worker_that_loses_the_prefix_works_as_any_other(self, api: Api) -> None:
+        assert api.get("/health")["status"] == "healthy"
+        body = {"name": "job", "version": "1", "param_schema": {}}
+        api.post("/task-types/register", body, 201)
+        api.post("/tasks", {"type": "job", "params": {}}, 201)
+        task = api.post("/tasks/claim", {"worker_id": "w"})
+        done = api.post(f"/tasks/{task['id']}/complete", {"worker_id": "w", "success": True})
+        assert done["status"] == "completed"
+        assert api.get("/tasks?status=completed")["count"] == 1
+
+    def test_a_key_is_needed_and_other_addresses_stay_what_they_are(self, api: Api) -> None:
+        assert api.with_key("wrong").get("/tasks", 401)["code"] == "not_authenticated"
+        for path in ("/", "/task", "/tasksx", "//tasks", "/api", "/api/api/tasks", "/x/tasks"):
+            assert api.get(path, 404)["code"] == "not_found"
+
+    def test_pages_of_allowed_origins_may_read_it_there(self, api: Api) -> None:
+        headers = {"X-API-Key": api.key, "Origin": PAGE}
+        answer = api.call("GET", "/tasks", headers=headers)
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
