@@ -40,6 +40,7 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 def register_api(app: Flask) -> None:
     """Puts everything under /api and what all its answers have in common on `app`."""
+    app.url_map.converters["worker"] = workers.WorkerId
     api = Blueprint("api", __name__, url_prefix="/api")
     api.before_request(authenticate_request)
     for resource in RESOURCES:
@@ -48,6 +49,7 @@ def register_api(app: Flask) -> None:
     app.after_request(_end_request)
     register_error_handlers(app)
     app.register_blueprint(api)
+    app.add_url_rule("/", view_func=documentation.start)
     check_every_route_has_a_rule(app, api)
 
 

@@ -6,11 +6,18 @@ import secrets
 from pathlib import Path
 
 from flask import Blueprint, Flask, Response, current_app, request, url_for
+from werkzeug.exceptions import NotFound
 
 from taskmanager.api.auth import PUBLIC, requires
 
 blueprint = Blueprint("documentation", __name__)
 
+# For who opens the address of the service in a browser. It loads nothing.
+_START = """<!doctype html><html lang="en"><meta charset="utf-8"><title>TaskManager</title>
+<h1>TaskManager</h1><p>A task queue. Programs use it over HTTP, below <code>API</code>.</p>
+<ul><li><a href="API/docs">Every call, to read and to try</a></li>
+<li><a href="API/health">Whether the service works</a></li></ul></html>
+"""
 _EXTENSION = "taskmanager.openapi"
 
 
@@ -58,3 +65,12 @@ def page() -> Response:
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return response
+
+
+@requires(PUBLIC)
+def start() -> Response:
+    """GET /: for a browser, where to go; for a program there is nothing at this address."""
+    if "text/html" not in request.headers.get("Accept", ""):
+        raise NotFound
+    address = html.escape(f"{request.script_root}/api")
+    return Response(_START.replace("API", address), mimetype="text/html")

@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from taskmanager import errors
+from taskmanager.api.requests import EncodedBody
 from taskmanager.api.responses import failure
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ def _http(error: HTTPException) -> Response:
     if status == 413:
         _drain()
     code, sentence = _HTTP_ERRORS.get(status, ("bad_request", "The request was refused."))
+    if isinstance(error, EncodedBody):
+        code, sentence = "encoded_body", error.description or sentence
     response = failure(
         sentence.format(method=request.method, limit=request.max_content_length),
         code=code,

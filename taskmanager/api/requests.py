@@ -42,6 +42,12 @@ def task_defaults() -> TaskDefaults:
     return found
 
 
+class EncodedBody(UnsupportedMediaType):
+    """A body that is compressed: what it unpacks to would not be held by any limit."""
+
+    description = "The body must not be compressed: send it without the header Content-Encoding."
+
+
 class RequestBody:
     """The fields that a call takes, as a JSON Schema in which no other field is allowed.
 
@@ -78,6 +84,9 @@ class RequestBody:
         field that is missing, wrong or unknown, UnsupportedMediaType, and
         RequestEntityTooLarge.
         """
+        encoding = request.headers.get("Content-Encoding", "identity")
+        if encoding.strip().lower() not in ("", "identity"):
+            raise EncodedBody
         raw = _read_body()
         if not raw:
             return self.check({})
@@ -235,7 +244,7 @@ def parse_json(raw: bytes) -> Any:
     U+0000, half surrogate pairs, and nesting deeper than MAX_DEPTH.
     """
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # Windows begins a text with a byte order mark
     except UnicodeDecodeError as error:
         raise InvalidRequest(
             f"The body is not UTF-8 (byte {error.start + 1}).", code="malformed_json"

@@ -1,6 +1,7 @@
 """/api/workers: heartbeats, the list of workers, and shutdown."""
 
 from flask import Blueprint, Response, g
+from werkzeug.routing import PathConverter
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
@@ -8,6 +9,14 @@ from taskmanager.api.requests import Values, settings
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import page_json, worker_json
 from taskmanager.queue import lease, workers
+
+
+class WorkerId(PathConverter):
+    """A worker's id in an address, which may begin with a slash."""
+
+    regex = ".+?"
+    part_isolating = False
+
 
 blueprint = Blueprint("workers", __name__, url_prefix="/workers")
 
@@ -50,7 +59,7 @@ def list_all(query: Values) -> Response:
     return success(page_json("workers", page, worker_json))
 
 
-@blueprint.get("/<path:worker_id>")
+@blueprint.get("/<worker:worker_id>")
 @requires("workers:read", query=request_schemas.NO_PARAMETERS)
 def get(worker_id: str) -> Response:
     """GET /api/workers/{id}: one worker. 200; 404."""
@@ -60,7 +69,7 @@ def get(worker_id: str) -> Response:
     return success(worker_json(row))
 
 
-@blueprint.post("/<path:worker_id>/shutdown")
+@blueprint.post("/<worker:worker_id>/shutdown")
 @requires("tasks:claim", body=request_schemas.NOTHING)
 def shutdown(worker_id: str) -> Response:
     """POST /api/workers/{id}/shutdown: releases all that the worker holds and marks it inactive.

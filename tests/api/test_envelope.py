@@ -1,6 +1,8 @@
 """What all answers have in common, and the errors that Flask raises by itself."""
 
+import gzip
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -188,3 +190,35 @@ def test_text_comes_back_as_utf8_and_not_escaped(api: Api) -> None:
     task = api.create(params={"name": "Žluťoučký 🦄"})
     response = api.call("GET", f"/api/tasks/{task['id']}")
     assert "Žluťoučký 🦄".encode() in response.data
+
+
+def test_a_compressed_body_is_refused_by_its_encoding(api: Api) -> None:
+    api.register()
+    raw = b'{"type": "job", "params": {}}'
+    for encoding in ("gzip", "GZIP", "br", "gzip, identity"):
+        answer = send(api, "/api/tasks", gzip.compress(raw), Content_Encoding=encoding)
+        refused = assert_error(answer, 415, "encoded_body")
+        assert "Content-Encoding" in refused["message"]
+    assert send(api, "/api/tasks", raw, Content_Encoding="identity").status_code == 201
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def test_a_body_with_a_byte_order_mark_is_read(api: Api) -> None:
+    api.register()
+    answer = send(api, "/api/tasks", MARK + b'{"type": "job", "params": {"a": "' + MARK + b'"}}')
+    assert answer.get_json()["data"]["params"] == {"a": "\ufeff"}
+
+
+def test_a_browser_is_told_where_to_go(api: Api) -> None:
+    answer = api.client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (answer.status_code, answer.mimetype) == (200, "text/html")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    links = re.findall('href="([^"]+)"', answer.text)
+    assert links == ["/api/docs", "/api/health"]
+    assert all(api.client.get(link).status_code == 200 for link in links)
+    below = api.client.get("/", headers={"Accept": "text/html"}, base_url="http://localhost/queue")
+    assert 'href="/queue/api/docs"' in below.text
+    for accept in ("*/*", "application/json", ""):
+        assert_error(api.client.get("/", headers={"Accept": accept}), 404, "not_found")

@@ -11,6 +11,7 @@ from taskmanager.errors import InvalidRequest, ValidationFailed
 @pytest.mark.parametrize(
     ("raw", "value"),
     [
+        (b"\xef\xbb\xbf{}", {}),
         (b'{"a": [1, -0.5, true, null, "x"]}', {"a": [1, -0.5, True, None, "x"]}),
         (b"9223372036854775807", 2**63 - 1),
         (b"-9223372036854775808", -(2**63)),
@@ -37,7 +38,7 @@ def test_json_is_read_exactly(raw: bytes, value: Any) -> None:
         (b'{"a": -Infinity}', "malformed_json"),
         (b"\xff", "malformed_json"),
         (b'"\xed\xa0\x80"', "malformed_json"),
-        (b"\xef\xbb\xbf{}", "malformed_json"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "malformed_json"),
         (b'"\x00"', "malformed_json"),
         (b'"tab\there"', "malformed_json"),
         (b"9223372036854775808", "number_out_of_range"),

@@ -233,7 +233,19 @@ def test_a_list_of_workers_says_that_there_are_more(api: Api, clock: Clock) -> N
 
 @pytest.mark.parametrize(
     "worker_id",
-    ["host/1", "a b", "ü🦄", "a\u00a0b", "100%", "x/", "?a=b#c", "'; DROP TABLE workers"],
+    [
+        "host/1",
+        "a b",
+        "ü🦄",
+        "a\u00a0b",
+        "100%",
+        "x/",
+        "/x",
+        "//",
+        "/x/shutdown",
+        "?a=b#c",
+        "'; DROP TABLE workers",
+    ],
 )
 def test_a_worker_of_any_name_can_be_looked_up_and_shut_down(api: Api, worker_id: str) -> None:
     beat(api, worker_id)
