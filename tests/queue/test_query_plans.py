@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from taskmanager.app import create_app
+from taskmanager.clock import utc_now
 from taskmanager.db.connection import cache, close_connection, database, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.facts import database_facts
@@ -26,6 +27,7 @@ from taskmanager.queue.claim_sql import (
     find_heads,
 )
 from taskmanager.queue.read import _cursor
+from taskmanager.queue.workers import save_metadata
 from tests.conftest import ENGINES, Api, Clock, make_key
 from tests.support.mariadb import MariaDB
 
@@ -324,6 +326,10 @@ def _let_tasks_grow_old() -> None:
     _change_some("completed_at = 1", "failed")
 
 
+def _let_a_worker_be_seen() -> None:
+    save_metadata(worker_id="veteran", metadata=None, now=utc_now())
+
+
 def _forget_the_last_look() -> None:
     cache().next_due = None
 
@@ -426,7 +432,7 @@ CALLS = {
     "list of a worker and status": Call(
         gets("/api/tasks?limit=5&worker_id=veteran&status=completed"), ("tasks_by_worker",)
     ),
-    "list of workers": Call(gets("/api/workers"), ("tasks_by_worker",)),
+    "list of workers": Call(gets("/api/workers"), ("tasks_by_worker",), _let_a_worker_be_seen),
 }
 
 
