@@ -254,7 +254,7 @@ def test_making_the_schema_again_changes_nothing(made: None) -> None:
 
     assert (tables(), indexes()) == before
     assert len(fetch_all("SELECT id FROM task_types")) == 1
-    assert schema.is_ready()
+    assert schema.find_refusal() is None
 
 
 def test_a_run_cut_short_anywhere_is_completed_by_the_next(
@@ -266,13 +266,13 @@ def test_a_run_cut_short_anywhere_is_completed_by_the_next(
         monkeypatch.setattr(schema, "schema_statements", lambda *_, some=cut_short: some)
         with pytest.raises(peewee.DatabaseError):
             schema.create_schema()
-        assert not schema.is_ready()
+        assert schema.find_refusal()
         assert schema.schema_version() is None
     monkeypatch.undo()
 
     assert schema.create_schema() is schema.Preparation.MADE
 
-    assert schema.is_ready()
+    assert schema.find_refusal() is None
     assert tables() == set(TABLES)
     assert indexes() >= written_indexes()
 
@@ -297,4 +297,4 @@ def test_a_database_of_a_newer_version_is_left_alone(made: None) -> None:
 
     with pytest.raises(ConfigurationError, match="newer program"):
         schema.create_schema()
-    assert not schema.is_ready()
+    assert schema.find_refusal()

@@ -64,12 +64,14 @@ class Preparation(enum.Enum):
     UPGRADED = "upgraded"
 
 
-def is_ready() -> bool:
-    """Whether the database answers and has the tables of this version."""
+def find_refusal() -> DatabaseUnavailable | None:
+    """What keeps the queue from working; None where the database has the tables of this version."""
     try:
-        return _stored_version() == SCHEMA_VERSION
-    except DatabaseUnavailable:
-        return False
+        if _stored_version() == SCHEMA_VERSION:
+            return None
+    except DatabaseUnavailable as error:
+        return error
+    return DatabaseUnavailable("The tables of the database have another version.")
 
 
 def schema_version() -> int | None:
