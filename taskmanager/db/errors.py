@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
 MYSQL_NO_SUCH_TABLE = 1146
+MYSQL_TABLE_EXISTS = 1050
 # A table, column or index is there already, or is not, a CHECK forbids it (MySQL, MariaDB): PyMySQL
 # calls these operational, but no waiting will mend them.
 MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1060, 1061, 1072, 1091, 3819, 4025})
@@ -221,8 +222,8 @@ def translated(error: Exception) -> Exception:
 _NO_TABLES = Refusal("The database has no tables yet (run: taskmanager init-db)")
 _STAYED_LOCKED = Refusal("The database stayed locked by another process")
 _FILE = (
-    "Check that the user who runs the program can read and write the file and its folder. If the "
-    "file is damaged, restore it from a backup."
+    "Check that the user who runs the program can read and write the file and its folder, and that "
+    "the disk is not read-only. If the file is damaged, restore it from a backup."
 )
 _DAMAGED = Refusal("The database file is damaged or is not a database", _FILE, DAMAGED)
 _SQLITE_REFUSALS = {
@@ -243,7 +244,7 @@ _SQLITE_REFUSALS = {
         "delete more finished tasks.",
         FULL,
     ),
-    sqlite3.SQLITE_CANTOPEN: Refusal("The database file cannot be opened", _FILE),
+    sqlite3.SQLITE_CANTOPEN: Refusal("The database file cannot be opened", _FILE, ACCESS),
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
 }

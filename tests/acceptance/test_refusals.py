@@ -1,7 +1,6 @@
 """A server that says no: each reason has its words, in the answer and where the owner looks."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import require
-from tests.doctor.patients import ROOT, UPLOADED
+from tests.doctor.patients import Upload, remount_read_only
 from tests.support.mariadb import MariaDB, free_port, is_installed
 
 # One process as Passenger runs it: reads "METHOD PATH" lines, prints [status, headers, body].
@@ -28,18 +27,12 @@ for line in sys.stdin:
 
 
 class Site:
-    """The program in a folder, loaded through passenger_wsgi.py on a database."""
+    """An upload, loaded through passenger_wsgi.py on a database."""
 
     def __init__(self, folder: Path) -> None:
+        self.upload = Upload(folder, sys.executable)
         self.folder = folder
         self.process: subprocess.Popen[str] | None = None
-        folder.mkdir()
-        for name in UPLOADED:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name)
-            else:
-                shutil.copy(source, folder / name)
 
     def start(self, database_url: str) -> None:
         self.stop()
@@ -148,3 +141,79 @@ def test_the_reason_is_removed_when_the_server_is_there_again_and_changes_with_i
     assert site.call("/api/tasks")[0] == 401
     assert site.call("/api/health")[0] == 200
     assert not site.report.exists()
+
+
+def test_a_server_that_turns_read_only_makes_the_service_unhealthy_until_it_ends(
+    site: Site, own_mariadb: MariaDB
+) -> None:
+    url = own_mariadb.create_database("queue")
+    own_mariadb.run("CREATE USER me IDENTIFIED BY 's3cret'")
+    own_mariadb.run("GRANT ALL ON queue.* TO me")
+    mine = url.replace("root@", "me:s3cret@")
+    upload = site.upload
+    site.start(mine)
+    assert site.call("/api/health")[0] == 200
+    assert upload.run("maintain", database_url=mine).returncode == 0
+    site.start(mine)  # a process that has not looked yet
+    own_mariadb.run("SET GLOBAL read_only = 1")
+
+    status, headers, body = site.call("/api/health")
+    assert (status, body["code"], "Retry-After" in headers) == (503, "database_read_only", False)
+    assert (body["details"]["status"], body["details"]["database"]) == ("unhealthy", "connected")
+    assert "ask the host to end read_only" in body["message"]
+    for command in ("maintain", "prune", "requeue-stale"):
+        done = upload.run(command, database_url=mine)
+        assert done.returncode == 1
+        assert "server is read-only" in done.stderr
+        assert "Traceback" not in done.stderr
+    report = upload.examine(database_url=mine)
+    assert report.level("database_writes") == "problem"
+    assert report.exit_status == 1
+
+    own_mariadb.run("SET GLOBAL read_only = 0")
+    assert site.call("/api/health")[0] == 200
+
+
+@pytest.mark.parametrize("rights", ["SELECT", "SELECT, INSERT, UPDATE, DELETE"])
+def test_rights_that_a_user_lacks_are_found(site: Site, own_mariadb: MariaDB, rights: str) -> None:
+    url = own_mariadb.create_database("queue")
+    own_mariadb.run("CREATE USER me IDENTIFIED BY 's3cret'")
+    own_mariadb.run(f"GRANT {rights} ON queue.* TO me")
+    mine = url.replace("root@", "me:s3cret@")
+    upload = site.upload
+
+    before = upload.examine(database_url=mine)
+    assert before.level("database_writes") == "problem"
+    assert "CREATE" in before.of("database_writes")["remedy"]
+    assert own_mariadb.rows("SHOW TABLES FROM queue") == []
+
+    assert upload.run("init-db", database_url=url).returncode == 0
+    site.start(mine)
+    after = upload.examine(database_url=mine)
+    if rights == "SELECT":
+        assert after.level("database_writes") == "problem"
+        assert site.call("/api/health")[2]["code"] == "database_access_denied"
+        assert upload.run("maintain", database_url=mine).returncode == 1
+    else:
+        assert after.level("database_writes") == "warning"
+        assert "next upgrade" in after.of("database_writes")["found"]
+        assert site.call("/api/health")[0] == 200
+        assert upload.run("maintain", database_url=mine).returncode == 0
+
+
+def test_a_folder_that_cannot_be_written_ends_maintenance_with_a_sentence(
+    site: Site, own_mariadb: MariaDB, disk: Path
+) -> None:
+    upload = site.upload
+    for url in (own_mariadb.create_database("queue"), f"sqlite:///{disk}/queue.db"):
+        place = {"instance_path": str(disk), "database_url": url}
+        assert upload.run("init-db", **place).returncode == 0
+        remount_read_only(disk)
+        done = upload.run("maintain", **place)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert (
+            "the disk is neither full nor read-only" in done.stderr
+            or "not read-only" in done.stderr
+        )
