@@ -130,6 +130,10 @@ _ROW_FORMAT = Refusal(
     "ROW_FORMAT=DYNAMIC: add it to each table of 'taskmanager init-db --print' and import that.",
     SETTINGS,
 )
+_TOO_SLOW = Refusal(
+    "A statement took longer than the database server lets it",
+    "Ask the host to raise max_statement_time (MariaDB) or max_execution_time (MySQL).",
+)
 _LATER = "Wait, run fewer processes or threads, or ask the host for a higher limit."
 MYSQL_REFUSALS = {
     1021: _SERVER_FULL,
@@ -183,11 +187,13 @@ MYSQL_REFUSALS = {
     1709: _ROW_FORMAT,
     1792: _SERVER_READ_ONLY,
     1836: _SERVER_READ_ONLY,
+    1969: _TOO_SLOW,
     2003: Refusal(
         "Nothing answers at the address of the database server",
         "Check that the server runs, and that TASKMANAGER_DATABASE_URL has the host and port that "
         "the host's panel shows (on shared hosts usually localhost).",
     ),
+    3024: _TOO_SLOW,
     3098: _SERVER_READ_ONLY,
     3118: Refusal(
         "The account of the database user is locked", "Unlock it in the host's panel.", ACCESS
