@@ -125,9 +125,9 @@ _SERVER_FULL = Refusal(
     FULL,
 )
 _ROW_FORMAT = Refusal(
-    "The database server makes tables whose row format is too small for the indexes",
-    "Ask the host to set innodb_default_row_format=dynamic, or create the tables with "
-    "ROW_FORMAT=DYNAMIC: add it to each table of 'taskmanager init-db --print' and import that.",
+    "The row format of a table, or the page size of the database server, is too small for an index",
+    "Run ALTER TABLE … ROW_FORMAT=DYNAMIC for the table. The server needs an innodb_page_size of "
+    "16k, which is usual.",
     SETTINGS,
 )
 _TOO_SLOW = Refusal(

@@ -8,8 +8,11 @@ from click.testing import CliRunner
 
 from taskmanager.app import close_app, create_app
 from taskmanager.cli import main
-from taskmanager.db.connection import close_connection
-from taskmanager.db.statements import fetch_value
+from taskmanager.db import schema
+from taskmanager.db.connection import close_connection, connect_database
+from taskmanager.db.dialect import MYSQL
+from taskmanager.db.statements import execute, fetch_value
+from taskmanager.errors import DatabaseRefused
 from tests.conftest import Api, make_key, require
 from tests.support.mariadb import MariaDB, is_installed
 
@@ -105,3 +108,42 @@ def move(source: str, target: str, folder: Path) -> None:
         done = runner.invoke(main, [*arguments, str(folder / "queue.jsonl")])
         assert done.exit_code == 0, done.output
         close_connection()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row_format", ["compact", "redundant", "dynamic"])
+def test_the_tables_are_made_whatever_row_format_the_server_prefers(
+    host: MariaDB, tmp_path: Path, row_format: str
+) -> None:
+    host.run("SET GLOBAL init_connect = ''")
+    host.run(f"SET GLOBAL innodb_default_row_format = {row_format}")
+    url = host.create_database("queue").replace("root@", "me:p@")
+    try:
+        app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
+        tour(Api(app.test_client(), make_key("admin")), tmp_path)
+        close_app(app)
+        statement = (
+            "SELECT DISTINCT row_format FROM information_schema.tables WHERE table_schema = 'queue'"
+        )
+        assert host.rows(statement) == [("Dynamic",)]
+    finally:
+        host.run("SET GLOBAL innodb_default_row_format = dynamic")
+
+
+@pytest.mark.slow
+def test_a_start_that_the_row_format_stopped_is_completed_by_the_next(
+    host: MariaDB, tmp_path: Path
+) -> None:
+    host.run("SET GLOBAL init_connect = ''")
+    url = host.create_database("queue").replace("root@", "me:p@")
+    connect_database(url)
+    tables = [one for one in schema.schema_statements(MYSQL) if one.startswith("CREATE TABLE")]
+    for statement in tables[:2]:  # the third has an index that is too large
+        execute(statement.replace("ROW_FORMAT=DYNAMIC", "ROW_FORMAT=COMPACT"))
+    with pytest.raises(DatabaseRefused) as refused:
+        execute(tables[2].replace("ROW_FORMAT=DYNAMIC", "ROW_FORMAT=COMPACT"))
+    assert refused.value.code == "database_settings"
+    assert "ROW_FORMAT=DYNAMIC" in refused.value.message
+    assert refused.value.retry_after_seconds is None
+    assert schema.create_schema() is schema.Preparation.MADE
+    close_connection()
