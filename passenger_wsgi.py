@@ -2,7 +2,8 @@
 
 If the program cannot start, every request is answered with 503 and a message that says what to do.
 The web server's own error page would not help the owner of the host. The reason is written to
-stderr and to start-error.log beside this file. That file is removed when the program has started.
+stderr and to start-error.log beside this file. So is the reason why the database cannot be used,
+though the program itself starts then. The file is removed when the program works.
 Requests try the start again, so new settings and newly installed libraries take effect.
 
 This file uses only syntax of Python 2.7, so that an old Python can read it and report its version.
@@ -29,6 +30,31 @@ class PythonTooOld(Exception):
     """This Python cannot run the program."""
 
 
+class Report(object):
+    """The file start-error.log: what the owner of the host must do, or no file."""
+
+    def __init__(self):
+        self.text = None
+
+    def write(self, text):
+        """Writes the reason to stderr and the file, unless it is unchanged; "" removes the file."""
+        if text == self.text:
+            return
+        self.text = text
+        path = os.path.join(FOLDER, REPORT)
+        try:
+            if not text:
+                os.remove(path)
+                return
+            sys.stderr.write("TaskManager cannot start. " + text)
+            sys.stderr.flush()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with os.fdopen(os.open(path, flags, 0o600), "w") as report:
+                report.write(time.strftime("%Y-%m-%d %H:%M:%S %z\n") + text)
+        except OSError:
+            pass  # there was none; or stderr has it
+
+
 def start():
     """Returns the application. Raises any exception that keeps it from starting."""
     if sys.version_info < OLDEST_PYTHON:
@@ -38,7 +64,7 @@ def start():
     try:
         from taskmanager.app import create_app
 
-        application = create_app()
+        application = create_app(report=Report().write)
         gc.freeze()
         return application
     finally:
@@ -79,26 +105,15 @@ class NotStarted(object):
 
     def __init__(self, error):
         self.application = None
-        self.reported = None
+        self.report = Report()
         self.tried_at = time.time()
         self.lock = threading.Lock()
         self.note(error)
 
     def note(self, error):
-        """Writes the reason to stderr and start-error.log, unless it is unchanged."""
+        """Keeps what to answer, and writes the reason for the owner."""
         self.advice = advice(error)
-        text = reason(error)
-        if text == self.reported:
-            return
-        self.reported = text
-        sys.stderr.write("TaskManager cannot start. " + text)
-        sys.stderr.flush()
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            with os.fdopen(os.open(os.path.join(FOLDER, REPORT), flags, 0o600), "w") as report:
-                report.write(time.strftime("%Y-%m-%d %H:%M:%S %z\n") + text)
-        except OSError:
-            pass  # stderr has it
+        self.report.write(reason(error))
 
     def try_again(self):
         """Starts the program, at most once a second."""
@@ -107,7 +122,7 @@ class NotStarted(object):
                 return
             forget_modules()
             try:
-                self.application = start_and_clear()
+                self.application = start()
             except Exception as error:  # noqa: BLE001
                 self.note(error)
             self.tried_at = time.time()
@@ -141,17 +156,7 @@ def forget_modules():
             del sys.modules[name]
 
 
-def start_and_clear():
-    """Calls start() and removes the report of an earlier failure."""
-    started = start()
-    try:
-        os.remove(os.path.join(FOLDER, REPORT))
-    except OSError:
-        pass  # there was none
-    return started
-
-
 try:
-    application = start_and_clear()
+    application = start()
 except Exception as error:  # noqa: BLE001
     application = NotStarted(error)

@@ -19,7 +19,7 @@
 CREATE TABLE schema_versions (
     version         INTEGER NOT NULL PRIMARY KEY,
     applied_at      BIGINT NOT NULL
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 -- Which steps of a migration have been done, and how far: see migrations.py.
 CREATE TABLE migration_steps (
@@ -27,7 +27,7 @@ CREATE TABLE migration_steps (
     version         INTEGER NOT NULL,
     position        BIGINT NOT NULL DEFAULT 0,
     finished_at     BIGINT
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE TABLE task_types (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -43,7 +43,7 @@ CREATE TABLE task_types (
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
     CONSTRAINT task_types_name UNIQUE (name)
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE TABLE task_type_versions (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -54,7 +54,7 @@ CREATE TABLE task_type_versions (
     updated_at      BIGINT NOT NULL,
     CONSTRAINT task_type_versions_version UNIQUE (task_type_id, version),
     CONSTRAINT task_type_versions_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE TABLE tasks (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -93,7 +93,7 @@ CREATE TABLE tasks (
     CONSTRAINT tasks_key_while_open UNIQUE (dedupe_key, holds_key_while_open),
     CONSTRAINT tasks_type FOREIGN KEY (task_type_id) REFERENCES task_types (id),
     CONSTRAINT tasks_parent FOREIGN KEY (parent_task_id) REFERENCES tasks (id) ON DELETE SET NULL
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 -- The claim: each sort order is an index read forwards or backwards. `id` closes them all.
 CREATE INDEX tasks_claim_by_priority ON tasks (task_type_id, status, claim_rank, id);
@@ -123,7 +123,7 @@ CREATE TABLE task_logs (
     metadata        MEDIUMTEXT,                  -- JSON
     created_at      BIGINT NOT NULL,
     CONSTRAINT task_logs_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE INDEX task_logs_by_task ON task_logs (task_id, id);
 
@@ -135,7 +135,7 @@ CREATE TABLE workers (
     first_seen_at   BIGINT NOT NULL,
     last_seen_at    BIGINT NOT NULL,
     shut_down_at    BIGINT                       -- set by a graceful shutdown, until it is seen again
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE INDEX workers_by_last_seen_at ON workers (last_seen_at);
 
@@ -161,7 +161,7 @@ CREATE TABLE schedules (
     CONSTRAINT schedules_name UNIQUE (name),
     CONSTRAINT schedules_timing CHECK ((cron IS NULL) <> (interval_seconds IS NULL)),
     CONSTRAINT schedules_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE INDEX schedules_by_next_run_at ON schedules (next_run_at);
 
@@ -179,7 +179,7 @@ CREATE TABLE api_keys (
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
     CONSTRAINT api_keys_key_hash UNIQUE (key_hash)
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE TABLE audit_events (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -189,7 +189,7 @@ CREATE TABLE audit_events (
     request_id      VARCHAR(128),
     message         TEXT NOT NULL,
     created_at      BIGINT NOT NULL
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE INDEX audit_events_by_event ON audit_events (event, id);
 CREATE INDEX audit_events_by_created_at ON audit_events (created_at);
@@ -200,7 +200,7 @@ CREATE TABLE maintenance_runs (
     last_run_at     BIGINT NOT NULL,
     duration_ms     BIGINT NOT NULL,
     tasks_moved     BIGINT NOT NULL
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 -- The figures of all tasks as they were last counted, where that takes long: one row, or none.
 CREATE TABLE statistics_snapshots (
@@ -210,6 +210,6 @@ CREATE TABLE statistics_snapshots (
     counted_at      BIGINT NOT NULL,
     duration_ms     BIGINT NOT NULL,
     counting_since  BIGINT                       -- set while a process counts anew
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 INSERT INTO schema_versions (version, applied_at) VALUES (2, 0);

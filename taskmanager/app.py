@@ -1,10 +1,10 @@
 """The application factory: a list of what is wired together."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, g, has_request_context, request
 
 from taskmanager.api import register_api
 from taskmanager.api.auth import takes_no_key
@@ -21,7 +21,7 @@ from taskmanager.db.connection import (
     use_database,
 )
 from taskmanager.db.dialect import MYSQL
-from taskmanager.errors import DatabaseUnavailable
+from taskmanager.errors import ConfigurationError, DatabaseRefused, DatabaseUnavailable
 from taskmanager.queue.task_types import TaskDefaults
 
 HEALTH_ENDPOINT = "api.service.health"
@@ -31,13 +31,17 @@ _DATABASE = "taskmanager.database"
 log = logging.getLogger(__name__)
 
 
-def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+def create_app(
+    config: Mapping[str, Any] | None = None, *, report: Callable[[str], None] | None = None
+) -> Flask:
     """The WSGI application.
 
     `config` maps names of Settings fields to values; what it leaves out comes
     from the environment and `.env`. Raises ConfigurationError for settings
     that cannot work. A database that cannot be reached does not keep the
-    application from starting: it answers 503 until the database is there.
+    application from starting: it answers 503 until the database is there. `report`
+    keeps start-error.log: it is called with what to do about the database, and
+    with an empty text once it can be used.
     """
     settings = load_settings(config)
     app = Flask(__name__, static_folder=None)
@@ -48,7 +52,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     load_plugins(settings)
     register_api(app)
-    _use_own_database(app, settings)
+    _use_own_database(app, settings, report)
     register_rate_limits(app, settings, takes_no_key=takes_no_key)
     register_http_rules(app, settings)
     if dialect() is MYSQL:
@@ -65,7 +69,7 @@ def close_app(app: Flask) -> None:
     disconnect_database(app.extensions[_DATABASE])
 
 
-def _use_own_database(app: Flask, settings: Settings) -> None:
+def _use_own_database(app: Flask, settings: Settings, report: Callable[[str], None] | None) -> None:
     """Each request uses the database of its application: a process may have several.
 
     Its tables are created or upgraded at the start, or else before the first request that
@@ -76,9 +80,24 @@ def _use_own_database(app: Flask, settings: Settings) -> None:
 
     def prepare(patience_seconds: int) -> None:
         nonlocal prepared
-        if not prepared:
+        if prepared:
+            return
+        try:
             prepare_database(settings, patience_seconds=patience_seconds)
-            prepared = True
+        except ConfigurationError as error:
+            if not has_request_context():
+                raise
+            refused = DatabaseRefused(
+                error.message, cause="The tables cannot be made", remedy=error.message
+            )
+            _tell_the_owner(refused, report)
+            raise refused from error
+        except DatabaseUnavailable as error:
+            _tell_the_owner(error, report)
+            raise
+        prepared = True
+        if report:
+            report("")
 
     try:
         prepare(schema.START_PATIENCE_SECONDS)
@@ -90,6 +109,23 @@ def _use_own_database(app: Flask, settings: Settings) -> None:
         use_database(engine)
         try:
             prepare(schema.REQUEST_PATIENCE_SECONDS)
-        except DatabaseUnavailable:
+        except DatabaseUnavailable as error:
             if request.endpoint != HEALTH_ENDPOINT:
                 raise
+            g.database_refusal = error
+
+
+def _tell_the_owner(error: DatabaseUnavailable, report: Callable[[str], None] | None) -> None:
+    """Puts the remedy where the owner of the host finds it; the answer names that place.
+
+    Nobody can prove to be the owner while the database with the keys cannot be used.
+    """
+    text = f"{error.cause}. {error.remedy}" if error.remedy else error.message
+    place = "The log of the server"
+    if report:
+        report(text + "\n")
+        place = "start-error.log in the folder of the program"
+    else:
+        log.error("database: %s", text)
+    if error.remedy:
+        error.message = f"{error.cause}. Nothing was changed. {place} says what to do."

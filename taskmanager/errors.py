@@ -98,15 +98,38 @@ class RateLimited(TaskManagerError):
 
 
 class DatabaseUnavailable(TaskManagerError):
-    """The database cannot be reached or stayed locked; nothing was done by halves."""
+    """The database cannot be reached or stayed locked; nothing was done by halves.
+
+    Where it is known why, `cause` is a clause that begins a sentence and `remedy` says what to do;
+    neither holds a secret. `retry_after_seconds` is None where trying again cannot help.
+    """
 
     code = "database_unavailable"
 
     def __init__(
-        self, message: str, *, details: Details | None = None, retry_after_seconds: int = 2
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after_seconds: int | None = 2,
+        cause: str | None = None,
+        remedy: str | None = None,
     ) -> None:
-        super().__init__(message, details=details)
+        super().__init__(message, code=code)
         self.retry_after_seconds = retry_after_seconds
+        self.cause = cause
+        self.remedy = remedy
+
+
+class DatabaseRefused(DatabaseUnavailable):
+    """The database answers, and will refuse the same until somebody changes something."""
+
+    code = "database_refused"
+
+    def __init__(
+        self, message: str, *, cause: str, remedy: str | None, code: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, retry_after_seconds=None, cause=cause, remedy=remedy)
 
 
 class ConfigurationError(TaskManagerError):

@@ -14,6 +14,7 @@ run all the same. Hypothesis tries fewer examples in the quick run.
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -363,3 +364,15 @@ def start_server(tmp_path: Path, fresh_database_url: str) -> Iterator[Callable[.
     yield start
     for server in running:
         server.stop()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 30 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    require("A small file system (mount, which takes root)", mounted)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,17 +1,21 @@
 """schema.sql against the models and the rules, as each real database makes it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import peewee
 import pytest
 
+from taskmanager.config import load_settings
 from taskmanager.db import schema
 from taskmanager.db.connection import close_connection, connect_database, dialect
 from taskmanager.db.dialect import MYSQL, SQLITE
 from taskmanager.db.models import MODELS
 from taskmanager.db.statements import Row, execute, fetch_all, insert
+from taskmanager.doctor.case import Case
+from taskmanager.doctor.checks import examine
 from taskmanager.errors import ConfigurationError
 
 TABLES = {model._meta.table_name: model for model in MODELS}
@@ -254,7 +258,7 @@ def test_making_the_schema_again_changes_nothing(made: None) -> None:
 
     assert (tables(), indexes()) == before
     assert len(fetch_all("SELECT id FROM task_types")) == 1
-    assert schema.is_ready()
+    assert schema.find_refusal() is None
 
 
 def test_a_run_cut_short_anywhere_is_completed_by_the_next(
@@ -266,13 +270,13 @@ def test_a_run_cut_short_anywhere_is_completed_by_the_next(
         monkeypatch.setattr(schema, "schema_statements", lambda *_, some=cut_short: some)
         with pytest.raises(peewee.DatabaseError):
             schema.create_schema()
-        assert not schema.is_ready()
+        assert schema.find_refusal()
         assert schema.schema_version() is None
     monkeypatch.undo()
 
     assert schema.create_schema() is schema.Preparation.MADE
 
-    assert schema.is_ready()
+    assert schema.find_refusal() is None
     assert tables() == set(TABLES)
     assert indexes() >= written_indexes()
 
@@ -297,4 +301,50 @@ def test_a_database_of_a_newer_version_is_left_alone(made: None) -> None:
 
     with pytest.raises(ConfigurationError, match="newer program"):
         schema.create_schema()
-    assert not schema.is_ready()
+    assert schema.find_refusal()
+
+
+OF_OTHERS = {
+    "of the PHP TaskManager": (
+        "CREATE TABLE task_types (id INTEGER PRIMARY KEY, name VARCHAR(255), params_json TEXT)",
+        "CREATE TABLE tasks (id INTEGER PRIMARY KEY, type_id INTEGER, claimed_by VARCHAR(255))",
+    ),
+    "that look like ours": ("CREATE TABLE workers (id INTEGER PRIMARY KEY)",),
+    "of versions": ("CREATE TABLE schema_versions (version VARCHAR(20), installed_by VARCHAR(9))",),
+    "which are views": ("CREATE VIEW schedules AS SELECT 1 AS id",),
+    "beside what an earlier init-db left": (
+        "CREATE TABLE schema_versions (version INTEGER PRIMARY KEY, applied_at BIGINT)",
+        "CREATE TABLE tasks (id INTEGER PRIMARY KEY, type_id INTEGER)",
+    ),
+}
+
+
+@pytest.mark.parametrize("statements", OF_OTHERS.values(), ids=OF_OTHERS.keys())
+def test_tables_of_another_program_are_named_and_left_as_they_are(
+    fresh_database_url: str, tmp_path: Path, statements: Sequence[str]
+) -> None:
+    engine = connect_database(fresh_database_url)
+    for statement in statements:
+        execute(statement)
+    before = sorted(engine.get_tables())
+    names = {statement.split()[2] for statement in statements}
+    if len(names) == 2 and "schema_versions" in names:
+        names = {"tasks"}
+    for _ in range(2):
+        with pytest.raises(ConfigurationError) as refused:
+            schema.create_schema()
+        told = re.search(r"another program: (.*?)\.", refused.value.message)
+        assert told is not None
+        assert set(told[1].split(", ")) == names
+        assert "TASKMANAGER_TABLE_PREFIX" in refused.value.message
+        assert sorted(engine.get_tables()) == before
+    settings = load_settings(
+        {"database_url": fresh_database_url, "instance_path": tmp_path}, environ={}
+    )
+    (finding,) = (one for one in examine(Case(settings=settings)) if one.code == "schema_version")
+    assert finding.level == "problem"
+    assert all(name in finding.found for name in names)
+
+    connect_database(fresh_database_url, table_prefix="tm_")
+    assert schema.create_schema() is schema.Preparation.MADE
+    close_connection()

@@ -13,7 +13,7 @@ from taskmanager.api.responses import success
 from taskmanager.api.serializers import statistics_json
 from taskmanager.clock import format_time
 from taskmanager.db import schema
-from taskmanager.errors import DatabaseUnavailable
+from taskmanager.db.probe import find_write_refusal
 from taskmanager.queue.figures import metrics, statistics
 
 blueprint = Blueprint("service", __name__)
@@ -24,23 +24,26 @@ _STARTED = time.monotonic()
 @blueprint.get("/health")
 @requires(PUBLIC)
 def health() -> Response:
-    """GET /api/health: whether the service works. 200; 503 where the database does not.
+    """GET /api/health: whether the service works. 200; 503 and why, where the database
+    cannot be read or written. Writes a row and deletes it, at most twice a minute if all is well.
 
     `rate_limits` is `shared`, or `per_process` while each process counts
     requests for itself.
     """
-    connected = schema.is_ready()
+    unreachable = g.get("database_refusal") or schema.find_refusal()
+    refusal = unreachable or find_write_refusal()
     data = {
-        "status": "healthy" if connected else "unhealthy",
-        "database": "connected" if connected else "disconnected",
+        "status": "unhealthy" if refusal else "healthy",
+        "database": "disconnected" if unreachable else "connected",
         "rate_limits": "shared" if counts_are_shared() else "per_process",
         "version": __version__,
         "uptime_seconds": int(time.monotonic() - _STARTED),
         "timestamp": format_time(g.now),
     }
-    if connected:
+    if refusal is None:
         return success(data, "Service is healthy")
-    raise DatabaseUnavailable("The database does not answer.", details=data)
+    refusal.details = data
+    raise refusal
 
 
 @blueprint.get("/stats")

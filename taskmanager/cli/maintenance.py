@@ -1,5 +1,6 @@
 """`taskmanager maintain`, `requeue-stale` and `prune`: the commands for cron."""
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import open_queue, say
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
+from taskmanager.errors import ConfigurationError
 from taskmanager.files.locks import try_file_lock
 from taskmanager.queue import maintenance, maintenance_runs
 from taskmanager.queue.task_types import TaskDefaults
@@ -21,7 +23,17 @@ def _run_alone(work: Callable[[Settings, int, float], dict[str, int]]) -> None:
     """
     settings = open_queue()
     now, started = utc_now(), time.monotonic()
-    with try_file_lock(settings.instance_path / "maintenance.lock") as locked:
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = try_file_lock(settings.instance_path / "maintenance.lock")
+            locked = stack.enter_context(lock)
+        except OSError as error:
+            raise ConfigurationError(
+                f"Nothing was done: {settings.instance_path} cannot be written "
+                f"({error.strerror}). Make the user who runs this command the owner of the "
+                "folder, check that the disk is neither full nor read-only, or set "
+                "TASKMANAGER_INSTANCE_PATH to another folder."
+            ) from error
         if not locked:
             return
         done = work(settings, now, started + maintenance.MAX_RUN_SECONDS)

@@ -73,6 +73,7 @@ class Recovering:
         """
         raised = translated(error)
         if isinstance(raised, DatabaseUnavailable):
+            self.cache.writes_known_until = 0.0
             self.close_quietly()
         return raised
 

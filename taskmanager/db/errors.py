@@ -5,10 +5,11 @@ Knows the error codes of SQLite and MySQL; refuses to act on them.
 
 import logging
 import sqlite3
+from typing import NamedTuple
 
 import peewee
 
-from taskmanager.errors import DatabaseUnavailable
+from taskmanager.errors import DatabaseRefused, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
 MYSQL_NO_SUCH_TABLE = 1146
+MYSQL_TABLE_EXISTS = 1050
 # A table, column or index is there already, or is not, a CHECK forbids it (MySQL, MariaDB): PyMySQL
 # calls these operational, but no waiting will mend them.
 MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1060, 1061, 1072, 1091, 3819, 4025})
@@ -69,41 +71,203 @@ def is_rolled_back(error: BaseException) -> bool:
     return mysql_code(error) in MYSQL_ROLLED_BACK
 
 
+class Refusal(NamedTuple):
+    """Why the database says no, and what to do. With a `code` of its own it says so for good."""
+
+    cause: str
+    remedy: str | None = None
+    code: str | None = None
+
+
+ACCESS = "database_access_denied"
+READ_ONLY = "database_read_only"
+FULL = "database_full"
+DAMAGED = "database_damaged"
+# A variable of the server, or of the session, forbids what the queue needs.
+SETTINGS = "database_settings"
+# While the last write was refused in one of these ways, nothing can be written.
+STOPS_WRITING = frozenset({ACCESS, READ_ONLY, FULL, DAMAGED})
+
+_PANEL = (
+    "Check that the name in TASKMANAGER_DATABASE_URL is complete: hosts put the account's name "
+    "before it."
+)
+_RIGHTS = Refusal(
+    "The database user lacks a right on the tables",
+    "Give the user all privileges on the database in the host's panel. The least are SELECT, "
+    "INSERT, UPDATE and DELETE, and for upgrades CREATE, ALTER, INDEX, DROP and REFERENCES.",
+    ACCESS,
+)
+_LOGIN = Refusal(
+    "The database server rejects the user or the password",
+    "Set both in TASKMANAGER_DATABASE_URL as the host's panel shows them, with special characters "
+    "URL-quoted (@ is %40). Write localhost without a port: many servers accept local users only "
+    "through their socket.",
+    ACCESS,
+)
+_HOST = Refusal(
+    "The database server does not accept connections from this machine",
+    "Allow this machine in the host's panel (often named Remote MySQL), or set the host in "
+    "TASKMANAGER_DATABASE_URL as the panel shows it, usually localhost. After too many failed "
+    "connections, ask the host to unblock the machine.",
+    ACCESS,
+)
+_SERVER_READ_ONLY = Refusal(
+    "The database server is read-only",
+    "It may be a replica, or its operator has set read_only. Name the writable server in "
+    "TASKMANAGER_DATABASE_URL, or ask the host to end read_only.",
+    READ_ONLY,
+)
+_SERVER_FULL = Refusal(
+    "The database server has no space left",
+    "Free space or ask the host for more. A lower TASKMANAGER_RETENTION_DAYS lets maintenance "
+    "delete more finished tasks.",
+    FULL,
+)
+_ROW_FORMAT = Refusal(
+    "The row format of a table, or the page size of the database server, is too small for an index",
+    "Run ALTER TABLE … ROW_FORMAT=DYNAMIC for the table. The server needs an innodb_page_size of "
+    "16k, which is usual.",
+    SETTINGS,
+)
+_TOO_SLOW = Refusal(
+    "A statement took longer than the database server lets it",
+    "Ask the host to raise max_statement_time (MariaDB) or max_execution_time (MySQL).",
+)
+_LATER = "Wait, run fewer processes or threads, or ask the host for a higher limit."
+MYSQL_REFUSALS = {
+    1021: _SERVER_FULL,
+    1040: Refusal("The database server has no free connection", _LATER),
+    1044: Refusal(
+        "The database user has no access to this database",
+        "Add the user to the database in the host's panel, with all privileges. " + _PANEL,
+        ACCESS,
+    ),
+    1045: _LOGIN,
+    1049: Refusal(
+        "There is no database with this name", f"Create it in the host's panel. {_PANEL}", ACCESS
+    ),
+    1071: _ROW_FORMAT,
+    1104: Refusal(
+        "The database server forbids statements that may look at many rows (max_join_size)",
+        "Ask the host to set sql_big_selects=1, or to raise max_join_size.",
+        SETTINGS,
+    ),
+    1114: _SERVER_FULL,
+    1129: _HOST,
+    1130: _HOST,
+    1142: _RIGHTS,
+    1143: _RIGHTS,
+    1153: Refusal(
+        "The values are larger than the database server takes (max_allowed_packet)",
+        "Send less, or ask the host to raise max_allowed_packet.",
+        SETTINGS,
+    ),
+    1175: Refusal(
+        "The database server forbids statements without a key in WHERE (sql_safe_updates)",
+        "Ask the host to set sql_safe_updates=0.",
+        SETTINGS,
+    ),
+    1203: Refusal("The database user has reached its limit of connections", _LATER),
+    1205: Refusal(
+        "Other transactions kept the rows locked for longer than the database server waits",
+        "Find what holds them: SHOW PROCESSLIST.",
+    ),
+    1226: Refusal(
+        "The database user has reached its limit of connections or of statements this hour", _LATER
+    ),
+    1227: _RIGHTS,
+    1290: _SERVER_READ_ONLY,
+    1665: Refusal(
+        "The database server writes its binary log by statement, which forbids READ COMMITTED",
+        "Ask the host to set binlog_format=ROW or MIXED.",
+        SETTINGS,
+    ),
+    1698: _LOGIN,
+    1709: _ROW_FORMAT,
+    1792: _SERVER_READ_ONLY,
+    1836: _SERVER_READ_ONLY,
+    1969: _TOO_SLOW,
+    2003: Refusal(
+        "Nothing answers at the address of the database server",
+        "Check that the server runs, and that TASKMANAGER_DATABASE_URL has the host and port that "
+        "the host's panel shows (on shared hosts usually localhost).",
+    ),
+    3024: _TOO_SLOW,
+    3098: _SERVER_READ_ONLY,
+    3118: Refusal(
+        "The account of the database user is locked", "Unlock it in the host's panel.", ACCESS
+    ),
+    3750: Refusal(
+        "The database server requires a primary key in every table",
+        "Ask the host to set sql_require_primary_key=OFF while the tables are made.",
+        SETTINGS,
+    ),
+    4151: Refusal(
+        "The account of the database user is locked", "Unlock it in the host's panel.", ACCESS
+    ),
+}
+
+
 def translated(error: Exception) -> Exception:
-    """DatabaseUnavailable where waiting or the host can mend it, else the error itself (a bug)."""
-    sentence = _sentence(error)
-    if sentence is None:
+    """DatabaseUnavailable where waiting can mend it, DatabaseRefused where only the host or the
+    operator can, else the error itself (a bug).
+    """
+    refusal = refusal_of(error)
+    if refusal is None:
         return error
     log.error("database: %s", _original(error))
-    return DatabaseUnavailable(f"{sentence}. Nothing was changed; try again shortly.")
+    cause, remedy, code = refusal
+    if code is None:
+        message = f"{cause}. Nothing was changed; try again shortly."
+        return DatabaseUnavailable(message, cause=cause, remedy=remedy)
+    message = f"{cause}. Nothing was changed. {remedy}"
+    return DatabaseRefused(message, code=code, cause=cause, remedy=remedy)
 
 
-_NO_TABLES = "The database has no tables yet (run: taskmanager init-db)"
-_STAYED_LOCKED = "The database stayed locked by another process"
-_DAMAGED = "The database file is damaged or is not a database"
-_SQLITE_SENTENCES = {
+_NO_TABLES = Refusal("The database has no tables yet (run: taskmanager init-db)")
+_STAYED_LOCKED = Refusal("The database stayed locked by another process")
+_FILE = (
+    "Check that the user who runs the program can read and write the file and its folder, and that "
+    "the disk is not read-only. If the file is damaged, restore it from a backup."
+)
+_DAMAGED = Refusal("The database file is damaged or is not a database", _FILE, DAMAGED)
+_SQLITE_REFUSALS = {
     sqlite3.SQLITE_BUSY: _STAYED_LOCKED,
     sqlite3.SQLITE_LOCKED: _STAYED_LOCKED,
     sqlite3.SQLITE_PROTOCOL: _STAYED_LOCKED,
-    sqlite3.SQLITE_NOMEM: "The database ran out of memory",
-    sqlite3.SQLITE_READONLY: "The database file cannot be written",
-    sqlite3.SQLITE_IOERR: "The disk failed to read or write the database",
-    sqlite3.SQLITE_FULL: "The disk is full",
-    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened",
+    sqlite3.SQLITE_NOMEM: Refusal("The database ran out of memory"),
+    sqlite3.SQLITE_READONLY: Refusal(
+        "The database file cannot be written",
+        "Make the user who runs the program the owner of the file and its folder. Check that the "
+        "disk is not read-only.",
+        READ_ONLY,
+    ),
+    sqlite3.SQLITE_IOERR: Refusal("The disk failed to read or write the database", _FILE),
+    sqlite3.SQLITE_FULL: Refusal(
+        "The disk is full",
+        "Free space or ask the host for more. A lower TASKMANAGER_RETENTION_DAYS lets maintenance "
+        "delete more finished tasks.",
+        FULL,
+    ),
+    sqlite3.SQLITE_CANTOPEN: Refusal("The database file cannot be opened", _FILE, ACCESS),
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
 
 
-def _sentence(error: Exception) -> str | None:
+def refusal_of(error: Exception) -> Refusal | None:
+    """What the error means; None where it is a bug."""
     original = _original(error)
     if isinstance(original, sqlite3.Error):
         if "no such table" in str(original):
             return _NO_TABLES
-        return _SQLITE_SENTENCES.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
+        return _SQLITE_REFUSALS.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)
     code = mysql_code(error)
     if code in MYSQL_STATEMENT_DOES_NOT_FIT:
         return None
+    if code in MYSQL_REFUSALS:
+        return MYSQL_REFUSALS[code]
     if isinstance(error, (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError)):
-        return "The database server does not answer or refuses work"
+        return Refusal("The database server does not answer or refuses work")
     return _NO_TABLES if code == MYSQL_NO_SUCH_TABLE else None

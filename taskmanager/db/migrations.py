@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS migration_steps (
     version         INTEGER NOT NULL,
     position        BIGINT NOT NULL DEFAULT 0,
     finished_at     BIGINT
-) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
 """
 
 # Schema version → the steps that lead to it. Names of steps are unique, and never change.
@@ -59,7 +59,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 last_run_at     BIGINT NOT NULL,
                 duration_ms     BIGINT NOT NULL,
                 tasks_moved     BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
         Ddl(
@@ -72,7 +72,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 counted_at      BIGINT NOT NULL,
                 duration_ms     BIGINT NOT NULL,
                 counting_since  BIGINT
-            ) /*! ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
         Ddl(

@@ -20,6 +20,7 @@ from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import SQLITE, Dialect
 from taskmanager.db.errors import mysql_code, translated
 from taskmanager.db.migrations import MIGRATIONS, STEPS_TABLE, DataStep, Ddl, Step
+from taskmanager.db.models import MODELS, SchemaVersion
 from taskmanager.db.statements import execute, fetch_one, insert, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
@@ -56,6 +57,12 @@ TABLE_LOCK_SECONDS = 5
 TABLE_LOCK_TRIES = 12
 
 
+PREFIX_REMEDY = (
+    "Set TASKMANAGER_TABLE_PREFIX, for example to tm_, so that both can live there, or name an "
+    "empty database in TASKMANAGER_DATABASE_URL."
+)
+
+
 class Preparation(enum.Enum):
     """What `create_schema` did."""
 
@@ -64,18 +71,46 @@ class Preparation(enum.Enum):
     UPGRADED = "upgraded"
 
 
-def is_ready() -> bool:
-    """Whether the database answers and has the tables of this version."""
+def find_refusal() -> DatabaseUnavailable | None:
+    """What keeps the queue from working; None where the database has the tables of this version."""
     try:
-        return _stored_version() == SCHEMA_VERSION
-    except DatabaseUnavailable:
-        return False
+        if _stored_version() == SCHEMA_VERSION:
+            return None
+    except DatabaseUnavailable as error:
+        return error
+    return DatabaseUnavailable("The tables of the database have another version.")
 
 
 def schema_version() -> int | None:
     """The version of the tables in the database; None if there are none yet."""
-    there = database.table_exists(f"{database.table_prefix}schema_versions")
-    return _stored_version() if there else None
+    return _stored_version() if _has_own_versions() else None
+
+
+def _has_own_versions() -> bool:
+    """Whether there is the table of versions: other programs have one of that name too."""
+    table = SchemaVersion._meta
+    return database.table_exists(table.table_name) and _columns_of(table.table_name) == set(
+        table.columns
+    )
+
+
+def _columns_of(table: str) -> set[str]:
+    return {column.name for column in database.get_columns(table)}
+
+
+def foreign_tables() -> list[str]:
+    """Tables and views of other programs that have the names of ours, where we have none yet.
+
+    A start that was interrupted on MySQL leaves tables of ours without a version; the first of
+    them is the table of versions.
+    """
+    present = {*database.get_tables(), *(view.name for view in database.get_views())}
+    named = [model._meta for model in MODELS if model._meta.table_name in present]
+    if _has_own_versions():
+        if _stored_version() is not None:
+            return []
+        named = [table for table in named if _columns_of(table.table_name) - set(table.columns)]
+    return [table.table_name for table in named]
 
 
 def _stored_version() -> int | None:
@@ -93,7 +128,8 @@ def create_schema(
     of each step of an upgrade as it begins.
     Raises DatabaseUnavailable if another process takes longer, or the tables
     stay in use; ConfigurationError if a newer version has created the tables, or
-    the database's user may not change tables.
+    the database's user may not change tables, or tables of another program have
+    the names of ours.
     """
     found = schema_version()
     done = Preparation.NOTHING
@@ -103,6 +139,7 @@ def create_schema(
         with _schema_lock(patience_seconds):
             found = schema_version()
             if found is None:
+                _require_free_names()
                 _make_tables(report)
                 return Preparation.MADE
             if found < SCHEMA_VERSION:
@@ -114,6 +151,14 @@ def create_schema(
             "upload the newer program again, or restore the database of this one."
         )
     return done
+
+
+def _require_free_names() -> None:
+    if foreign := foreign_tables():
+        raise ConfigurationError(
+            f"The database has tables of another program: {', '.join(foreign)}. Nothing was "
+            f"changed. {PREFIX_REMEDY}"
+        )
 
 
 def schema_statements(target: Dialect, prefix: str = "") -> list[str]:

@@ -54,6 +54,7 @@ CHECKS = {
     ),
     "queue": (
         Check("schema_version", "queue:check_schema", "tables", DATABASE),
+        Check("database_writes", "queue:check_writing", "writing", DATABASE),
         Check("claim_path", "queue:check_claim_path", "SKIP LOCKED", TABLES),
         Check("admin_key", "queue:check_keys", "keys", TABLES),
         Check("param_schemas", "queue:check_task_types", "task types", TABLES),

@@ -33,44 +33,6 @@ OLDEST = {"SQLite": [3, 7], "MySQL": [5, 7], "MariaDB": [10, 3]}
 MAX_SKEW_MS = 5_000
 NEARLY_FULL = 0.8
 
-_NAME = "the name in TASKMANAGER_DATABASE_URL"
-# MySQL's error numbers → what is wrong, and what to do.
-REFUSALS = {
-    1045: (
-        "the server rejects the user or the password",
-        "Set both in TASKMANAGER_DATABASE_URL as the host's panel shows them, with special "
-        "characters URL-quoted (@ is %40). Write localhost without a port: many servers accept "
-        "local users only through their socket.",
-    ),
-    1044: (
-        "the user has no access to this database",
-        "Add the user to the database in the host's panel, with all privileges. Check that "
-        f"{_NAME} is complete: hosts put the account's name before it.",
-    ),
-    1049: (
-        "there is no database with this name",
-        f"Create it in the host's panel. Check that {_NAME} is complete: hosts put the account's "
-        "name before it.",
-    ),
-    1040: (
-        "the server has no free connection",
-        "Wait, run fewer processes or threads, or ask the host.",
-    ),
-    1203: (
-        "the user has reached its limit of connections",
-        "Run fewer processes or threads. Each keeps one connection.",
-    ),
-    1226: (
-        "the user has reached its limit of connections or of queries this hour",
-        "Run fewer processes or threads, or ask the host for a higher limit.",
-    ),
-    2003: (
-        "nothing answers at that address",
-        "Check that the server runs, and that TASKMANAGER_DATABASE_URL has the host and port that "
-        "the host's panel shows (on shared hosts usually localhost).",
-    ),
-}
-
 FIX_SERVER = (
     "Check that the server runs and accepts connections. Its log, or the host, has the details."
 )
@@ -100,10 +62,9 @@ def _reach(case: Case) -> Finding:
     except ConfigurationError as error:
         return problem(error.message, "Correct TASKMANAGER_DATABASE_URL and restart.")
     except DatabaseUnavailable as error:
+        if error.remedy:
+            return problem(f"{error.cause}.", error.remedy)
         code = mysql_code(error.__cause__ or error)
-        if code in REFUSALS:
-            reason, remedy = REFUSALS[code]
-            return problem(f"The database cannot be used: {reason}.", remedy)
         number = f" (error {code})" if code is not None else ""
         return problem(
             f"{error.message.partition('. ')[0]}{number}.", FIX_FILE if file else FIX_SERVER

@@ -101,7 +101,7 @@ def _reach(base: str) -> Finding:
         )
     if status != 200:
         return problem(
-            f"The service answers with {status} because it cannot reach its database.",
+            f"The service answers with {status} because its database cannot be used.",
             "See the findings under Database.",
         )
     parts = urllib.parse.urlsplit(base)

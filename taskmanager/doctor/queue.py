@@ -8,9 +8,10 @@ from taskmanager.clock import utc_now
 from taskmanager.db.connection import database, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.models import MODELS
-from taskmanager.db.schema import SCHEMA_VERSION, schema_version
+from taskmanager.db.probe import find_creation_refusal, try_to_write
+from taskmanager.db.schema import PREFIX_REMEDY, SCHEMA_VERSION, foreign_tables, schema_version
 from taskmanager.doctor.case import TABLES, Case
-from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, warning
+from taskmanager.doctor.findings import Finding, listed, not_applicable, ok, problem, warning
 from taskmanager.queue import maintenance_runs, task_types
 
 SILENT_MS = 15 * 60_000
@@ -26,7 +27,10 @@ def check_schema(case: Case) -> Iterator[Finding]:
     found = schema_version()
     if found != SCHEMA_VERSION:
         case.missing[TABLES] = "the tables have another version"
-    if found is None:
+    if found is None and (foreign := foreign_tables()):
+        found_there = f"The database has tables of another program: {listed(foreign)}."
+        yield problem(found_there, PREFIX_REMEDY)
+    elif found is None:
         yield warning(
             "The database has no tables yet.",
             "The first start creates them, or run: taskmanager init-db",
@@ -58,6 +62,21 @@ def _check_tables(case: Case) -> Finding:
         "Restore the database from a backup. Without one, delete its other tables and run "
         "'taskmanager init-db' to start with an empty queue.",
     )
+
+
+def check_writing(case: Case) -> Finding:
+    """Whether rows can be written, and tables created. Nothing of it stays."""
+    if dialect() is SQLITE:
+        return not_applicable("the finding sqlite_file says whether SQLite can write.")
+    creation = find_creation_refusal()
+    refusal = creation if TABLES in case.missing else try_to_write(keep=False)
+    if refusal:
+        return problem(f"Nothing can be written. {refusal.cause}.", refusal.remedy or "")
+    if creation:
+        return warning(
+            f"The next upgrade of the tables will fail. {creation.cause}.", creation.remedy or ""
+        )
+    return ok("Rows can be written and tables created.")
 
 
 def check_claim_path(case: Case) -> Finding:

@@ -52,6 +52,12 @@ def assert_unavailable(status: int, body: Any, headers: Any) -> None:
         assert secret not in body["message"]
 
 
+def assert_refused(status: int, body: Any, headers: Any, code: str) -> None:
+    """For good: no promise that trying again helps."""
+    assert (status, body["code"]) == (503, code), body
+    assert "Retry-After" not in headers
+
+
 def assert_disconnected(status: int, body: Any) -> None:
     assert status == 503, body
     assert body["details"]["status"] == "unhealthy"
@@ -199,10 +205,14 @@ class Queue:
         self.api.register()
         self.task = self.api.create()
 
-    def assert_everything_is_unavailable(self) -> None:
+    def assert_everything_is_unavailable(self, refused_with: str | None = None) -> None:
         for method, path, body in CALLS:
             response = self.api.call(method, path, body)
-            assert_unavailable(response.status_code, response.get_json(), response.headers)
+            answer = (response.status_code, response.get_json(), response.headers)
+            if refused_with:
+                assert_refused(*answer, refused_with)
+            else:
+                assert_unavailable(*answer)
         response = self.api.call("GET", "/api/health")
         assert_disconnected(response.status_code, response.get_json())
 
@@ -268,7 +278,8 @@ def test_a_sqlite_file_that_was_moved_away_is_missed_until_it_is_back(
     away = queue.file.rename(queue.file.with_name("away.db"))
     put_something_else(queue.file)
 
-    queue.assert_everything_is_unavailable()
+    code = {put_garbage: "database_damaged", put_a_folder: "database_access_denied"}
+    queue.assert_everything_is_unavailable(refused_with=code.get(put_something_else))
 
     if queue.file.is_dir():
         queue.file.rmdir()
@@ -290,9 +301,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(disk: Path) -> Path:
+def fill(disk: Path, name: str = "filler") -> Path:
     """Leaves no room; returns the file whose removal makes some."""
-    filler = disk / "filler"
+    filler = disk / name
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4_096))
@@ -310,13 +321,18 @@ def test_a_full_disk_refuses_writes_loses_nothing_and_heals(small_disk: Path) ->
         if response.status_code != 201:
             break
         made += 1
-    assert_unavailable(response.status_code, response.get_json(), response.headers)
+    assert_refused(response.status_code, response.get_json(), response.headers, "database_full")
     assert "disk is full" in response.get_json()["message"]
     assert queue.api.get("/api/tasks?with_total=true")["total"] == made
+    fill(small_disk, "rest")
+    health = queue.api.call("GET", "/api/health")
+    assert (health.status_code, health.get_json()["code"]) == (503, "database_full")
+    assert health.get_json()["details"]["database"] == "connected"
     close_connection()
     assert queue.api.get("/api/tasks?with_total=true")["total"] == made
 
     filler.unlink()
+    assert queue.api.get("/api/health")["status"] == "healthy"
     assert queue.api.call("POST", "/api/tasks", body).status_code == 201
     assert queue.api.get("/api/tasks?with_total=true")["total"] == made + 1
     assert fetch_all("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
@@ -331,7 +347,7 @@ def test_a_batch_that_finds_the_disk_full_is_made_whole_or_not_at_all(small_disk
 
     response = queue.api.call("POST", "/api/tasks/batch", {"tasks": bodies})
 
-    assert_unavailable(response.status_code, response.get_json(), response.headers)
+    assert_refused(response.status_code, response.get_json(), response.headers, "database_full")
     filler.unlink()
     queue.assert_everything_is_there()
 
@@ -346,7 +362,10 @@ def test_a_disk_that_turned_read_only_refuses_writes_and_heals(
     for method, path, body in CALLS:
         response = queue.api.call(method, path, body)
         if method == "POST" or response.status_code != 200:
-            assert_unavailable(response.status_code, response.get_json(), response.headers)
+            answer = (response.status_code, response.get_json(), response.headers)
+            assert_refused(*answer, "database_access_denied")  # its log cannot be opened
+    health = queue.api.call("GET", "/api/health")
+    assert (health.status_code, health.get_json()["details"]["status"]) == (503, "unhealthy")
 
     close_connection()
     remount(small_disk, "rw")

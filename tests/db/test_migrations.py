@@ -71,7 +71,7 @@ def test_an_upgrade_keeps_every_row(empty: str) -> None:
 
     assert previous.rows_kept(before) == before
     assert versions() == [1, 2]
-    assert schema.is_ready()
+    assert schema.find_refusal() is None
     assert schema.create_schema() is schema.Preparation.NOTHING
 
 

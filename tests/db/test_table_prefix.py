@@ -334,7 +334,7 @@ def run_print(folder: Path, url: str) -> str:
 
 def assert_ready(url: str) -> None:
     connect_database(url, table_prefix=PREFIX)
-    assert schema.is_ready()
+    assert schema.find_refusal() is None
     assert set(structure()) == {PREFIX + plain_name(model) for model in MODELS}
     close_connection()
 

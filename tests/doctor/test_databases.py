@@ -320,7 +320,7 @@ def test_a_stopped_server_is_a_problem_and_the_host_is_examined_all_the_same(
 
     ill = upload.examine(database_url=url)
 
-    assert "nothing answers at that address" in ill.of("database")["found"]
+    assert "Nothing answers at the address of the database server" in ill.of("database")["found"]
     assert ill.problems() == {"database"}
     assert ill.exit_status == 1
     assert ill.level("disk_sync") == "ok"

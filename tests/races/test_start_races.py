@@ -10,7 +10,7 @@ import pytest
 
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.models import MODELS
-from taskmanager.db.schema import is_ready
+from taskmanager.db.schema import find_refusal
 from taskmanager.db.statements import fetch_all
 from tests.races.processes import Connection, Shared, run_processes
 from tests.support.database_structure import structure
@@ -52,7 +52,7 @@ def test_ten_processes_at_once_on_an_empty_database_make_one_schema(
     assert not any("Traceback" in message for message in messages), messages
     connect_database(fresh_database_url)
     try:
-        assert is_ready()
+        assert find_refusal() is None
         assert fetch_all("SELECT COUNT(*) AS counted FROM schema_versions") == [{"counted": 1}]
         assert {model._meta.table_name for model in MODELS} <= set(structure())
         assert fetch_all("SELECT name FROM api_keys") == [{"name": "bootstrap"}]

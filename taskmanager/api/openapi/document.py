@@ -43,7 +43,7 @@ _ERRORS = {
     413: "The body is larger than the limit",
     415: "The body is not JSON",
     429: "The rate limit is exceeded",
-    503: "The database is unreachable or stayed locked; nothing is half done",
+    503: "The database is unreachable, stayed locked or refuses; nothing is half done",
 }
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}}}
 _ERROR_HEADERS = {

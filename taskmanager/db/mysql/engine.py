@@ -24,11 +24,28 @@ MYSQL_PATIENCE_SECONDS = 3_600
 MYSQL_SYNTAX_ERROR = 1064
 # On Red Hat, and so on cPanel, and on Debian. None in /tmp, where any account could create one.
 SERVER_SOCKETS = ("/var/lib/mysql/mysql.sock", "/run/mysqld/mysqld.sock")
+# Every variable that a host may have turned and that the queue depends on. Any user may set these.
 SESSION = (
     # Hosts often run without strict mode, where MySQL truncates what does not fit, silently.
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
-    "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'",
-    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT', "
+    # PyMySQL believes the greeting, which comes before the host's init_connect turns it off.
+    "autocommit = 1, "
+    # Otherwise max_join_size refuses what may look at many rows,
+    "sql_big_selects = 1, "
+    # sql_select_limit cuts answers short, silently,
+    "sql_select_limit = 18446744073709551615, "
+    # an import cannot empty the tables,
+    "sql_safe_updates = 0, "
+    # `id IS NULL` finds the row inserted last,
+    "sql_auto_is_null = 0, "
+    # rows may point nowhere, and what belongs to a deleted row stays,
+    "foreign_key_checks = 1, unique_checks = 1, "
+    # and COMMIT begins another transaction, or ends the connection.
+    "completion_type = 0 "
+    # MariaDB alone can switch off its CHECKs; to MySQL this is a comment.
+    "/*M!100201 , check_constraint_checks = 1 */",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
 )
 
 

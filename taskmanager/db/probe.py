@@ -1,0 +1,69 @@
+"""Finds out whether the database can be written, by writing."""
+
+import time
+
+import peewee
+
+from taskmanager.db.connection import cache, close_connection, database, dialect
+from taskmanager.db.dialect import SQLITE
+from taskmanager.db.errors import MYSQL_NO_SUCH_TABLE, MYSQL_TABLE_EXISTS, mysql_code, translated
+from taskmanager.db.sqlite.engine import SQLITE_BUSY_TIMEOUT_SECONDS
+from taskmanager.db.statements import execute
+from taskmanager.errors import DatabaseRefused
+
+STAYS_KNOWN_SECONDS = 30.0
+
+
+def find_write_refusal() -> DatabaseRefused | None:
+    """Why nothing can be written; None where it can, or where the database is only busy.
+
+    What was found out stays known for STAYS_KNOWN_SECONDS, unless a write is refused meanwhile.
+    """
+    remembered = cache()
+    if time.monotonic() < remembered.writes_known_until:
+        return None
+    refusal = try_to_write(keep=True)
+    if refusal is None:
+        remembered.writes_known_until = time.monotonic() + STAYS_KNOWN_SECONDS
+    return refusal
+
+
+def try_to_write(*, keep: bool) -> DatabaseRefused | None:
+    """Inserts a row and deletes it, in a transaction that does not wait for SQLite's other writers.
+
+    With `keep` it is committed, which needs room on the disk; otherwise rolled back.
+    """
+    is_sqlite = dialect() is SQLITE
+    try:
+        database.connection()
+        with database.manual_commit():
+            if is_sqlite:
+                execute("PRAGMA busy_timeout = 0")
+            execute("BEGIN IMMEDIATE" if is_sqlite else "START TRANSACTION")
+            execute("INSERT INTO {schema_versions} (version, applied_at) VALUES (0, 0)")
+            execute("DELETE FROM {schema_versions} WHERE version = 0")
+            execute("COMMIT" if keep else "ROLLBACK")
+            if is_sqlite:
+                execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
+    except (peewee.DatabaseError, peewee.InterfaceError) as error:
+        close_connection()  # which ends the transaction
+        refusal = translated(error)
+        return refusal if isinstance(refusal, DatabaseRefused) else None
+    return None
+
+
+def find_creation_refusal() -> DatabaseRefused | None:
+    """Why a user of MySQL may not create tables; None where the user may. Creates none.
+
+    The server looks for the right first, and then for the table to copy, which does not exist.
+    """
+    database.connection()
+    try:
+        with database.manual_commit():  # errors are not translated within
+            execute("CREATE TABLE {schema_versions} LIKE taskmanager_of_no_such_name")
+    except (peewee.DatabaseError, peewee.InterfaceError) as error:
+        # The target is there, or the table to copy is not: the right was there in both cases.
+        if mysql_code(error) not in (MYSQL_TABLE_EXISTS, MYSQL_NO_SUCH_TABLE):
+            refusal = translated(error)
+            return refusal if isinstance(refusal, DatabaseRefused) else None
+    return None
