@@ -1,7 +1,7 @@
 """The settings as data: name, default, parser and help text. Read and checked at the start.
 
 A value comes from the first of these sources that has it: the argument of
-`create_app()`, the environment, the file `.env` beside `passenger_wsgi.py`. An
+`create_app()`, the environment, the file `.env`; place_of() says where that is. An
 unknown `TASKMANAGER_*` name or an invalid value stops the start with a message
 that says what to write.
 """
@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,9 +31,55 @@ HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstra
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
 
 
+def is_installed() -> bool:
+    """Whether pip put the package into its environment, so that it is deleted with that.
+
+    An uploaded folder and a clone are not, nor is a clone after `pip install -e`.
+    """
+    among_packages = APP_ROOT.name in ("site-packages", "dist-packages")
+    return among_packages or any(APP_ROOT.glob("taskmanager-*.dist-info"))
+
+
+def place_of(name: str) -> Path:
+    """Where a file or folder with a relative path is.
+
+    In the folder of the program. For an installed package in the user's data
+    folder, unless the folder of the program has it already. What can be written
+    plays no part: the same program must find the same queue as every user.
+    Raises ValueError if the user has no home.
+    """
+    beside = APP_ROOT / name
+    return beside if not is_installed() or beside.exists() else _data_folder() / name
+
+
+def env_file() -> Path:
+    """Where `.env` is, or would be."""
+    try:
+        return place_of(".env")
+    except ValueError:
+        return APP_ROOT / ".env"
+
+
+def _data_folder() -> Path:
+    shared = os.environ.get("XDG_DATA_HOME", "")
+    if os.path.isabs(shared):  # a relative one is to be ignored
+        return Path(shared, "taskmanager")
+    usual = "Library/Application Support" if sys.platform == "darwin" else ".local/share"
+    return _expanded(f"~/{usual}/taskmanager")
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"an absolute path such as /home/me/queue, since {Path(path).parts[0]} has no home here"
+        ) from None
+
+
 def _path(value: str) -> Path:
-    path = Path(value).expanduser()
-    return path if path.is_absolute() else APP_ROOT / path
+    path = _expanded(value)
+    return path if path.is_absolute() else place_of(value)
 
 
 def _whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -171,6 +218,18 @@ class Settings:
         """`database_url`, or if it is empty, the SQLite file in the instance path."""
         return self.database_url or f"sqlite:///{self.instance_path / 'taskmanager.db'}"
 
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The absolute path of the database file; None with MySQL and MariaDB."""
+        scheme, _, place = self.effective_database_url.partition(":///")
+        return Path(place.partition("?")[0]).absolute() if scheme == "sqlite" else None
+
+    @property
+    def database_place(self) -> str:
+        """The database to show to people, without a password. The URL must be a valid one."""
+        address = self.database_url.rpartition("?")[0] or self.database_url
+        return str(self.sqlite_file or f"mysql://{address.rpartition('@')[2]}")
+
 
 def setting_names() -> dict[str, str]:
     """Environment name of each setting → name of its field in Settings."""
@@ -199,7 +258,7 @@ def read_settings(
     An invalid setting has its default value. Raises OSError or UnicodeDecodeError
     if `.env` cannot be read.
     """
-    texts = _read_dotenv(APP_ROOT / ".env")
+    texts = _read_dotenv(env_file())
     texts.update(os.environ if environ is None else environ)
     known = setting_names()
     complaints = {
@@ -220,9 +279,10 @@ def read_settings(
                 shown = "set" if item.name in HOLDING_SECRETS else repr(value)
                 complaints[name] = (
                     f"{name} is {shown} but must be {error}. Change it in the environment "
-                    f"or in {APP_ROOT / '.env'}."
+                    f"or in {env_file()}."
                 )
-                value = item.metadata["parse"](default)
+                is_path = item.name == "instance_path"
+                value = APP_ROOT / default if is_path else item.metadata["parse"](default)
         values[item.name] = value
     unknown = sorted(set(overrides) - set(values))
     complaints |= {name: f"There is no setting {name}." for name in unknown}

@@ -76,6 +76,20 @@ def test_an_absolute_instance_path_and_the_home_folder_are_understood(
     )
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////srv/q.db?journal=wal", "/srv/q.db"),
+        ("sqlite:///q.db", f"{Path.cwd()}/q.db"),
+        ("mysql://me:p%40s@db:3307/queue?ssl_ca=/a@b.pem", "mysql://db:3307/queue"),
+        ("mysql://me:p@s@localhost/queue", "mysql://localhost/queue"),
+    ],
+)
+def test_the_place_of_the_database_is_shown_without_the_password(url: str, shown: str) -> None:
+    settings = load_settings(environ={"TASKMANAGER_DATABASE_URL": url})
+    assert settings.database_place == shown
+
+
 def test_a_misspelt_name_stops_the_start_with_the_nearest_one() -> None:
     with pytest.raises(ConfigurationError) as refused:
         load_settings(environ={"TASKMANAGER_LEASE_SECOND": "5"})

@@ -34,6 +34,7 @@ class Case:
     """
 
     root: Path = field(default_factory=lambda: ROOT)
+    env_file: Path = field(default_factory=lambda: ROOT / ".env")
     settings: "Settings" = None  # type: ignore[assignment]  # None if SETTINGS is missing
     complaints: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None
@@ -44,16 +45,16 @@ class Case:
     @property
     def sqlite_file(self) -> Path | None:
         """The database file, for checks that require PLACE; None with MySQL and MariaDB."""
-        scheme, _, place = self.settings.effective_database_url.partition(":///")
-        return Path(place.partition("?")[0]) if scheme == "sqlite" else None
+        return self.settings.sqlite_file
 
 
 def case_of_command(url: str | None) -> Case:
     """The case of a command: settings from the environment and `.env`."""
     case = Case(url=url)
     try:
-        from taskmanager.config import read_settings
+        from taskmanager.config import env_file, read_settings
 
+        case.env_file = env_file()
         case.settings, case.complaints = read_settings()
     except Exception as error:  # noqa: BLE001 - a library, the program or .env may be broken
         case.complaints = {"": _reason(error)}

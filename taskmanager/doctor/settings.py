@@ -26,7 +26,7 @@ def check_settings(case: Case) -> Iterator[Finding]:
 def check_env_file(case: Case) -> Finding:
     """`.env` may contain the password of the database and the bootstrap key."""
     try:
-        found = (case.root / ".env").stat()
+        found = case.env_file.stat()
     except FileNotFoundError:
         return not_applicable("there is no `.env`; settings come from the environment.")
     except OSError as error:

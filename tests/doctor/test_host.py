@@ -46,7 +46,7 @@ def test_the_report_for_people_marks_what_is_wrong_and_says_what_to_do(upload: U
     lines = well.stdout.splitlines()
     assert lines[0].startswith("TaskManager ")
     assert lines[0].endswith(str(upload.folder))
-    assert [line for line in lines if line and not line.startswith(" ")][2:-1] == [
+    assert [line for line in lines if line and not line.startswith(" ")][3:-1] == [
         *("Program", "Settings", "Host", "Database", "Queue", "Network")
     ]
     assert lines[-1] == "1 warning."  # cron has never run
@@ -160,6 +160,9 @@ def test_a_folder_that_cannot_be_written_is_a_problem(upload: Upload, disk: Path
         "the speed of the disk. Reason: the instance folder is not writable" in report.not_checked()
     )
     assert report.exit_status == 1
+    stopped = upload.run("init-db", instance_path=place)
+    assert stopped.returncode == 1
+    assert stopped.stderr.startswith(f"taskmanager: The folder {place} cannot be written by this")
 
     report = upload.examine(instance_path=str(disk / "another"))
     assert report.level("instance_folder") == "problem"
