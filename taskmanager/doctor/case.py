@@ -52,15 +52,19 @@ def case_of_command(url: str | None) -> Case:
     """The case of a command: settings from the environment and `.env`."""
     case = Case(url=url)
     try:
-        from taskmanager.config import env_file, read_settings
+        from taskmanager.config import UNREADABLE, env_file, read_settings
 
         case.env_file = env_file()
         case.settings, case.complaints = read_settings()
+        is_readable = not any(name.startswith(UNREADABLE) for name in case.complaints)
     except Exception as error:  # noqa: BLE001 - a library, the program or .env may be broken
-        case.complaints = {"": _reason(error)}
+        case.complaints = {"": f"The settings could not be read: {_reason(error)}."}
+        is_readable = False
+    if not is_readable:
+        case.settings = None
         reason = "the settings could not be read"
         case.missing = dict.fromkeys((SETTINGS, PLACE, FOLDER, DATABASE, TABLES), reason)
-    if any(name in case.complaints for name in DECISIVE):
+    elif any(name in case.complaints for name in DECISIVE):
         reason = "the settings do not say which database and folder to use"
         case.missing = dict.fromkeys((PLACE, FOLDER, DATABASE, TABLES), reason)
     return case
@@ -69,8 +73,4 @@ def case_of_command(url: str | None) -> Case:
 def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"the module {error.name} is missing"
-    if isinstance(error, UnicodeDecodeError):
-        return ".env is not UTF-8"
-    if isinstance(error, OSError):
-        return f".env cannot be read ({(error.strerror or '').lower()})"
     return f"{type(error).__name__}: {error}"

@@ -91,7 +91,7 @@ def test_the_settings_file_of_an_installed_package_is_in_the_data_folder(
     assert installed.says_where() == data / "mine" / "taskmanager.db"
     assert "Other users can read `.env`" in installed.run("doctor").stdout
     (installed.folder / ".env").write_text("TASKMANAGER_LEASE_SECONDS=soon\n")
-    assert f"or in {installed.folder / '.env'}" in installed.run("init-db").stderr
+    assert f"in {installed.folder / '.env'}, line 1" in installed.run("init-db").stderr
 
 
 @pytest.mark.slow

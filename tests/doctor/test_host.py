@@ -107,6 +107,21 @@ def test_settings_that_cannot_be_read_are_a_problem_and_the_files_are_examined(
     assert "plugins" in report.not_checked()
 
 
+def test_every_line_of_env_that_cannot_be_read_is_told_and_no_other_database_examined(
+    upload: Upload,
+) -> None:
+    upload.start_queue()
+    env = upload.folder / ".env"
+    env.write_text(f"TASKMANAGER_DATABASE_URL: mysql://me:{SECRET}@h/q\nB='\n")
+    report = upload.examine()
+    told = [one["found"] for one in report.findings if one["code"] == "settings_unreadable"]
+    assert [one.partition(": ")[0] for one in told] == [f"{env}, line 1", f"{env}, line 2"]
+    assert "database" not in report.codes()
+    assert SECRET not in str(report)
+    assert SECRET not in upload.run("stats").stderr
+    assert "Instance folder" not in upload.run("doctor").stdout
+
+
 @pytest.mark.parametrize(
     ("mode", "level"),
     [(0o600, "ok"), (0o400, "ok"), (0o640, "warning"), (0o644, "warning"), (0o666, "problem")],
