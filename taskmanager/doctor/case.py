@@ -55,16 +55,17 @@ def case_of_command(url: str | None) -> Case:
         from taskmanager.config import UNREADABLE, env_file, read_settings
 
         case.env_file = env_file()
-        case.settings, case.complaints = read_settings()
+        settings, case.complaints = read_settings()
         is_readable = not any(name.startswith(UNREADABLE) for name in case.complaints)
     except Exception as error:  # noqa: BLE001 - a library, the program or .env may be broken
         case.complaints = {"": f"The settings could not be read: {_reason(error)}."}
         is_readable = False
-    if not is_readable:
-        case.settings = None
+    if is_readable:
+        case.settings = settings
+    else:
         reason = "the settings could not be read"
         case.missing = dict.fromkeys((SETTINGS, PLACE, FOLDER, DATABASE, TABLES), reason)
-    elif any(name in case.complaints for name in DECISIVE):
+    if is_readable and any(name in case.complaints for name in DECISIVE):
         reason = "the settings do not say which database and folder to use"
         case.missing = dict.fromkeys((PLACE, FOLDER, DATABASE, TABLES), reason)
     return case
