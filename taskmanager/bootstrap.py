@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 from collections.abc import Callable
 
 import peewee
@@ -31,7 +32,10 @@ def load_plugins(settings: Settings) -> None:
 
 
 def open_database(settings: Settings) -> peewee.Database:
-    """Makes the configured database the current one and creates the instance folder."""
+    """Makes the configured database the current one and creates the instance folder.
+
+    Raises ConfigurationError if the folder cannot be written or the URL cannot be understood.
+    """
     try:
         settings.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -39,6 +43,11 @@ def open_database(settings: Settings) -> peewee.Database:
             f"The folder {settings.instance_path} cannot be created ({error.strerror}). Make it "
             "writable, or set TASKMANAGER_INSTANCE_PATH to a folder that is."
         ) from None
+    if not os.access(settings.instance_path, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"The folder {settings.instance_path} cannot be written by this user. Make it "
+            "writable, or set TASKMANAGER_INSTANCE_PATH to a folder that is."
+        )
     return connect_database(
         settings.effective_database_url,
         sqlite_synchronous=settings.sqlite_synchronous,

@@ -1,7 +1,7 @@
 """The settings as data: name, default, parser and help text. Read and checked at the start.
 
 A value comes from the first of these sources that has it: the argument of
-`create_app()`, the environment, the file `.env` beside `passenger_wsgi.py`. An
+`create_app()`, the environment, the file `.env`; place_of() says where that is. An
 unknown `TASKMANAGER_*` name or an invalid value stops the start with a message
 that says what to write.
 """
@@ -10,17 +10,21 @@ import difflib
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from taskmanager.errors import ConfigurationError
+from taskmanager.files.env_file import read_env_file
 from taskmanager.rates import SYNTAX, Rate, parse_rate
 
 PREFIX = "TASKMANAGER_"
 APP_ROOT = Path(__file__).resolve().parent.parent
 
+# Begins the name under which read_settings() complains of a line of .env.
+UNREADABLE = ".env line"
 # Read by the test suite, not by the application.
 FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
 # Errors do not repeat the values of these: the text ends up in logs.
@@ -30,9 +34,57 @@ HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstra
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
 
 
+def is_installed() -> bool:
+    """Whether pip put the package into its environment, so that it is deleted with that.
+
+    An uploaded folder and a clone are not, nor is a clone after `pip install -e`.
+    """
+    among_packages = APP_ROOT.name in ("site-packages", "dist-packages")
+    return among_packages or any(APP_ROOT.glob("taskmanager-*.dist-info"))
+
+
+def place_of(name: str) -> Path:
+    """Where a file or folder with a relative path is.
+
+    In the folder of the program. For an installed package in the user's data
+    folder, unless the folder of the program has it already. What can be written
+    plays no part: the same program must find the same queue as every user.
+    Raises ValueError if the user has no home.
+    """
+    beside = APP_ROOT / name
+    return beside if not is_installed() or beside.exists() else _data_folder() / name
+
+
+def env_file() -> Path:
+    """Where `.env` is, or would be."""
+    try:
+        return place_of(".env")
+    except ValueError:
+        return APP_ROOT / ".env"
+
+
+def _data_folder() -> Path:
+    shared = os.environ.get("XDG_DATA_HOME", "")
+    if os.path.isabs(shared):  # a relative one is to be ignored
+        return Path(shared, "taskmanager")
+    usual = "Library/Application Support" if sys.platform == "darwin" else ".local/share"
+    return _expanded(f"~/{usual}/taskmanager")
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"an absolute path such as /home/me/queue, since {Path(path).parts[0]} has no home here"
+        ) from None
+
+
 def _path(value: str) -> Path:
-    path = Path(value).expanduser()
-    return path if path.is_absolute() else APP_ROOT / path
+    if not value or value.startswith("$"):
+        raise ValueError("a path (a variable is written as ${NAME}, and only in .env)")
+    path = _expanded(value)
+    return path if path.is_absolute() else place_of(value)
 
 
 def _whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -171,6 +223,25 @@ class Settings:
         """`database_url`, or if it is empty, the SQLite file in the instance path."""
         return self.database_url or f"sqlite:///{self.instance_path / 'taskmanager.db'}"
 
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The absolute path of the database file; None with MySQL and MariaDB."""
+        url = self.effective_database_url
+        return Path(split_sqlite_url(url)[0]).absolute() if url.startswith("sqlite:") else None
+
+    @property
+    def database_place(self) -> str:
+        """The database to show to people, without a password. The URL must be a valid one."""
+        address = self.database_url.rpartition("?")[0] or self.database_url
+        return str(self.sqlite_file or f"mysql://{address.rpartition('@')[2]}")
+
+
+def split_sqlite_url(url: str) -> tuple[str, str]:
+    """The path and the options of `sqlite:///path?options`. The path is not URL-quoted."""
+    path, mark, options = url.removeprefix("sqlite:///").rpartition("?")
+    # Folders may have ? in their names; options have no /.
+    return (path, options) if mark and "/" not in options else (path + mark + options, "")
+
 
 def setting_names() -> dict[str, str]:
     """Environment name of each setting → name of its field in Settings."""
@@ -196,16 +267,23 @@ def read_settings(
 ) -> tuple[Settings, dict[str, str]]:
     """All settings, and an error message by name for each that is invalid.
 
-    An invalid setting has its default value. Raises OSError or UnicodeDecodeError
-    if `.env` cannot be read.
+    An invalid setting has its default value. A line of `.env` that cannot be read
+    has a name that begins with UNREADABLE: any setting may have been meant.
     """
-    texts = _read_dotenv(APP_ROOT / ".env")
-    texts.update(os.environ if environ is None else environ)
-    known = setting_names()
+    path = env_file()
+    environ = os.environ if environ is None else environ
+    file = read_env_file(path, prefix=PREFIX, environ=environ)
+    texts = {**file.values, **environ}
+    places = {name: f"{path}, line {line}" for name, line in file.lines.items()}
+    places |= dict.fromkeys(environ, f"the environment or in {path}")
     complaints = {
-        name: _unknown_setting(name, known)
+        f"{UNREADABLE} {line}": f"{path}, line {line}: {fault}" if line else f"{path}: {fault}"
+        for line, fault in file.faults.items()
+    }
+    complaints |= {
+        name: f"{_unknown_setting(name)} Change it in {places[name]}."
         for name in texts
-        if name.startswith(PREFIX) and name not in known and name not in FOREIGN_NAMES
+        if _is_meant_for_us(name, in_file=name in file.lines)
     }
     values: dict[str, Any] = {}
     overrides = overrides or {}
@@ -218,11 +296,10 @@ def read_settings(
                 value = item.metadata["parse"](value.strip())
             except ValueError as error:
                 shown = "set" if item.name in HOLDING_SECRETS else repr(value)
-                complaints[name] = (
-                    f"{name} is {shown} but must be {error}. Change it in the environment "
-                    f"or in {APP_ROOT / '.env'}."
-                )
-                value = item.metadata["parse"](default)
+                where = places.get(name, f"the environment or in {path}")
+                complaints[name] = f"{name} is {shown} but must be {error}. Change it in {where}."
+                is_path = item.name == "instance_path"
+                value = APP_ROOT / default if is_path else item.metadata["parse"](default)
         values[item.name] = value
     unknown = sorted(set(overrides) - set(values))
     complaints |= {name: f"There is no setting {name}." for name in unknown}
@@ -235,18 +312,21 @@ def read_settings(
     return settings, complaints
 
 
-def _read_dotenv(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    from dotenv import dotenv_values  # imported only if there is a .env file
+def _is_meant_for_us(name: str, *, in_file: bool) -> bool:
+    """Whether a name that is no setting was written as one. `.env` is ours; the environment not."""
+    known = setting_names()
+    if name in known or name in FOREIGN_NAMES:
+        return False
+    if name.upper().startswith(PREFIX):
+        return True
+    return in_file and bool(difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.9))
 
-    return {name: value or "" for name, value in dotenv_values(path).items()}
 
-
-def _unknown_setting(name: str, known: Mapping[str, str]) -> str:
+def _unknown_setting(name: str) -> str:
+    known = setting_names()
     # Compared without the prefix, which would make all names similar.
     short_names = [known_name.removeprefix(PREFIX) for known_name in known]
-    similar = difflib.get_close_matches(name.removeprefix(PREFIX), short_names, n=1)
+    similar = difflib.get_close_matches(name.upper().removeprefix(PREFIX), short_names, n=1)
     hint = (
         f" Did you mean {PREFIX}{similar[0]}?"
         if similar

@@ -5,6 +5,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from taskmanager.app import create_app  # a missing part is found before there are processes
 from taskmanager.errors import ConfigurationError
 
 
@@ -18,9 +19,12 @@ class _Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        from taskmanager.app import create_app
-
         return create_app()
+
+
+def address_of(host: str, port: int) -> str:
+    """`127.0.0.1:8000`, or with an IPv6 address `[::1]:8000`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def require_free_address(host: str, port: int) -> None:
@@ -32,7 +36,7 @@ def require_free_address(host: str, port: int) -> None:
             probe.bind((host, port))
     except OSError as error:
         raise ConfigurationError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. "
+            f"Cannot listen on {address_of(host, port)}: {error.strerror}. "
             "Choose another address or port with --host and --port."
         ) from None
 
@@ -41,7 +45,7 @@ def run_server(*, host: str, port: int, workers: int, threads: int) -> None:
     """Serves until it is told to stop; `workers` processes of `threads` threads each."""
     _Server(
         {
-            "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "bind": address_of(host, port),
             "workers": workers,
             "threads": threads,
             "worker_class": "gthread",

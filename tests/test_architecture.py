@@ -57,7 +57,6 @@ KEPT_TO = {
     "peewee": {"db", "access", "queue", "transfer", "bootstrap"},
     "pymysql": {"db"},
     "cronsim": {"queue"},
-    "dotenv": {"config"},
     "taskmanager.db.transactions": {"db", "access", "queue", "transfer"},
 }
 # Folders of tests that belong to no room.

@@ -7,6 +7,7 @@ from taskmanager.api.auth import requires
 from taskmanager.api.rate_limits import counts_are_shared
 from taskmanager.api.requests import settings
 from taskmanager.api.responses import success
+from taskmanager.config import env_file
 
 blueprint = Blueprint("doctor", __name__, url_prefix="/admin/doctor")
 
@@ -26,6 +27,11 @@ def examine_host() -> Response:
     from taskmanager.doctor.checks import examine
     from taskmanager.doctor.report import report_json, summary
 
-    case = Case(settings=settings(), call=request.environ, counts_are_shared=counts_are_shared())
+    case = Case(
+        settings=settings(),
+        env_file=env_file(),
+        call=request.environ,
+        counts_are_shared=counts_are_shared(),
+    )
     findings = list(examine(case))
     return success(report_json(findings), summary(findings))

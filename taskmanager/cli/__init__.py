@@ -20,14 +20,19 @@ from taskmanager.errors import TaskManagerError
 
 
 class _Group(click.Group):
-    """Prints a TaskManagerError as one line on stderr and exits with status 1."""
+    """Prints a TaskManagerError or a missing library as one line on stderr; exits with status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except TaskManagerError as error:
             say(f"taskmanager: {error.message}")
-            sys.exit(1)
+        except ModuleNotFoundError as error:
+            say(
+                f"taskmanager: The module {error.name} is missing. To find out what to install or "
+                "upload, run: python -m taskmanager doctor"
+            )
+        sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -55,4 +55,4 @@ def _create_or_upgrade_tables(settings: Settings) -> None:
         schema.Preparation.MADE: "have been created",
         schema.Preparation.UPGRADED: "have been upgraded",
     }[done]
-    say(f"The tables {what} (schema version {schema.SCHEMA_VERSION}).")
+    say(f"The tables {what} (schema version {schema.SCHEMA_VERSION}): {settings.database_place}")

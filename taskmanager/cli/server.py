@@ -10,6 +10,7 @@ from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import number_option, open_queue, say
 from taskmanager.clock import utc_now
+from taskmanager.config import load_settings
 from taskmanager.db import schema
 from taskmanager.db.connection import close_connection
 from taskmanager.errors import DatabaseUnavailable
@@ -28,8 +29,9 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     the server starts anyway and answers 503 until it can.
     """
     # Imported here because no other command needs gunicorn.
-    from taskmanager.serving import require_free_address, run_server
+    from taskmanager.serving import address_of, require_free_address, run_server
 
+    host = host.removeprefix("[").removesuffix("]")
     require_free_address(host, port)
     try:
         open_queue(patience_seconds=schema.COMMAND_PATIENCE_SECONDS)
@@ -42,7 +44,9 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     except DatabaseUnavailable as error:
         say(f"Starting without the database: {error.message}")
     close_connection()  # each serving process opens its own
-    say(f"TaskManager {__version__} is listening on http://{host}:{port} (press Ctrl-C to stop)")
+    say(f"The queue is in {load_settings().database_place}")
+    address = address_of(host, port)
+    say(f"TaskManager {__version__} is listening on http://{address} (press Ctrl-C to stop)")
     sys.stdout.flush()
     run_server(host=host, port=port, workers=workers, threads=threads)
 

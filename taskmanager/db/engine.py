@@ -85,12 +85,18 @@ class Recovering:
 
 def options_of(query: str, known: Mapping[str, Collection[str] | None]) -> dict[str, str]:
     """What follows the `?` of a URL; `known` has the values that an option may have."""
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    # A plus sign means itself: the paths among the values are no form of a web page.
+    options = dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
     for name, value in options.items():
         if name not in known:
             raise ConfigurationError(
                 f"TASKMANAGER_DATABASE_URL has an option that is not known: {name}. "
                 f"Known: {', '.join(known)}."
+            )
+        if not value:
+            raise ConfigurationError(
+                f"TASKMANAGER_DATABASE_URL has {name} without a value. "
+                f"Write {name}=… or leave it out."
             )
         values = known[name]
         if values is not None and value not in values:

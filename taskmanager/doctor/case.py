@@ -34,6 +34,7 @@ class Case:
     """
 
     root: Path = field(default_factory=lambda: ROOT)
+    env_file: Path = field(default_factory=lambda: ROOT / ".env")
     settings: "Settings" = None  # type: ignore[assignment]  # None if SETTINGS is missing
     complaints: Mapping[str, str] = field(default_factory=dict)
     url: str | None = None
@@ -44,22 +45,27 @@ class Case:
     @property
     def sqlite_file(self) -> Path | None:
         """The database file, for checks that require PLACE; None with MySQL and MariaDB."""
-        scheme, _, place = self.settings.effective_database_url.partition(":///")
-        return Path(place.partition("?")[0]) if scheme == "sqlite" else None
+        return self.settings.sqlite_file
 
 
 def case_of_command(url: str | None) -> Case:
     """The case of a command: settings from the environment and `.env`."""
     case = Case(url=url)
     try:
-        from taskmanager.config import read_settings
+        from taskmanager.config import UNREADABLE, env_file, read_settings
 
-        case.settings, case.complaints = read_settings()
+        case.env_file = env_file()
+        settings, case.complaints = read_settings()
+        is_readable = not any(name.startswith(UNREADABLE) for name in case.complaints)
     except Exception as error:  # noqa: BLE001 - a library, the program or .env may be broken
-        case.complaints = {"": _reason(error)}
+        case.complaints = {"": f"The settings could not be read: {_reason(error)}."}
+        is_readable = False
+    if is_readable:
+        case.settings = settings
+    else:
         reason = "the settings could not be read"
         case.missing = dict.fromkeys((SETTINGS, PLACE, FOLDER, DATABASE, TABLES), reason)
-    if any(name in case.complaints for name in DECISIVE):
+    if is_readable and any(name in case.complaints for name in DECISIVE):
         reason = "the settings do not say which database and folder to use"
         case.missing = dict.fromkeys((PLACE, FOLDER, DATABASE, TABLES), reason)
     return case
@@ -68,8 +74,4 @@ def case_of_command(url: str | None) -> Case:
 def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"the module {error.name} is missing"
-    if isinstance(error, UnicodeDecodeError):
-        return ".env is not UTF-8"
-    if isinstance(error, OSError):
-        return f".env cannot be read ({(error.strerror or '').lower()})"
     return f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from taskmanager.config import is_installed
 from taskmanager.doctor.case import FOLDER, Case
 from taskmanager.doctor.findings import Finding, ok, problem, reason_of, warning
 
@@ -46,6 +47,14 @@ def check_instance_folder(case: Case) -> Iterator[Finding]:
         else:
             yield ok("The instance folder exists and is writable.")
         yield replace(_judge_access(folder.stat()), code="instance_mode")
+        if is_installed() and folder.is_relative_to(case.root):
+            yield warning(
+                "The instance folder is among the installed packages, so the queue is deleted "
+                "with their environment.",
+                "Stop the program, move the folder elsewhere and set TASKMANAGER_INSTANCE_PATH "
+                "to it in the environment.",
+                code="instance_among_packages",
+            )
 
 
 def _not_there(folder: Path) -> Finding:

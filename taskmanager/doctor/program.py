@@ -20,6 +20,14 @@ PASSENGER_LOADERS = (
     "opt/cpanel/ea-ruby*/root/usr/share/passenger/helper-scripts/wsgi-loader.py",
     "opt/cpanel/ea-passenger*/root/usr/share/passenger/helper-scripts/wsgi-loader.py",
 )
+PARTS = (("taskmanager.app", "create_app"), ("taskmanager.cli", "main"))
+# Imported when they are first used.
+LATER_PARTS = (
+    "taskmanager.api.openapi.document",
+    "taskmanager.db.mysql.engine",
+    "taskmanager.serving",
+)
+_NO_SUCH_NAME = re.compile(r"cannot import name '(\w+)' from ")
 _IMPORTS_IMP = re.compile(r"^\s*import\b.*\bimp\b", re.MULTILINE)
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)\s*([<>=!~0-9.,\s]*)$")
 
@@ -104,23 +112,38 @@ def _requirements(root: Path) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def check_loading(case: Case) -> Finding:
-    """Imports the application and the command line, as a start does."""
+    """Imports the application, the command line and what they import later."""
+    what = "The program"
     try:
-        for module, name in (("taskmanager.app", "create_app"), ("taskmanager.cli", "main")):
+        for module, name in PARTS:
             getattr(importlib.import_module(module), name)
+        what = "A part of the program"
+        for module in LATER_PARTS:
+            importlib.import_module(module)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
-        name = getattr(error, "name", None) or ""
-        if isinstance(error, ModuleNotFoundError) and not name.startswith("taskmanager"):
+        missing = _missing_module(error)
+        if missing and missing.partition(".")[0] != "taskmanager":
             return problem(
-                f"The program does not start: the module {error.name} is missing.",
+                f"{what} does not start: the module {missing} is missing.",
                 "Install the requirements with the Python that serves the program: "
                 "python -m pip install -r requirements.txt",
             )
+        fault = f"{missing} is missing" if missing else f"{_where(error)}{type(error).__name__}"
         return problem(
-            f"The program does not start: {_where(error)}{type(error).__name__}.",
+            f"{what} does not start: {fault}.",
             "Upload the whole release again, in binary mode.",
         )
     return ok("The whole program can be imported.")
+
+
+def _missing_module(error: Exception) -> str | None:
+    """What is not there. `from package import module` raises no ModuleNotFoundError."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name
+    if not isinstance(error, ImportError):
+        return None
+    wanted = _NO_SUCH_NAME.match(str(error))
+    return f"{error.name}.{wanted[1]}" if wanted else None
 
 
 def _where(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from taskmanager import __version__
-from taskmanager.doctor.case import Case, case_of_command
+from taskmanager.doctor.case import PLACE, Case, case_of_command
 from taskmanager.doctor.checks import CHECKS, examine
 from taskmanager.doctor.findings import Finding, Level
 
@@ -68,6 +68,8 @@ def report_lines(findings: list[Finding], case: Case) -> Iterator[str]:
     yield f"TaskManager {__version__} in {case.root}"
     if case.settings:
         yield f"Instance folder: {case.settings.instance_path}"
+        if PLACE not in case.missing and case.sqlite_file:
+            yield f"Database: {case.sqlite_file}"
     for group in CHECKS:
         yield ""
         yield group.capitalize()

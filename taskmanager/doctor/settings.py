@@ -11,11 +11,12 @@ from taskmanager.doctor.findings import Finding, not_applicable, ok, problem, re
 def check_settings(case: Case) -> Iterator[Finding]:
     """Reports every invalid setting; a start reports only the first."""
     if SETTINGS in case.missing:
-        yield problem(
-            f"The settings could not be read: {case.complaints['']}.",
-            "Fix that and run the doctor again. Until then the program does not start.",
-            code="settings_unreadable",
-        )
+        for complaint in case.complaints.values():
+            yield problem(
+                complaint,
+                "Fix that and run the doctor again. Until then the program does not start.",
+                code="settings_unreadable",
+            )
         return
     for complaint in case.complaints.values():
         yield problem(complaint, "Correct it and restart. Until then the program does not start.")
@@ -26,7 +27,7 @@ def check_settings(case: Case) -> Iterator[Finding]:
 def check_env_file(case: Case) -> Finding:
     """`.env` may contain the password of the database and the bootstrap key."""
     try:
-        found = (case.root / ".env").stat()
+        found = case.env_file.stat()
     except FileNotFoundError:
         return not_applicable("there is no `.env`; settings come from the environment.")
     except OSError as error:

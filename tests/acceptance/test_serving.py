@@ -152,6 +152,7 @@ def test_requests_sent_at_once_are_answered_one_after_the_other(one_thread: Serv
 
 
 def test_an_answer_without_a_body_arrives(one_thread: Server) -> None:
+    assert f"The queue is in {one_thread.folder}/taskmanager.db\n" in one_thread.log()
     with closing(connect(one_thread)) as connection:
         connection.request("HEAD", "/api/health")
         answer = connection.getresponse()

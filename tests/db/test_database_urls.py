@@ -44,9 +44,30 @@ def test_a_sqlite_url_names_a_file() -> None:
     assert options("sqlite:///queue.db")["database"] == "queue.db"
 
 
+def test_special_characters_that_need_no_quoting_are_taken_as_they_are() -> None:
+    found = options("mysql://me:p@s$%{}:+!@localhost/queue?unix_socket=/run/a+b%20c.sock")
+    assert (found["password"], found["host"]) == ("p@s$%{}:+!", "localhost")
+    assert found["unix_socket"] == "/run/a+b c.sock"
+    assert options("sqlite:////srv/a#b?c%20d@e/q.db?journal=wal")["database"] == (
+        "/srv/a#b?c%20d@e/q.db"
+    )
+
+
+@pytest.mark.parametrize("password", ["a#b", "a/b", "a?b", "1/b", "1?b", "1#b", "%FC", "a#b/c?d"])
+@pytest.mark.parametrize("user", ["me", "me%40here", "me@here"])
+def test_a_password_that_ends_early_is_refused_and_not_shown(user: str, password: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        connect_database(f"mysql://{user}:{password}@localhost:3306/queue")
+    assert "# is %23" in refused.value.message
+    assert f":{password}@" not in refused.value.message
+
+
 @pytest.mark.parametrize(
     "url",
     [
+        *("mysql://me@host/queue#x", "mysql://me@host/queue?ssl_ca=/a#b", "mysql://me@host/q@r"),
+        *("mysql://me@host/queue?unix_socket=", "sqlite:////srv/q.db?journal", "sqlite:///~/q.db"),
+        *("sqlite:///$HOME/q.db", "sqlite:////srv/q.db?mode=ro"),
         *("sqlite:///", "mysql://", "mysql://me@host", "mysql://host/queue"),
         *("mysql://me@host:port/queue", "mysql://me@host:70000/queue", "mysql://me@[::1/queue"),
         *("mysql://me@host/queue?charset=latin1", "mysql://me@host/queue?ssl=1"),

@@ -46,7 +46,7 @@ def test_the_report_for_people_marks_what_is_wrong_and_says_what_to_do(upload: U
     lines = well.stdout.splitlines()
     assert lines[0].startswith("TaskManager ")
     assert lines[0].endswith(str(upload.folder))
-    assert [line for line in lines if line and not line.startswith(" ")][2:-1] == [
+    assert [line for line in lines if line and not line.startswith(" ")][3:-1] == [
         *("Program", "Settings", "Host", "Database", "Queue", "Network")
     ]
     assert lines[-1] == "1 warning."  # cron has never run
@@ -107,6 +107,21 @@ def test_settings_that_cannot_be_read_are_a_problem_and_the_files_are_examined(
     assert "plugins" in report.not_checked()
 
 
+def test_every_line_of_env_that_cannot_be_read_is_told_and_no_other_database_examined(
+    upload: Upload,
+) -> None:
+    upload.start_queue()
+    env = upload.folder / ".env"
+    env.write_text(f"TASKMANAGER_DATABASE_URL: mysql://me:{SECRET}@h/q\nB='\n")
+    report = upload.examine()
+    told = [one["found"] for one in report.findings if one["code"] == "settings_unreadable"]
+    assert [one.partition(": ")[0] for one in told] == [f"{env}, line 1", f"{env}, line 2"]
+    assert "database" not in report.codes()
+    assert SECRET not in str(report)
+    assert SECRET not in upload.run("stats").stderr
+    assert "Instance folder" not in upload.run("doctor").stdout
+
+
 @pytest.mark.parametrize(
     ("mode", "level"),
     [(0o600, "ok"), (0o400, "ok"), (0o640, "warning"), (0o644, "warning"), (0o666, "problem")],
@@ -160,6 +175,9 @@ def test_a_folder_that_cannot_be_written_is_a_problem(upload: Upload, disk: Path
         "the speed of the disk. Reason: the instance folder is not writable" in report.not_checked()
     )
     assert report.exit_status == 1
+    stopped = upload.run("init-db", instance_path=place)
+    assert stopped.returncode == 1
+    assert stopped.stderr.startswith(f"taskmanager: The folder {place} cannot be written by this")
 
     report = upload.examine(instance_path=str(disk / "another"))
     assert report.level("instance_folder") == "problem"

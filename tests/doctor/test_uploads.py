@@ -106,6 +106,26 @@ def test_where_a_file_was_cut_short_the_doctor_says_which_keeps_the_program_from
     assert f"in taskmanager/{name}, SyntaxError" in report.of("program_loads")["found"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("queue/dedupe.py", "api/claims.py", "cli/terminal.py", "db/sqlite/engine.py", "access"),
+        *("api/openapi/document.py", "db/mysql/engine.py", "db/mysql/pool.py"),
+        "serving.py",
+    ],
+)
+def test_a_missing_module_is_named_itself_and_not_the_one_that_imports_it(
+    upload: Upload, name: str
+) -> None:
+    path = upload.folder / "taskmanager" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    module = f"taskmanager/{name}".removesuffix(".py").replace("/", ".")
+    found = upload.examine().of("program_loads")
+    assert found["level"] == "problem"
+    assert found["found"].partition(f" {module}")[1], found
+    assert ".py" not in found["found"]
+
+
 def test_a_part_of_the_doctor_that_is_missing_is_a_finding_and_the_rest_goes_on(
     upload: Upload,
 ) -> None:
@@ -143,9 +163,11 @@ def test_wrong_usage_exits_with_2_also_where_nothing_else_starts(upload: Upload)
     [
         ("flask", "flask"),
         ("peewee", "peewee.py"),
-        ("python-dotenv", "dotenv"),
         ("limits", "limits"),
         ("click", "click"),
+        ("cronsim", "cronsim"),
+        ("pymysql", "pymysql"),
+        ("gunicorn", "gunicorn"),
     ],
 )
 def test_a_library_that_is_missing_is_named_and_the_rest_is_examined(
@@ -164,16 +186,18 @@ def test_a_library_that_is_missing_is_named_and_the_rest_is_examined(
 
     missing = report.of("program_loads")
     assert report.of("libraries")["found"] == f"Not installed: {library}."
-    if library == "python-dotenv":  # loaded only where there is a .env
-        assert report.of("settings_unreadable")["level"] == "problem"
-        assert "the module dotenv is missing" in report.of("settings_unreadable")["found"]
-        assert "the settings could not be read" in report.not_checked()
-    else:
-        assert f"the module {folder.removesuffix('.py')} is missing" in missing["found"]
-        assert report.level("settings") == "ok"
+    assert f"the module {folder.removesuffix('.py')} is missing" in missing["found"]
+    assert report.level("settings") == "ok"
     assert report.level("release_files") == "ok"
     assert report.level("env_file") == "ok"
     assert report.exit_status == 1
+    told = upload.run(
+        "serve", database_url="mysql://me@127.0.0.1:1/q" if library == "pymysql" else ""
+    )
+    assert told.returncode == 1
+    assert "python -m taskmanager doctor" in told.stderr
+    if library in ("pymysql", "gunicorn"):
+        assert told.stderr.startswith(f"taskmanager: The module {library} is missing.")
 
 
 @pytest.mark.parametrize(

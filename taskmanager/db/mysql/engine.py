@@ -160,19 +160,25 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:  # the port is no number, or the host no address
-        parts, port = urlsplit(""), None
-    name = unquote(parts.path.lstrip("/"))
-    if not name or not parts.username:
+        user, password, name = (
+            unquote(part or "", errors="strict")
+            for part in (parts.username, parts.password, parts.path.lstrip("/"))
+        )
+    except ValueError:  # the port is no number, the host no address, or %FC not UTF-8
+        parts, port, user, password, name = urlsplit(""), None, "", "", ""
+    # Left over from a password with one of the characters that end it.
+    if not name or not user or "#" in url or "@" in parts.path:
         raise ConfigurationError(
-            "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name"
+            "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name with "
+            "special characters URL-quoted as UTF-8: # is %23, / is %2F, ? is %3F, @ is %40, % is "
+            "%25"
         )
     options = options_of(
         parts.query, {"unix_socket": None, "ssl_ca": None, "skip_locked": ("off",)}
     )
     connection: dict[str, Any] = {
-        "user": unquote(parts.username),
-        "password": unquote(parts.password or ""),
+        "user": user,
+        "password": password,
         "host": parts.hostname or "localhost",
         "port": port or 3306,
         "charset": "utf8mb4",

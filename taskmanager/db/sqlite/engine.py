@@ -6,6 +6,7 @@ from typing import Any
 
 import peewee
 
+from taskmanager.config import split_sqlite_url
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.engine import Recovering, options_of
 from taskmanager.db.sqlite.group_commit import WriteAheadLog
@@ -121,10 +122,11 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
 
 def sqlite_engine(url: str, *, synchronous: str, table_prefix: str) -> _SqliteDatabase:
     """Raises ConfigurationError where `url` names no file, or an option that is not known."""
-    path, _, query = url.removeprefix("sqlite:///").partition("?")
-    if not path:
+    path, query = split_sqlite_url(url)
+    if not path or path.startswith(("~", "$")):
         raise ConfigurationError(
-            "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db"
+            "TASKMANAGER_DATABASE_URL names no file: write sqlite:///path/to/file.db, without ~ "
+            "or a variable"
         )
     options = options_of(query, {"journal": ("delete", "wal")})
     return _SqliteDatabase(

@@ -6,11 +6,16 @@ cronsim and zoneinfo are imported when the first expression is used.
 
 import datetime
 import difflib
+import importlib.util
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
 from taskmanager.errors import ValidationFailed
+
+# Without it the program must not start: no schedule would run. Found here, imported when needed.
+if importlib.util.find_spec("cronsim") is None:
+    raise ModuleNotFoundError("No module named 'cronsim'", name="cronsim")
 
 CRON_FIELDS = (  # name, what it takes, number of values
     ("minute", "0-59", 60),
