@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,8 @@ def test_a_file_that_was_cut_off_is_refused_wherever_it_ends(new: Queue, file: P
         assert "was cut off" in refused(new, file)
     assert "after line 1, without" in refused(new, _written(file, text[: text.index(b"\n") + 1]))
     file.write_bytes(text)
-    assert f"{lines}" not in new.run("import", str(file)).stderr
+    said = new.run("import", str(file)).stderr
+    assert str(lines) not in re.sub(r"/\S+", "", said)  # a path may have any number
 
 
 def _written(file: Path, text: bytes) -> Path:

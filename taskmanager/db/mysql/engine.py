@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import peewee
 from pymysql.constants import CLIENT
@@ -157,22 +157,7 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
 
     Raises ConfigurationError where `url` cannot be understood.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-        user, password, name = (
-            unquote(part or "", errors="strict")
-            for part in (parts.username, parts.password, parts.path.lstrip("/"))
-        )
-    except ValueError:  # the port is no number, the host no address, or %FC not UTF-8
-        parts, port, user, password, name = urlsplit(""), None, "", "", ""
-    # Left over from a password with one of the characters that end it.
-    if not name or not user or "#" in url or "@" in parts.path:
-        raise ConfigurationError(
-            "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name with "
-            "special characters URL-quoted as UTF-8: # is %23, / is %2F, ? is %3F, @ is %40, % is "
-            "%25"
-        )
+    parts, user, password, name = _parts_of(url)
     options = options_of(
         parts.query, {"unix_socket": None, "ssl_ca": None, "skip_locked": ("off",)}
     )
@@ -180,7 +165,7 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
         "user": user,
         "password": password,
         "host": parts.hostname or "localhost",
-        "port": port or 3306,
+        "port": parts.port or 3306,
         "charset": "utf8mb4",
         # Guarded updates count the rows that matched, not those whose values differ.
         "client_flag": CLIENT.FOUND_ROWS,
@@ -194,7 +179,7 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
         connection["ssl"] = context_that_trusts(options["ssl_ca"])
     elif "unix_socket" in options or parts.hostname in ("localhost", "127.0.0.1", "::1"):
         connection["ssl_disabled"] = True
-    is_local_name = parts.hostname == "localhost" and port is None
+    is_local_name = parts.hostname == "localhost" and parts.port is None
     prefers_socket = is_local_name and options.keys().isdisjoint({"unix_socket", "ssl_ca"})
     engine = _MySQLDatabase(
         name,
@@ -206,3 +191,24 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
     if options.get("skip_locked") == "off":
         engine.cache.skips_locked = False
     return engine
+
+
+def _parts_of(url: str) -> tuple[SplitResult, str, str, str]:
+    """The parts of the URL, and user, password and database. Raises ConfigurationError."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no number
+        user, password, name = (
+            unquote(part or "", errors="strict")
+            for part in (parts.username, parts.password, parts.path.lstrip("/"))
+        )
+    except ValueError:  # the port is no number, the host no address, or %FC not UTF-8
+        name = ""
+    # "#" or "@" is left over from a password with one of the characters that end it.
+    if not name or not user or "#" in url or "@" in parts.path:
+        raise ConfigurationError(
+            "TASKMANAGER_DATABASE_URL must look like mysql://user:password@host:3306/name with "
+            "special characters URL-quoted as UTF-8: # is %23, / is %2F, ? is %3F, @ is %40, % is "
+            "%25"
+        )
+    return parts, user, password, name
