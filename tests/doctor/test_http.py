@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 from jsonschema import Draft202012Validator
 
+from taskmanager import config
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.doctor import case, network
@@ -73,6 +74,7 @@ def test_no_path_is_told_where_everything_is_wrong(
     (root / "MANIFEST.sha256").write_text(f"{'0' * 64}  taskmanager/gone.py\n")
     (root / ".env").mkdir(mode=0o777)
     monkeypatch.setattr(case, "ROOT", root)
+    monkeypatch.setattr(config, "APP_ROOT", root)
     (tmp_path / "instance").chmod(0o755)
 
     response = api.call("GET", "/api/admin/doctor", environ_overrides={"DOCUMENT_ROOT": str(root)})
