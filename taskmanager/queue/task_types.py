@@ -296,8 +296,7 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     for task in islice(_open_tasks(row["id"]), OPEN_TASKS_VALIDATED):
         if budget.left < MAX_WORK:
             break
-        params = json.loads(task["params"])
-        problems = validation.param_problems(schema_text, params, budget=budget)
+        problems = validation.param_problems(schema_text, json.loads(task["params"]), budget=budget)
         checked += 1
         if problems and len(examples) < REJECTED_TASKS_SHOWN:
             examples.append({"id": task["id"], "errors": problems})

@@ -219,9 +219,11 @@ def test_of_completion_cancellation_and_expiry_one_wins(
             "SELECT event, status FROM task_logs WHERE task_id = ? ORDER BY id", (task["id"],)
         )
         ends = [log["status"] for log in history if log["status"] in won]
-        assert ends == [row["status"]], history
+        # A late report of the last attempt counts after the lease has expired.
+        assert ends in ([row["status"]], ["failed", "completed"]), history
+        assert ends[-1] == row["status"], history
         assert history[-1]["status"] == row["status"], "something happened to a finished task"
         assert (completion, cancellation) == won[row["status"]], history
-        assert max_attempts == 1 or row["status"] != "failed"
+        assert max_attempts == 1 or "failed" not in ends
         winners[row["status"]] += 1
     assert len(winners) > 1, f"never was there a race: {winners}"
