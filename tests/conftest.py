@@ -367,6 +367,17 @@ def start_server(tmp_path: Path, fresh_database_url: str) -> Iterator[Callable[.
 
 
 @pytest.fixture
+def own_mariadb(tmp_path: Path) -> Iterator[mariadb.MariaDB]:
+    """A server that the test may stop and whose users are its own."""
+    require("MariaDB (mariadbd)", mariadb.is_installed())
+    (tmp_path / "mariadb").mkdir()
+    server = mariadb.MariaDB(tmp_path / "mariadb")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 30 MB."""
     folder = tmp_path / "disk"

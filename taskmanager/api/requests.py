@@ -20,7 +20,7 @@ from taskmanager.clock import parse_time
 from taskmanager.config import Settings
 from taskmanager.errors import InvalidRequest, ValidationFailed
 from taskmanager.params import schemas, validation
-from taskmanager.params.limits import MAX_DEPTH, is_too_deep
+from taskmanager.params.limits import HOLDS_NAMED, KEYWORDS, MAX_DEPTH, is_too_deep
 from taskmanager.params.messages import headline
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -185,11 +185,7 @@ def _param_schema(value: Any) -> Any:
     return _with_objects(_object(value))
 
 
-_SUBSCHEMAS = {
-    *("items", "prefixItems", "additionalItems", "unevaluatedItems", "contains"),
-    *("additionalProperties", "unevaluatedProperties", "propertyNames"),
-    *("allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
-}
+_SUBSCHEMAS = {name for name, keyword in KEYWORDS.items() if keyword.place} - {*HOLDS_NAMED}
 _SUBSCHEMAS_BY_NAME = {"$defs", "definitions", "patternProperties", "properties"}
 
 

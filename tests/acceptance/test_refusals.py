@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import require
 from tests.doctor.patients import Upload, remount_read_only
-from tests.support.mariadb import MariaDB, free_port, is_installed
+from tests.support.mariadb import MariaDB, free_port
 
 # One process as Passenger runs it: reads "METHOD PATH" lines, prints [status, headers, body].
 HOST = """
@@ -74,17 +73,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path / "site")
     yield site
     site.stop()
-
-
-@pytest.fixture
-def own_mariadb(tmp_path: Path) -> Iterator[MariaDB]:
-    """A server that the test may stop and whose users are its own."""
-    require("MariaDB (mariadbd)", is_installed())
-    (tmp_path / "mariadb").mkdir()
-    server = MariaDB(tmp_path / "mariadb")
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_why_the_database_cannot_be_used_is_told_to_an_owner_without_a_shell(

@@ -180,6 +180,9 @@ def test_what_is_no_id_stays_refused(api: Api, wrong: Any) -> None:
 
 
 def test_numbers_and_flags_stay_strict(api: Api, held: int) -> None:
-    for wrong in ({"priority": "5"}, {"max_attempts": "3"}, {"delay_seconds": "1"}):
-        api.post("/api/tasks", {"type": "job", "params": {}, **wrong}, 400)
-    api.post(f"/api/tasks/{held}/complete", {"worker_id": "w", "success": "true"}, 400)
+    for field, wrong in (("priority", "5"), ("max_attempts", "3"), ("delay_seconds", "1")):
+        refused = api.post("/api/tasks", {"type": "job", "params": {}, field: wrong}, 400)
+        assert [problem["path"] for problem in refused["details"]] == [field]
+    report = {"worker_id": "w", "success": "true"}
+    refused = api.post(f"/api/tasks/{held}/complete", report, 400)
+    assert [problem["path"] for problem in refused["details"]] == ["success"]

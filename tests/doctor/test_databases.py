@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pymysql
@@ -22,9 +22,9 @@ from taskmanager.doctor.checks import examine
 from taskmanager.doctor.database import judge_connections, judge_version
 from taskmanager.files import systems
 from tests.api.tables import dump_tables
-from tests.conftest import Api, Clock, in_every_mode, require
+from tests.conftest import Api, Clock, in_every_mode
 from tests.doctor.patients import Report, Upload, remount_read_only
-from tests.support.mariadb import MariaDB, is_installed
+from tests.support.mariadb import MariaDB
 from tests.support.server import Server
 
 on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
@@ -295,17 +295,6 @@ def test_processes_that_have_the_database_open_are_counted(
 
 
 # MySQL, MariaDB
-
-
-@pytest.fixture
-def own_mariadb(tmp_path: Path) -> Iterator[MariaDB]:
-    """A server that the test may stop."""
-    require("MariaDB (mariadbd)", is_installed())
-    (tmp_path / "mariadb").mkdir()
-    server = MariaDB(tmp_path / "mariadb")
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_a_stopped_server_is_a_problem_and_the_host_is_examined_all_the_same(
