@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import peewee
 import pymysql
@@ -19,6 +20,7 @@ from taskmanager.db.connection import close_connection, connect_database, dialec
 from taskmanager.db.migrations import MIGRATIONS, DataStep, Ddl
 from taskmanager.db.models import MODELS
 from taskmanager.db.statements import execute, fetch_all, fetch_one, insert
+from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from tests.support.database_structure import structure
 from tests.support.mariadb import MariaDB
@@ -97,6 +99,24 @@ def test_an_upgraded_database_is_made_exactly_like_a_new_one(
     assert fetch_one("SELECT MAX(version) AS v FROM schema_versions") == {
         "v": schema.SCHEMA_VERSION
     }
+
+
+@pytest.mark.parametrize("version", list(MIGRATIONS)[:-1])
+def test_a_database_of_every_version_before_is_upgraded(
+    empty: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = previous.make_previous_release()
+    earlier = {number: steps for number, steps in MIGRATIONS.items() if number <= version}
+    monkeypatch.setattr(schema, "MIGRATIONS", earlier)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", version)
+    assert schema.create_schema() is schema.Preparation.UPGRADED
+    assert versions()[-1] == version
+    monkeypatch.undo()
+
+    assert schema.create_schema() is schema.Preparation.UPGRADED
+
+    assert versions() == ALL_VERSIONS
+    assert previous.rows_kept(before) == before
 
 
 def test_every_version_follows_the_one_before_and_every_step_has_its_own_name() -> None:
@@ -189,6 +209,70 @@ def test_a_process_killed_between_two_slices_of_data_leaves_the_rest_to_the_next
     assert sorted(finished_steps()) == sorted(
         [name for _, name in steps()] + [step.name for step in NEXT]
     )
+
+
+def upgrade_until(url: str, last: str) -> None:
+    """Dies when it comes to the step `last`."""
+
+    def report(message: str) -> None:
+        if message.endswith(f": {last}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    connect_database(url)
+    schema.create_schema(report=report)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_step_leaves_the_rest_to_the_next(empty: str, engine: str) -> None:
+    before = previous.make_previous_release(more_tasks=3_000)
+    for number, (_, name) in enumerate(steps()):
+        close_connection()
+        process = CONTEXT.Process(target=upgrade_until, args=(empty, name))
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert schema.find_refusal() is not None
+        if engine == "sqlite":
+            assert versions() == [previous.VERSION]
+        else:
+            assert len(finished_steps()) == number
+
+    assert schema.create_schema(patience_seconds=60) is schema.Preparation.UPGRADED
+
+    assert versions() == ALL_VERSIONS
+    assert previous.rows_kept(before) == before
+    if engine == "sqlite":
+        assert fetch_all("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+def write_on(url: str, started: Any, stop: Any, written: Any) -> None:
+    """Creates tasks like a process of an earlier version, and counts them."""
+    connect_database(url)
+    while not stop.is_set():
+        write_transaction(insert)("tasks", previous.task(dedupe="none"))
+        written.value += 1
+        started.set()
+    close_connection()
+
+
+@pytest.mark.slow
+def test_processes_of_the_version_before_write_while_the_tables_are_upgraded(empty: str) -> None:
+    before = previous.make_previous_release(more_tasks=3_000)
+    close_connection()
+    started, stop, written = CONTEXT.Event(), CONTEXT.Event(), CONTEXT.Value("i", 0)
+    writer = CONTEXT.Process(target=write_on, args=(empty, started, stop, written))
+    writer.start()
+    assert started.wait(60)
+
+    assert schema.create_schema(patience_seconds=60) is schema.Preparation.UPGRADED
+
+    during = written.value
+    wait_until(lambda: written.value > during)  # it goes on with the new tables
+    stop.set()
+    writer.join(60)
+    assert writer.exitcode == 0
+    tasks = fetch_one("SELECT COUNT(*) AS tasks FROM tasks")
+    assert tasks == {"tasks": len(before["tasks"]) + written.value}
 
 
 @on_mariadb

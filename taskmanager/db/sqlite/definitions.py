@@ -31,6 +31,7 @@ def rewrite_definition(table: str, old: str, new: str) -> None:
         execute(f"PRAGMA schema_version = {version + 1}")
     finally:
         execute("PRAGMA writable_schema = OFF")
+    execute(f"SELECT 1 FROM {table} LIMIT 1")  # fails where the new definition is not SQL
 
 
 def _store(table: str, sql: str) -> None:

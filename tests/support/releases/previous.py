@@ -5,7 +5,7 @@ from typing import Any
 
 from taskmanager.db.connection import database, dialect
 from taskmanager.db.schema import statements_of
-from taskmanager.db.statements import Row, execute, fetch_all, insert
+from taskmanager.db.statements import Row, execute, fetch_all, insert, insert_many
 
 VERSION = 1
 SCHEMA = Path(__file__).with_name("schema-0.1.0.sql")
@@ -91,13 +91,19 @@ def _statements() -> list[str]:
     return statements_of(text, dialect(), database.table_prefix)
 
 
-def make_previous_release() -> dict[str, list[Row]]:
-    """Makes its tables and rows in the connected database, which is empty; returns all rows."""
+def make_previous_tables() -> None:
+    """Makes its tables in the connected database, which is empty."""
     for statement in _statements():
         execute(statement)
+
+
+def make_previous_release(*, more_tasks: int = 0) -> dict[str, list[Row]]:
+    """Makes its tables and rows in the connected database, which is empty; returns all rows."""
+    make_previous_tables()
     for table, rows in ROWS.items():
         for row in rows:
             insert(table, row)
+    insert_many("tasks", [task(dedupe="none") for _ in range(more_tasks)])
     return {table: fetch_all(f"SELECT * FROM {{{table}}} ORDER BY id") for table in ROWS}
 
 
