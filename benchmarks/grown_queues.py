@@ -100,7 +100,8 @@ def _add(first: int, last: int, now: int) -> None:
         )
 
 
-def _grow(rows: int, already: int) -> None:
+def grow(rows: int, already: int) -> None:
+    """Adds tasks with their history to the connected queue, from `already` many up to `rows`."""
     now = utc_now()
     if dialect() is SQLITE:
         execute("PRAGMA cache_size = -2000000")
@@ -127,9 +128,9 @@ def build_queues(engine: str, sizes: Sequence[int], folder: Path) -> dict[int, f
                 home.mkdir(parents=True)
             else:
                 shutil.copytree(smaller, home, ignore=shutil.ignore_patterns("built", "s", "pid"))
-            with _served(engine, home, buffer_pool="2G", durable=False) as url:
+            with served(engine, home, buffer_pool="2G", durable=False) as url:
                 connect_queue(home, url)
-                _grow(rows, already)
+                grow(rows, already)
             (home / "built").touch()
             seconds[rows] = time.perf_counter() - started
         smaller, already = home, rows
@@ -148,13 +149,14 @@ def served_queues(
         found = {}
         for rows in sizes:
             home = folder / f"{engine}-{rows}"
-            served = _served(engine, home, buffer_pool=buffer_pool, durable=True)
-            found[rows] = home, stack.enter_context(served)
+            queue = served(engine, home, buffer_pool=buffer_pool, durable=True)
+            found[rows] = home, stack.enter_context(queue)
         yield found
 
 
 @contextlib.contextmanager
-def _served(engine: str, home: Path, *, buffer_pool: str, durable: bool) -> Iterator[str]:
+def served(engine: str, home: Path, *, buffer_pool: str, durable: bool) -> Iterator[str]:
+    """The URL of the queue in `home`; on MariaDB while its server runs."""
     if engine == "sqlite":
         yield f"sqlite:///{home / 'queue.db'}"
         return
