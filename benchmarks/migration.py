@@ -5,8 +5,8 @@
 Makes a queue of the previous release with tasks of all states and their history. One copy is
 upgraded by `taskmanager migrate`: printed are the seconds of each step, and how large the
 database was before, at most and after. On the other the command is killed (SIGKILL) at five
-points of that time. Then it is run once more and must complete the upgrade, and every row must
-be there. A queue of a million tasks takes about 2 GB in the folder for temporary files.
+points of that time; on MariaDB what a kill leaves is less each time, and may be over before the
+next. Then it is run once more and must complete the upgrade, and every row must be there. A queue of a million tasks takes about 2 GB in the folder for temporary files.
 """
 
 import argparse
@@ -50,9 +50,9 @@ def measure(engine: str, tasks: int, folder: Path) -> dict[str, Any]:
     shutil.rmtree(whole)
     with served(engine, killed, buffer_pool="256M", durable=True) as url:
         kills = sum(_is_killed(url, killed, after=part * sum(steps.values())) for part in KILLED_AT)
-        completed, _ = _upgrade(url, killed)
+        _upgrade(url, killed)
         _require_complete(url, rows)
-    return {**figures, "kills": kills, "completed in": sum(completed.values())}
+    return {**figures, "kills": kills}
 
 
 def _make_previous_release(url: str, tasks: int) -> None:
@@ -151,9 +151,7 @@ def _print(engine: str, tasks: int, figures: dict[str, Any]) -> None:
     before, largest, after = (size / 1e6 for size in figures["bytes"])
     sys.stdout.write(f"  {sum(figures['steps'].values()):8.2f} s  together\n")
     sys.stdout.write(f"  {before:,.0f} MB before, {largest:,.0f} at most, {after:,.0f} after\n")
-    sys.stdout.write(
-        f"  killed {figures['kills']} times, then completed in {figures['completed in']:.2f} s\n"
-    )
+    sys.stdout.write(f"  killed {figures['kills']} times, then completed\n")
 
 
 def main() -> None:
