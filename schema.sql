@@ -98,6 +98,8 @@ CREATE TABLE tasks (
     completed_at    BIGINT,                      -- when it became completed, failed or cancelled
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
+    -- Since version 3. Nothing writes most of these yet: later capabilities find them here, because
+    -- a table of millions of rows is better changed once.
     batch_id        BIGINT,
     tags            TEXT,                        -- JSON list
     group_key       VARCHAR(255),
@@ -105,6 +107,7 @@ CREATE TABLE tasks (
     expires_at      BIGINT,                      -- not handed out from then on
     max_run_seconds INTEGER,
     on_dependency_failed VARCHAR(10),
+    dedupe_seconds  INTEGER,                     -- how long after its creation it holds its key
     dedupe_until    BIGINT,                      -- of a pruned task: it holds its key until then
     pruned_at       BIGINT,                      -- when its content was removed; only the key is kept
     traceparent     VARCHAR(64),

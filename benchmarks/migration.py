@@ -5,8 +5,9 @@
 Makes a queue of the previous release with tasks of all states and their history. One copy is
 upgraded by `taskmanager migrate`: printed are the seconds of each step, and how large the
 database was before, at most and after. On the other the command is killed (SIGKILL) at five
-points of that time; on MariaDB what a kill leaves is less each time, and may be over before the
-next. Then it is run once more and must complete the upgrade, and every row must be there. A queue of a million tasks takes about 2 GB in the folder for temporary files.
+points of that time. On MariaDB each kill leaves less to do, so the later ones may come too late.
+Then the command is run once more and must complete the upgrade, and every row must be there. A
+queue of a million tasks takes about 2 GB in the folder for temporary files.
 """
 
 import argparse

@@ -192,6 +192,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 "expires_at BIGINT",
                 "max_run_seconds INTEGER",
                 "on_dependency_failed VARCHAR(10)",
+                "dedupe_seconds INTEGER",
                 "dedupe_until BIGINT",
                 "pruned_at BIGINT",
                 "traceparent VARCHAR(64)",

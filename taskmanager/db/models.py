@@ -120,6 +120,7 @@ class Task(_Model):
     expires_at = peewee.BigIntegerField(null=True)
     max_run_seconds = peewee.IntegerField(null=True)
     on_dependency_failed = peewee.CharField(10, null=True)
+    dedupe_seconds = peewee.IntegerField(null=True)
     dedupe_until = peewee.BigIntegerField(null=True)
     pruned_at = peewee.BigIntegerField(null=True)
     traceparent = peewee.CharField(64, null=True)
