@@ -40,7 +40,9 @@ from taskmanager.queue.task_types import TaskDefaults
 START = 1_800_000_000_000
 LEASE_SECONDS = 60
 DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=LEASE_SECONDS)
+DAY_MS = 86_400_000
 RETENTION_DAYS = 1
+DEDUPE_DAYS = 3
 FINISHED = ("completed", "failed", "cancelled")
 
 # Every step a task may take, by the event that records it.
@@ -119,6 +121,7 @@ class ModelTask:
     token: str | None = None
     lease_expires_at: int | None = None
     finished_at: int | None = None
+    pruned_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,27 @@ class Model:
         task.status, task.finished_at = status, self.now
         task.token = task.lease_expires_at = None
 
+    def prune(self) -> list[int]:
+        """Returns which tasks lose their content; those that hold no key for longer are gone."""
+        ended = {
+            task_id: (self.now - task.finished_at) / DAY_MS
+            for task_id, task in self.tasks.items()
+            if task.finished_at is not None
+        }
+        old = [
+            task_id
+            for task_id, days in ended.items()
+            if days > RETENTION_DAYS and self.tasks[task_id].pruned_at is None
+        ]
+        for task_id in old:
+            self.tasks[task_id].pruned_at, self.tasks[task_id].token = self.now, None
+        for task_id, task in list(self.tasks.items()):
+            if task.pruned_at is not None and (
+                task.policy != "forever" or ended[task_id] >= DEDUPE_DAYS
+            ):
+                del self.tasks[task_id]
+        return old
+
     def pending(self) -> list[int]:
         waiting = [task_id for task_id, task in self.tasks.items() if task.status == "pending"]
         return sorted(waiting, key=lambda task_id: (-self.tasks[task_id].priority, task_id))
@@ -195,7 +219,7 @@ class Lifecycle(RuleBasedStateMachine):
             name="job",
             version="1",
             param_schema={"type": "object"},
-            defaults={},
+            defaults={"dedupe_days": DEDUPE_DAYS},
             now=START,
             caller=OPERATOR,
         )
@@ -423,7 +447,7 @@ class Lifecycle(RuleBasedStateMachine):
         def run() -> None:
             operate.retry_task(task_id=task_id, caller=OPERATOR, now=self.model.now)
 
-        if task.status not in ("failed", "cancelled") or rival:
+        if task.status not in ("failed", "cancelled") or task.pruned_at is not None or rival:
             with pytest.raises(Conflict):
                 run()
             return
@@ -437,7 +461,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def maintain(self, data: Any, prune: bool) -> None:
         if prune:
-            self.model.now += 86_400_000
+            self.model.now += DAY_MS
         done = maintenance.maintain(
             retention_days=RETENTION_DAYS,
             defaults=DEFAULTS,
@@ -445,13 +469,8 @@ class Lifecycle(RuleBasedStateMachine):
             now=self.model.now,
         )
         self.model.run_slice()
-        old = [
-            task_id
-            for task_id, task in self.model.tasks.items()
-            if task.finished_at is not None and task.finished_at < self.model.now - 86_400_000
-        ]
+        old = self.model.prune()
         for task_id in old:
-            del self.model.tasks[task_id]
             self.finished_rows.pop(task_id, None)
         assert done["pruned"] == len(old)
 
@@ -471,6 +490,7 @@ class Lifecycle(RuleBasedStateMachine):
                 token=row["claim_token"],
                 lease_expires_at=row["lease_expires_at"],
                 finished_at=row["completed_at"],
+                pruned_at=row["pruned_at"],
             )
             if task.status in FINISHED:
                 found.available_at = task.available_at
@@ -500,7 +520,11 @@ class Lifecycle(RuleBasedStateMachine):
             assert (before, log["status"]) in TRANSITIONS[log["event"]]
             SEEN[log["event"]] += 1
             status[log["task_id"]] = log["status"]
-        assert status == {task_id: task.status for task_id, task in self.model.tasks.items()}
+        assert status == {
+            task_id: task.status
+            for task_id, task in self.model.tasks.items()
+            if task.pruned_at is None
+        }
 
 
 @pytest.fixture
