@@ -37,31 +37,29 @@ class DataStep(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """Words in the stored definition of a table, on SQLite, which cannot alter a constraint.
+    """On SQLite, words in the stored definition of a table: it cannot alter a constraint.
 
     No row is read: what the table holds must fit the new words as well. See
-    sqlite/definitions.py.
+    sqlite/definitions.py. `mysql` is what MySQL and MariaDB run, as in Ddl.
     """
 
     name: str
     table: str
     old: str
     new: str
+    mysql: str
 
 
 Step = Ddl | DataStep | Definition
 
 
-def _new_columns(table: str, columns: Sequence[str], mysql: str = "") -> Ddl:
-    """Columns that may be NULL, after all others: no server copies the table for these.
-
-    `mysql` is what the one ALTER TABLE does besides on MySQL and MariaDB.
-    """
+def _new_columns(table: str, columns: Sequence[str]) -> Ddl:
+    """Columns that may be NULL, after all others: no server copies the table for these."""
     added = [f"ADD COLUMN {column}" for column in columns]
     return Ddl(
         f"add columns to {table}",
         "; ".join(f"ALTER TABLE {table} {one}" for one in added),
-        mysql=f"ALTER TABLE {table} {', '.join(added)} {mysql}",
+        mysql=f"ALTER TABLE {table} {', '.join(added)}",
     )
 
 
@@ -180,7 +178,19 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
     ),
     3: (
         Definition(
-            "let tasks be blocked", "tasks", old="'cancelled')", new="'cancelled', 'blocked')"
+            "let tasks be blocked",
+            "tasks",
+            old="'cancelled')",
+            new="'cancelled', 'blocked')",
+            # MariaDB adds a CHECK in an instant only to a column. MySQL would copy the table to
+            # enforce it, while nobody may write. MySQL 5.7 knows none, and what was made there has
+            # none on a later server either.
+            mysql="ALTER TABLE tasks "
+            "/*M!100300 DROP CONSTRAINT IF EXISTS tasks_status, "
+            f"MODIFY status VARCHAR(10) NOT NULL {_STATUS_CHECK} */ "
+            "/*!80016 DROP CHECK tasks_status */; "
+            "ALTER TABLE tasks "
+            f"/*!80016 ADD CONSTRAINT tasks_status {_STATUS_CHECK} NOT ENFORCED */",
         ),
         _new_columns(
             "tasks",
@@ -199,12 +209,6 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 "notify VARCHAR(255)",
                 "payload_key VARCHAR(32)",
             ),
-            # MariaDB adds a CHECK in an instant only to a column. MySQL would copy the table to
-            # enforce it, while nobody may write. MySQL 5.7 knows none.
-            f"/*M!100300 , DROP CONSTRAINT tasks_status, "
-            f"MODIFY status VARCHAR(10) NOT NULL {_STATUS_CHECK} */ "
-            f"/*!80016 , DROP CHECK tasks_status, "
-            f"ADD CONSTRAINT tasks_status {_STATUS_CHECK} NOT ENFORCED */",
         ),
         _new_columns(
             "task_types",

@@ -49,8 +49,8 @@ START_PATIENCE_SECONDS = 5
 COMMAND_PATIENCE_SECONDS = 600
 RETRY_AFTER_SECONDS = 5
 
-# MySQL's error numbers: the table, column or index exists already, or does not exist any more.
-DONE_BEFORE = frozenset({1050, 1060, 1061, 1091})
+# MySQL's error numbers: the table, column, index or CHECK exists already, or exists no more.
+DONE_BEFORE = frozenset({1050, 1060, 1061, 1091, 3821, 3822})
 NO_SUCH_KEY_COLUMN = 1072
 LOCK_WAIT_TIMEOUT = 1205
 DENIED = frozenset({1044, 1142, 1143, 1227})
@@ -230,19 +230,25 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
         if _state_of(step)["finished_at"] is not None:
             continue
         report(f"schema version {version}: {step.name}")
-        if isinstance(step, Ddl):
-            text = step.sql if dialect() is SQLITE or step.mysql is None else step.mysql
-            for statement in _spelled(text):
-                change_tables(statement)
-            _note(step, position=0, finished=True)
-        elif isinstance(step, Definition):
-            if dialect() is SQLITE:
-                rewrite_definition(database.table_prefix + step.table, step.old, step.new)
-            _note(step, position=0, finished=True)
-        else:
+        if isinstance(step, DataStep):
             run = _run_slice if dialect() is SQLITE else write_transaction(_run_slice)
             while run(step):
                 pass
+        else:
+            _change_definitions(step)
+            _note(step, position=0, finished=True)
+
+
+def _change_definitions(step: Ddl | Definition) -> None:
+    if dialect() is not SQLITE and step.mysql is not None:
+        text = step.mysql
+    elif isinstance(step, Definition):
+        rewrite_definition(database.table_prefix + step.table, step.old, step.new)
+        return
+    else:
+        text = step.sql
+    for statement in _spelled(text):
+        change_tables(statement)
 
 
 def _spelled(text: str) -> list[str]:
