@@ -13,7 +13,15 @@ FIELDS = {
     *("id", "type", "task_type_id", "type_id", "type_version", "status", "params", "result"),
     *("error_message", "error_code", "priority", "progress", "progress_message", "attempts"),
     *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "worker_id", "claimed_by"),
-    *("claimed_at", "lease_expires_at", "available_at", "completed_at", "created_at"),
+    *(
+        "claimed_at",
+        "lease_expires_at",
+        "available_at",
+        "completed_at",
+        "pruned_at",
+        "dedupe_until",
+        "created_at",
+    ),
     "updated_at",
 }
 
