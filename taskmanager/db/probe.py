@@ -6,7 +6,13 @@ import peewee
 
 from taskmanager.db.connection import cache, close_connection, database, dialect
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.errors import MYSQL_NO_SUCH_TABLE, MYSQL_TABLE_EXISTS, mysql_code, translated
+from taskmanager.db.errors import (
+    MYSQL_NO_SUCH_TABLE,
+    MYSQL_TABLE_EXISTS,
+    is_busy,
+    mysql_code,
+    translated,
+)
 from taskmanager.db.sqlite.engine import SQLITE_BUSY_TIMEOUT_SECONDS
 from taskmanager.db.statements import execute
 from taskmanager.errors import DatabaseRefused
@@ -47,6 +53,8 @@ def try_to_write(*, keep: bool) -> DatabaseRefused | None:
                 execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
         close_connection()  # which ends the transaction
+        if is_busy(error):
+            return None
         refusal = translated(error)
         return refusal if isinstance(refusal, DatabaseRefused) else None
     return None
