@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from taskmanager.db.connection import close_connection, connect_database
+from taskmanager.db.probe import find_write_refusal
 from taskmanager.db.sqlite.group_commit import WriteAheadLog
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
@@ -139,6 +140,8 @@ def test_while_the_disk_fails_nothing_more_is_written(disk: Disk) -> None:
         with pytest.raises(DatabaseUnavailable, match="Nothing was changed"):
             insert(2)
     assert execute("SELECT number FROM numbers").fetchall() == [(1,)]
+    disk.fails(1)
+    assert "Nothing was changed" in str(find_write_refusal())
     insert(3)
     assert disk.numbers_after_power_cut() == {1, 3}
 

@@ -146,8 +146,9 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         try:
             self._log.recover(self.connection())  # type: ignore[no-untyped-call]
         except (OSError, sqlite3.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise DatabaseUnavailable(
-                f"The disk failed to keep earlier changes and has not recovered ({error}). "
+                f"The disk failed to keep earlier changes and has not recovered ({reason}). "
                 "Nothing was changed; try again shortly."
             ) from error
 
