@@ -66,7 +66,7 @@ class WriteAheadLog:
 
     def has_failed(self) -> bool:
         """Whether a sync has failed, in any process, and the log has not been recovered since."""
-        return self._saw_failure or os.path.exists(self._failure)
+        return self._saw_failure or os.access(self._failure, os.F_OK)
 
     def recover(self, connection: sqlite3.Connection) -> None:
         """Makes everything in the log durable again and empties it.
