@@ -20,7 +20,8 @@ from taskmanager.clock import parse_time
 from taskmanager.config import Settings
 from taskmanager.errors import InvalidRequest, ValidationFailed
 from taskmanager.params import schemas, validation
-from taskmanager.params.limits import HOLDS_NAMED, KEYWORDS, MAX_DEPTH, is_too_deep
+from taskmanager.params.empty_objects import object_of, schema_with_objects
+from taskmanager.params.limits import MAX_DEPTH, is_too_deep
 from taskmanager.params.messages import headline
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -93,7 +94,7 @@ class RequestBody:
         if not request.is_json:
             raise UnsupportedMediaType
         body = parse_json(raw)
-        body = _object(body)
+        body = object_of(body)
         if not isinstance(body, dict):
             raise InvalidRequest('The body must be a JSON object: {"field": value}.')
         return self.check(body)
@@ -152,7 +153,7 @@ def _reader_of_record(schema: dict[str, Any], keeps_null: bool) -> Reader:
 def _reader(schema: dict[str, Any], keeps_null: bool) -> Reader | None:
     """How a value of `schema` is read; None: as it is."""
     if schema == OBJECT:
-        return _object
+        return object_of
     if schema.get("maximum") == MAX_INTEGER:  # as no number but an id has
         return _id
     if "properties" in schema:
@@ -161,11 +162,6 @@ def _reader(schema: dict[str, Any], keeps_null: bool) -> Reader | None:
     if reader is None:
         return None
     return lambda value: [reader(item) for item in value] if isinstance(value, list) else value
-
-
-def _object(value: Any) -> Any:
-    """PHP writes an empty object as []."""
-    return {} if value == [] else value
 
 
 def _id(value: Any) -> Any:
@@ -182,28 +178,7 @@ def _param_schema(value: Any) -> Any:
             raise InvalidRequest(
                 f"param_schema must be a JSON Schema, or one as text; {reason}"
             ) from None
-    return _with_objects(_object(value))
-
-
-_SUBSCHEMAS = {name for name, keyword in KEYWORDS.items() if keyword.place} - {*HOLDS_NAMED}
-_SUBSCHEMAS_BY_NAME = {"$defs", "definitions", "patternProperties", "properties"}
-
-
-def _with_objects(schema: Any) -> Any:
-    """A schema in which [] stands nowhere for an empty object of subschemas."""
-    if isinstance(schema, list):
-        return [_with_objects(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    for keyword, part in schema.items():
-        if keyword in _SUBSCHEMAS:
-            schema[keyword] = _with_objects(part)
-        elif keyword in _SUBSCHEMAS_BY_NAME:
-            by_name = _object(part)
-            if isinstance(by_name, dict):
-                by_name = {name: _with_objects(one) for name, one in by_name.items()}
-            schema[keyword] = by_name
-    return schema
+    return schema_with_objects(value)
 
 
 def _read_body() -> bytes:

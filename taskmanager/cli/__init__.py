@@ -15,7 +15,7 @@ from taskmanager.cli.maintenance import maintain, prune, requeue_stale
 from taskmanager.cli.reports import audit, doctor, openapi, stats
 from taskmanager.cli.server import demo, serve
 from taskmanager.cli.terminal import say
-from taskmanager.cli.transfer import export, import_
+from taskmanager.cli.transfer import export, import_, import_php_
 from taskmanager.errors import TaskManagerError
 
 
@@ -46,6 +46,6 @@ def main() -> None:
 
 for command in (
     *(serve, demo, init_db, migrate, keys_group, stats, audit, openapi),
-    *(export, import_, maintain, requeue_stale, prune, doctor),
+    *(export, import_, import_php_, maintain, requeue_stale, prune, doctor),
 ):
     main.add_command(command)

@@ -1,12 +1,13 @@
-"""`taskmanager export` and `import`: move a whole queue between databases through a file."""
+"""`taskmanager export`, `import` and `import-php`: move a whole queue between databases."""
 
 import contextlib
 import sys
+import tempfile
 import time
 from collections.abc import Generator, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import click
 
@@ -17,6 +18,10 @@ from taskmanager.errors import TransferFailed
 from taskmanager.transfer.exporting import export_queue
 from taskmanager.transfer.files import new_file, reading, unpacked
 from taskmanager.transfer.importing import import_queue
+from taskmanager.transfer.php.conversion import Conversion
+from taskmanager.transfer.php.importing import import_php
+
+DAY_MS = 86_400_000
 
 SHOWN_EVERY_SECONDS = 0.2
 STANDARD_STREAM = Path("-")
@@ -73,6 +78,48 @@ def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
         )
 
 
+@click.command("import-php")
+@click.argument("url")
+@json_option
+def import_php_(url: str, as_json: bool) -> None:
+    """Fill this queue from a PHP TaskManager. The queue must be empty.
+
+    URL is its database, such as mysql://user:password@host/name. It is only
+    read. Task types, tasks and history keep their ids; keys of this queue stay.
+    If the import fails, nothing is imported. What could not be taken over as it
+    was is listed at the end.
+    """
+    settings = open_queue()
+    progress = _Progress()
+    now = utc_now()
+    conversion = Conversion(
+        max_attempts=settings.max_attempts,
+        retention_ms=settings.retention_days * DAY_MS,
+        now=now,
+    )
+    try:
+        with tempfile.TemporaryFile(dir=settings.instance_path) as file:
+            rows = import_php(
+                url,
+                cast(BinaryIO, file),
+                conversion=conversion,
+                caller=OPERATOR,
+                now=now,
+                report=progress.show,
+            )
+    except OSError as error:
+        raise TransferFailed(
+            f"The rows could not be written to {settings.instance_path}: "
+            f"{error.strerror or error}. Nothing was imported."
+        ) from error
+    notes = {"notes": conversion.notes.as_json()}
+    where = f"the PHP TaskManager in {url.rpartition('@')[2].partition('?')[0]}"
+    progress.close("Imported", "from", where, rows, as_json=as_json, more=notes)
+    if not as_json:
+        for line in conversion.notes.as_lines():
+            say(f"- {line}")
+
+
 @contextlib.contextmanager
 def _stdout() -> Iterator[BinaryIO]:
     """stdout with a buffer of its own, so that a failed write is not repeated at exit."""
@@ -112,13 +159,21 @@ class _Progress:
             click.echo(f"\r{table}: {rows:,}\x1b[K", err=True, nl=False)
 
     def close(
-        self, done: str, to_or_from: str, where: str, rows: dict[str, int], *, as_json: bool
+        self,
+        done: str,
+        to_or_from: str,
+        where: str,
+        rows: dict[str, int],
+        *,
+        as_json: bool,
+        more: dict[str, Any] | None = None,
     ) -> None:
         seconds = time.monotonic() - self._started
         if self._shows:
             click.echo("\r\x1b[K", err=True, nl=False)
         if as_json:
-            show_json({"file": where, "rows": rows, "seconds": round(seconds, 3)})
+            name = {"file": where} if more is None else {}
+            show_json({**name, "rows": rows, "seconds": round(seconds, 3), **(more or {})})
         else:
             say(
                 f"{done} {sum(rows.values()):,} rows, {rows.get('tasks', 0):,} of them tasks, "

@@ -1,7 +1,9 @@
 """The database of the application at work: pointing at it, and this thread's connection to it."""
 
+import contextlib
 import os
 import weakref
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -63,6 +65,24 @@ def connect_database(
 def use_database(engine: peewee.Database) -> None:
     """Chooses one of the connected databases for the rest of this context, such as a thread."""
     _chosen.set(engine)
+
+
+@contextlib.contextmanager
+def other_database(url: str) -> Iterator[None]:
+    """Within it this context uses the MySQL or MariaDB database at `url`, of another program.
+
+    Raises ConfigurationError where the URL cannot be understood.
+    """
+    from taskmanager.db.mysql.engine import mysql_engine
+
+    at_work = database.obj
+    other = mysql_engine(url, idle_seconds=0, table_prefix="")
+    use_database(other)
+    try:
+        yield
+    finally:
+        other.close_quietly()
+        use_database(at_work)
 
 
 def disconnect_database(engine: peewee.Database) -> None:

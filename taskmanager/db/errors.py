@@ -71,6 +71,12 @@ def is_rolled_back(error: BaseException) -> bool:
     return mysql_code(error) in MYSQL_ROLLED_BACK
 
 
+def is_busy(error: BaseException) -> bool:
+    """True where another connection to the SQLite file kept its lock for the whole timeout."""
+    code = getattr(_original(error), "sqlite_errorcode", 0)
+    return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
+
+
 class Refusal(NamedTuple):
     """Why the database says no, and what to do. With a `code` of its own it says so for good."""
 

@@ -6,19 +6,32 @@ import peewee
 
 from taskmanager.db.connection import cache, close_connection, database, dialect
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.errors import MYSQL_NO_SUCH_TABLE, MYSQL_TABLE_EXISTS, mysql_code, translated
+from taskmanager.db.errors import (
+    MYSQL_NO_SUCH_TABLE,
+    MYSQL_TABLE_EXISTS,
+    is_busy,
+    mysql_code,
+    translated,
+)
 from taskmanager.db.sqlite.engine import SQLITE_BUSY_TIMEOUT_SECONDS
 from taskmanager.db.statements import execute
-from taskmanager.errors import DatabaseRefused
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import DatabaseRefused, DatabaseUnavailable
 
 STAYS_KNOWN_SECONDS = 30.0
 
 
-def find_write_refusal() -> DatabaseRefused | None:
+def find_write_refusal() -> DatabaseUnavailable | None:
     """Why nothing can be written; None where it can, or where the database is only busy.
 
     What was found out stays known for STAYS_KNOWN_SECONDS, unless a write is refused meanwhile.
+    Recovers SQLite's log after a failed sync.
     """
+    if dialect() is SQLITE and database.has_failed_log():
+        try:
+            _begin_and_commit()
+        except DatabaseUnavailable as error:
+            return error
     remembered = cache()
     if time.monotonic() < remembered.writes_known_until:
         return None
@@ -26,6 +39,11 @@ def find_write_refusal() -> DatabaseRefused | None:
     if refusal is None:
         remembered.writes_known_until = time.monotonic() + STAYS_KNOWN_SECONDS
     return refusal
+
+
+@write_transaction
+def _begin_and_commit() -> None:
+    """Where the log has failed, no transaction begins before it is recovered."""
 
 
 def try_to_write(*, keep: bool) -> DatabaseRefused | None:
@@ -47,6 +65,8 @@ def try_to_write(*, keep: bool) -> DatabaseRefused | None:
                 execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
         close_connection()  # which ends the transaction
+        if is_busy(error):
+            return None
         refusal = translated(error)
         return refusal if isinstance(refusal, DatabaseRefused) else None
     return None

@@ -4,6 +4,7 @@ For what people look at and change. Building a query takes Peewee 0.3 ms or more
 task or worker causes is a template instead: see statements.py.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Any, TypeAlias, cast
@@ -11,10 +12,8 @@ from typing import Any, TypeAlias, cast
 import peewee
 
 from taskmanager.db.cache import Row
-from taskmanager.db.connection import dialect
+from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.sqlite.engine import SQLITE_BUSY_TIMEOUT_SECONDS
-from taskmanager.db.statements import execute
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -45,17 +44,11 @@ def locking(query: Select) -> Select:
 def execute_if_free(query: peewee.Query) -> None:
     """Runs one INSERT or UPDATE that may be left out: outside a transaction, on few rows.
 
-    On SQLite it does not wait for other writers. Failures of the database are
-    logged and not raised.
+    On SQLite it is left out where another writer is at work. Failures of the
+    database are logged and not raised.
     """
     try:
-        if dialect() is not SQLITE:
+        with database.without_waiting() if dialect() is SQLITE else contextlib.nullcontext():
             query.execute()
-            return
-        execute("PRAGMA busy_timeout = 0")
-        try:
-            query.execute()
-        finally:
-            execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
     except DatabaseUnavailable as error:
         log.info("left out: %s", error.message)

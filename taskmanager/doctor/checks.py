@@ -39,6 +39,7 @@ CHECKS = {
     ),
     "host": (
         Check("instance_folder", "folders:check_instance_folder", "the instance folder", PLACE),
+        Check("file_modes", "folders:check_file_modes", "modes of files", FOLDER),
         Check("disk_space", "folders:check_space", "free space", PLACE),
         Check("disk_sync", "folders:check_sync", "the speed of the disk", FOLDER),
         Check("rate_limits", "rate_limits:check_storage", "rate limits", PLACE),

@@ -135,6 +135,14 @@ def check_journal(case: Case) -> Iterator[Finding]:
     if dialect() is not SQLITE:
         return
     facts = database_facts()
+    if database.has_failed_log():
+        yield problem(
+            "The disk has failed to keep changes, and the log has not been recovered since. Every "
+            "write is answered with 503.",
+            "The next write recovers the log if the disk works again. If this remains, ask the "
+            "host about the disk, and restart the program when it is repaired.",
+            code="sync_failed",
+        )
     if facts.journal != facts.wanted_journal:
         yield warning(
             f"The journal mode is {facts.journal} but should be {facts.wanted_journal}. It can "

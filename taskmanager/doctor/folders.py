@@ -11,7 +11,10 @@ from pathlib import Path
 
 from taskmanager.config import is_installed
 from taskmanager.doctor.case import FOLDER, Case
-from taskmanager.doctor.findings import Finding, ok, problem, reason_of, warning
+from taskmanager.doctor.findings import Finding, listed, ok, problem, reason_of, warning
+
+OTHERS = 0o077
+OTHERS_ENTER = 0o011
 
 SYNCS = 7
 SYNC_BYTES = 4_096
@@ -57,6 +60,26 @@ def check_instance_folder(case: Case) -> Iterator[Finding]:
             )
 
 
+def check_file_modes(case: Case) -> Iterator[Finding]:
+    """Files of the queue that other users can open; those in a closed folder are safe."""
+    places = {case.settings.instance_path: "*"}
+    if case.sqlite_file:
+        places.setdefault(case.sqlite_file.parent, f"{case.sqlite_file.name}*")
+    open_to_others = []
+    for folder, pattern in places.items():
+        if folder.stat().st_mode & OTHERS_ENTER:
+            for file in sorted(folder.glob(pattern)):
+                mode = stat.S_IMODE(file.lstat().st_mode)
+                if file.is_file() and mode & OTHERS:
+                    open_to_others.append(f"{file.name} ({mode:04o})")
+    if open_to_others:
+        yield warning(
+            f"Other users can open files of the queue: {listed(open_to_others)}.",
+            "Run chmod 600 on them. A file that other users can read may contain the queue; one "
+            "that they can lock can stop it.",
+        )
+
+
 def _not_there(folder: Path) -> Finding:
     above = next(parent for parent in folder.parents if parent.exists())
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
@@ -77,7 +100,7 @@ def _judge_access(found: os.stat_result) -> Finding:
             "Run the service, cron and all commands as the same user, and make that user the "
             "owner of the folder. Otherwise one cannot write the files of the other.",
         )
-    if mode & 0o077:
+    if mode & OTHERS:
         return warning(
             f"Other users can access the instance folder (mode {mode:04o}). It contains the queue.",
             "Run chmod 700 on the instance folder.",

@@ -40,15 +40,18 @@ def try_file_lock(path: Path, *, patience_seconds: float = 0.0) -> Iterator[bool
 
     Where the file system has no locks, every process passes.
     """
-    with path.open("a") as handle:
-        locked = True
-        with contextlib.suppress(OSError):
-            locked = lock_file(handle.fileno(), patience_seconds=patience_seconds)
-        yield locked
+    file = OpenFile(path)
+    locked = True
+    with contextlib.suppress(OSError):
+        locked = lock_file(file.descriptor, patience_seconds=patience_seconds)
+    yield locked
 
 
 class OpenFile:
-    """An open file, closed when the last reference to it is gone."""
+    """An open file, closed when the last reference to it is gone.
+
+    A new one is its owner's alone: whoever may open it could keep it locked.
+    """
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from taskmanager.errors import TransferFailed
+from taskmanager.files.durable import sync_folder
+from taskmanager.files.locks import OpenFile, lock_file
 
 GZIP_MAGIC = b"\x1f\x8b"
 # Half the time of gzip's own 9 for a few percent more bytes.
 GZIP_LEVEL = 6
+LOCK_SECONDS = 5.0
+PART_PREFIX, PART_SUFFIX = ".taskmanager-export-", ".part"
 
 
 @contextlib.contextmanager
@@ -28,9 +32,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     if target.exists() and not target.is_file():
         raise TransferFailed(f"{path} is no file. To write to a pipe, give - and redirect it.")
     try:
-        number, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=".part", dir=target.parent
-        )
+        number, name = _new_part(target.parent)
         try:
             with os.fdopen(number, "wb") as plain:
                 if path.suffix == ".gz":
@@ -41,6 +43,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
                 plain.flush()
                 os.fsync(number)
             Path(name).replace(target)
+            sync_folder(target.parent)
         except BaseException:
             Path(name).unlink()
             raise
@@ -48,6 +51,25 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         raise TransferFailed(
             f"{path} could not be written: {error.strerror or error}. Nothing of it was kept."
         ) from error
+
+
+def _new_part(folder: Path) -> tuple[int, str]:
+    """An open file, locked until it is closed, and its name. Deletes those of killed runs."""
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # nobody else may find the new file before it is locked
+            lock_file(place, patience_seconds=LOCK_SECONDS)
+        for part in folder.glob(f"{PART_PREFIX}*{PART_SUFFIX}"):
+            with contextlib.suppress(OSError):  # another user's, or no locks here: it stays
+                found = OpenFile(part)
+                if lock_file(found.descriptor, patience_seconds=0):
+                    part.unlink()
+        number, name = tempfile.mkstemp(prefix=PART_PREFIX, suffix=PART_SUFFIX, dir=folder)
+        with contextlib.suppress(OSError):
+            lock_file(number, patience_seconds=0)
+        return number, name
+    finally:
+        os.close(place)
 
 
 def unpacked(plain: BufferedReader) -> BinaryIO:

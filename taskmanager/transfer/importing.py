@@ -37,11 +37,18 @@ class Imported(NamedTuple):
 
 
 def import_queue(
-    streams: Iterator[BinaryIO], *, replace_keys: bool, caller: Caller, now: int, report: Report
+    streams: Iterator[BinaryIO],
+    *,
+    tables: Sequence[Table] | None = None,
+    replace_keys: bool,
+    caller: Caller,
+    now: int,
+    report: Report,
 ) -> Imported:
     """Reads what `export_queue` wrote into a queue without types, tasks and schedules.
 
     `streams` opens the file, and again each time the transaction has to be repeated.
+    `tables` are those in the file, all by default; the others keep their rows.
     `replace_keys` allows it to replace keys that somebody has created in this queue.
 
     Transition: none; every task keeps its status and its claim.
@@ -52,7 +59,8 @@ def import_queue(
     A crash leaves the queue as empty as it was; run the import again.
     """
     _require_replaceable(replace_keys=replace_keys)
-    imports = (_Import(LineReader(stream), report) for stream in streams)
+    chosen = queue_tables() if tables is None else tables
+    imports = (_Import(LineReader(stream), chosen, report) for stream in streams)
     first = next(imports)
     for table, wanted in first.next_ids().items():
         skip_ids_below(table, wanted)
@@ -70,7 +78,7 @@ def _replace_all(
     for table in reversed(import_.tables.values()):
         table.model.delete().execute()
     import_.run()
-    message = f"{sum(import_.rows.values())} rows, exported at {import_.exported_at}"
+    message = f"{sum(import_.rows.values())} rows, exported by {import_.origin}"
     audit.record(event="queue_imported", message=message, caller=caller, now=now)
     keys_after = _keys_by_hash()
     gone = [name for key_hash, name in keys_before.items() if key_hash not in keys_after]
@@ -104,13 +112,13 @@ def _keys_by_hash() -> dict[str, str]:
 class _Import:
     """The state of one import: the table that is being read, and the rows to be stored next."""
 
-    def __init__(self, lines: LineReader, report: Report) -> None:
+    def __init__(self, lines: LineReader, tables: Sequence[Table], report: Report) -> None:
         self._lines = lines
         self._report = report
         self._header = lines.read_header()
         self._require_known_version()
-        self.exported_at = str(self._header.get("exported_at"))
-        self.tables = {table.name: table for table in queue_tables()}
+        self.origin = f"{self._header.get('program')} at {self._header.get('exported_at')}"
+        self.tables = {table.name: table for table in tables}
         self.rows: dict[str, int] = {}
         self._table: Table | None = None
         self._insert = ""

@@ -1,5 +1,6 @@
 """write_transaction(): all or nothing, run again where the server has undone it, never nested."""
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from flask import Flask
 from taskmanager.db import transactions
 from taskmanager.db.connection import close_connection, connect_database, database
 from taskmanager.db.models import Worker
+from taskmanager.db.probe import find_write_refusal
 from taskmanager.db.queries import execute_if_free
 from taskmanager.db.sqlite import engine
 from taskmanager.db.statements import execute, fetch_all, fetch_one, insert
@@ -356,17 +358,28 @@ def test_what_does_not_fit_is_refused_and_never_cut(mariadb: MariaDB) -> None:
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_a_statement_that_may_be_left_out_waits_for_no_other_writer(app: Flask) -> None:
+def test_a_statement_that_may_be_left_out_waits_for_no_other_writer(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
     add_worker("a")
 
     @write_transaction
     def holder() -> None:
-        assert in_other_thread(touch_if_free) == [None]
+        assert in_other_thread(touches_if_free_on_one_connection) == [True]
+        assert in_other_thread(find_write_refusal) == [None]
 
-    holder()
+    with caplog.at_level(logging.INFO):
+        holder()
+    assert caplog.messages == []
     assert [row["last_seen_at"] for row in fetch_all("SELECT * FROM workers")] == [0]
     touch_if_free()
     assert [row["last_seen_at"] for row in fetch_all("SELECT * FROM workers")] == [1]
+
+
+def touches_if_free_on_one_connection() -> bool:
+    before = database.connection()
+    touch_if_free()
+    return database.connection() is before
 
 
 def touch_if_free() -> None:

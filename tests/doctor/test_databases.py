@@ -226,6 +226,11 @@ def test_the_write_ahead_log_is_in_use_or_the_reason_is_told(
     app: Flask, examined: Callable[[], Report], database_url: str, tmp_path: Path
 ) -> None:
     assert examined().level("sqlite_journal") == "ok"
+    assert "sync_failed" not in examined().codes()
+    failure = tmp_path / "queue.db.sync-failed"
+    failure.touch()
+    assert examined().level("sync_failed") == "problem"
+    failure.unlink()
     without = database_url + "?journal=delete"
     settings = load_settings({"instance_path": tmp_path, "database_url": without}, environ={})
     waiting = report_on(settings).of("sqlite_journal")

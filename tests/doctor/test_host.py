@@ -204,6 +204,23 @@ def test_the_folder_is_to_be_its_owners_alone(upload: Upload) -> None:
     assert report.level("instance_mode") == "warning"
 
 
+def test_files_of_the_queue_are_their_owners_alone_also_in_an_open_folder(upload: Upload) -> None:
+    upload.instance.mkdir()
+    upload.instance.chmod(0o755)
+    upload.start_queue()
+    assert upload.run("maintain").returncode == 0
+    modes = {file.name: file.stat().st_mode & 0o777 for file in upload.instance.iterdir()}
+    assert {"taskmanager.db", "maintenance.lock"} <= modes.keys()
+    assert set(modes.values()) == {0o600}, modes
+    assert "file_modes" not in upload.examine().codes()
+
+    (upload.instance / "taskmanager.db").chmod(0o644)
+    found = upload.examine().of("file_modes")
+    assert (found["level"], "taskmanager.db (0644)" in found["found"]) == ("warning", True)
+    upload.instance.chmod(0o700)
+    assert "file_modes" not in upload.examine().codes()
+
+
 def test_little_space_is_a_warning_and_none_a_problem(upload: Upload, disk: Path) -> None:
     upload.start_queue()
     assert upload.examine().level("disk_space") == "ok"

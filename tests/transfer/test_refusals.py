@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -267,6 +268,44 @@ def test_an_export_that_fails_leaves_the_file_of_before(old: Queue, tmp_path: Pa
         assert (disk / "queue.jsonl").read_text() == "of before"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+WRITES_UNTIL_KILLED = """
+import sys, time
+from pathlib import Path
+from taskmanager.transfer.files import new_file
+
+with new_file(Path(sys.argv[1])) as stream:
+    stream.write(b"half of a queue")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_the_next_export_deletes_what_a_killed_one_left_and_nothing_else(
+    old: Queue, tmp_path: Path
+) -> None:
+    def begin(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", WRITES_UNTIL_KILLED, str(tmp_path / name)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        return process
+
+    def parts() -> int:
+        return len(list(tmp_path.glob(".*.part")))
+
+    (tmp_path / ".of-another-program.part").touch()
+    with begin("killed") as killed:
+        killed.kill()
+    with begin("running") as running:
+        assert parts() == 2  # beginning another is enough
+        old.run("export", str(tmp_path / "queue.jsonl"))
+        assert parts() == 2
+        running.communicate()
+    assert (tmp_path / "running").read_bytes() == b"half of a queue"
+    assert parts() == 1
 
 
 def test_what_cannot_be_written_is_said_in_one_sentence(old: Queue, tmp_path: Path) -> None:

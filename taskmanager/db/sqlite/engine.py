@@ -1,6 +1,9 @@
 """SQLite: connecting, the journal, and how writers wait for one another."""
 
 import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import peewee
 from taskmanager.config import split_sqlite_url
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.engine import Recovering, options_of
+from taskmanager.db.errors import is_busy
 from taskmanager.db.sqlite.group_commit import WriteAheadLog
 from taskmanager.db.sqlite.writer_lock import WriterLock
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
@@ -20,6 +24,7 @@ SQLITE_BUSY_TIMEOUT_SECONDS = 10
 SQLITE_PAGE_BYTES = 2_048
 # The larger the log may grow, the more commits share the copying of one page. This is 16 MB.
 SQLITE_CHECKPOINT_PAGES = 8_000
+OLDEST_WITH_EXTRA = (3, 12)
 
 
 class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
@@ -66,15 +71,45 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
     def switch_journal(self) -> None:
         """Changes to the wanted mode; where the database is in use, the next start tries again."""
         if self.journal() != self.wanted_journal():
-            with contextlib.suppress(DatabaseUnavailable):
-                self.execute_sql("PRAGMA busy_timeout = 0")
+            with contextlib.suppress(DatabaseUnavailable), self.without_waiting():
                 self.execute_sql(f"PRAGMA journal_mode = {self.wanted_journal()}")
             self.close_quietly()  # a connection learns the mode when it is opened
+
+    @contextlib.contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """Ends the block, without an error, at a statement that another connection would delay.
+
+        For single statements outside a transaction that may be left out.
+        """
+        self.execute_sql("PRAGMA busy_timeout = 0")
+        try:
+            with self.manual_commit():  # errors pass as they are
+                yield
+        except peewee.OperationalError as error:
+            if not is_busy(error):
+                raise self.given_up(error) from error
+        finally:
+            self.execute_sql(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
+
+    def _connect(self) -> Any:
+        # Only its owner may read a new file, whatever the folder lets others do. SQLite gives the
+        # journal, the log and its index the same mode. An existing file must not be opened here:
+        # closing it would release this process's locks on it.
+        with contextlib.suppress(OSError):
+            os.close(os.open(self.database, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return super()._connect()  # type: ignore[misc]
 
     def _initialize_connection(self, conn: Any) -> None:
         has_log = conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         self._waits_for_disk = has_log and self._synchronous == "FULL"
-        by_sqlite = "NORMAL" if self._waits_for_disk else self._synchronous
+        if has_log:
+            by_sqlite = "NORMAL"  # with FULL, commit() waits for the disk
+        elif self._synchronous == "FULL" and sqlite3.sqlite_version_info >= OLDEST_WITH_EXTRA:
+            # FULL does not sync the folder after the journal was deleted. If the journal is there
+            # again after a power cut, SQLite rolls the committed transaction back.
+            by_sqlite = "EXTRA"
+        else:
+            by_sqlite = self._synchronous
         conn.execute(f"PRAGMA synchronous = {by_sqlite}")
 
     def begin(self, lock_type: str | None = None) -> None:
@@ -84,6 +119,8 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
                 "try again shortly."
             )
         try:
+            if self._waits_for_disk and self._log.has_failed():
+                self._recover_log()
             super().begin(lock_type)
         except BaseException:
             self._writers.release()
@@ -100,6 +137,20 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
                     f"The disk failed ({error.strerror}) and may not keep what was asked for. "
                     "Look whether it was done, or send the same again."
                 ) from error
+
+    def has_failed_log(self) -> bool:
+        """Whether a sync of the log has failed and the log has not been recovered since."""
+        return self._log.has_failed()
+
+    def _recover_log(self) -> None:
+        try:
+            self._log.recover(self.connection())  # type: ignore[no-untyped-call]
+        except (OSError, sqlite3.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DatabaseUnavailable(
+                f"The disk failed to keep earlier changes and has not recovered ({reason}). "
+                "Nothing was changed; try again shortly."
+            ) from error
 
     def rollback(self) -> None:
         try:
