@@ -19,7 +19,7 @@ from taskmanager.api.json_schema import (
     or_null,
     record,
 )
-from taskmanager.api.requests import MAX_INTEGER, QueryParameters, RequestBody
+from taskmanager.api.requests import MAX_INTEGER, PARAMS_PATH, QueryParameters, RequestBody
 from taskmanager.queue import claim_sql, dedupe, read, retry
 from taskmanager.queue.answer_size import LARGE_COLUMNS
 from taskmanager.queue.create import MAX_DELAY_SECONDS
@@ -209,14 +209,27 @@ OF_VERSION = QueryParameters(version=TEXT)
 LIST_TASK_TYPES = QueryParameters(
     active_only=FLAG, limit=integer(1, 100), offset=_PAGE["offset"], cursor=TEXT
 )
+TASK_FILTERS: dict[str, Schema] = {
+    "status": list_of(one_of(*read.STATUSES), most=len(read.STATUSES)),
+    "type": TEXT,
+    "worker_id": TEXT,
+    "parent_task_id": ID,
+    "dedupe_key": TEXT,
+    "priority_min": _ANY_PRIORITY,
+    "priority_max": _ANY_PRIORITY,
+    "attempts_min": integer(0, 2**31 - 1),
+    "created_after": TIME,
+    "created_before": TIME,
+    "finished_after": TIME,
+    "finished_before": TIME,
+    "available_after": TIME,
+    "available_before": TIME,
+    "error_code": TEXT,
+    "error": TEXT,
+    PARAMS_PATH: TEXT,
+}
 LIST_TASKS = QueryParameters(
-    status=one_of(*read.STATUSES),
-    type=TEXT,
-    worker_id=TEXT,
-    priority_min=_ANY_PRIORITY,
-    priority_max=_ANY_PRIORITY,
-    created_after=TIME,
-    created_before=TIME,
+    **TASK_FILTERS,
     **_PAGE,
     cursor=TEXT,
     sort_by=one_of(*read.SORT_COLUMNS),

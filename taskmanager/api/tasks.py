@@ -1,5 +1,6 @@
 """/api/tasks: creating, listing, reading, cancelling and retrying tasks."""
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -11,8 +12,8 @@ from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
-from taskmanager.errors import TaskManagerError, ValidationFailed
-from taskmanager.queue import history, operate, read, waiting
+from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
+from taskmanager.queue import dedupe, history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
 
@@ -109,16 +110,18 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 def list_all(query: Values) -> Response:
     """GET /api/tasks: a page of tasks, newest first.
 
-    Filters `status`, `type` (exact, or a pattern with %), `worker_id`,
-    `priority_min`, `priority_max`, `created_after`, `created_before`; `limit`
+    Filters `status` (several with commas), `type` (exact, or a pattern with %),
+    `worker_id`, `parent_task_id`, `dedupe_key`, `priority_min`, `priority_max`,
+    `attempts_min`, `error_code`, `error` (a part of the message), `params.PATH`,
+    and `_after` or `_before` of `created`, `finished` and `available`; `limit`
     (50, at most 100) with `offset` (at most 10,000) or `cursor`; `sort_by`,
     `sort_order`; `include=params,result`, where large values end a page early;
-    `with_total`. 200; 400.
+    `with_total`. What no index has is searched for in a bounded number of tasks:
+    `scanned` counts them, and without `is_complete` the next page goes on. 200; 400.
     """
     include = tuple(dict.fromkeys(query["include"]))
-    filters = {name: query[name] for name in read.TaskFilter._fields if name in query}
     page = read.list_tasks(
-        task_filter=read.TaskFilter(type_pattern=query["type"], **filters),
+        task_filter=task_filter_of(query),
         sort_by=query["sort_by"] or "created_at",
         descending=(query["sort_order"] or "desc").lower() == "desc",
         limit=query["limit"],
@@ -138,7 +141,24 @@ def list_all(query: Values) -> Response:
     }
     if page.total is not None:
         data["total"] = page.total
+    if page.scanned is not None:
+        data |= {"scanned": page.scanned, "is_complete": page.is_complete}
     return success(data)
+
+
+def task_filter_of(filters: Values) -> read.TaskFilter:
+    """The filter that TASK_FILTERS stand for. Raises InvalidRequest."""
+    named = {name: filters[name] for name in read.TaskFilter._fields if name in filters}
+    if (key := filters["dedupe_key"]) is not None and not re.fullmatch("[0-9a-f]{64}", key):
+        if not filters["type"] or "%" in filters["type"]:
+            raise InvalidRequest(
+                "dedupe_key must be 64 hexadecimal digits as a task shows it, or, together with "
+                "the name of its type, what was sent as dedupe_key."
+            )
+        named["dedupe_key"] = dedupe.dedupe_key(
+            type_name=filters["type"], params=None, requested_key=key
+        )
+    return read.TaskFilter(statuses=filters["status"], type_pattern=filters["type"], **named)
 
 
 @blueprint.get(TASK)

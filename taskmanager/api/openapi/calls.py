@@ -80,12 +80,16 @@ CALLS: dict[str, Call] = {
     "tasks.list_all": Call(
         record(
             "total",
+            "scanned",
+            "is_complete",
             tasks=list_of(ref("Task")),
             count=COUNT,
             limit=like(COUNT, 50),
             offset=like(COUNT, 0),
             next_cursor=CURSOR,
             total=COUNT,
+            scanned=COUNT,
+            is_complete=like(FLAG, True),
         )
     ),
     "tasks.get": Call(ref("TaskWithReason")),
