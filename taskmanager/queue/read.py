@@ -107,42 +107,48 @@ def list_tasks(
 
     Raises InvalidRequest for a cursor that this list has not returned.
     """
-    # claim_rank is -priority, so high priorities first means claim_rank ascending.
-    column = "claim_rank" if sort_by == "priority" else "id"
-    descending = descending != (column == "claim_rank")
-    type_ids = _type_ids(task_filter, caller)
-    if type_ids == [] or (task_filter.worker_id is not None and not _with_worker(task_filter)):
+    listing = _listing(task_filter, sort_by, descending, caller)
+    if listing is None:
         return Page(tasks=[], next_cursor=None, total=0 if with_total else None)
-    streams, left = _streams(task_filter, type_ids, column)
-    wanted_of_rows = search.Search(
-        [*left, *search.conditions_of(task_filter._asdict())], task_filter.params
-    )
-    wanted = offset + limit + 1
-    after = _position(cursor, column)
-
-    def next_rows(after: Row | None, count: int) -> list[Row]:
-        found: list[Row] = []
-        for beyond in _parts_beyond(after, column, descending):
-            if len(found) < count:
-                found += _first(streams, beyond, column, descending, count - len(found))
-        return found
-
-    scanned, ended_at = None, None
-    if wanted_of_rows:
-        looked = search.scan(wanted_of_rows, wanted, after, _rows_at_once(streams), next_rows)
-        search.require_within_reach(looked, offset)
-        found, scanned, ended_at = looked
-    else:
-        found = next_rows(after, wanted)
-    chosen = found[offset : offset + limit]
+    found = listing.find(cursor, offset + limit + 1)
+    if listing.asked:
+        search.require_within_reach(found, offset)
+    chosen = found.rows[offset : offset + limit]
     chosen = chosen[: count_that_fits(sizes_of([row["id"] for row in chosen], include))]
-    following = chosen[-1] if len(found) > offset + len(chosen) else ended_at
+    more = len(found.rows) > offset + len(chosen)
     return Page(
         tasks=_with_columns([row["id"] for row in chosen], (*LIGHT_COLUMNS, *include)),
-        next_cursor=_cursor(following, column) if following else None,
-        total=_count(streams, wanted_of_rows) if with_total else None,
-        scanned=scanned,
-        is_complete=following is not ended_at or ended_at is None,
+        next_cursor=listing.cursor(chosen[-1] if more else found.last),
+        total=_count(listing.streams, listing.asked) if with_total else None,
+        scanned=found.scanned if listing.asked else None,
+        is_complete=more or found.last is None,
+    )
+
+
+class Ids(NamedTuple):
+    """Tasks by their ids, as a list has them; the rest is what a page of the list says of it."""
+
+    ids: list[int]
+    next_cursor: str | None
+    scanned: int | None
+    is_complete: bool
+
+
+def find_ids(
+    *, task_filter: TaskFilter, descending: bool, limit: int, cursor: str | None, caller: Caller
+) -> Ids:
+    """The same without the tasks, by id and as many as `limit` says. Raises InvalidRequest."""
+    listing = _listing(task_filter, "id", descending, caller)
+    if listing is None:
+        return Ids([], None, None, is_complete=True)
+    found = listing.find(cursor, limit + 1)
+    chosen = found.rows[:limit]
+    more = len(found.rows) > limit
+    return Ids(
+        [row["id"] for row in chosen],
+        listing.cursor(chosen[-1] if more else found.last),
+        found.scanned if listing.asked else None,
+        is_complete=more or found.last is None,
     )
 
 
@@ -150,39 +156,78 @@ _Condition = tuple[str, Any]  # with one `?`, and its value
 _Stream = tuple[str | None, list[_Condition]]  # hint and conditions
 
 
-def _first(
-    streams: Sequence[_Stream],
-    conditions: Sequence[_Condition],
-    column: str,
-    descending: bool,
-    limit: int,
-) -> list[Row]:
-    """`id` and `column`, which an index has, of the first tasks of all streams together."""
-    direction = "DESC" if descending else "ASC"
-    columns = ["id"] if column == "id" else [column, "id"]
-    order = ", ".join(f"{one} {direction}" for one in columns)
-    found: list[Row] = []
-    for some_streams in parts_of(streams, STREAMS_PER_STATEMENT):
-        members: list[str] = []
-        values: list[Any] = []
-        for hint, of_stream in some_streams:
-            where, some = _where([*of_stream, *conditions])
-            members.append(f"SELECT {', '.join(columns)} FROM {{tasks}} {hint or ''} WHERE {where}")
-            values += some
-        found += fetch_all(dialect().first_of(members, order, limit), values)
-    found.sort(key=lambda row: (row[column], row["id"]), reverse=descending)
-    return found[:limit]
+class _Listing(NamedTuple):
+    """The streams of a list, its order, and what is asked of each row that no index has."""
+
+    streams: Sequence[_Stream]
+    column: str
+    descending: bool
+    asked: search.Search
+
+    def find(self, cursor: str | None, wanted: int) -> search.Found:
+        """The first `wanted` tasks after the cursor. Raises InvalidRequest."""
+        after = _position(cursor, self.column)
+        if not self.asked:
+            rows = self._rows_after(after, wanted)
+            return search.Found(rows, len(rows), None)
+        # MySQL reads as many rows of each stream, and sorts them.
+        at_once = search.MAX_SCANNED // search.ROUNDS
+        fitting = STREAMS_PER_STATEMENT * at_once // len(self.streams)
+        at_once = min(at_once, max(MIN_ROWS_AT_ONCE, fitting))
+        return search.scan(self.asked, wanted, after, at_once, self._rows_after)
+
+    def cursor(self, row: Row | None) -> str | None:
+        """The cursor of the page that begins after this row; None: there is none."""
+        return _cursor(row, self.column) if row else None
+
+    def _rows_after(self, row: Row | None, count: int) -> list[Row]:
+        """`id` and `column`, which an index has, of the next tasks of all streams together."""
+        found: list[Row] = []
+        for beyond in _parts_beyond(row, self.column, self.descending):
+            if len(found) < count:
+                found += self._first(beyond, count - len(found))
+        return found
+
+    def _first(self, conditions: Sequence[_Condition], limit: int) -> list[Row]:
+        direction = "DESC" if self.descending else "ASC"
+        columns = ["id"] if self.column == "id" else [self.column, "id"]
+        order = ", ".join(f"{one} {direction}" for one in columns)
+        found: list[Row] = []
+        for some_streams in parts_of(self.streams, STREAMS_PER_STATEMENT):
+            members: list[str] = []
+            values: list[Any] = []
+            for hint, of_stream in some_streams:
+                where, some = _where([*of_stream, *conditions])
+                table = f"{{tasks}} {hint or ''}"
+                members.append(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}")
+                values += some
+            found += fetch_all(dialect().first_of(members, order, limit), values)
+        found.sort(key=lambda row: (row[self.column], row["id"]), reverse=self.descending)
+        return found[:limit]
+
+
+def _listing(
+    task_filter: TaskFilter, sort_by: str, descending: bool, caller: Caller
+) -> _Listing | None:
+    """How to read a list; None where nothing can be in it."""
+    # claim_rank is -priority, so high priorities first means claim_rank ascending.
+    column = "claim_rank" if sort_by == "priority" else "id"
+    type_ids = _type_ids(task_filter, caller)
+    if type_ids == [] or (task_filter.worker_id is not None and not _with_worker(task_filter)):
+        return None
+    streams, left = _streams(task_filter, type_ids, column)
+    asked = [*left, *search.conditions_of(task_filter._asdict())]
+    return _Listing(
+        streams,
+        column,
+        descending != (column == "claim_rank"),
+        search.Search(asked, task_filter.params),
+    )
 
 
 def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
     values = [value for _, value in conditions]
     return " AND ".join(text for text, _ in conditions) or "1 = 1", values
-
-
-def _rows_at_once(streams: Sequence[_Stream]) -> int:
-    """How many rows a search reads at once: MySQL reads as many of each stream, and sorts them."""
-    most = search.MAX_SCANNED // search.ROUNDS
-    return min(most, max(MIN_ROWS_AT_ONCE, STREAMS_PER_STATEMENT * most // len(streams)))
 
 
 def _with_worker(task_filter: TaskFilter) -> list[str]:
