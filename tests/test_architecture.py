@@ -37,13 +37,14 @@ ROOMS = [
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
     ("answer_size", "history", "dedupe", "retry", "task_types"),
+    ("search",),
     ("workers", "store", "read", "claim_sql"),
     ("holder", "waiting"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "maintenance_runs"),
     ("maintenance",),
-    ("claim", "figures.statistics"),
+    ("claim", "bulk", "failures", "figures.statistics"),
     ("figures.metrics",),
 ]
 # What only some rooms may use, libraries by the name under which they are imported.

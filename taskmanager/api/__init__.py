@@ -9,6 +9,7 @@ from taskmanager.access.audit import record_failed_authentication
 from taskmanager.access.keys import mark_used
 from taskmanager.api import (
     audit,
+    bulk,
     claims,
     doctor,
     documentation,
@@ -31,7 +32,7 @@ from taskmanager.api.rate_limits import client_address
 from taskmanager.clock import utc_now
 
 RESOURCES = (
-    *(task_types, tasks, claims, schedules, workers, service, keys, audit, maintenance),
+    *(task_types, tasks, bulk, claims, schedules, workers, service, keys, audit, maintenance),
     *(doctor, documentation),
 )
 

@@ -237,3 +237,28 @@ LIST_TASKS = QueryParameters(
     include=list_of(one_of(*LARGE_COLUMNS)),
     with_total=FLAG,
 )
+LIST_ERRORS = QueryParameters(**TASK_FILTERS, cursor=TEXT)
+TASK_FILTER = QueryParameters(**TASK_FILTERS)
+
+CHANGED_AT_ONCE = 1_000  # unless a call says otherwise
+_MOST_CHANGED = 10_000
+_FILTER: Schema = {
+    "type": "object",
+    "description": "The filters of GET /api/tasks, params.PATH among them.",
+    "properties": {
+        **{name: schema for name, schema in TASK_FILTERS.items() if name != PARAMS_PATH},
+        "status": {"type": ["string", "array"], "items": one_of(*read.STATUSES)},
+    },
+}
+_CHANGE_MANY: dict[str, Any] = {
+    "ids": list_of(ID, most=_MOST_CHANGED),
+    "filter": _FILTER,
+    "limit": integer(1, _MOST_CHANGED),
+    "cursor": TEXT,
+    "dry_run": FLAG,
+}
+CHANGE_MANY = RequestBody(**_CHANGE_MANY)
+CANCEL_MANY = RequestBody(**_CHANGE_MANY, reason=MESSAGE)
+UPDATE_MANY = RequestBody(
+    **_CHANGE_MANY, priority=PRIORITY, delay_seconds=DELAY_SECONDS, available_at=TIME
+)

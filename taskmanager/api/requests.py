@@ -388,6 +388,19 @@ class QueryParameters:
         return {**values, "params": tuple(paths)} if PARAMS_PATH in self.fields else values
 
 
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """What `parse` takes, from JSON values: a list is comma-separated. Raises InvalidRequest."""
+    texts = {}
+    for name, value in values.items():
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, (dict, list)) for part in parts):
+            raise InvalidRequest(f"filter.{name} must be text, a number, true, false or null.")
+        texts[name] = ",".join(
+            part if isinstance(part, str) else json.dumps(part) for part in parts
+        )
+    return texts
+
+
 def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:
     """Times are milliseconds since the epoch; a list is comma-separated."""
     kind = schema["type"]

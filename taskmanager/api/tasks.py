@@ -1,6 +1,5 @@
 """/api/tasks: creating, listing, reading, cancelling and retrying tasks."""
 
-import re
 from collections import Counter
 from typing import Any
 
@@ -12,8 +11,9 @@ from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
-from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
-from taskmanager.queue import dedupe, history, operate, read, waiting
+from taskmanager.api.task_filters import task_filter_of
+from taskmanager.errors import TaskManagerError, ValidationFailed
+from taskmanager.queue import history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
 
@@ -144,21 +144,6 @@ def list_all(query: Values) -> Response:
     if page.scanned is not None:
         data |= {"scanned": page.scanned, "is_complete": page.is_complete}
     return success(data)
-
-
-def task_filter_of(filters: Values) -> read.TaskFilter:
-    """The filter that TASK_FILTERS stand for. Raises InvalidRequest."""
-    named = {name: filters[name] for name in read.TaskFilter._fields if name in filters}
-    if (key := filters["dedupe_key"]) is not None and not re.fullmatch("[0-9a-f]{64}", key):
-        if not filters["type"] or "%" in filters["type"]:
-            raise InvalidRequest(
-                "dedupe_key must be 64 hexadecimal digits as a task shows it, or, together with "
-                "the name of its type, what was sent as dedupe_key."
-            )
-        named["dedupe_key"] = dedupe.dedupe_key(
-            type_name=filters["type"], params=None, requested_key=key
-        )
-    return read.TaskFilter(statuses=filters["status"], type_pattern=filters["type"], **named)
 
 
 @blueprint.get(TASK)

@@ -96,6 +96,20 @@ CALLS: dict[str, Call] = {
     "tasks.logs": Call(page_of("logs", "LogEntry")),
     "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
     "tasks.retry": Call(ref("Task")),
+    "bulk.list_errors": Call(
+        page_of(
+            "groups",
+            "FailureGroup",
+            scanned=COUNT,
+            next_cursor=CURSOR,
+            is_complete=like(FLAG, True),
+        )
+    ),
+    "bulk.retry": Call(ref("BulkChange"), {"filter": {"type": TYPE, "error_code": "timeout"}}),
+    "bulk.cancel": Call(ref("BulkChange"), {"filter": {"type": TYPE}, "reason": "not needed"}),
+    "bulk.release": Call(ref("BulkChange"), {"filter": {"worker_id": "worker-1"}}),
+    "bulk.delete": Call(ref("BulkChange"), {"ids": [1, 2, 3]}),
+    "bulk.update": Call(ref("BulkChange"), {"filter": {"type": TYPE}, "priority": 5}),
     "claims.claim": Call(
         {"anyOf": [ref("ClaimedTask"), TASKS]},
         {**WORKER, "type_pattern": "PrismQ.%", "lease_seconds": 300},

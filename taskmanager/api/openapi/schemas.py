@@ -92,6 +92,18 @@ COMPONENTS: dict[str, Schema] = {
     ),
     "Lease": serializers.LEASE.schema(),
     "LogEntry": serializers.LOG_ENTRY.schema(),
+    "FailureGroup": serializers.FAILURE_GROUP.schema(),
+    "BulkChange": record(
+        matched=COUNT,
+        changed=COUNT,
+        skipped={
+            "type": "object",
+            "additionalProperties": COUNT,
+            "examples": [{"task_finished": 1}],
+        },
+        next_cursor=CURSOR,
+        is_complete=like(FLAG, True),
+    ),
     "TaskType": TASK_TYPE.schema(),
     "TaskTypeInList": TASK_TYPE.schema(open_tasks=COUNT),
     "TaskTypeWithSchema": TASK_TYPE.schema(param_schema=PARAM_SCHEMA),
