@@ -42,6 +42,15 @@ CREATE TABLE task_types (
     dedupe          VARCHAR(10),
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
+    concurrency     TEXT,                        -- JSON
+    start_rate      VARCHAR(50),
+    max_run_seconds INTEGER,
+    is_fair         SMALLINT,
+    max_open        TEXT,                        -- JSON
+    dedupe_days     INTEGER,                     -- how long a finished task holds its key; NULL: until it is pruned
+    retention_days  INTEGER,
+    notify          VARCHAR(255),                -- the name of a webhook endpoint
+    is_encrypted    SMALLINT,
     CONSTRAINT task_types_name UNIQUE (name)
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
@@ -60,7 +69,10 @@ CREATE TABLE tasks (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     task_type_id    BIGINT NOT NULL,
     type_version    VARCHAR(50) NOT NULL,
-    status          VARCHAR(10) NOT NULL,
+    -- MariaDB changes this CHECK without copying the table only where it belongs to the column and
+    -- has no name.
+    status          VARCHAR(10) NOT NULL /*!80016 CONSTRAINT tasks_status */ CHECK (status IN
+        ('scheduled', 'pending', 'claimed', 'completed', 'failed', 'cancelled', 'blocked')),
     params          MEDIUMTEXT NOT NULL,         -- JSON
     result          MEDIUMTEXT,                  -- JSON
     error_message   TEXT,
@@ -86,8 +98,18 @@ CREATE TABLE tasks (
     completed_at    BIGINT,                      -- when it became completed, failed or cancelled
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
-    CONSTRAINT tasks_status CHECK (status IN
-        ('scheduled', 'pending', 'claimed', 'completed', 'failed', 'cancelled')),
+    batch_id        BIGINT,
+    tags            TEXT,                        -- JSON list
+    group_key       VARCHAR(255),
+    concurrency_key VARCHAR(255),
+    expires_at      BIGINT,                      -- not handed out from then on
+    max_run_seconds INTEGER,
+    on_dependency_failed VARCHAR(10),
+    dedupe_until    BIGINT,                      -- of a pruned task: it holds its key until then
+    pruned_at       BIGINT,                      -- when its content was removed; only the key is kept
+    traceparent     VARCHAR(64),
+    notify          VARCHAR(255),                -- the name of a webhook endpoint
+    payload_key     VARCHAR(32),                 -- the key that encrypted the row; NULL: not encrypted
     CONSTRAINT tasks_claim_rank CHECK (claim_rank = -priority),
     CONSTRAINT tasks_key_forever UNIQUE (dedupe_key, holds_key_forever),
     CONSTRAINT tasks_key_while_open UNIQUE (dedupe_key, holds_key_while_open),
@@ -105,10 +127,11 @@ CREATE INDEX tasks_by_priority ON tasks (claim_rank, id);
 CREATE INDEX tasks_by_worker ON tasks (worker_id, status, id) /*sqlite WHERE worker_id IS NOT NULL */;
 CREATE INDEX tasks_by_worker_and_priority ON tasks (worker_id, status, claim_rank, id) /*sqlite WHERE worker_id IS NOT NULL */;
 CREATE INDEX tasks_by_parent ON tasks (parent_task_id) /*sqlite WHERE parent_task_id IS NOT NULL */;
--- Maintenance: what falls due, expires, or is old enough to prune.
+-- Maintenance: what falls due, expires, or is old enough to prune. Tasks that were pruned but hold
+-- their keys are apart from those that are still to be pruned.
 CREATE INDEX tasks_by_available_at ON tasks (status, available_at) /*sqlite WHERE status = 'scheduled' */;
 CREATE INDEX tasks_by_lease_expires_at ON tasks (lease_expires_at) /*sqlite WHERE lease_expires_at IS NOT NULL */;
-CREATE INDEX tasks_by_completed_at ON tasks (completed_at) /*sqlite WHERE completed_at IS NOT NULL */;
+CREATE INDEX tasks_by_completed_at ON tasks (dedupe_until, completed_at) /*sqlite WHERE completed_at IS NOT NULL */;
 
 CREATE TABLE task_logs (
     id              BIGINT NOT NULL /*! AUTO_INCREMENT */ PRIMARY KEY, -- newer is higher
@@ -122,6 +145,7 @@ CREATE TABLE task_logs (
     message         TEXT,
     metadata        MEDIUMTEXT,                  -- JSON
     created_at      BIGINT NOT NULL,
+    payload_key     VARCHAR(32),                 -- the key that encrypted the row; NULL: not encrypted
     CONSTRAINT task_logs_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
@@ -212,4 +236,4 @@ CREATE TABLE statistics_snapshots (
     counting_since  BIGINT                       -- set while a process counts anew
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
-INSERT INTO schema_versions (version, applied_at) VALUES (2, 0);
+INSERT INTO schema_versions (version, applied_at) VALUES (3, 0);

@@ -89,7 +89,9 @@ def measure(engine: str, rows: int) -> dict[str, Any]:
         return {
             "requeue": _slices(lambda size: maintenance._requeue_slice(now, size)),
             "start due": _slices(lambda size: maintenance._start_slice(now, size)),
-            "prune": _slices(lambda size: maintenance._prune_slice(now - 30 * DAY_MS, size)),
+            "prune": _slices(
+                lambda size: maintenance._prune_slice(now - 30 * DAY_MS, size, {}, now)
+            ),
             "schedule": _schedules(now),
             "claim": _claims(now),
         }

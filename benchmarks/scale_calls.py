@@ -117,7 +117,7 @@ class Queue:
         _copy("worker_id = ?", WORKER, status="'pending'", attempts="attempts - 1")
         execute("DELETE FROM tasks WHERE worker_id = ?", (WORKER,))
         _copy(
-            "completed_at < 4000000000000 ORDER BY completed_at LIMIT ?",
+            "dedupe_until IS NULL AND completed_at < 4000000000000 ORDER BY completed_at LIMIT ?",
             self.pruned,
             completed_at=f"completed_at + {GENERATION_MS}",
             worker_id="worker_id",
@@ -234,7 +234,7 @@ def _start(queue: Queue) -> None:
 
 
 def _prune(queue: Queue) -> None:
-    queue.pruned += maintenance._prune_slice(utc_now() - YEAR_MS // 2, SLICE)
+    queue.pruned += maintenance._prune_slice(utc_now() - YEAR_MS // 2, SLICE, {}, utc_now())
 
 
 CLAIM_FILTERS: dict[str, dict[str, Any]] = {

@@ -266,7 +266,7 @@ def test_a_run_cut_short_anywhere_is_completed_by_the_next(
 ) -> None:
     statements = schema.schema_statements(dialect())
     for done in range(0, len(statements), 5):
-        cut_short = [*statements[:done], "CREATE NONSENSE"]
+        cut_short = [*statements[:done], "CREATE NONSENSE", statements[-1]]
         monkeypatch.setattr(schema, "schema_statements", lambda *_, some=cut_short: some)
         with pytest.raises(peewee.DatabaseError):
             schema.create_schema()

@@ -60,6 +60,7 @@ ATTEMPTS = integer(1, 100)
 LEASE_SECONDS = integer(1, 86_400)
 DELAY_SECONDS = _number(0, MAX_DELAY_SECONDS)
 DEDUPE = one_of(*dedupe.POLICIES)
+DEDUPE_DAYS = integer(1, 36_500)
 # 100/minute; 100 is a minute's, 0 is no limit.
 RATE_LIMIT: Schema = {"type": ["string", "integer"], "minimum": 0, "maxLength": 50}
 SCOPES = list_of(one_of(*keys.SCOPES), most=len(keys.SCOPES))
@@ -80,6 +81,7 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "lease_seconds": or_null(LEASE_SECONDS),
     "retry": or_null(RETRY),
     "dedupe": or_null(DEDUPE),
+    "dedupe_days": or_null(DEDUPE_DAYS),
 }
 
 REGISTER_TASK_TYPE = RequestBody(

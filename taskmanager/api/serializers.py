@@ -100,6 +100,8 @@ TASK = Fields(
     lease_expires_at=or_null(TIME),
     available_at=TIME,
     completed_at=or_null(TIME),
+    pruned_at=like(or_null(TIME), None),
+    dedupe_until=like(or_null(TIME), None),
     created_at=TIME,
     updated_at=TIME,
 )
@@ -143,6 +145,7 @@ TASK_TYPE = Fields(
     lease_seconds=like(or_null(COUNT), 300),
     retry=like(or_null(OBJECT), {"strategy": "exponential"}),
     dedupe=or_null(one_of(*dedupe.POLICIES)),
+    dedupe_days=like(or_null(COUNT), None),
     created_at=TIME,
     updated_at=TIME,
 )

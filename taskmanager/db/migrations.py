@@ -6,7 +6,7 @@ add: while an upload replaces the program, processes of the version before still
 column has a default or may be NULL, and nothing is renamed or removed that they use.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -36,7 +36,39 @@ class DataStep(NamedTuple):
     run: Callable[[int], int | None]
 
 
-Step = Ddl | DataStep
+class Definition(NamedTuple):
+    """Words in the stored definition of a table, on SQLite, which cannot alter a constraint.
+
+    No row is read: what the table holds must fit the new words as well. See
+    sqlite/definitions.py.
+    """
+
+    name: str
+    table: str
+    old: str
+    new: str
+
+
+Step = Ddl | DataStep | Definition
+
+
+def _new_columns(table: str, columns: Sequence[str], mysql: str = "") -> Ddl:
+    """Columns that may be NULL, after all others: no server copies the table for these.
+
+    `mysql` is what the one ALTER TABLE does besides on MySQL and MariaDB.
+    """
+    added = [f"ADD COLUMN {column}" for column in columns]
+    return Ddl(
+        f"add columns to {table}",
+        "; ".join(f"ALTER TABLE {table} {one}" for one in added),
+        mysql=f"ALTER TABLE {table} {', '.join(added)} {mysql}",
+    )
+
+
+_STATUS_CHECK = (
+    "CHECK (status IN "
+    "('scheduled', 'pending', 'claimed', 'completed', 'failed', 'cancelled', 'blocked'))"
+)
 
 # Which steps have been done, and how far: what a run that was cut short is taken up by.
 STEPS_TABLE = """
@@ -144,6 +176,57 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 ),
                 ("tasks_by_completed_at", "(completed_at) WHERE completed_at IS NOT NULL"),
             )
+        ),
+    ),
+    3: (
+        Definition(
+            "let tasks be blocked", "tasks", old="'cancelled')", new="'cancelled', 'blocked')"
+        ),
+        _new_columns(
+            "tasks",
+            (
+                "batch_id BIGINT",
+                "tags TEXT",
+                "group_key VARCHAR(255)",
+                "concurrency_key VARCHAR(255)",
+                "expires_at BIGINT",
+                "max_run_seconds INTEGER",
+                "on_dependency_failed VARCHAR(10)",
+                "dedupe_until BIGINT",
+                "pruned_at BIGINT",
+                "traceparent VARCHAR(64)",
+                "notify VARCHAR(255)",
+                "payload_key VARCHAR(32)",
+            ),
+            # MariaDB adds a CHECK in an instant only to a column. MySQL would copy the table to
+            # enforce it, while nobody may write. MySQL 5.7 knows none.
+            f"/*M!100300 , DROP CONSTRAINT tasks_status, "
+            f"MODIFY status VARCHAR(10) NOT NULL {_STATUS_CHECK} */ "
+            f"/*!80016 , DROP CHECK tasks_status, "
+            f"ADD CONSTRAINT tasks_status {_STATUS_CHECK} NOT ENFORCED */",
+        ),
+        _new_columns(
+            "task_types",
+            (
+                "concurrency TEXT",
+                "start_rate VARCHAR(50)",
+                "max_run_seconds INTEGER",
+                "is_fair SMALLINT",
+                "max_open TEXT",
+                "dedupe_days INTEGER",
+                "retention_days INTEGER",
+                "notify VARCHAR(255)",
+                "is_encrypted SMALLINT",
+            ),
+        ),
+        _new_columns("task_logs", ("payload_key VARCHAR(32)",)),
+        Ddl(
+            "keep tasks that only hold a key apart from those that are to be pruned",
+            "DROP INDEX IF EXISTS tasks_by_completed_at; CREATE INDEX tasks_by_completed_at "
+            "ON tasks (dedupe_until, completed_at) WHERE completed_at IS NOT NULL",
+            # At once: processes of the version before name this index when they prune.
+            mysql="ALTER TABLE tasks DROP INDEX tasks_by_completed_at, "
+            "ADD INDEX tasks_by_completed_at (dedupe_until, completed_at)",
         ),
     ),
 }

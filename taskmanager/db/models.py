@@ -63,6 +63,15 @@ class TaskType(_Model):
     dedupe = peewee.CharField(10, null=True)
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
+    concurrency = peewee.TextField(null=True)
+    start_rate = peewee.CharField(50, null=True)
+    max_run_seconds = peewee.IntegerField(null=True)
+    is_fair = peewee.SmallIntegerField(null=True)
+    max_open = peewee.TextField(null=True)
+    dedupe_days = peewee.IntegerField(null=True)
+    retention_days = peewee.IntegerField(null=True)
+    notify = peewee.CharField(255, null=True)
+    is_encrypted = peewee.SmallIntegerField(null=True)
 
 
 class TaskTypeVersion(_Model):
@@ -104,6 +113,18 @@ class Task(_Model):
     completed_at = peewee.BigIntegerField(null=True)
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
+    batch_id = peewee.BigIntegerField(null=True)
+    tags = peewee.TextField(null=True)
+    group_key = peewee.CharField(255, null=True)
+    concurrency_key = peewee.CharField(255, null=True)
+    expires_at = peewee.BigIntegerField(null=True)
+    max_run_seconds = peewee.IntegerField(null=True)
+    on_dependency_failed = peewee.CharField(10, null=True)
+    dedupe_until = peewee.BigIntegerField(null=True)
+    pruned_at = peewee.BigIntegerField(null=True)
+    traceparent = peewee.CharField(64, null=True)
+    notify = peewee.CharField(255, null=True)
+    payload_key = peewee.CharField(32, null=True)
 
 
 class TaskLog(_Model):
@@ -118,6 +139,7 @@ class TaskLog(_Model):
     message = peewee.TextField(null=True)
     metadata = peewee.TextField(null=True)
     created_at = peewee.BigIntegerField()
+    payload_key = peewee.CharField(32, null=True)
 
 
 class Worker(_Model):

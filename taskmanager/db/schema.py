@@ -19,8 +19,9 @@ from taskmanager.config import APP_ROOT
 from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import SQLITE, Dialect
 from taskmanager.db.errors import mysql_code, translated
-from taskmanager.db.migrations import MIGRATIONS, STEPS_TABLE, DataStep, Ddl, Step
+from taskmanager.db.migrations import MIGRATIONS, STEPS_TABLE, DataStep, Ddl, Definition, Step
 from taskmanager.db.models import MODELS, SchemaVersion
+from taskmanager.db.sqlite.definitions import rewrite_definition
 from taskmanager.db.statements import execute, fetch_one, insert, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
@@ -38,7 +39,8 @@ SQLITE_PHRASES = {
 # A table, index or constraint in schema.sql and in migrations.py: a name in lower case that
 # follows one of these words. A column follows none of them.
 _NAME = re.compile(
-    r"\b(TABLE|INDEX|CONSTRAINT|REFERENCES|EXISTS|ON|INTO|FROM|JOIN|UPDATE|RENAME TO)(\s+)(?=[a-z])"
+    r"\b(TABLE|INDEX|CONSTRAINT|DROP CHECK|REFERENCES|EXISTS|ON|INTO|FROM|JOIN|UPDATE|RENAME TO)"
+    r"(\s+)(?=[a-z])"
 )
 
 # How long each waits while another process creates or upgrades the tables.
@@ -232,6 +234,10 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
             text = step.sql if dialect() is SQLITE or step.mysql is None else step.mysql
             for statement in _spelled(text):
                 change_tables(statement)
+            _note(step, position=0, finished=True)
+        elif isinstance(step, Definition):
+            if dialect() is SQLITE:
+                rewrite_definition(database.table_prefix + step.table, step.old, step.new)
             _note(step, position=0, finished=True)
         else:
             run = _run_slice if dialect() is SQLITE else write_transaction(_run_slice)

@@ -137,7 +137,9 @@ def _slices(ids: list[int]) -> Iterator[Sequence[int]]:
 
 def _judge(action: Action, ids: Sequence[int], caller: Caller) -> Counter[str]:
     """What _change() would do, except that it does not see who has the key of a task meanwhile."""
-    rows = fetch_all("SELECT id, task_type_id, status FROM {tasks} WHERE id IN ?", (list(ids),))
+    rows = fetch_all(
+        "SELECT id, task_type_id, status, pruned_at FROM {tasks} WHERE id IN ?", (list(ids),)
+    )
     good, skipped = _changeable(action, allowed_rows(rows, caller), len(ids))
     return skipped + Counter(changed=len(good))
 
@@ -189,7 +191,13 @@ def _changeable(
     action: Action, found: Collection[Row], asked: int
 ) -> tuple[list[Row], Counter[str]]:
     """Those of the tasks found that the action may change, and why the others are skipped."""
-    good = [task for task in found if task["status"] in action.statuses]
+    good = [
+        task
+        for task in found
+        if task["status"] in action.statuses
+        # The params of a pruned task are gone; it can be deleted and nothing else.
+        and (task["pruned_at"] is None or action is DELETE)
+    ]
     skipped = {"task_not_found": asked - len(found), action.refusal: len(found) - len(good)}
     return good, +Counter(skipped)
 

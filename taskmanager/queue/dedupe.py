@@ -1,9 +1,10 @@
 """De-duplication: the key of a task, and how long the task holds it.
 
-A task holds its key as long as it exists (`forever`: until it is pruned), until it is finished
-(`active`) or never (`none`). Two unique indexes decide, on (dedupe_key,
-holds_key_forever) and (dedupe_key, holds_key_while_open): a NULL in the second
-column never collides.
+A task holds its key as long as it exists (`forever`), until it is finished (`active`) or never
+(`none`). Pruning ends `forever`, unless the type has `dedupe_days`: then the task is emptied and
+keeps its key for so long after its end. Two unique indexes decide, on (dedupe_key,
+holds_key_forever) and (dedupe_key, holds_key_while_open): a NULL in the second column never
+collides.
 """
 
 import hashlib

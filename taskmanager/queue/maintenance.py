@@ -8,7 +8,7 @@ stopped anywhere, two runs at once do no harm, and no lock is held for long.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from taskmanager.access import audit
@@ -20,7 +20,7 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from taskmanager.queue import history, maintenance_runs
 from taskmanager.queue.figures import counts
-from taskmanager.queue.holder import finished
+from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.schedules import runs
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -31,6 +31,18 @@ CLAIM_SLICE_INTERVAL_MS = 1_000
 DUE_RESOLUTION_MS = 500  # how late a task that another process delayed may be noticed
 MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
 DAY_MS = 86_400_000
+
+# What a task loses when it is pruned and its row is kept for its dedupe key.
+EMPTIED: Row = {
+    **NOT_CLAIMED,
+    **NO_PROGRESS,
+    "params": "{}",
+    "result": None,
+    "error_message": None,
+    "error_code": None,
+    "worker_id": None,
+    "claimed_at": None,
+}
 
 
 def maintain(
@@ -80,23 +92,32 @@ def start_due_tasks(*, now: int, deadline: float) -> int:
 
 
 def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadline: float) -> int:
-    """Removes tasks that were finished `retention_days` ago, with their history; returns how many.
+    """Prunes tasks that were finished `retention_days` ago, with their history; returns how many.
 
-    0 days keeps everything. Workers that nobody has seen for as long and audit
-    events as old go too.
+    A task that holds its dedupe key for the `dedupe_days` of its type keeps an empty
+    row until then. 0 days keeps everything. Workers that nobody has seen for as long
+    and audit events as old go too.
     """
     if retention_days == 0:
         audit.prune(before=None)
         return 0
     cutoff = now - retention_days * DAY_MS
     audit.prune(before=cutoff)
-    pruned = _until_done(lambda rows: _prune_slice(cutoff, rows), deadline)
+    key_ms = _key_ms_by_type()
+    pruned = _until_done(lambda rows: _prune_slice(cutoff, rows, key_ms, now), deadline)
+    _until_done(lambda rows: _release_keys_slice(now, rows), deadline)
     # In a transaction, to be run again: signs of life lock the same rows in another order.
     write_transaction(execute)("DELETE FROM {workers} WHERE last_seen_at < ?", (cutoff,))
     if pruned:
-        message = f"{pruned} tasks finished before {format_time(cutoff)} removed by {caller.name}"
+        message = f"{pruned} tasks finished before {format_time(cutoff)} pruned by {caller.name}"
         write_transaction(audit.record)(event="pruned", message=message, caller=caller, now=now)
     return pruned
+
+
+def _key_ms_by_type() -> dict[int, int]:
+    """How long after its end a task holds its key, by type, where that has `dedupe_days`."""
+    rows = fetch_all("SELECT id, dedupe_days FROM {task_types} WHERE dedupe_days IS NOT NULL")
+    return {row["id"]: row["dedupe_days"] * DAY_MS for row in rows}
 
 
 def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
@@ -185,14 +206,17 @@ def next_slice_rows(rows: int, seconds: float) -> int:
     return max(1, rows // 2, min(fitting, rows * 2, MAX_SLICE_ROWS))
 
 
-def _lock_slice(columns: str, condition: str, value: int, rows: int, *, by: str) -> list[Row]:
+def _lock_slice(
+    columns: str, condition: str, value: int, rows: int, *, by: str, order: str = ""
+) -> list[Row]:
     """Locks the first `rows` tasks `by` a column that has an index and that meet the condition.
 
-    Those that others have locked are skipped. A server without SKIP LOCKED is
-    first asked without locks, and then for those tasks by their ids, in the order
-    in which everybody locks tasks.
+    `order` is another column of that index to read them by. Those that others have
+    locked are skipped. A server without SKIP LOCKED is first asked without locks,
+    and then for those tasks by their ids, in the order in which everybody locks tasks.
     """
-    first = f"FROM {{tasks}} {{index tasks_by_{by}}} WHERE {condition} ORDER BY {by} LIMIT ?"
+    first = f"FROM {{tasks}} {{index tasks_by_{by}}} WHERE {condition} "
+    first += f"ORDER BY {order or by} LIMIT ?"
     if skips_locked():
         return fetch_all(f"SELECT {columns} {first} {{lock_free_rows}}", (value, rows))
     while candidates := [row["id"] for row in fetch_all(f"SELECT id {first}", (value, rows))]:
@@ -262,16 +286,56 @@ def _start_slice(now: int, rows: int) -> int:
 
 
 @write_transaction
-def _prune_slice(cutoff: int, rows: int) -> int:
-    """Removes up to `rows` tasks that were finished before `cutoff`.
+def _prune_slice(cutoff: int, rows: int, key_ms: Mapping[int, int], now: int) -> int:
+    """Prunes up to `rows` tasks that were finished before `cutoff`.
 
-    Transition: completed, failed or cancelled → gone.
+    Transition: completed, failed or cancelled → gone. A task that holds its dedupe
+    key for longer, by `key_ms` of its type, keeps its status and an empty row.
     Commits together: the tasks and their history.
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    old = _lock_slice("id", "completed_at < ?", cutoff, rows, by="completed_at")
-    if ids := [row["id"] for row in old]:
-        execute("DELETE FROM {task_logs} WHERE task_id IN ?", (ids,))
+    columns = "id, task_type_id, completed_at, holds_key_forever"
+    condition = "dedupe_until IS NULL AND completed_at < ?"
+    old = _lock_slice(columns, condition, cutoff, rows, by="completed_at")
+    kept: dict[int, list[int]] = {}  # by type
+    gone = []
+    for task in old:
+        type_id = task["task_type_id"]
+        if task["holds_key_forever"] and task["completed_at"] + key_ms.get(type_id, 0) > now:
+            kept.setdefault(type_id, []).append(task["id"])
+        else:
+            gone.append(task["id"])
+    if old:
+        execute("DELETE FROM {task_logs} WHERE task_id IN ?", ([task["id"] for task in old],))
+    if gone:
+        execute("DELETE FROM {tasks} WHERE id IN ?", (gone,))
+    for type_id, ids in kept.items():
+        _empty(ids, key_ms[type_id], now)
+    return len(old)
+
+
+def _empty(ids: list[int], key_ms: int, now: int) -> None:
+    """Leaves of finished tasks what makes duplicates of them known."""
+    assignments = ", ".join([f"{column} = ?" for column in EMPTIED])
+    execute(
+        f"UPDATE {{tasks}} {{by_id}} SET {assignments}, pruned_at = ?, "
+        "dedupe_until = completed_at + ? WHERE id IN ?",
+        (*EMPTIED.values(), now, key_ms, ids),
+    )
+
+
+@write_transaction
+def _release_keys_slice(now: int, rows: int) -> int:
+    """Removes up to `rows` pruned tasks that have held their dedupe keys for long enough.
+
+    Transition: completed, failed or cancelled, and pruned → gone.
+    Commits together: the tasks.
+    Raises DatabaseUnavailable.
+    A crash leaves the slice as it was.
+    """
+    condition = "dedupe_until <= ? AND completed_at > 0"
+    over = _lock_slice("id", condition, now, rows, by="completed_at", order="dedupe_until")
+    if ids := [row["id"] for row in over]:
         execute("DELETE FROM {tasks} WHERE id IN ?", (ids,))
     return len(ids)

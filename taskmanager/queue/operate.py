@@ -6,6 +6,7 @@ import peewee
 
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
+from taskmanager.clock import format_time
 from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
@@ -43,14 +44,22 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
 
     Transition: failed or cancelled → pending.
     Commits together: the transition, its history row and the audit event.
-    Raises NotFound, and Conflict where the task is in another state or an
-    unfinished task with the same dedupe key exists.
+    Raises NotFound, and Conflict where the task is in another state, was pruned,
+    or an unfinished task with the same dedupe key exists.
     A crash leaves the task as it was.
     """
     task = require_task(lock_tasks([task_id], caller).get(task_id), task_id)
     if task["status"] not in ("failed", "cancelled"):
         raise Conflict(
             f"Task {task_id} is {task['status']}; only a failed or cancelled task can be retried.",
+            code="task_not_retryable",
+            details={"status": task["status"]},
+        )
+    if task["pruned_at"] is not None:
+        raise Conflict(
+            f"Task {task_id} was pruned at {format_time(task['pruned_at'])}: its params are gone, "
+            "so it cannot be retried. It only keeps others with the same dedupe key from being "
+            f"created, until {format_time(task['dedupe_until'])}.",
             code="task_not_retryable",
             details={"status": task["status"]},
         )

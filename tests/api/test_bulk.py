@@ -175,6 +175,19 @@ def test_tasks_whose_key_another_task_has_are_skipped_and_the_others_retried(api
     }
 
 
+def test_a_pruned_task_is_skipped_except_to_delete_it(api: Api, clock: Clock) -> None:
+    api.register("job", max_attempts=1, dedupe_days=90)
+    task = api.create(dedupe="forever")
+    api.complete(api.claim(), success=False, error="no")
+    clock.advance(31 * 86_400)
+    api.post("/api/maintenance/run")
+    body = {"ids": [task["id"]]}
+    for dry_run in (True, False):
+        done = api.post("/api/tasks/retry", {**body, "dry_run": dry_run})
+        assert done["skipped"] == {"task_not_retryable": 1}
+    assert api.post("/api/tasks/delete", body)["changed"] == 1
+
+
 def test_one_audit_event_says_what_was_asked_and_a_dry_run_leaves_none(api: Api) -> None:
     api.register("job")
     for n in range(60):
