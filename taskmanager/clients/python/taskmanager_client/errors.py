@@ -52,14 +52,20 @@ class WaitTimeout(ClientError):
 class Retry(Exception):
     """Raised by a handler: the attempt failed and another one may succeed.
 
-    `after` is in seconds; without it the retry policy of the task type decides.
+    `after` is in seconds; without it the retry policy of the task type decides. `code` is the
+    error code of the attempt.
     """
 
     def __init__(
-        self, message: str = "The handler asks for another attempt.", *, after: float | None = None
+        self,
+        message: str = "The handler asks for another attempt.",
+        *,
+        after: float | None = None,
+        code: str = "retry",
     ) -> None:
         super().__init__(message)
         self.after = after
+        self.code = code
 
 
 class Fail(Exception):

@@ -174,13 +174,13 @@ class ThreadSlot:
     """A thread of the worker for each task. Nothing can end a handler that does not end itself."""
 
     def __init__(self) -> None:
-        self._stopping = threading.Event()
+        self._stopping, self._ending = threading.Event(), threading.Event()
 
     def start(
         self, task: Mapping[str, Any], handler: Handler, on_progress: OnProgress, on_end: OnEnd
     ) -> None:
-        self._stopping = threading.Event()
-        held = HeldTask(task, on_progress, self._stopping)
+        self._stopping, self._ending = threading.Event(), threading.Event()
+        held = HeldTask(task, on_progress, self._stopping, self._ending)
         threading.Thread(
             target=lambda: on_end(run_handler(handler, held)), daemon=True, name=f"task-{held.id}"
         ).start()
@@ -189,7 +189,7 @@ class ThreadSlot:
         self._stopping.set()
 
     def terminate(self) -> None:
-        self._stopping.set()
+        self._ending.set()
 
     def kill(self) -> bool:
         return False

@@ -28,6 +28,7 @@ class HeldTask:
         task: Mapping[str, Any],
         send_progress: Callable[[int, str | None], None],
         stopping: threading.Event,
+        ending: threading.Event | None = None,
     ) -> None:
         self.id: int = task["id"]
         self.type: str = task["type"]
@@ -38,11 +39,17 @@ class HeldTask:
         self.fields = task
         self._send_progress = send_progress
         self._stopping = stopping
+        self._ending = ending
 
     @property
     def stopping(self) -> bool:
         """Whether the handler should end: the worker stops, or the task is no longer its own."""
         return self._stopping.is_set()
+
+    @property
+    def must_end(self) -> bool:
+        """In a thread, where Stopped cannot be raised: whether it would be raised by now."""
+        return self._ending is not None and self._ending.is_set()
 
     def wait_stopping(self, seconds: float) -> bool:
         """Waits at most so long until the handler should end; returns whether it should."""
@@ -62,7 +69,7 @@ def run_handler(handler: Handler, task: HeldTask) -> Report:
     except Release as release:
         return {"delay_seconds": release.delay}
     except Retry as retry:
-        return {**failure(str(retry), "retry"), "retry_after_seconds": retry.after}
+        return {**failure(str(retry), retry.code), "retry_after_seconds": retry.after}
     except Fail as fail:
         return {**failure(str(fail), fail.code), "is_retryable": False}
     except Stopped:

@@ -80,6 +80,8 @@ class Worker:
         self._write_log = log or _print_to_stderr
         self._types: dict[str, _Registered] = {}
         self._run: _Run | None = None
+        self.completed = 0  # attempts that ended so, since the worker was made
+        self.failed = 0
 
     def task(
         self,
@@ -126,6 +128,12 @@ class Worker:
             self._run.until_end()
         finally:
             self._run = None
+
+    @property
+    def held(self) -> int:
+        """How many tasks it holds."""
+        run = self._run
+        return len(run._held) if run is not None else 0
 
     def stop(self) -> None:
         """Ends run() as SIGTERM does. Any thread may call it."""
@@ -431,7 +439,18 @@ class _Run:
             self._worker._log(f"task {held.id} is not this worker's any more")
         else:
             self._reports.append(held)
+            self._count(held, report)
         self._changed.notify_all()
+
+    def _count(self, held: Held, report: Report) -> None:
+        if is_release(report):
+            return
+        if report["success"]:
+            self._worker.completed += 1
+            return
+        self._worker.failed += 1
+        reason = report["error"].partition("\n")[0][:200]
+        self._worker._log(f"task {held.id} failed ({report['error_code']}): {reason}")
 
     # The thread that reports
 
