@@ -757,6 +757,7 @@ final class Worker
     private bool $isEnding = false;
     /** stop() was called. */
     private bool $isStopped = false;
+    private float $givesUpAt = INF;
     private ?ApiError $refusal = null;
 
     /**
@@ -823,7 +824,7 @@ final class Worker
             return;
         }
         $this->begin();
-        while ($this->held || !$this->isEnding) {
+        while (!$this->isEnding || ($this->held && now() < $this->givesUpAt)) {
             $this->claim();
             $this->renewLeases();
             $this->enforceDeadlines();
@@ -842,6 +843,7 @@ final class Worker
         $termAfter = $this->isStopped ? 0 : $this->options['grace'];
         $killAfter = $this->isStopped ? 0 : null;
         $this->isStopped = $this->isEnding = true;
+        $this->givesUpAt = now() + $termAfter + self::STOP_SECONDS + 1;
         foreach ($this->held as $held) {
             $this->stopHandler($held, Held::RELEASED, $termAfter, $killAfter);
         }
@@ -1181,14 +1183,24 @@ final class Worker
         foreach ($this->processes as $process) {
             $process->retire();
         }
-        try {
-            $this->client->call('POST', '/workers/' . rawurlencode($this->id) . '/shutdown', []);
-        } catch (ApiError | ConnectionError $error) {
-            $this->log("cannot sign off: {$error->getMessage()}");
-        }
+        $this->signOff();
         $this->log('stopped');
         if ($this->refusal !== null) {
             throw $this->refusal;
+        }
+    }
+
+    /** Releases what a claim that was not answered may have got. */
+    private function signOff(): void
+    {
+        for ($tries = 1; $tries <= 3; $tries++) {
+            try {
+                $this->client->attempt('POST', '/workers/' . rawurlencode($this->id) . '/shutdown', [], self::STOP_SECONDS);
+                return;
+            } catch (ApiError | ConnectionError $error) {
+                $this->log("cannot sign off: {$error->getMessage()}");
+                pause(Client::backoff($tries));
+            }
         }
     }
 
@@ -1280,15 +1292,15 @@ final class Held
     }
 
     /**
-     * What a handler that has ended reports: after its timeout, only success counts.
+     * What a handler that has ended reports: after its timeout or a lost lease, only success counts.
      *
      * @param array<string, mixed> $outcome
      * @return array<string, mixed>
      */
     public function outcome(array $outcome): array
     {
-        $isTimedOut = isset($this->stopped['error_code']);
-        return $isTimedOut && !($outcome['success'] ?? false) ? $this->stopped : $outcome;
+        $onlySuccessCounts = $this->stopped !== null && $this->stopped !== self::RELEASED;
+        return $onlySuccessCounts && !($outcome['success'] ?? false) ? $this->stopped : $outcome;
     }
 
     /** When the worker has to look at the task again. */
