@@ -414,10 +414,10 @@ export class Worker {
   }
 
   stop() {
-    const grace = this.#isStopped ? 0 : this.#options.grace;
+    const [abortAfter, giveUpAfter] = this.#isStopped ? [0, 0] : [this.#options.grace, this.#options.grace + STOP_SECONDS];
     this.#isStopped = this.#isEnding = true;
-    this.#givesUpAt = now() + grace + STOP_SECONDS + 1;
-    for (const held of this.#held.values()) held.stop(RELEASED, grace);
+    this.#givesUpAt = now() + giveUpAfter + 1;
+    for (const held of this.#held.values()) held.stop(RELEASED, abortAfter, giveUpAfter);
     this.#wake();
   }
 
@@ -654,12 +654,12 @@ class Held {
     return this.#controller.signal.aborted && !report.success ? this.#stopped : report;
   }
 
-  /** Asks the handler to end: its signal aborts after some seconds. */
-  stop(stopped, seconds = 0) {
+  /** Asks the handler to end: its signal aborts after some seconds, and nobody waits for it for ever. */
+  stop(stopped, abortAfter = 0, giveUpAfter = abortAfter + STOP_SECONDS) {
     if (this.report) return;
     if (this.#stopped === null || stopped === DROPPED) this.#stopped = stopped;
-    this.#abortAt = Math.min(this.#abortAt, now() + seconds);
-    this.#giveUpAt = Math.min(this.#giveUpAt, now() + seconds + STOP_SECONDS);
+    this.#abortAt = Math.min(this.#abortAt, now() + abortAfter);
+    this.#giveUpAt = Math.min(this.#giveUpAt, now() + giveUpAfter);
     this.enforceDeadlines({ isRenewing: true });
   }
 

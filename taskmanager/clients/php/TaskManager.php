@@ -585,7 +585,7 @@ class Client
         $end = now() + $this->retrySeconds;
         for ($tries = 1; ; $tries++) {
             try {
-                return $this->attempt($method, $path, $body);
+                return $this->attempt($method, $path, $body, null, $repeat === true);
             } catch (ApiError | ConnectionError $error) {
                 $delay = self::delayAfter($error, $tries);
                 if ($delay === null || now() + $delay > $end) {
@@ -629,11 +629,17 @@ class Client
      * @internal One request, which is not repeated.
      * @param ?array<string, mixed> $body
      * @param ?float $timeout in seconds
+     * @param bool $reuse the open connection; if it turns out to be dead, curl sends the request again
      * @return array<string, mixed>
      * @throws ApiError|ConnectionError
      */
-    public function attempt(string $method, string $path, ?array $body = null, ?float $timeout = null): array
-    {
+    public function attempt(
+        string $method,
+        string $path,
+        ?array $body = null,
+        ?float $timeout = null,
+        bool $reuse = true
+    ): array {
         $headers = [];
         $timeout = (int) (1000 * ($timeout ?? $this->timeout));
         $this->curl = $this->curl ?? curl_init();
@@ -644,6 +650,7 @@ class Client
             // Without the empty Expect, curl asks before it sends a large body, and waits a second.
             CURLOPT_HTTPHEADER => ['X-API-Key: ' . $this->key, 'Content-Type: application/json', 'Expect:'],
             CURLOPT_RETURNTRANSFER => true,
+            CURLOPT_FRESH_CONNECT => !$reuse,
             CURLOPT_NOSIGNAL => true,
             CURLOPT_CONNECTTIMEOUT_MS => min(10000, $timeout),
             CURLOPT_TIMEOUT_MS => $timeout,
@@ -843,7 +850,7 @@ final class Worker
         $termAfter = $this->isStopped ? 0 : $this->options['grace'];
         $killAfter = $this->isStopped ? 0 : null;
         $this->isStopped = $this->isEnding = true;
-        $this->givesUpAt = now() + $termAfter + self::STOP_SECONDS + 1;
+        $this->givesUpAt = now() + ($killAfter ?? $termAfter + self::STOP_SECONDS) + 1;
         foreach ($this->held as $held) {
             $this->stopHandler($held, Held::RELEASED, $termAfter, $killAfter);
         }
