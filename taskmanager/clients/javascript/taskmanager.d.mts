@@ -77,13 +77,9 @@ export interface NewTask extends TaskOptions {
   params: Params;
 }
 
-export interface Page {
+export interface TaskQuery {
+  /** Of one page. */
   limit?: number;
-  offset?: number;
-  cursor?: string | null;
-}
-
-export interface TaskQuery extends Page {
   status?: Status;
   type?: string;
   worker_id?: string;
@@ -94,6 +90,8 @@ export interface TaskQuery extends Page {
   sort_by?: "created_at" | "priority" | "id";
   sort_order?: "asc" | "desc";
   include?: string;
+  /** Further filters of GET /api/tasks. */
+  [filter: string]: any;
 }
 
 export interface ClaimFields {
@@ -143,8 +141,11 @@ export interface TypeDefaults {
   dedupe?: DedupePolicy | null;
 }
 
+/** What a call throws. */
+export class ClientError extends Error {}
+
 /** The server refused a call. The message is the server's sentence for people. */
-export class ApiError extends Error {
+export class ApiError extends ClientError {
   /** What programs compare, such as "task_not_found". */
   readonly code: string;
   /** The HTTP status. */
@@ -158,12 +159,12 @@ export class ApiError extends Error {
 }
 
 /** No answer arrived, or none of TaskManager's. `sent`: the server may have acted all the same. */
-export class ConnectionError extends Error {
+export class NoAnswer extends ClientError {
   readonly sent: boolean;
 }
 
 /** Client.wait() gave up. */
-export class WaitTimeout extends Error {}
+export class WaitTimeout extends ClientError {}
 
 /** Thrown by a handler: the attempt failed, try again. */
 export class Retry extends Error {
@@ -193,7 +194,7 @@ export interface ClientOptions {
 /**
  * The calls of the API, one method each. docs/api.md describes fields and answers.
  *
- * A method returns the `data` of the answer, and throws ApiError or ConnectionError. A call whose
+ * A method returns the `data` of the answer, and throws ApiError or NoAnswer. A call whose
  * answer is lost, or that is answered 429, 502, 503 or 504, is repeated as long as `retry_seconds`
  * allows, if doing it twice is the same as doing it once.
  */
@@ -205,11 +206,11 @@ export class Client {
 
   /** Creates a task, or finds the one that exists (`task.deduplicated`). */
   create(type: string, params?: Params, options?: TaskOptions): Promise<Task>;
-  /** Creates up to 1,000 tasks in one transaction; with `atomic`, all of them or none. */
-  createMany(
-    tasks: readonly NewTask[],
-    options?: { atomic?: boolean },
-  ): Promise<{ results: any[]; created: number; deduplicated: number; failed: number }>;
+  /**
+   * Creates up to 1,000 tasks in one transaction. Returns for each, in order, the task or why it was
+   * refused. With `atomic`, all of them or none: a single bad one throws.
+   */
+  createMany(tasks: readonly NewTask[], options?: { atomic?: boolean }): Promise<(Task | ApiError)[]>;
   get(id: number): Promise<Task>;
   /** Every task that matches, the newest first; further pages are fetched as they are needed. */
   tasks(query?: TaskQuery): AsyncGenerator<Task, void, undefined>;
@@ -220,6 +221,13 @@ export class Client {
   cancel(id: number, reason?: string | null): Promise<Task>;
   /** Puts a failed or cancelled task back into the queue, with all its attempts. */
   retry(id: number): Promise<Task>;
+  /** Failed tasks in groups: type, error_code, message, count and an example. */
+  errors(query?: TaskQuery): Promise<any[]>;
+  /** Changes many tasks: `fields` has ids or a filter. Returns matched, changed, skipped, next_cursor. */
+  changeMany(
+    action: "retry" | "cancel" | "release" | "delete" | "update",
+    fields: { ids?: number[]; filter?: object; limit?: number; dry_run?: boolean; [field: string]: any },
+  ): Promise<any>;
 
   /** Claims up to `limit` tasks (default 1); an empty list if there are none. */
   claim(worker_id: string, fields?: ClaimFields): Promise<ClaimedTask[]>;
@@ -227,7 +235,7 @@ export class Client {
   completeMany(
     worker_id: string,
     completions: readonly (Omit<Report, "worker_id"> & { id: number })[],
-  ): Promise<{ results: any[]; count: number; failed: number }>;
+  ): Promise<any[]>;
   progress(id: number, fields: Holder & { progress: number; message?: string | null }): Promise<Lease>;
   heartbeat(id: number, fields: Holder & { lease_seconds?: number }): Promise<Lease>;
   release(id: number, fields: Holder & { delay_seconds?: number }): Promise<Task>;
@@ -247,21 +255,24 @@ export class Client {
 
   /** Creates a type or updates it. */
   register(name: string, version: string, param_schema: object, options?: TypeDefaults): Promise<any>;
-  types(query?: Page & { active_only?: boolean }): Promise<{ task_types: any[]; next_cursor: string | null }>;
+  /** Every type that the key may use. */
+  types(): Promise<any[]>;
   type(name: string, version?: string | null): Promise<any>;
   changeType(name: string, changes: TypeDefaults & { is_active?: boolean; is_paused?: boolean }): Promise<any>;
   /** Checks params or a new schema; stores nothing. */
   validate(type: string, fields: { params: Params } | { param_schema: object }): Promise<any>;
 
   createSchedule(fields: { name: string; type: string; params: Params; [field: string]: any }): Promise<any>;
-  schedules(query?: Page): Promise<{ schedules: any[]; next_cursor: string | null }>;
+  /** Every schedule; further pages are fetched as they are needed. */
+  schedules(): AsyncGenerator<any, void, undefined>;
   schedule(id: number): Promise<any>;
   changeSchedule(id: number, changes: { [field: string]: any }): Promise<any>;
   deleteSchedule(id: number): Promise<void>;
   /** Creates a task of the schedule now. */
   runSchedule(id: number): Promise<Task>;
 
-  workers(query?: Page): Promise<{ workers: any[]; next_cursor: string | null }>;
+  /** Every worker, the one seen last first. */
+  workers(): AsyncGenerator<any, void, undefined>;
   worker(workerId: string): Promise<any>;
   health(): Promise<any>;
   stats(): Promise<any>;
@@ -281,7 +292,7 @@ export class Client {
 }
 
 export interface WorkerOptions {
-  /** Default: the host name, the process id and a random part. */
+  /** Default: HOSTNAME of the environment, the process id and a random part. */
   worker_id?: string;
   /** How many handlers run at the same time; default 1. */
   concurrency?: number;

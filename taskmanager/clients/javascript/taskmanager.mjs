@@ -13,7 +13,9 @@ const jitter = (seconds) => seconds * (0.8 + 0.4 * Math.random());
 const randomId = () =>
   Array.from({ length: 4 }, () => Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, "0")).join("");
 
-export class ApiError extends Error {
+export class ClientError extends Error {}
+
+export class ApiError extends ClientError {
   name = "ApiError";
 
   constructor(message, { code, status, details = null, requestId = null, retryAfter = null }) {
@@ -22,8 +24,8 @@ export class ApiError extends Error {
   }
 }
 
-export class ConnectionError extends Error {
-  name = "ConnectionError";
+export class NoAnswer extends ClientError {
+  name = "NoAnswer";
 
   constructor(message, { sent, cause }) {
     super(message, { cause });
@@ -31,7 +33,7 @@ export class ConnectionError extends Error {
   }
 }
 
-export class WaitTimeout extends Error {
+export class WaitTimeout extends ClientError {
   name = "WaitTimeout";
 }
 
@@ -93,14 +95,17 @@ export class Client {
     return this.call("POST", "/tasks", task, () => this.#isCreatedOnce(task));
   }
 
-  createMany(tasks, { atomic = false } = {}) {
+  async createMany(tasks, { atomic = false } = {}) {
     const prepared = tasks.map(prepare);
-    return this.call("POST", "/tasks/batch", { tasks: prepared, atomic }, async () => {
+    const { results } = await this.call("POST", "/tasks/batch", { tasks: prepared, atomic }, async () => {
       for (const task of prepared) {
         if (!(await this.#isCreatedOnce(task))) return false;
       }
       return true;
     });
+    return results.map(({ outcome, task, error }) =>
+      error ? new ApiError(error.message, error) : { ...task, deduplicated: outcome === "deduplicated" },
+    );
   }
 
   /** Whether the same creation, sent again, finds the task of the first one. */
@@ -116,11 +121,15 @@ export class Client {
     return this.call("GET", `/tasks/${id}`);
   }
 
-  async *tasks(query = {}) {
-    let cursor = query.cursor;
+  tasks(query = {}) {
+    return this.#pages("/tasks", "tasks", query);
+  }
+
+  async *#pages(path, name, query = {}) {
+    let { cursor } = query;
     do {
-      const page = await this.call("GET", "/tasks" + queryString({ ...query, cursor }));
-      yield* page.tasks;
+      const page = await this.call("GET", path + queryString({ ...query, cursor }));
+      yield* page[name];
       cursor = page.next_cursor;
     } while (cursor !== null);
   }
@@ -150,6 +159,14 @@ export class Client {
     return this.call("POST", `/tasks/${id}/retry`, {}, false);
   }
 
+  async errors(query = {}) {
+    return (await this.call("GET", "/tasks/errors" + queryString(query))).groups;
+  }
+
+  changeMany(action, fields) {
+    return this.call("POST", `/tasks/${action}`, fields);
+  }
+
   // The calls of a worker. Worker makes them by itself.
 
   async claim(worker_id, fields = {}) {
@@ -166,8 +183,8 @@ export class Client {
     return this.call("POST", `/tasks/${id}/complete`, report);
   }
 
-  completeMany(worker_id, completions) {
-    return this.call("POST", "/tasks/complete", { worker_id, completions });
+  async completeMany(worker_id, completions) {
+    return (await this.call("POST", "/tasks/complete", { worker_id, completions })).results;
   }
 
   progress(id, fields) {
@@ -196,8 +213,8 @@ export class Client {
     return this.call("POST", "/task-types/register", { name, version, param_schema, ...options });
   }
 
-  types(query = {}) {
-    return this.call("GET", "/task-types" + queryString(query));
+  async types() {
+    return (await this.call("GET", "/task-types")).task_types;
   }
 
   type(name, version = null) {
@@ -218,8 +235,8 @@ export class Client {
     return this.call("POST", "/schedules", fields, false);
   }
 
-  schedules(query = {}) {
-    return this.call("GET", "/schedules" + queryString(query));
+  schedules() {
+    return this.#pages("/schedules", "schedules");
   }
 
   schedule(id) {
@@ -240,8 +257,8 @@ export class Client {
 
   // Workers and the service
 
-  workers(query = {}) {
-    return this.call("GET", "/workers" + queryString(query));
+  workers() {
+    return this.#pages("/workers", "workers");
   }
 
   worker(workerId) {
@@ -264,7 +281,7 @@ export class Client {
       } catch (error) {
         const delay = delayAfter(error, tries);
         if (delay === null || now() + delay > end) throw error;
-        const mayBeDone = error instanceof ConnectionError ? error.sent : error.status !== 429;
+        const mayBeDone = error instanceof NoAnswer ? error.sent : error.status !== 429;
         if (mayBeDone && typeof repeat === "function") repeat = await repeat();
         if (mayBeDone && !repeat) throw error;
         await pause(delay);
@@ -288,7 +305,7 @@ export class Client {
     } catch (error) {
       const neverSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN"].includes(error.cause?.code);
       const why = error.cause?.message || error.message;
-      throw new ConnectionError(`No answer from ${this.#url}: ${why}`, { sent: !neverSent, cause: error });
+      throw new NoAnswer(`No answer from ${this.#url}: ${why}`, { sent: !neverSent, cause: error });
     }
     return this.#data(response, text);
   }
@@ -303,7 +320,7 @@ export class Client {
     if (answer?.success) return answer.data;
     const { status, headers } = response;
     if (status < 300) {
-      throw new ConnectionError(`The answer from ${this.#url} is cut off, or not TaskManager's.`, { sent: true });
+      throw new NoAnswer(`The answer from ${this.#url} is cut off, or not TaskManager's.`, { sent: true });
     }
     const where = headers.get("Location") ? `; it leads to ${headers.get("Location")}` : "";
     const retryAfter = parseFloat(headers.get("Retry-After"));
@@ -339,7 +356,7 @@ function refuse(unknown, where) {
 
 /** Seconds until a failed call is worth another try; null if it is not. */
 function delayAfter(error, tries) {
-  if (error instanceof ConnectionError) return backoff(tries);
+  if (error instanceof NoAnswer) return backoff(tries);
   const isPassing = ["http_429", "http_502", "http_503", "http_504"].includes(error.code);
   return error.retryAfter ?? (isPassing ? backoff(tries) : null);
 }
@@ -414,7 +431,8 @@ export class Worker {
   }
 
   stop() {
-    const [abortAfter, giveUpAfter] = this.#isStopped ? [0, 0] : [this.#options.grace, this.#options.grace + STOP_SECONDS];
+    const { grace } = this.#options;
+    const [abortAfter, giveUpAfter] = this.#isStopped ? [0, 0] : [grace, grace + STOP_SECONDS];
     this.#isStopped = this.#isEnding = true;
     this.#givesUpAt = now() + giveUpAfter + 1;
     for (const held of this.#held.values()) held.stop(RELEASED, abortAfter, giveUpAfter);

@@ -5,16 +5,21 @@
  *
  * One file for PHP 7.4 or newer with the extensions curl and json. Fields have the names that
  * docs/api.md gives them. The classes are Client, Worker and Task, what a handler throws (Retry,
- * Fail, Release) and what a call throws (ApiError, ConnectionError). Everything marked @internal
- * may change.
+ * Fail, Release) and what a call throws (ApiError, NoAnswer, WaitTimeout). Everything marked
+ * @internal may change.
  */
 
 declare(strict_types=1);
 
 namespace TaskManager;
 
+/** What a call throws. */
+abstract class ClientError extends \RuntimeException
+{
+}
+
 /** The server refused a call. The message is the server's sentence for people. */
-class ApiError extends \RuntimeException
+class ApiError extends ClientError
 {
     /** @var string what programs compare, such as 'task_not_found' */
     public $code;
@@ -46,7 +51,7 @@ class ApiError extends \RuntimeException
 }
 
 /** No answer arrived, or none of TaskManager's. `$sent`: the server may have acted all the same. */
-class ConnectionError extends \RuntimeException
+class NoAnswer extends ClientError
 {
     /** @var bool */
     public $sent;
@@ -59,7 +64,7 @@ class ConnectionError extends \RuntimeException
 }
 
 /** Client::wait() gave up. */
-class WaitTimeout extends \RuntimeException
+class WaitTimeout extends ClientError
 {
 }
 
@@ -196,7 +201,7 @@ final class Task
 /**
  * The calls of the API, one method each. docs/api.md describes fields and answers.
  *
- * A method returns the `data` of the answer, and throws ApiError or ConnectionError. A call whose
+ * A method returns the `data` of the answer, and throws ApiError or NoAnswer. A call whose
  * answer is lost, or that is answered 429, 502, 503 or 504, is repeated as long as
  * `retry_seconds` allows, if doing it twice is the same as doing it once.
  */
@@ -217,7 +222,7 @@ class Client
     public function __construct(string $url, string $key, array $options = [])
     {
         if (!preg_match('~^https?://[^\s/]+~i', $url)) {
-            throw new \InvalidArgumentException("The address of the server must begin with http:// or https://, not: '$url'");
+            throw new \InvalidArgumentException("The server's address must begin with http:// or https://, not: '$url'");
         }
         if ($unknown = array_diff_key($options, ['timeout' => 1, 'retry_seconds' => 1])) {
             throw new \InvalidArgumentException('Unknown option of Client: ' . key($unknown));
@@ -262,16 +267,23 @@ class Client
      * Creates up to 1,000 tasks in one transaction.
      *
      * @param array<array<string, mixed>> $tasks each with type, params and the options of create()
-     * @param bool $atomic create all of them or none
-     * @return array<string, mixed> results (one per task, in order), created, deduplicated, failed
+     * @param bool $atomic create all of them or none: a single bad one throws
+     * @return array<Task|ApiError> for each task, in order, the task or why it was refused
      */
     public function createMany(array $tasks, bool $atomic = false): array
     {
         $tasks = array_map([self::class, 'prepare'], array_values($tasks));
         $body = ['tasks' => $tasks, 'atomic' => $atomic];
-        return $this->call('POST', '/tasks/batch', $body, function () use ($tasks): bool {
+        $data = $this->call('POST', '/tasks/batch', $body, function () use ($tasks): bool {
             return array_filter($tasks, [$this, 'isCreatedOnce']) === $tasks;
         });
+        return array_map(static function (array $result) {
+            if ($result['outcome'] === 'error') {
+                $error = $result['error'];
+                return new ApiError($error['message'], $error['code'], $error['status'], $error['details'] ?? null);
+            }
+            return new Task(['deduplicated' => $result['outcome'] === 'deduplicated'] + $result['task']);
+        }, $data['results']);
     }
 
     /**
@@ -317,10 +329,21 @@ class Client
      */
     public function tasks(array $query = []): \Generator
     {
+        foreach ($this->pages('/tasks', 'tasks', $query) as $task) {
+            yield new Task($task);
+        }
+    }
+
+    /**
+     * @param array<string, mixed> $query
+     * @return \Generator<int, array<string, mixed>>
+     */
+    private function pages(string $path, string $name, array $query = []): \Generator
+    {
         do {
-            $page = $this->call('GET', '/tasks' . self::query($query));
-            foreach ($page['tasks'] as $task) {
-                yield new Task($task);
+            $page = $this->call('GET', $path . self::query($query));
+            foreach ($page[$name] as $item) {
+                yield $item;
             }
             $query['cursor'] = $page['next_cursor'];
         } while ($page['next_cursor'] !== null);
@@ -366,6 +389,29 @@ class Client
         return new Task($this->call('POST', "/tasks/$id/retry", [], false));
     }
 
+    /**
+     * Failed tasks in groups.
+     *
+     * @param array<string, mixed> $query the filters of tasks()
+     * @return array<array<string, mixed>> each with type, error_code, message, count, …
+     */
+    public function errors(array $query = []): array
+    {
+        return $this->call('GET', '/tasks/errors' . self::query($query))['groups'];
+    }
+
+    /**
+     * Changes many tasks.
+     *
+     * @param string $action retry, cancel, release, delete or update
+     * @param array<string, mixed> $fields ids or filter, limit, dry_run, …
+     * @return array<string, mixed> matched, changed, skipped, next_cursor
+     */
+    public function changeMany(string $action, array $fields): array
+    {
+        return $this->call('POST', "/tasks/$action", $fields);
+    }
+
     // The calls of a worker. Worker makes them by itself.
 
     /**
@@ -387,22 +433,20 @@ class Client
         }
     }
 
-    /**
-     * @param array<string, mixed> $report worker_id, claim_token, success, result, error, …
-     * @return array<string, mixed> the task, will_retry, replayed
-     */
-    public function complete(int $id, array $report): array
+    /** @param array<string, mixed> $report worker_id, claim_token, success, result, error, … */
+    public function complete(int $id, array $report): Task
     {
-        return $this->call('POST', "/tasks/$id/complete", $report);
+        return new Task($this->call('POST', "/tasks/$id/complete", $report));
     }
 
     /**
      * @param array<array<string, mixed>> $completions each with its id and the fields of complete()
-     * @return array<string, mixed> results (one per report, in order), count, failed
+     * @return array<array<string, mixed>> a result for each, in order
      */
     public function completeMany(string $workerId, array $completions): array
     {
-        return $this->call('POST', '/tasks/complete', ['worker_id' => $workerId, 'completions' => $completions]);
+        $body = ['worker_id' => $workerId, 'completions' => $completions];
+        return $this->call('POST', '/tasks/complete', $body)['results'];
     }
 
     /**
@@ -461,13 +505,10 @@ class Client
         return $this->call('POST', '/task-types/register', $type + $options);
     }
 
-    /**
-     * @param array<string, mixed> $query active_only, limit, cursor, offset
-     * @return array<string, mixed> task_types, count, total, next_cursor
-     */
-    public function types(array $query = []): array
+    /** @return array<array<string, mixed>> every type that the key may use */
+    public function types(): array
     {
-        return $this->call('GET', '/task-types' . self::query($query));
+        return $this->call('GET', '/task-types')['task_types'];
     }
 
     /** @return array<string, mixed> one type with its param_schema */
@@ -507,13 +548,10 @@ class Client
         return $this->call('POST', '/schedules', $fields, false);
     }
 
-    /**
-     * @param array<string, mixed> $query limit, cursor, offset
-     * @return array<string, mixed> schedules, count, total, next_cursor
-     */
-    public function schedules(array $query = []): array
+    /** @return \Generator<int, array<string, mixed>> every schedule */
+    public function schedules(): \Generator
     {
-        return $this->call('GET', '/schedules' . self::query($query));
+        return $this->pages('/schedules', 'schedules');
     }
 
     /** @return array<string, mixed> */
@@ -544,13 +582,10 @@ class Client
 
     // Workers and the service
 
-    /**
-     * @param array<string, mixed> $query limit, cursor, offset
-     * @return array<string, mixed> workers, count, total, next_cursor
-     */
-    public function workers(array $query = []): array
+    /** @return \Generator<int, array<string, mixed>> every worker, the one seen last first */
+    public function workers(): \Generator
     {
-        return $this->call('GET', '/workers' . self::query($query));
+        return $this->pages('/workers', 'workers');
     }
 
     /** @return array<string, mixed> */
@@ -578,7 +613,7 @@ class Client
      * @param ?array<string, mixed> $body
      * @param bool|callable(): bool $repeat whether to repeat the call where the server may have done it
      * @return array<string, mixed> the `data` of the answer
-     * @throws ApiError|ConnectionError
+     * @throws ApiError|NoAnswer
      */
     public function call(string $method, string $path, ?array $body = null, $repeat = true): array
     {
@@ -586,7 +621,7 @@ class Client
         for ($tries = 1; ; $tries++) {
             try {
                 return $this->attempt($method, $path, $body, null, $repeat === true);
-            } catch (ApiError | ConnectionError $error) {
+            } catch (ClientError $error) {
                 $delay = self::delayAfter($error, $tries);
                 if ($delay === null || now() + $delay > $end) {
                     throw $error;
@@ -605,7 +640,7 @@ class Client
     /**
      * @internal Seconds until a failed call is worth another try; null if it is not.
      */
-    public static function delayAfter(\RuntimeException $error, int $tries): ?float
+    public static function delayAfter(ClientError $error, int $tries): ?float
     {
         if ($error instanceof ApiError) {
             $isPassing = in_array($error->code, ['http_429', 'http_502', 'http_503', 'http_504'], true);
@@ -620,9 +655,9 @@ class Client
         return jitter(min(0.2 * 2 ** min($tries, 5), 5));
     }
 
-    private static function mayBeDone(\RuntimeException $error): bool
+    private static function mayBeDone(ClientError $error): bool
     {
-        return $error instanceof ConnectionError ? $error->sent : $error->status !== 429;
+        return $error instanceof NoAnswer ? $error->sent : $error->status !== 429;
     }
 
     /**
@@ -631,7 +666,7 @@ class Client
      * @param ?float $timeout in seconds
      * @param bool $reuse the open connection; if it turns out to be dead, curl sends the request again
      * @return array<string, mixed>
-     * @throws ApiError|ConnectionError
+     * @throws ApiError|NoAnswer
      */
     public function attempt(
         string $method,
@@ -666,7 +701,7 @@ class Client
         $text = curl_exec($this->curl);
         if (!is_string($text)) {
             $neverSent = in_array(curl_errno($this->curl), [CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT], true);
-            throw new ConnectionError("No answer from {$this->url}: " . curl_error($this->curl), !$neverSent);
+            throw new NoAnswer("No answer from {$this->url}: " . curl_error($this->curl), !$neverSent);
         }
         return $this->data((int) curl_getinfo($this->curl, CURLINFO_RESPONSE_CODE), $headers, $text);
     }
@@ -683,7 +718,7 @@ class Client
             return $answer['data'];
         }
         if ($status < 300) {
-            throw new ConnectionError("The answer from {$this->url} is cut off, or not TaskManager's.", true);
+            throw new NoAnswer("The answer from {$this->url} is cut off, or not TaskManager's.", true);
         }
         $where = isset($headers['location']) ? "; it leads to {$headers['location']}" : '';
         $retryAfter = $headers['retry-after'] ?? null;
@@ -817,7 +852,7 @@ final class Worker
      * Works until SIGTERM or stop(), or as long as `burst` and `max_runtime` say.
      *
      * @throws ApiError where the server refuses this worker, such as for its key
-     * @throws ConnectionError where types cannot be registered at the start
+     * @throws NoAnswer where types cannot be registered at the start
      */
     public function run(): void
     {
@@ -900,7 +935,7 @@ final class Worker
         $sentAt = now();
         try {
             $tasks = $this->send('/tasks/claim', $this->claim)['tasks'];
-        } catch (ApiError | ConnectionError $error) {
+        } catch (ClientError $error) {
             $this->claimFailed($error);
             return;
         }
@@ -931,8 +966,7 @@ final class Worker
         $this->turns[] = array_shift($this->turns);
     }
 
-    /** @param ApiError|ConnectionError $error */
-    private function claimFailed(\RuntimeException $error): void
+    private function claimFailed(ClientError $error): void
     {
         if ($error instanceof ApiError && $error->code === 'no_task_available') {
             $this->claimAnswered();
@@ -1000,7 +1034,7 @@ final class Worker
         $sentAt = now();
         try {
             $answer = $this->send('/workers/heartbeat', ['worker_id' => $this->id, 'tasks' => $tasks]);
-        } catch (ApiError | ConnectionError $error) {
+        } catch (ClientError $error) {
             $this->log("cannot renew leases: {$error->getMessage()}");
             $this->heartbeatAt = now() + $this->delayAfter($error, ++$this->failedHeartbeats);
             return;
@@ -1072,14 +1106,13 @@ final class Worker
                     $this->send("/tasks/$id/" . ($isReport ? 'complete' : 'release'), $held->sender($this->id) + $held->report);
                 }
                 unset($this->held[$id]);
-            } catch (ApiError | ConnectionError $error) {
+            } catch (ClientError $error) {
                 $this->reportFailed($held, $error);
             }
         }
     }
 
-    /** @param ApiError|ConnectionError $error */
-    private function reportFailed(Held $held, \RuntimeException $error): void
+    private function reportFailed(Held $held, ClientError $error): void
     {
         $id = $held->task['id'];
         $this->log("cannot report task $id: {$error->getMessage()}");
@@ -1107,7 +1140,7 @@ final class Worker
         $sentAt = now();
         try {
             $answer = $this->send("/tasks/{$held->task['id']}/progress", $held->sender($this->id) + $held->progress);
-        } catch (ApiError | ConnectionError $error) {
+        } catch (ClientError $error) {
             if ($error instanceof ApiError && in_array($error->status, [403, 404, 409], true)) {
                 $this->stopHandler($held, Held::DROPPED, self::STOP_SECONDS);
             }
@@ -1204,7 +1237,7 @@ final class Worker
             try {
                 $this->client->attempt('POST', '/workers/' . rawurlencode($this->id) . '/shutdown', [], self::STOP_SECONDS);
                 return;
-            } catch (ApiError | ConnectionError $error) {
+            } catch (ClientError $error) {
                 $this->log("cannot sign off: {$error->getMessage()}");
                 pause(Client::backoff($tries));
             }
@@ -1226,8 +1259,7 @@ final class Worker
         return $this->client->attempt('POST', $path, $body, max(1, $timeout));
     }
 
-    /** @param ApiError|ConnectionError $error */
-    private function delayAfter(\RuntimeException $error, int $tries): float
+    private function delayAfter(ClientError $error, int $tries): float
     {
         return Client::delayAfter($error, $tries) ?? Client::backoff($tries);
     }
