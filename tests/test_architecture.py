@@ -61,7 +61,7 @@ KEPT_TO = {
     "taskmanager.db.transactions": {"db", "access", "queue", "transfer"},
 }
 # Folders of tests that belong to no room.
-OTHER_TESTS = {"acceptance", "races", "support"}
+OTHER_TESTS = {"acceptance", "clients", "races", "support"}
 
 
 class Module(NamedTuple):

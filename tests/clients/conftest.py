@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,16 +30,11 @@ class Driver:
     types_left_out: tuple[str, ...] = ()
 
 
-PYTHON = {"PYTHONPATH": str(HERE.parent.parent / "taskmanager/clients/python")}
 DRIVERS = {
     "php": Driver("php", "worker.php", {}),
     # Where a host forbids processes: nothing can end a handler that does not end by itself.
     "php in one process": Driver("php", "worker.php", {"PROCESSES": "0"}, ("scenario.hang",)),
     "javascript": Driver("node", "worker.mjs", {}),
-    "python": Driver(sys.executable, "worker.py", PYTHON),
-    "python in one process": Driver(
-        sys.executable, "worker.py", {**PYTHON, "PROCESSES": "0"}, ("scenario.hang",)
-    ),
 }
 # Registered once for all scenarios.
 TYPES = ("echo", "retry", "fail", "error", "slow", "wait", "hang")

@@ -34,6 +34,7 @@ class Fault:
 class Seen(NamedTuple):
     """One request: when it came in seconds, and the kind of fault, or the status of the answer."""
 
+    method: str
     path: str
     at: float
     outcome: str
@@ -91,12 +92,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client is gone
 
     def do_GET(self) -> None:
-        self._pass_on()
-
-    def do_POST(self) -> None:
-        self._pass_on()
-
-    def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
         at = time.monotonic()
@@ -108,13 +103,17 @@ class _Handler(BaseHTTPRequestHandler):
             answer = (fault.status, {"Retry-After": "1", "Content-Type": "text/html"}, HTML)
         else:
             answer = self._ask_server(body)
-        self.owner.seen.append(Seen(path, at, kind or str(answer[0] if answer else "")))
+        self.owner.seen.append(
+            Seen(self.command, path, at, kind or str(answer[0] if answer else ""))
+        )
         if fault and kind == "delay":
             time.sleep(fault.seconds)
         if answer is None or kind == "lose_answer":
             self.close_connection = True
             return
         self._answer(*answer, cut=kind == "cut_answer")
+
+    do_POST = do_PATCH = do_DELETE = do_GET
 
     def _ask_server(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         names = ("Content-Type", "X-API-Key", "X-Request-ID")

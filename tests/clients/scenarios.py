@@ -15,7 +15,7 @@ seconds (1), and appends a line to the file in NOTES for what a handler sees. It
     scenario.hang   notes "began" and never ends by itself. Its timeout is one second
 
 With CREATE set to a type, a driver creates a task of it without de-duplication instead, and prints
-its id.
+its id; with an empty DEDUPE it leaves that to the type.
 """
 
 from dataclasses import dataclass, field

@@ -4,12 +4,12 @@ import { appendFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Client, Fail, Retry, Worker } from "../../../taskmanager/clients/javascript/taskmanager.mjs";
 
-const { BURST, CREATE, GRACE = 1, NOTES } = process.env;
+const { BURST, CREATE, DEDUPE, GRACE = 1, NOTES } = process.env;
 const note = (text) => appendFileSync(NOTES, `${text}\n`);
 
 const client = Client.fromEnv();
 if (CREATE) {
-  console.log((await client.create(CREATE, {}, { dedupe: "none" })).id);
+  console.log((await client.create(CREATE, {}, DEDUPE === "" ? {} : { dedupe: "none" })).id);
   process.exit();
 }
 const worker = new Worker(client, { burst: BURST === "1", grace: Number(GRACE) });

@@ -15,7 +15,8 @@ function note(string $text): void
 
 $client = Client::fromEnv();
 if (getenv('CREATE')) {
-    echo $client->create(getenv('CREATE'), [], ['dedupe' => 'none'])->id, "\n";
+    $dedupe = getenv('DEDUPE');
+    echo $client->create(getenv('CREATE'), [], $dedupe === '' ? [] : ['dedupe' => 'none'])->id, "\n";
     exit;
 }
 $worker = new Worker($client, [
