@@ -11,6 +11,7 @@ from taskmanager.api import (
     audit,
     bulk,
     claims,
+    clients,
     doctor,
     documentation,
     keys,
@@ -33,7 +34,7 @@ from taskmanager.clock import utc_now
 
 RESOURCES = (
     *(task_types, tasks, bulk, claims, schedules, workers, service, keys, audit, maintenance),
-    *(doctor, documentation),
+    *(doctor, documentation, clients),
 )
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,13 +29,21 @@ class Driver:
     script: str
     environment: dict[str, str]
     types_left_out: tuple[str, ...] = ()
+    leases: int = 2  # how many lengths of leases it claims with, each in a call of its own
 
 
+PYTHON = {"PYTHONPATH": str(HERE.parent.parent / "taskmanager" / "clients" / "python")}
 DRIVERS = {
     "php": Driver("php", "worker.php", {}),
     # Where a host forbids processes: nothing can end a handler that does not end by itself.
     "php in one process": Driver("php", "worker.php", {"PROCESSES": "0"}, ("scenario.hang",)),
     "javascript": Driver("node", "worker.mjs", {}),
+    "python": Driver(sys.executable, "worker.py", PYTHON),
+    "python in one process": Driver(
+        sys.executable, "worker.py", {**PYTHON, "PROCESSES": "0"}, ("scenario.hang",)
+    ),
+    # One timeout and one lease for all types.
+    "command": Driver(sys.executable, "command.py", PYTHON, ("scenario.hang",), leases=1),
 }
 # Registered once for all scenarios.
 TYPES = ("echo", "retry", "fail", "error", "slow", "wait", "hang")

@@ -152,6 +152,8 @@ CALLS: dict[str, Call] = {
     "audit.list_all": Call(page_of("events", "AuditEvent", next_cursor=CURSOR)),
     "maintenance.run": Call(record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT)),
     "doctor.examine_host": Call(ref("Diagnosis")),
+    "clients.list_all": Call(page_of("clients", "ClientFile", version=like(TEXT, "1.0.0"))),
+    "clients.get": Call({}, page="text/plain"),
     "documentation.document": Call({}, page="application/json"),
     "documentation.page": Call({}, page="text/html"),
 }

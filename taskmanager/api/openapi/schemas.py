@@ -151,6 +151,14 @@ COMPONENTS: dict[str, Schema] = {
         problems=like(COUNT, 0),
         warnings=like(COUNT, 1),
     ),
+    "ClientFile": record(
+        name=like(TEXT, "TaskManager.php"),
+        language=one_of("python", "php", "javascript"),
+        size=COUNT,
+        sha256=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
+        url=like(TEXT, "https://example.org/api/clients/TaskManager.php"),
+        install=like(TEXT, "curl -O https://example.org/api/clients/TaskManager.php"),
+    ),
     "Health": record(
         status=one_of("healthy", "unhealthy"),
         database=one_of("connected", "disconnected"),

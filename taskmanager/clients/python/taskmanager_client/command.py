@@ -255,5 +255,10 @@ def _show_progress(worker: Worker) -> None:
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """What the command `taskmanager-worker` starts."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -37,16 +37,15 @@ class Queue:
         self._folder = tempfile.TemporaryDirectory(prefix="taskmanager-test-")
 
     def __enter__(self) -> Queue:
-        import taskmanager.clock as server_clock
+        from taskmanager import clock
         from taskmanager.access import keys
         from taskmanager.access.caller import OPERATOR
         from taskmanager.app import create_app
 
-        self._now_ms: int = server_clock.utc_now()
-        self._clock, self._time = server_clock, server_clock.time
-        server_clock.time = types.SimpleNamespace(  # type: ignore[assignment]
-            time_ns=lambda: self._now_ms * 1_000_000
-        )
+        self._now_ms: int = clock.utc_now()
+        self._names = vars(clock)  # of the server's clock, which reads `time`
+        self._time = self._names["time"]
+        self._names["time"] = types.SimpleNamespace(time_ns=lambda: self._now_ms * 1_000_000)
         folder = Path(self._folder.name)
         self._app = create_app(
             {
@@ -67,7 +66,7 @@ class Queue:
         from taskmanager.app import close_app
 
         close_app(self._app)
-        self._clock.time = self._time
+        self._names["time"] = self._time
         self._folder.cleanup()
 
     def advance(self, seconds: float) -> None:
