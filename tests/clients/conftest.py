@@ -29,6 +29,7 @@ class Driver:
     script: str
     environment: dict[str, str]
     types_left_out: tuple[str, ...] = ()
+    error_code: str = "broken"  # of a permanent failure
     leases: int = 2  # how many lengths of leases it claims with, each in a call of its own
 
 
@@ -43,7 +44,9 @@ DRIVERS = {
         sys.executable, "worker.py", {**PYTHON, "PROCESSES": "0"}, ("scenario.hang",)
     ),
     # One timeout and one lease for all types.
-    "command": Driver(sys.executable, "command.py", PYTHON, ("scenario.hang",), leases=1),
+    "command": Driver(
+        sys.executable, "command.py", PYTHON, ("scenario.hang",), error_code="exit_65", leases=1
+    ),
 }
 # Registered once for all scenarios.
 TYPES = ("echo", "retry", "fail", "error", "slow", "wait", "hang")

@@ -19,6 +19,7 @@ def handle(name: str, params: dict, attempt: int) -> object:
     if name == "retry":
         return attempt
     if name == "fail":
+        print("It will never work.", file=sys.stderr)
         sys.exit(65)
     if name == "error":
         sys.exit("Something broke.")

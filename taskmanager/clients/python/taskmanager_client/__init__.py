@@ -29,7 +29,7 @@ from taskmanager_client.models import LogEntry, Schedule, Task, TaskType, Worker
 from taskmanager_client.task import HeldTask
 from taskmanager_client.worker import Worker
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ApiError",
     "Client",

@@ -3,9 +3,9 @@
 The program is started for each task. It gets the params as JSON on stdin, and in its environment
 TASKMANAGER_TASK_ID, _TYPE, _ATTEMPT and _MAX_ATTEMPTS. What it prints is the result: JSON, or else
 a text. Exit status 0 is success, 75 asks for another attempt (EX_TEMPFAIL), 65 says that no other
-attempt would help (EX_DATAERR); with any other status the attempt has failed, and the end of what
-it printed to stderr is the error. A line such as "50 half way", written to the descriptor that
-TASKMANAGER_PROGRESS_FD names, reports progress.
+attempt would help (EX_DATAERR). With 75 and any other status the attempt has failed: the code is
+exit_N, and the end of what it printed to stderr the error. A line such as "50 half way", written
+to the descriptor that TASKMANAGER_PROGRESS_FD names, reports progress.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from taskmanager_client.slots import how_it_ended
 from taskmanager_client.task import HeldTask
 from taskmanager_client.worker import Worker
 
-TRY_AGAIN, NEVER_AGAIN = 75, 65  # as in sysexits.h
+NEVER_AGAIN = 65  # EX_DATAERR in sysexits.h
 TAIL_BYTES = 8_000
 MAX_RESULT_BYTES = 1_000_000
 KILL_SECONDS = 2.0  # after SIGTERM; the worker gives the program up soon after
@@ -149,12 +149,11 @@ def run_program(command: Sequence[str], task: HeldTask) -> Any:
             error = stderr.read().decode(errors="replace").strip()
         if status == 0:
             return _result_of(stdout)
-    why = f"The program {how_it_ended(status)}."
-    message = f"{error.splitlines()[-1]}\n\n{error}" if error else why
-    if status == TRY_AGAIN:
-        raise Retry(message)
+    message = error or f"The program {how_it_ended(status)}."
+    if len(lines := message.splitlines()) > 1:
+        message = f"{lines[-1]}\n\n{message}"  # what went wrong is said last
     if status == NEVER_AGAIN:
-        raise Fail("never_again", message)
+        raise Fail(_code_of(status), message)
     raise Retry(message, code=_code_of(status))
 
 
