@@ -25,6 +25,8 @@ $worker->task('php', function ($task) {{
 $worker->run();
 echo "after run\\n";
 """
+# Its process stays for a while after the worker has heard of it.
+EXIT = "register_shutdown_function(function () { usleep(300000); }); exit(3);"
 OUT_OF_MEMORY = """
 ini_set('memory_limit', '16M');
 for ($text = []; true; ) {
@@ -72,7 +74,7 @@ def work(queue: Server, folder: Path, *codes: str, options: str = "{}") -> list[
     ("code", "message"),
     [
         ("posix_kill(getmypid(), SIGKILL);", "The handler's process was killed by signal 9."),
-        ("exit(3);", "The handler called exit()."),
+        (EXIT, "The handler called exit()."),
         (OUT_OF_MEMORY, "Allowed memory size of 16777216 bytes exhausted"),
     ],
     ids=["killed", "exit", "out of memory"],

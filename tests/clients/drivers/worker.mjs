@@ -9,6 +9,7 @@ const note = (text) => appendFileSync(NOTES, `${text}\n`);
 
 const client = Client.fromEnv();
 if (CREATE) {
+  await client.health();
   console.log((await client.create(CREATE, {}, DEDUPE === "" ? {} : { dedupe: "none" })).id);
   process.exit();
 }
@@ -34,16 +35,14 @@ worker.task(
   },
   { lease_seconds: 4 },
 );
-worker.task(
-  "scenario.wait",
-  async (task) => {
-    note("began");
-    while (!task.stopping) await sleep(20);
-    note("stopping");
-    return "stopped";
-  },
-  { lease_seconds: 4 },
-);
+const wait = async (task) => {
+  note("began");
+  while (!task.stopping) await sleep(20);
+  note("stopping");
+  return "stopped";
+};
+worker.task("scenario.wait", wait);
+worker.task("scenario.lease", wait, { lease_seconds: 4 });
 worker.task(
   "scenario.hang",
   async () => {

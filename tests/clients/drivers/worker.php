@@ -15,6 +15,7 @@ function note(string $text): void
 
 $client = Client::fromEnv();
 if (getenv('CREATE')) {
+    $client->health();
     $dedupe = getenv('DEDUPE');
     echo $client->create(getenv('CREATE'), [], $dedupe === '' ? [] : ['dedupe' => 'none'])->id, "\n";
     exit;
@@ -49,14 +50,16 @@ $worker->task('scenario.slow', function (Task $task) {
     note('ended');
     return 'done';
 }, ['lease_seconds' => 4]);
-$worker->task('scenario.wait', function (Task $task) {
+$wait = function (Task $task) {
     note('began');
     while (!$task->stopping()) {
         usleep(20000);
     }
     note('stopping');
     return 'stopped';
-}, ['lease_seconds' => 4]);
+};
+$worker->task('scenario.wait', $wait);
+$worker->task('scenario.lease', $wait, ['lease_seconds' => 4]);
 $worker->task('scenario.hang', function () {
     note('began');
     while (true) {
