@@ -18,11 +18,11 @@ CLIENT = Path(__file__).parents[2] / "taskmanager/clients/php/TaskManager.php"
 SCRIPT = f"""<?php
 require '{CLIENT}';
 $options = json_decode(getenv('OPTIONS'), true);
-$worker = new TaskManager\\Worker(TaskManager\\Client::fromEnv(), $options + ['burst' => true]);
+$worker = new TaskManager\\Worker(TaskManager\\Client::fromEnv(), $options);
 $worker->task('php', function ($task) {{
     return eval($task->params['code']);
 }}, ['schema' => ['type' => 'object']]);
-$worker->run();
+$worker->run(['burst' => true]);
 echo "after run\\n";
 """
 # Its process stays for a while after the worker has heard of it.
@@ -87,13 +87,13 @@ def test_a_process_that_ends_fails_its_own_attempt_alone(
     assert [task["status"] for task in tasks] == ["failed", *["completed"] * 4, "failed"]
     for task in (tasks[0], tasks[-1]):
         assert message in task["error_message"]
-        assert task["error_code"] == "process_ended"
+        assert task["error_code"] == "worker_died"
 
 
 def test_an_error_names_its_class_its_message_and_its_place(queue: Server, tmp_path: Path) -> None:
     [task] = work(queue, tmp_path, 'throw new DomainException("caf\\u{e9} \\xff");')
     assert task["error_code"] == "exception"
-    assert task["error_message"].startswith("DomainException: café \ufffd (worker.php")
+    assert task["error_message"].startswith("DomainException: café \ufffd in ")
 
 
 def test_handlers_share_a_process_until_it_is_replaced(queue: Server, tmp_path: Path) -> None:

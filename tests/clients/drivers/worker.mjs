@@ -13,7 +13,7 @@ if (CREATE) {
   console.log((await client.create(CREATE, {}, DEDUPE === "" ? {} : { dedupe: "none" })).id);
   process.exit();
 }
-const worker = new Worker(client, { burst: BURST === "1", grace: Number(GRACE) });
+const worker = new Worker(client, { grace: Number(GRACE) });
 worker.task("scenario.echo", (task) => task.params);
 worker.task("scenario.retry", (task) => {
   if (task.attempt === 1) throw new Retry({ after: 0 });
@@ -51,4 +51,4 @@ worker.task(
   },
   { timeout: 1 },
 );
-await worker.run();
+await worker.run({ burst: BURST === "1" });

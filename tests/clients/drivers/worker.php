@@ -21,7 +21,6 @@ if (getenv('CREATE')) {
     exit;
 }
 $worker = new Worker($client, [
-    'burst' => getenv('BURST') === '1',
     'grace' => (float) (getenv('GRACE') ?: 1),
     'processes' => getenv('PROCESSES') !== '0',
 ]);
@@ -66,4 +65,4 @@ $worker->task('scenario.hang', function () {
         sleep(1);
     }
 }, ['timeout' => 1]);
-$worker->run();
+$worker->run(['burst' => getenv('BURST') === '1']);
