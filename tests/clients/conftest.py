@@ -49,7 +49,7 @@ DRIVERS = {
     ),
 }
 # Registered once for all scenarios.
-TYPES = ("echo", "retry", "fail", "error", "slow", "wait", "hang")
+TYPES = ("echo", "retry", "fail", "error", "slow", "wait", "lease", "hang")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "mariadb"])

@@ -10,12 +10,12 @@ seconds (1), and appends a line to the file in NOTES for what a handler sees. It
     scenario.error  raises the language's ordinary error with the message "Something broke."
     scenario.slow   notes "began", works for `seconds`, notes "ended", returns "done".
                     Its lease is 4 seconds
-    scenario.wait   notes "began", waits until it should stop, notes "stopping", returns "stopped".
-                    Its lease is 4 seconds
+    scenario.wait   notes "began", waits until it should stop, notes "stopping", returns "stopped"
+    scenario.lease  the same, with a lease of 4 seconds
     scenario.hang   notes "began" and never ends by itself. Its timeout is one second
 
-With CREATE set to a type, a driver creates a task of it without de-duplication instead, and prints
-its id; with an empty DEDUPE it leaves that to the type.
+With CREATE set to a type, a driver asks for the server's health, creates a task of the type without
+de-duplication, and prints its id; with an empty DEDUPE it leaves that to the type.
 """
 
 from dataclasses import dataclass, field
@@ -77,10 +77,10 @@ SCENARIOS = [
         expected={"status": "failed", "attempts": 2, "error_code": "timed_out"},
         notes=("began", "began"),
     ),
-    _echoed("claim lost before the server", _SMALL, Fault(_CLAIM, "lose_request")),
+    _echoed("claim lost before the server", _SMALL, Fault(_CLAIM, "lose_request", times=3)),
     _echoed("claim lost after the server", _SMALL, Fault(_CLAIM, "lose_answer", times=2)),
     _echoed("answer to a claim cut", _SMALL, Fault(_CLAIM, "cut_answer")),
-    _echoed("report lost before the server", _SMALL, Fault(_COMPLETE, "lose_request")),
+    _echoed("report lost before the server", _SMALL, Fault(_COMPLETE, "lose_request", times=3)),
     _echoed("report lost after the server", _SMALL, Fault(_COMPLETE, "lose_answer", times=2)),
     _echoed("answer to a report cut", _SMALL, Fault(_COMPLETE, "cut_answer")),
     _echoed("429 for a claim", _SMALL, Fault(_CLAIM, "refuse", status=429)),
@@ -108,7 +108,7 @@ SCENARIOS = [
     ),
     Scenario(
         "lease that cannot be renewed",
-        type="scenario.wait",
+        type="scenario.lease",
         faults=(Fault(_HEARTBEAT, "lose_request", times=ALWAYS),),
         expected=_done("stopped"),
         notes=("began", "stopping"),

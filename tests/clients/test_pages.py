@@ -133,7 +133,7 @@ def test_the_worker_on_the_page_takes_at_most_twelve_lines(page: Page) -> None:
 
 
 def test_a_php_worker_for_cron_ends_by_itself_and_runs_once(queue: Server, run: Run) -> None:
-    plain = "$worker = new Worker(Client::fromEnv());\n"
+    plain = "$worker->run();\n"
     [options] = PHP.examples("Keeping it running")
     script = PHP.examples("A worker")[0].replace(plain, options)
     assert options in script

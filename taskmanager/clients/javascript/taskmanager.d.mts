@@ -298,12 +298,17 @@ export interface WorkerOptions {
   concurrency?: number;
   /** Seconds that handlers may go on after SIGTERM; default 30. */
   grace?: number;
-  /** Return as soon as there is nothing to claim. */
-  burst?: boolean;
-  /** Seconds after which nothing more is claimed. */
-  max_runtime?: number;
   /** Gets each line of the log; default: console.error. */
   log?: (line: string) => void;
+}
+
+export interface RunOptions {
+  /** Return as soon as there is nothing to claim. */
+  burst?: boolean;
+  /** Tasks after which nothing more is claimed. */
+  max_tasks?: number;
+  /** Seconds after which nothing more is claimed. */
+  max_runtime?: number;
 }
 
 export interface HandlerOptions {
@@ -328,11 +333,11 @@ export class Worker {
   /** Says who handles the tasks of a type. The handler returns the result, any JSON value. */
   task(type: string, handler: (task: RunningTask) => unknown, options?: HandlerOptions): this;
   /**
-   * Works until SIGTERM or stop(), or as long as `burst` and `max_runtime` say.
+   * Works until SIGTERM or stop(), or as long as the options say.
    *
    * Throws ApiError where the server refuses this worker, such as for its key.
    */
-  run(): Promise<void>;
+  run(options?: RunOptions): Promise<void>;
   /**
    * Claims nothing more. run() returns once the handlers have ended; after `grace` seconds they are
    * given up and their tasks released. A second call gives them up at once.

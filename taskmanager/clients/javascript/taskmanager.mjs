@@ -377,6 +377,8 @@ export class Worker {
   #client;
   #id;
   #options;
+  #limits; // of run()
+  #claimed = 0;
   #types = new Map(); // type → {handler, schema, version, lease_seconds, timeout}
   #held = new Map(); // task id → Held
   #turns = []; // filters of the claims that are made in turn, one for each lease
@@ -392,11 +394,10 @@ export class Worker {
   #wake = () => {};
 
   constructor(client, options = {}) {
-    const { worker_id, concurrency = 1, grace = 30, burst = false, max_runtime = Infinity, ...more } = options;
-    const { log = (line) => console.error(line), ...unknown } = more;
+    const { worker_id, concurrency = 1, grace = 30, log = (line) => console.error(line), ...unknown } = options;
     refuse(unknown, "Worker");
     this.#client = client;
-    this.#options = { concurrency, grace, burst, max_runtime, log };
+    this.#options = { concurrency, grace, log };
     this.#id = worker_id ?? `${env.HOSTNAME ?? "javascript"}-${globalThis.process?.pid ?? 0}-${randomId().slice(0, 6)}`;
   }
 
@@ -407,7 +408,9 @@ export class Worker {
     return this;
   }
 
-  async run() {
+  async run({ burst = false, max_tasks = Infinity, max_runtime = Infinity, ...unknown } = {}) {
+    refuse(unknown, "run()");
+    this.#limits = { burst, max_tasks, endsAt: now() + max_runtime };
     await this.#begin();
     let gotSignal = false;
     const onSignal = () => {
@@ -453,12 +456,12 @@ export class Worker {
   }
 
   async #claimUntilEnding() {
-    const endsAt = now() + this.#options.max_runtime;
+    const { endsAt, max_tasks } = this.#limits;
     await this.#sleep(jitter(0.5)); // workers that start together do not ask together
     while (!this.#isEnding) {
-      const free = this.#options.concurrency - this.#held.size;
+      const free = Math.min(this.#options.concurrency - this.#held.size, max_tasks - this.#claimed);
       const seconds = free < 1 ? 1 : await this.#claim(free);
-      this.#isEnding ||= now() >= endsAt;
+      this.#isEnding ||= now() >= endsAt || this.#claimed >= max_tasks;
       if (!this.#isEnding) await this.#sleep(Math.min(seconds, endsAt - now()));
     }
   }
@@ -472,6 +475,7 @@ export class Worker {
       try {
         const { tasks } = await this.#send("/tasks/claim", request);
         this.#emptyTurns = 0;
+        this.#claimed += tasks.length;
         this.#turns.push(this.#turns.shift());
         for (const task of tasks) this.#start(task, sentAt, tries > 1);
         return 0;
@@ -479,7 +483,7 @@ export class Worker {
         if (error.code === "no_task_available") {
           this.#turns.push(this.#turns.shift());
           if (++this.#emptyTurns % this.#turns.length) return 0;
-          this.#isEnding ||= this.#options.burst && !this.#held.size;
+          this.#isEnding ||= this.#limits.burst && !this.#held.size;
           return jitter(error.details.poll_after_seconds);
         }
         this.#log(`cannot claim: ${error.message}`);
@@ -723,7 +727,7 @@ async function outcome(handler, task) {
     if (error instanceof Release) return { delay_seconds: error.delay };
     if (error instanceof Retry) return { ...failure(error.message, "retry"), retry_after_seconds: error.after };
     if (error instanceof Fail) return { ...failure(error.message, error.code), is_retryable: false };
-    return failure(String(error), "exception");
+    return failure(error?.stack || String(error), "exception");
   }
   try {
     JSON.stringify(result); // throws for a BigInt or a cycle

@@ -222,7 +222,7 @@ class Client
     public function __construct(string $url, string $key, array $options = [])
     {
         if (!preg_match('~^https?://[^\s/]+~i', $url)) {
-            throw new \InvalidArgumentException("The server's address must begin with http:// or https://, not: '$url'");
+            throw new \InvalidArgumentException("The address must begin with http:// or https://, not: '$url'");
         }
         if ($unknown = array_diff_key($options, ['timeout' => 1, 'retry_seconds' => 1])) {
             throw new \InvalidArgumentException('Unknown option of Client: ' . key($unknown));
@@ -756,19 +756,19 @@ final class Worker
     private const DEFAULTS = [
         'worker_id' => null,
         'concurrency' => 1,
+        'processes' => null,
         'grace' => 30.0,
-        'burst' => false,
-        'max_runtime' => INF,
         'max_tasks' => INF,
         'max_memory' => INF,
-        'lock' => null,
-        'processes' => null,
+        'max_runtime' => INF,
         'log' => 'error_log',
     ];
+    private const RUN_DEFAULTS = ['burst' => false, 'max_tasks' => INF, 'max_runtime' => INF, 'lock' => null];
     private const TASK_DEFAULTS = ['schema' => null, 'version' => '1', 'lease_seconds' => null, 'timeout' => INF];
     private const CHILD = 'TASKMANAGER_CHILD';
-    /** Seconds between telling a handler to stop, SIGTERM and SIGKILL. */
-    private const STOP_SECONDS = 5.0;
+    /** After a handler was asked to stop: until SIGTERM, and until SIGKILL. */
+    private const TERM_SECONDS = 2.0;
+    private const KILL_SECONDS = 5.0;
     private const IDLE_SECONDS = 1.0;
 
     private Client $client;
@@ -794,7 +794,10 @@ final class Worker
     private float $claimAt = 0;
     private float $heartbeatAt = INF;
     private int $failedHeartbeats = 0;
+    /** @var array<string, mixed> the options of run() */
+    private array $limits = self::RUN_DEFAULTS;
     private float $endsAt = INF;
+    private int $claimed = 0;
     /** Nothing more is claimed. */
     private bool $isEnding = false;
     /** stop() was called. */
@@ -804,17 +807,15 @@ final class Worker
 
     /**
      * @param array{
-     *     worker_id?: string, concurrency?: int, grace?: float, burst?: bool, max_runtime?: float,
-     *     max_tasks?: int, max_memory?: int, lock?: string, processes?: bool, log?: callable(string): mixed
+     *     worker_id?: string, concurrency?: int, processes?: bool, grace?: float, max_tasks?: int,
+     *     max_memory?: int, max_runtime?: float, log?: callable(string): mixed
      * } $options
      *     worker_id: default is the host name, the process id and a random part;
      *     concurrency: how many handlers run at the same time;
+     *     processes: false runs handlers in the worker's process;
      *     grace: seconds that handlers may go on after SIGTERM;
-     *     burst: return as soon as there is nothing to claim;
-     *     max_runtime: seconds after which nothing more is claimed;
-     *     max_tasks, max_memory (bytes): after which a handler's process is replaced;
-     *     lock: a file; run() returns at once while another worker holds it;
-     *     processes: false runs handlers in the worker's process
+     *     max_tasks, max_memory (bytes), max_runtime (seconds): after which a handler's process is
+     *     replaced, once it is idle
      */
     public function __construct(Client $client, array $options = [])
     {
@@ -849,19 +850,27 @@ final class Worker
     }
 
     /**
-     * Works until SIGTERM or stop(), or as long as `burst` and `max_runtime` say.
+     * Works until SIGTERM or stop(), or as long as the options say.
      *
+     * @param array{burst?: bool, max_tasks?: int, max_runtime?: float, lock?: string} $options
+     *     burst: return as soon as there is nothing to claim;
+     *     max_tasks, max_runtime (seconds): after which nothing more is claimed;
+     *     lock: a file; run() returns at once while another worker holds it
      * @throws ApiError where the server refuses this worker, such as for its key
      * @throws NoAnswer where types cannot be registered at the start
      */
-    public function run(): void
+    public function run(array $options = []): void
     {
+        if ($unknown = array_diff_key($options, self::RUN_DEFAULTS)) {
+            throw new \InvalidArgumentException('Unknown option of run(): ' . key($unknown));
+        }
+        $this->limits = $options + self::RUN_DEFAULTS;
         if (getenv(self::CHILD) !== false) {
             putenv(self::CHILD);
             (new Child())->serve($this->handlers);
             exit;
         }
-        $lock = $this->options['lock'] === null ? null : fopen($this->options['lock'], 'ce');
+        $lock = $this->limits['lock'] === null ? null : fopen($this->limits['lock'], 'ce');
         if ($lock === false || ($lock !== null && !flock($lock, LOCK_EX | LOCK_NB))) {
             return;
         }
@@ -882,10 +891,10 @@ final class Worker
      */
     public function stop(): void
     {
-        $termAfter = $this->isStopped ? 0 : $this->options['grace'];
-        $killAfter = $this->isStopped ? 0 : null;
+        $grace = $this->options['grace'];
+        [$termAfter, $killAfter] = $this->isStopped ? [0, 0] : [$grace, $grace + self::KILL_SECONDS];
         $this->isStopped = $this->isEnding = true;
-        $this->givesUpAt = now() + ($killAfter ?? $termAfter + self::STOP_SECONDS) + 1;
+        $this->givesUpAt = now() + $killAfter + 1;
         foreach ($this->held as $held) {
             $this->stopHandler($held, Held::RELEASED, $termAfter, $killAfter);
         }
@@ -915,7 +924,7 @@ final class Worker
             $this->turns[$key]['task_types'][] = $type;
         }
         $this->turns = array_values($this->turns);
-        $this->endsAt = now() + $this->options['max_runtime'];
+        $this->endsAt = now() + $this->limits['max_runtime'];
         // Workers that start together do not ask together.
         $this->claimAt = now() + jitter(0.5);
         $this->log('started, for ' . implode(', ', array_keys($this->types)));
@@ -923,8 +932,9 @@ final class Worker
 
     private function claim(): void
     {
-        $this->isEnding = $this->isEnding || now() >= $this->endsAt;
+        $this->isEnding = $this->isEnding || now() >= $this->endsAt || $this->claimed >= $this->limits['max_tasks'];
         $free = $this->options['concurrency'] - count($this->held);
+        $free = (int) min($free, $this->limits['max_tasks'] - $this->claimed);
         if ($free < 1 || now() < $this->claimAt || $this->isEnding) {
             return;
         }
@@ -939,6 +949,7 @@ final class Worker
             $this->claimFailed($error);
             return;
         }
+        $this->claimed += count($tasks);
         $isRepeated = $this->failedClaims > 0;
         $this->claimAnswered();
         $this->emptyTurns = 0;
@@ -972,7 +983,7 @@ final class Worker
             $this->claimAnswered();
             if (++$this->emptyTurns % count($this->turns) === 0) {
                 $this->claimAt = now() + jitter($error->details['poll_after_seconds']);
-                $this->isEnding = $this->isEnding || ($this->options['burst'] && !$this->held);
+                $this->isEnding = $this->isEnding || ($this->limits['burst'] && !$this->held);
             }
             return;
         }
@@ -1045,7 +1056,7 @@ final class Worker
             $this->held[$id]->renewed($sentAt);
         }
         foreach (array_merge($answer['lost'], $answer['cancelled']) as $id) {
-            $this->stopHandler($this->held[$id], Held::DROPPED, self::STOP_SECONDS);
+            $this->stopHandler($this->held[$id], Held::DROPPED);
         }
     }
 
@@ -1058,7 +1069,7 @@ final class Worker
                     'success' => false,
                     'error' => 'The handler did not end within the timeout of its type.',
                     'error_code' => 'timed_out',
-                ], self::STOP_SECONDS);
+                ]);
             }
             if ($held->stopped !== Held::DROPPED && now() >= $held->leaseEnd(0.75)) {
                 $this->stopHandler($held, Held::DROPPED, $held->leaseEnd(0.85) - now(), $held->leaseEnd(0.95) - now());
@@ -1073,10 +1084,14 @@ final class Worker
     /**
      * @param array<string, mixed> $stopped the report, if the handler's process has to be killed
      * @param float $termAfter seconds until SIGTERM
-     * @param ?float $killAfter seconds until SIGKILL
+     * @param float $killAfter seconds until SIGKILL
      */
-    private function stopHandler(Held $held, array $stopped, float $termAfter, ?float $killAfter = null): void
-    {
+    private function stopHandler(
+        Held $held,
+        array $stopped,
+        float $termAfter = self::TERM_SECONDS,
+        float $killAfter = self::KILL_SECONDS
+    ): void {
         if ($held->report !== null) {
             return;
         }
@@ -1084,7 +1099,7 @@ final class Worker
             $held->stopped = $stopped;
         }
         $held->termAt = min($held->termAt, now() + $termAfter);
-        $held->killAt = min($held->killAt, now() + ($killAfter ?? $termAfter + self::STOP_SECONDS));
+        $held->killAt = min($held->killAt, now() + $killAfter);
         if ($held->process !== null) {
             $held->process->tell(['stop' => true]);
         }
@@ -1103,7 +1118,8 @@ final class Worker
             $isReport = isset($held->report['success']);
             try {
                 if ($held->report !== Held::DROPPED) {
-                    $this->send("/tasks/$id/" . ($isReport ? 'complete' : 'release'), $held->sender($this->id) + $held->report);
+                    $path = "/tasks/$id/" . ($isReport ? 'complete' : 'release');
+                    $this->send($path, $held->sender($this->id) + $held->report);
                 }
                 unset($this->held[$id]);
             } catch (ClientError $error) {
@@ -1142,7 +1158,7 @@ final class Worker
             $answer = $this->send("/tasks/{$held->task['id']}/progress", $held->sender($this->id) + $held->progress);
         } catch (ClientError $error) {
             if ($error instanceof ApiError && in_array($error->status, [403, 404, 409], true)) {
-                $this->stopHandler($held, Held::DROPPED, self::STOP_SECONDS);
+                $this->stopHandler($held, Held::DROPPED);
             }
             return;
         } finally {
@@ -1150,7 +1166,7 @@ final class Worker
         }
         $held->renewed($sentAt);
         if ($answer['cancelled']) {
-            $this->stopHandler($held, Held::DROPPED, self::STOP_SECONDS);
+            $this->stopHandler($held, Held::DROPPED);
         }
     }
 
@@ -1199,7 +1215,8 @@ final class Worker
         $held = $process->held;
         $held->report($held->outcome($outcome));
         $process->held = $held->process = null;
-        if ($process->tasks >= $this->options['max_tasks'] || $memory >= $this->options['max_memory']) {
+        ['max_tasks' => $tasks, 'max_memory' => $bytes, 'max_runtime' => $seconds] = $this->options;
+        if ($process->tasks >= $tasks || $memory >= $bytes || now() - $process->startedAt >= $seconds) {
             $process->retire();
         }
     }
@@ -1214,7 +1231,7 @@ final class Worker
         if (!$process->hasBegun && $process->tasks > 1 && $held->stopped === null) {
             $this->start($held);  // it ended after its previous task; this one was not looked at
         } else {
-            $held->report($held->stopped ?? failure("The handler's process {$process->end()}.", 'process_ended'));
+            $held->report($held->stopped ?? failure("The handler's process {$process->end()}.", 'worker_died'));
         }
     }
 
@@ -1235,7 +1252,8 @@ final class Worker
     {
         for ($tries = 1; $tries <= 3; $tries++) {
             try {
-                $this->client->attempt('POST', '/workers/' . rawurlencode($this->id) . '/shutdown', [], self::STOP_SECONDS);
+                $path = '/workers/' . rawurlencode($this->id) . '/shutdown';
+                $this->client->attempt('POST', $path, [], self::KILL_SECONDS);
                 return;
             } catch (ClientError $error) {
                 $this->log("cannot sign off: {$error->getMessage()}");
@@ -1368,6 +1386,7 @@ final class Process
     public ?Held $held = null;
     /** How many tasks it was given. */
     public int $tasks = 0;
+    public float $startedAt;
     /** Whether it has read the present one. */
     public bool $hasBegun = false;
     /** @var resource */
@@ -1397,9 +1416,10 @@ final class Process
         $descriptors = [0 => ['file', '/dev/null', 'r'], 3 => ['pipe', 'r'], 4 => ['pipe', 'w']];
         $process = @proc_open($command, $descriptors, $this->pipes, null, $environment + getenv());
         if ($process === false) {
-            throw new \RuntimeException('Cannot start a process: ' . (error_get_last()['message'] ?? 'unknown reason'));
+            throw new \RuntimeException('Cannot start a process: ' . (error_get_last()['message'] ?? 'no reason given'));
         }
         $this->process = $process;
+        $this->startedAt = now();
         stream_set_blocking($this->pipes[3], false);
         stream_set_blocking($this->pipes[4], false);
     }
@@ -1485,7 +1505,7 @@ final class Process
         if ($this->status()['signaled']) {
             return "was killed by signal {$this->status()['termsig']}";
         }
-        return $this->status()['running'] ? 'closed its descriptors' : "ended with status {$this->status()['exitcode']}";
+        return $this->status()['running'] ? 'closed its pipe' : "ended with status {$this->status()['exitcode']}";
     }
 
     /** @return array<string, mixed> PHP knows the exit status once, so what it says last is kept */
@@ -1605,7 +1625,7 @@ final class Child implements Handling
         if ($this->isWorking) {
             ini_set('memory_limit', '-1');
             $message = error_get_last()['message'] ?? 'The handler called exit().';
-            $this->finished(['success' => false, 'error' => readable($message), 'error_code' => 'process_ended']);
+            $this->finished(['success' => false, 'error' => readable($message), 'error_code' => 'worker_died']);
         }
     }
 
@@ -1653,8 +1673,8 @@ function outcome(callable $handler, Task $task): array
     } catch (Fail $error) {
         return failure($error->getMessage(), $error->getCode()) + ['is_retryable' => false];
     } catch (\Throwable $error) {
-        $where = basename($error->getFile()) . ':' . $error->getLine();
-        return failure(get_class($error) . ": {$error->getMessage()} ($where)", 'exception');
+        // As PHP prints it: class, message and place, then where it was called from.
+        return failure((string) $error, 'exception');
     }
     try {
         encode($result);
@@ -1705,5 +1725,6 @@ function jitter(float $seconds): float
  */
 function encode($value): string
 {
-    return json_encode($value, JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION | JSON_THROW_ON_ERROR);
+    $flags = JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION;
+    return json_encode($value, $flags | JSON_THROW_ON_ERROR);
 }

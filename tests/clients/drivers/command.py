@@ -28,7 +28,7 @@ def handle(name: str, params: dict, attempt: int) -> object:
         time.sleep(params["seconds"])
         note("ended")
         return "done"
-    if name == "wait":
+    if name in ("wait", "lease"):
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
         note("began")
@@ -49,9 +49,12 @@ from taskmanager_client import Client  # noqa: E402
 from taskmanager_client.command import main  # noqa: E402
 
 if "CREATE" in os.environ:
-    print(Client.from_env().create(os.environ["CREATE"], dedupe="none").id)
+    client = Client.from_env()
+    client.health()
+    no_options = os.environ.get("DEDUPE") == ""
+    print(client.create(os.environ["CREATE"], **({} if no_options else {"dedupe": "none"})).id)
     sys.exit()
-types = ("echo", "retry", "fail", "error", "slow", "wait")
+types = ("echo", "retry", "fail", "error", "slow", "wait", "lease")
 options = [f"--type=scenario.{name}" for name in types]
 options += ["--lease", "4", "--grace", os.environ.get("GRACE", "1")]
 options += ["--burst"] if os.environ.get("BURST") == "1" else []

@@ -9,10 +9,11 @@ const note = (text) => appendFileSync(NOTES, `${text}\n`);
 
 const client = Client.fromEnv();
 if (CREATE) {
+  await client.health();
   console.log((await client.create(CREATE, {}, DEDUPE === "" ? {} : { dedupe: "none" })).id);
   process.exit();
 }
-const worker = new Worker(client, { burst: BURST === "1", grace: Number(GRACE) });
+const worker = new Worker(client, { grace: Number(GRACE) });
 worker.task("scenario.echo", (task) => task.params);
 worker.task("scenario.retry", (task) => {
   if (task.attempt === 1) throw new Retry({ after: 0 });
@@ -34,16 +35,14 @@ worker.task(
   },
   { lease_seconds: 4 },
 );
-worker.task(
-  "scenario.wait",
-  async (task) => {
-    note("began");
-    while (!task.stopping) await sleep(20);
-    note("stopping");
-    return "stopped";
-  },
-  { lease_seconds: 4 },
-);
+const wait = async (task) => {
+  note("began");
+  while (!task.stopping) await sleep(20);
+  note("stopping");
+  return "stopped";
+};
+worker.task("scenario.wait", wait);
+worker.task("scenario.lease", wait, { lease_seconds: 4 });
 worker.task(
   "scenario.hang",
   async () => {
@@ -52,4 +51,4 @@ worker.task(
   },
   { timeout: 1 },
 );
-await worker.run();
+await worker.run({ burst: BURST === "1" });

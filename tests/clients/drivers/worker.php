@@ -15,12 +15,12 @@ function note(string $text): void
 
 $client = Client::fromEnv();
 if (getenv('CREATE')) {
+    $client->health();
     $dedupe = getenv('DEDUPE');
     echo $client->create(getenv('CREATE'), [], $dedupe === '' ? [] : ['dedupe' => 'none'])->id, "\n";
     exit;
 }
 $worker = new Worker($client, [
-    'burst' => getenv('BURST') === '1',
     'grace' => (float) (getenv('GRACE') ?: 1),
     'processes' => getenv('PROCESSES') !== '0',
 ]);
@@ -49,18 +49,20 @@ $worker->task('scenario.slow', function (Task $task) {
     note('ended');
     return 'done';
 }, ['lease_seconds' => 4]);
-$worker->task('scenario.wait', function (Task $task) {
+$wait = function (Task $task) {
     note('began');
     while (!$task->stopping()) {
         usleep(20000);
     }
     note('stopping');
     return 'stopped';
-}, ['lease_seconds' => 4]);
+};
+$worker->task('scenario.wait', $wait);
+$worker->task('scenario.lease', $wait, ['lease_seconds' => 4]);
 $worker->task('scenario.hang', function () {
     note('began');
     while (true) {
         sleep(1);
     }
 }, ['timeout' => 1]);
-$worker->run();
+$worker->run(['burst' => getenv('BURST') === '1']);

@@ -52,7 +52,8 @@ def slow(task):
     return "done"
 
 
-@worker.task("scenario.wait", lease_seconds=4)
+@worker.task("scenario.lease", lease_seconds=4)
+@worker.task("scenario.wait")
 def wait(task):
     note("began")
     while not task.stopping:
@@ -69,6 +70,8 @@ def hang(task):
 
 
 if "CREATE" in os.environ:
-    print(client.create(os.environ["CREATE"], dedupe="none").id)
+    client.health()
+    options = {} if os.environ.get("DEDUPE") == "" else {"dedupe": "none"}
+    print(client.create(os.environ["CREATE"], **options).id)
     sys.exit()
 worker.run(burst=os.environ.get("BURST") == "1")
