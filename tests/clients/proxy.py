@@ -3,6 +3,8 @@
 It passes on one request per connection to the server and keeps a list of all that it has seen.
 """
 
+import http.client
+import random
 import threading
 import time
 import urllib.error
@@ -43,7 +45,9 @@ class Seen(NamedTuple):
 class Proxy:
     """Listens on a free port of 127.0.0.1 from `with` on."""
 
-    def __init__(self, server_url: str) -> None:
+    def __init__(self, server_url: str, *, lose_one_in: int = 0) -> None:
+        """With `lose_one_in` one answer in so many is lost, at random."""
+        self._lose_one_in = lose_one_in
         self.server_url = server_url
         self.seen: list[Seen] = []
         self._faults: list[list[Any]] = []
@@ -73,6 +77,8 @@ class Proxy:
         return [seen for seen in self.seen if seen.path.endswith(path)]
 
     def next_fault(self, path: str) -> Fault | None:
+        if self._lose_one_in and random.randrange(self._lose_one_in) == 0:
+            return Fault(path, "lose_answer")
         with self._lock:
             for entry in self._faults:
                 if path.endswith(entry[0].path) and entry[1] > 0:
@@ -115,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PATCH = do_DELETE = do_GET
 
-    def _ask_server(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _ask_server(self, body: bytes) -> tuple[int, dict[str, str], bytes] | None:
+        """None where the server does not answer."""
         names = ("Content-Type", "X-API-Key", "X-Request-ID")
         request = urllib.request.Request(
             self.owner.server_url + self.path,
@@ -129,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, dict(error.headers), error.read()
+        except (OSError, http.client.HTTPException):
+            return None
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes, *, cut: bool) -> None:
         self.send_response(status)
