@@ -22,7 +22,7 @@ $worker = new TaskManager\\Worker(TaskManager\\Client::fromEnv(), $options);
 $worker->task('php', function ($task) {{
     return eval($task->params['code']);
 }}, ['schema' => ['type' => 'object']]);
-$worker->run(['burst' => true]);
+$worker->run(['burst' => true] + json_decode(getenv('LIMITS'), true));
 echo "after run\\n";
 """
 # Its process stays for a while after the worker has heard of it.
@@ -45,7 +45,9 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
-def work(queue: Server, folder: Path, *codes: str, options: str = "{}") -> list[Any]:
+def work(
+    queue: Server, folder: Path, *codes: str, options: str = "{}", limits: str = "{}"
+) -> list[Any]:
     """The tasks after a worker has run these bodies of handlers, each in a single attempt."""
     made = [
         queue.call(
@@ -56,7 +58,8 @@ def work(queue: Server, folder: Path, *codes: str, options: str = "{}") -> list[
         for code in codes
     ]
     (folder / "worker.php").write_text(SCRIPT)
-    environment = {"TASKMANAGER_URL": queue.url, "TASKMANAGER_KEY": queue.key, "OPTIONS": options}
+    environment = {"TASKMANAGER_URL": queue.url, "TASKMANAGER_KEY": queue.key}
+    environment |= {"OPTIONS": options, "LIMITS": limits}
     done = subprocess.run(
         ["php", folder / "worker.php"],
         env=os.environ | environment,
@@ -102,6 +105,12 @@ def test_handlers_share_a_process_until_it_is_replaced(queue: Server, tmp_path: 
     processes = [task["result"][0] for task in tasks]
     assert len(set(processes)) == 3
     assert processes[0] == processes[1]
+
+
+def test_a_worker_claims_no_more_than_max_tasks(queue: Server, tmp_path: Path) -> None:
+    tasks = work(queue, tmp_path, *["return 1;"] * 3, limits='{"max_tasks": 2}')
+    assert [task["status"] for task in tasks] == ["completed", "completed", "pending"]
+    work(queue, tmp_path)
 
 
 def test_a_process_that_has_grown_is_replaced(queue: Server, tmp_path: Path) -> None:

@@ -411,6 +411,8 @@ export class Worker {
   async run({ burst = false, max_tasks = Infinity, max_runtime = Infinity, ...unknown } = {}) {
     refuse(unknown, "run()");
     this.#limits = { burst, max_tasks, endsAt: now() + max_runtime };
+    this.#isEnding = this.#isStopped; // stop() is for good, the limits of an earlier run() are not
+    this.#claimed = 0;
     await this.#begin();
     let gotSignal = false;
     const onSignal = () => {
@@ -553,7 +555,7 @@ export class Worker {
 
   /** What is due while tasks are held: heartbeats, deadlines, progress. */
   #tick() {
-    if (!this.#held.size) return;
+    if (!this.#held.size) this.#heartbeatAt = Infinity;
     if (now() >= this.#heartbeatAt && !this.#isRenewing) this.#renewLeases();
     for (const held of this.#held.values()) {
       // After a handler that blocked the event loop, the heartbeat that is under way decides.

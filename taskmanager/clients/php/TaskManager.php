@@ -870,9 +870,16 @@ final class Worker
             (new Child())->serve($this->handlers);
             exit;
         }
-        $lock = $this->limits['lock'] === null ? null : fopen($this->limits['lock'], 'ce');
-        if ($lock === false || ($lock !== null && !flock($lock, LOCK_EX | LOCK_NB))) {
-            return;
+        $lock = null;
+        if ($this->limits['lock'] !== null) {
+            // Closed in the handlers' processes, so that it ends with the worker.
+            $lock = fopen($this->limits['lock'], 'ce');
+            if ($lock === false) {
+                throw new \RuntimeException("Cannot open the lock file {$this->limits['lock']}");
+            }
+            if (!flock($lock, LOCK_EX | LOCK_NB)) {
+                return;
+            }
         }
         $this->begin();
         while (!$this->isEnding || ($this->held && now() < $this->givesUpAt)) {
@@ -883,6 +890,9 @@ final class Worker
             $this->listen();
         }
         $this->end();
+        if ($lock !== null) {
+            fclose($lock);
+        }
     }
 
     /**
@@ -914,6 +924,7 @@ final class Worker
                 });
             }
         }
+        $this->turns = [];
         foreach ($this->types as $type => $options) {
             $lease = array_filter(['lease_seconds' => $options['lease_seconds']]);
             if ($options['schema'] !== null) {
@@ -924,7 +935,9 @@ final class Worker
             $this->turns[$key]['task_types'][] = $type;
         }
         $this->turns = array_values($this->turns);
+        $this->isEnding = $this->isStopped;  // stop() is for good, the limits of an earlier run() are not
         $this->endsAt = now() + $this->limits['max_runtime'];
+        $this->claimed = 0;
         // Workers that start together do not ask together.
         $this->claimAt = now() + jitter(0.5);
         $this->log('started, for ' . implode(', ', array_keys($this->types)));
@@ -1036,7 +1049,10 @@ final class Worker
 
     private function renewLeases(): void
     {
-        if (!$this->held || now() < $this->heartbeatAt) {
+        if (!$this->held) {
+            $this->heartbeatAt = INF;
+        }
+        if (now() < $this->heartbeatAt) {
             return;
         }
         $tasks = array_values(array_map(static function (Held $held): array {
@@ -1240,6 +1256,7 @@ final class Worker
         foreach ($this->processes as $process) {
             $process->retire();
         }
+        $this->processes = $this->held = [];
         $this->signOff();
         $this->log('stopped');
         if ($this->refusal !== null) {
