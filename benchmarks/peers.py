@@ -189,7 +189,8 @@ PEERS: dict[str, tuple[str, str, Peer]] = {
 
 def _produce(folder: Path, python: Path, tasks: int, redis: str) -> None:
     environment = {**os.environ, "REDIS": redis, "PYTHONPATH": str(folder)}
-    subprocess.run([str(python), "tasks.py", str(tasks)], cwd=folder, env=environment, check=True)
+    command = [str(python), "-c", f"import tasks; tasks.produce({tasks})"]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
 def _timed(
