@@ -25,8 +25,15 @@ APP_ROOT = Path(__file__).resolve().parent.parent
 
 # Begins the name under which read_settings() complains of a line of .env.
 UNREADABLE = ".env line"
-# Read by the test suite, not by the application.
-FOREIGN_NAMES = frozenset({"TASKMANAGER_TEST_REQUIRE"})
+# Names that are no settings.
+FOREIGN_NAMES = frozenset(
+    {
+        "TASKMANAGER_TEST_REQUIRE",  # read by the test suite
+        # What the clients and their workers read and set: both may run in one environment.
+        *("TASKMANAGER_URL", "TASKMANAGER_KEY", "TASKMANAGER_TASK_ID", "TASKMANAGER_TYPE"),
+        *("TASKMANAGER_ATTEMPT", "TASKMANAGER_PROGRESS_FD"),
+    }
+)
 # Errors do not repeat the values of these: the text ends up in logs.
 HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstrap_admin_key"})
 

@@ -22,7 +22,7 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 # one line do not know each other.
 ROOMS = [
     ("errors", "clock", "manifest", "rates", "files"),
-    ("config",),
+    ("config", "clients"),
     ("db",),
     ("access", "params"),
     ("queue",),
@@ -37,13 +37,14 @@ ROOMS = [
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
     ("answer_size", "history", "dedupe", "retry", "task_types"),
+    ("search",),
     ("workers", "store", "read", "claim_sql"),
     ("holder", "waiting"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "maintenance_runs"),
     ("maintenance",),
-    ("claim", "figures.statistics"),
+    ("claim", "bulk", "failures", "figures.statistics"),
     ("figures.metrics",),
 ]
 # What only some rooms may use, libraries by the name under which they are imported.
@@ -60,7 +61,7 @@ KEPT_TO = {
     "taskmanager.db.transactions": {"db", "access", "queue", "transfer"},
 }
 # Folders of tests that belong to no room.
-OTHER_TESTS = {"acceptance", "races", "support"}
+OTHER_TESTS = {"acceptance", "clients", "races", "support"}
 
 
 class Module(NamedTuple):
@@ -89,7 +90,13 @@ def _module(path: Path) -> Module:
     return Module(".".join(parts).removesuffix(".__init__"), path)
 
 
-MODULES = {module.name: module for module in map(_module, sorted(PACKAGE.rglob("*.py")))}
+# The Python client is a program of its own, for other machines.
+CLIENT = PACKAGE / "clients" / "python"
+MODULES = {
+    module.name: module
+    for module in map(_module, sorted(PACKAGE.rglob("*.py")))
+    if CLIENT not in module.path.parents
+}
 
 
 @functools.cache
@@ -130,6 +137,15 @@ def in_rooms(*rooms: str) -> list[Module]:
 # Rooms
 
 
+def test_the_client_needs_nothing_but_urllib3() -> None:
+    allowed = {*sys.stdlib_module_names, "urllib3", "taskmanager_client"}
+    for path in CLIENT.rglob("*.py"):
+        used = {name.partition(".")[0] for name in used_by(_module(path))}
+        # Tests of workers run the server in their own process.
+        more = {"taskmanager"} if path.name == "testing.py" else set()
+        assert used <= allowed | more, path.name
+
+
 def test_every_module_stands_in_a_room_and_no_room_is_empty() -> None:
     assert {module.room for module in MODULES.values()} - {""} == {*chain.from_iterable(ROOMS)}
 
@@ -168,7 +184,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
     required = setup["options"]["install_requires"].split()
     declared = {_distribution(re.split("[<>=]", line)[0]) for line in required}
     used = {name.partition(".")[0] for module in MODULES.values() for name in used_by(module)}
-    ours_or_pythons = {"taskmanager", "_typeshed", *sys.stdlib_module_names}
+    ours_or_pythons = {"taskmanager", "taskmanager_client", "_typeshed", *sys.stdlib_module_names}
     provided_by = packages_distributions()
 
     undeclared = {

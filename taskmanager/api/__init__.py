@@ -9,7 +9,9 @@ from taskmanager.access.audit import record_failed_authentication
 from taskmanager.access.keys import mark_used
 from taskmanager.api import (
     audit,
+    bulk,
     claims,
+    clients,
     doctor,
     documentation,
     keys,
@@ -31,8 +33,8 @@ from taskmanager.api.rate_limits import client_address
 from taskmanager.clock import utc_now
 
 RESOURCES = (
-    *(task_types, tasks, claims, schedules, workers, service, keys, audit, maintenance),
-    *(doctor, documentation),
+    *(task_types, tasks, bulk, claims, schedules, workers, service, keys, audit, maintenance),
+    *(doctor, documentation, clients),
 )
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

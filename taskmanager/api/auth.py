@@ -9,6 +9,7 @@ from flask import Blueprint, Flask, Response, current_app, g, request
 
 from taskmanager.access import keys
 from taskmanager.access.audit import MAX_ADDRESS_LENGTH
+from taskmanager.access.caller import Caller
 from taskmanager.api import rate_limits
 from taskmanager.api.requests import QueryParameters, RequestBody
 from taskmanager.errors import NotAllowed, NotAuthenticated
@@ -16,6 +17,8 @@ from taskmanager.errors import NotAllowed, NotAuthenticated
 View = Callable[..., Response]
 
 PUBLIC = "public"
+# In the WSGI environment, where no client can put anything: who calls from this very process.
+CALLER = "taskmanager.caller"
 
 
 def requires(
@@ -79,6 +82,10 @@ def authenticate_request() -> None:
     Raises NotAuthenticated, NotAllowed, RateLimited.
     """
     if takes_no_key():
+        return
+    own = request.environ.get(CALLER)
+    if isinstance(own, Caller):
+        g.caller = own._replace(request_id=g.request_id)
         return
     try:
         caller = keys.authenticate(_presented_key(), now=g.now)

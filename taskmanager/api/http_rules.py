@@ -18,8 +18,8 @@ _ON_EVERY_ANSWER = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 )
-_LOADS_NOTHING = ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 _OVER_TLS_ONLY = ("Strict-Transport-Security", f"max-age={_ONE_YEAR}")
 _SENT_BY_BROWSERS = "Authorization, Content-Type, X-API-Key, X-Request-ID"
 _READ_BY_BROWSERS = (
@@ -44,17 +44,17 @@ def register_http_rules(app: Flask, settings: Settings) -> None:
 
 
 class _SecurityHeaders:
-    """WSGI middleware that adds the headers which are the same on every answer."""
+    """WSGI middleware that adds the headers which are the same on nearly every answer."""
 
     def __init__(self, application: Any) -> None:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            headers = [*headers, *_ON_EVERY_ANSWER]
-            # A page that loads something has said so itself.
-            if all(name != _LOADS_NOTHING[0] for name, _ in headers):
-                headers.append(_LOADS_NOTHING)
+            # A file that may be kept, and a page that loads something, have said so themselves.
+            said = {name for name, _ in headers}
+            more = [header for header in _ON_EVERY_ANSWER if header[0] not in said]
+            headers = [*headers, *more]
             if environ["wsgi.url_scheme"] == "https":
                 headers.append(_OVER_TLS_ONLY)
             return start_response(status, headers, *error)

@@ -19,7 +19,7 @@ from taskmanager.api.json_schema import (
     or_null,
     record,
 )
-from taskmanager.api.requests import MAX_INTEGER, QueryParameters, RequestBody
+from taskmanager.api.requests import MAX_INTEGER, PARAMS_PATH, QueryParameters, RequestBody
 from taskmanager.queue import claim_sql, dedupe, read, retry
 from taskmanager.queue.answer_size import LARGE_COLUMNS
 from taskmanager.queue.create import MAX_DELAY_SECONDS
@@ -211,18 +211,56 @@ OF_VERSION = QueryParameters(version=TEXT)
 LIST_TASK_TYPES = QueryParameters(
     active_only=FLAG, limit=integer(1, 100), offset=_PAGE["offset"], cursor=TEXT
 )
+TASK_FILTERS: dict[str, Schema] = {
+    "status": list_of(one_of(*read.STATUSES), most=len(read.STATUSES)),
+    "type": TEXT,
+    "worker_id": TEXT,
+    "parent_task_id": ID,
+    "dedupe_key": TEXT,
+    "priority_min": _ANY_PRIORITY,
+    "priority_max": _ANY_PRIORITY,
+    "attempts_min": integer(0, 2**31 - 1),
+    "created_after": TIME,
+    "created_before": TIME,
+    "finished_after": TIME,
+    "finished_before": TIME,
+    "available_after": TIME,
+    "available_before": TIME,
+    "error_code": TEXT,
+    "error": TEXT,
+    PARAMS_PATH: TEXT,
+}
 LIST_TASKS = QueryParameters(
-    status=one_of(*read.STATUSES),
-    type=TEXT,
-    worker_id=TEXT,
-    priority_min=_ANY_PRIORITY,
-    priority_max=_ANY_PRIORITY,
-    created_after=TIME,
-    created_before=TIME,
+    **TASK_FILTERS,
     **_PAGE,
     cursor=TEXT,
     sort_by=one_of(*read.SORT_COLUMNS),
     sort_order=one_of("asc", "desc", "ASC", "DESC"),
     include=list_of(one_of(*LARGE_COLUMNS)),
     with_total=FLAG,
+)
+LIST_ERRORS = QueryParameters(**TASK_FILTERS, cursor=TEXT)
+TASK_FILTER = QueryParameters(**TASK_FILTERS)
+
+CHANGED_AT_ONCE = 1_000  # unless a call says otherwise
+_MOST_CHANGED = 10_000
+_FILTER: Schema = {
+    "type": "object",
+    "description": "The filters of GET /api/tasks, params.PATH among them.",
+    "properties": {
+        **{name: schema for name, schema in TASK_FILTERS.items() if name != PARAMS_PATH},
+        "status": {"type": ["string", "array"], "items": one_of(*read.STATUSES)},
+    },
+}
+_CHANGE_MANY: dict[str, Any] = {
+    "ids": list_of(ID, most=_MOST_CHANGED),
+    "filter": _FILTER,
+    "limit": integer(1, _MOST_CHANGED),
+    "cursor": TEXT,
+    "dry_run": FLAG,
+}
+CHANGE_MANY = RequestBody(**_CHANGE_MANY)
+CANCEL_MANY = RequestBody(**_CHANGE_MANY, reason=MESSAGE)
+UPDATE_MANY = RequestBody(
+    **_CHANGE_MANY, priority=PRIORITY, delay_seconds=DELAY_SECONDS, available_at=TIME
 )

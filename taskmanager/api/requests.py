@@ -9,7 +9,7 @@ import gc
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flask import current_app, request
@@ -28,6 +28,7 @@ from taskmanager.queue.task_types import TaskDefaults
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 LARGE_TEXT = 16_384
 Values = dict[str, Any]  # of a body or a query, by name
+PARAMS_PATH = "params.PATH"  # stands for any path into the params of a task
 TASK = f"/<int(max={MAX_INTEGER}):task_id>"  # how a path names a task
 
 
@@ -316,7 +317,10 @@ def _check_strings(value: Any) -> None:
 
 
 class QueryParameters:
-    """The query parameters that a call takes, each with the JSON Schema of its value."""
+    """The query parameters that a call takes, each with the JSON Schema of its value.
+
+    With PARAMS_PATH among them, `params.user.id=5` asks for a value in a task's params.
+    """
 
     def __init__(self, **fields: dict[str, Any]) -> None:
         self.fields = fields
@@ -324,25 +328,52 @@ class QueryParameters:
     def read(self) -> dict[str, Any]:
         """The value of each parameter by its name; one that was not sent has its default.
 
-        Without a default that is None, False or an empty tuple. Raises InvalidRequest for a
-        parameter that the call does not take, with the nearest one as a hint, for one that is
-        given twice, for a value of the wrong kind, and for a cursor together with an offset.
+        Raises InvalidRequest as `parse` does, for a parameter that is given twice, and for a
+        cursor together with an offset.
         """
-        for name in request.args:
-            if name not in self.fields:
-                near = difflib.get_close_matches(name, self.fields, n=1)
-                known = ", ".join(self.fields)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {known}."
-                raise InvalidRequest(f"No such query parameter: '{name}'; {hint}")
-            if len(request.args.getlist(name)) > 1:
+        for name, texts in request.args.lists():
+            if name in self.fields and len(texts) > 1:
                 raise InvalidRequest(f"The query parameter {name} may be given only once.")
-        query = {
-            name: _parameter(name, request.args.get(name), schema)
-            for name, schema in self.fields.items()
-        }
+        query = self.parse(request.args, "query parameter")
         if query.get("cursor") is not None and query.get("offset"):
             raise InvalidRequest("Send cursor or offset, not both.")
         return query
+
+    def parse(self, texts: Mapping[str, str], what: str) -> dict[str, Any]:
+        """The value of each parameter, given as text by its name; one that is missing its default.
+
+        Without a default that is None, False or an empty tuple. `params` has pairs of path and
+        text. Raises InvalidRequest for a name that is none of the parameters, with the nearest
+        one as a hint, and for a value of the wrong kind.
+        """
+        paths = []
+        for name, text in texts.items():
+            if name.startswith("params.") and PARAMS_PATH in self.fields:
+                paths.append((name.removeprefix("params."), text))
+            elif name not in self.fields:
+                near = difflib.get_close_matches(name, self.fields, n=1)
+                known = ", ".join(self.fields)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {known}."
+                raise InvalidRequest(f"No such {what}: '{name}'; {hint}")
+        values = {
+            name: _parameter(name, texts.get(name), schema)
+            for name, schema in self.fields.items()
+            if name != PARAMS_PATH
+        }
+        return {**values, "params": tuple(paths)} if PARAMS_PATH in self.fields else values
+
+
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """What `parse` takes, from JSON values: a list is comma-separated. Raises InvalidRequest."""
+    texts = {}
+    for name, value in values.items():
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, (dict, list)) for part in parts):
+            raise InvalidRequest(f"filter.{name} must be text, a number, true, false or null.")
+        texts[name] = ",".join(
+            part if isinstance(part, str) else json.dumps(part) for part in parts
+        )
+    return texts
 
 
 def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:
@@ -363,6 +394,8 @@ def _parameter(name: str, text: str | None, schema: dict[str, Any]) -> Any:
     if kind == "array":
         given = tuple(part.strip() for part in text.split(",") if part.strip())
         choices = schema["items"]["enum"]
+        if len(given) < schema.get("minItems", 0):
+            raise InvalidRequest(f"{name} must be one or more of {', '.join(choices)}.")
         for one in given:
             if one not in choices:
                 raise InvalidRequest(

@@ -181,6 +181,16 @@ SCHEDULE = Fields(
     created_at=TIME,
     updated_at=TIME,
 )
+FAILURE_GROUP = Fields(
+    type=TYPE,
+    error_code=like(or_null(TEXT), "timeout"),
+    message=like(or_null(TEXT), "no answer within # s"),
+    count=COUNT,
+    first_at=TIME,
+    last_at=TIME,
+    example_task_id=NUMBER,
+    example_message=like(or_null(TEXT), "no answer within 30 s"),
+)
 # Never the key itself, never its hash.
 KEY = Fields(
     id=NUMBER,

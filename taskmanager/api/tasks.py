@@ -11,6 +11,7 @@ from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
+from taskmanager.api.task_filters import task_filter_of
 from taskmanager.errors import TaskManagerError, ValidationFailed
 from taskmanager.queue import history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
@@ -109,16 +110,18 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 def list_all(query: Values) -> Response:
     """GET /api/tasks: a page of tasks, newest first.
 
-    Filters `status`, `type` (exact, or a pattern with %), `worker_id`,
-    `priority_min`, `priority_max`, `created_after`, `created_before`; `limit`
+    Filters `status` (several with commas), `type` (exact, or a pattern with %),
+    `worker_id`, `parent_task_id`, `dedupe_key`, `priority_min`, `priority_max`,
+    `attempts_min`, `error_code`, `error` (a part of the message), `params.PATH`,
+    and `_after` or `_before` of `created`, `finished` and `available`; `limit`
     (50, at most 100) with `offset` (at most 10,000) or `cursor`; `sort_by`,
     `sort_order`; `include=params,result`, where large values end a page early;
-    `with_total`. 200; 400.
+    `with_total`. What no index has is searched for in a bounded number of tasks:
+    `scanned` counts them, and without `is_complete` the next page goes on. 200; 400.
     """
     include = tuple(dict.fromkeys(query["include"]))
-    filters = {name: query[name] for name in read.TaskFilter._fields if name in query}
     page = read.list_tasks(
-        task_filter=read.TaskFilter(type_pattern=query["type"], **filters),
+        task_filter=task_filter_of(query),
         sort_by=query["sort_by"] or "created_at",
         descending=(query["sort_order"] or "desc").lower() == "desc",
         limit=query["limit"],
@@ -138,6 +141,8 @@ def list_all(query: Values) -> Response:
     }
     if page.total is not None:
         data["total"] = page.total
+    if page.scanned is not None:
+        data |= {"scanned": page.scanned, "is_complete": page.is_complete}
     return success(data)
 
 

@@ -68,3 +68,18 @@ def demo(folder: Path | None, keep: bool) -> None:
     from taskmanager.demo.run import run_demo
 
     sys.exit(run_demo(folder, keep=keep))
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> None:
+    """Run a program for each task: --type TYPE -- COMMAND."""
+    from taskmanager.clients import PYTHON
+
+    sys.path.insert(0, str(PYTHON))
+    from taskmanager_client.command import main
+
+    sys.exit(main(arguments, program="taskmanager worker"))

@@ -1,7 +1,11 @@
 """Opens the queue for a command and prints: results on stdout, messages on stderr."""
 
 import json
-from collections.abc import Callable
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import click
@@ -33,6 +37,50 @@ def show_json(content: Any) -> None:
     """Prints `content` as the command's result, on stdout."""
     text = json.dumps(content, ensure_ascii=False, indent=2)
     click.echo("\n".join(_escaped(line) for line in text.split("\n")))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints rows under their headings. Numbers are aligned right, and a last column of text is
+    cut at the edge of the terminal.
+    """
+    lines = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+    numbers = [all(map(_is_number, cells)) for cells in zip(*lines, strict=True)]
+    edge = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in (columns, *lines):
+        cells = [
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip_longest(line, widths, numbers)
+        ]
+        text = "  ".join(cells).rstrip()[:edge]
+        click.echo(_coloured(text) if edge else text)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else _escaped(str(value))
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(".", "", 1).isdecimal() or cell == "-"
+
+
+COLOURS = {
+    "failed": "red",
+    "stale": "yellow",
+    "paused": "yellow",
+    "claimed": "cyan",
+    "completed": "green",
+    "active": "green",
+}
+
+
+def _coloured(line: str) -> str:
+    """The line with the words that name a state in their colour."""
+    return re.sub(
+        rf"(?<=  )({'|'.join(COLOURS)})(?=  |$)",
+        lambda word: click.style(word[0], fg=COLOURS[word[0]]),
+        line,
+    )
 
 
 def _escaped(line: str) -> str:

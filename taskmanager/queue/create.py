@@ -131,7 +131,7 @@ def _new_row(
     validation.check_params(task_type["param_schema"], params, type_name=name, budget=budget)
     policy = request.get("dedupe") or task_type["dedupe"] or dedupe.DEFAULT_POLICY
     priority = _first_given(request.get("priority"), task_type["priority"], 0)
-    available_at = max(now, _available_at(request, now))
+    available_at = max(now, available_from(request, now))
     return {
         "task_type_id": task_type["id"],
         "type_version": task_type["version"],
@@ -164,7 +164,8 @@ def _first_given(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-def _available_at(request: Request, now: int) -> int:
+def available_from(request: Request, now: int) -> int:
+    """When a task is available: at once, unless the request delays it. Raises InvalidRequest."""
     delay, moment = request.get("delay_seconds"), request.get("available_at")
     if delay is not None and moment is not None:
         raise InvalidRequest("Send delay_seconds or available_at, not both.")

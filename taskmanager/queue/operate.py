@@ -1,5 +1,7 @@
 """Operating on tasks from outside: cancelling a task, or retrying one that has ended."""
 
+from collections.abc import Sequence
+
 import peewee
 
 from taskmanager.access import audit
@@ -33,7 +35,7 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
             "cancelled.",
             details={"status": task["status"]},
         )
-    return _intervene(task, "cancelled", finished("cancelled", now), reason, caller, now)
+    return _intervene(task, "cancelled", cancellation(task, now), reason, caller, now)
 
 
 @write_transaction
@@ -61,17 +63,8 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
             code="task_not_retryable",
             details={"status": task["status"]},
         )
-    changes = {
-        **waiting_again(0, now),
-        **dedupe.held_keys(task["dedupe"]),
-        **NO_PROGRESS,
-        "attempts": 0,
-        "worker_id": None,
-        "claimed_at": None,
-        "completed_at": None,
-    }
     try:
-        return _intervene(task, "retried", changes, None, caller, now)
+        return _intervene(task, "retried", new_attempts(task, now), None, caller, now)
     except peewee.IntegrityError as error:
         if not is_duplicate(error):
             raise
@@ -82,20 +75,40 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
         ) from None
 
 
+def cancellation(task: Row, now: int) -> Row:
+    """The columns of an unfinished task that is cancelled."""
+    return finished("cancelled", now)
+
+
+def new_attempts(task: Row, now: int) -> Row:
+    """The columns of a failed or cancelled task that is tried again."""
+    return {
+        **waiting_again(0, now),
+        **dedupe.held_keys(task["dedupe"]),
+        **NO_PROGRESS,
+        "attempts": 0,
+        "worker_id": None,
+        "claimed_at": None,
+        "completed_at": None,
+    }
+
+
 def _intervene(
     task: Row, event: str, changes: Row, reason: str | None, caller: Caller, now: int
 ) -> Row:
     guard = (task["id"], task["status"])
     if not update("tasks", changes, "id = ? AND status = ?", guard, hint="{by_id}"):
         raise Conflict(f"Task {task['id']} has changed meanwhile; nothing was done.")
-    history.record(
-        [{**task, "claim_token": None}],  # so that the token still tells how its attempt ended
-        event,
-        status=changes["status"],
-        message=reason,
-        caller=caller,
-        now=now,
-    )
+    record_intervention([task], event, changes["status"], reason, caller, now)
     message = f"task {task['id']} ({task['type']}) {event} by {caller.name}"
     audit.record(event=f"task_{event}", message=message, caller=caller, now=now)
     return {**task, **changes}
+
+
+def record_intervention(
+    tasks: Sequence[Row], event: str, status: str, reason: str | None, caller: Caller, now: int
+) -> None:
+    """Stores in the history of tasks what somebody did to them from outside."""
+    # Without the claim token, so that it still tells how its attempt ended.
+    rows = [{**task, "claim_token": None} for task in tasks]
+    history.record(rows, event, status=status, message=reason, caller=caller, now=now)

@@ -1,8 +1,9 @@
 """Reading tasks: one in full, or a page of a list.
 
 A list is merged from one or more streams, each of which reads an index in its
-order. So a page costs what its rows cost, whatever the filters on type, status
-and worker. Bounds on priority and creation time are checked row by row.
+order. So a page costs what its rows cost, whatever the filters on type, status,
+worker, parent and dedupe key. For what no index has, rows are looked at one by
+one: see search.py.
 
 The statements are templates: they name indexes, and for a page of 100 tasks the
 models would take 3 to 5 ms longer.
@@ -19,7 +20,7 @@ from taskmanager.access.caller import Caller
 from taskmanager.db.connection import dialect
 from taskmanager.db.statements import Row, fetch_all, fetch_value, parts_of
 from taskmanager.errors import InvalidRequest, NotFound
-from taskmanager.queue import task_types
+from taskmanager.queue import search, task_types
 from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits, sizes_of
 
 STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
@@ -30,26 +31,47 @@ SORT_COLUMNS = ("created_at", "priority", "id")
 MAX_OFFSET = 10_000
 MAX_STREAMS = 600  # without a status; beyond that, tasks of other types are read and skipped
 STREAMS_PER_STATEMENT = 60
+MIN_ROWS_AT_ONCE = 50
 
 
 class TaskFilter(NamedTuple):
-    """The filters of a list; None does not filter. Times in milliseconds."""
+    """The filters of a list; None and () do not filter. Times in milliseconds.
 
-    status: str | None = None
+    `dedupe_key` is the stored one. `error` is a part of the error message in any
+    case of letters. `params` pairs the path of a value with the text of it.
+    """
+
+    statuses: Sequence[str] = ()
     type_pattern: str | None = None
     worker_id: str | None = None
+    parent_task_id: int | None = None
+    dedupe_key: str | None = None
     priority_min: int | None = None
     priority_max: int | None = None
+    attempts_min: int | None = None
     created_after: int | None = None
     created_before: int | None = None
+    finished_after: int | None = None
+    finished_before: int | None = None
+    available_after: int | None = None
+    available_before: int | None = None
+    error_code: str | None = None
+    error: str | None = None
+    params: Sequence[tuple[str, str]] = ()
 
 
 class Page(NamedTuple):
-    """One page of tasks. `next_cursor` is None on the last page, `total` unless asked for."""
+    """One page of tasks. `next_cursor` is None on the last page, `total` unless asked for.
+
+    `scanned` is how many tasks a search looked at, None where an index has all that
+    is asked for. With `is_complete` False the page was cut short by that.
+    """
 
     tasks: list[Row]
     next_cursor: str | None
     total: int | None = None
+    scanned: int | None = None
+    is_complete: bool = True
 
 
 def get_task(*, task_id: int, caller: Caller) -> Row:
@@ -85,57 +107,122 @@ def list_tasks(
 
     Raises InvalidRequest for a cursor that this list has not returned.
     """
-    # claim_rank is -priority, so high priorities first means claim_rank ascending.
-    column = "claim_rank" if sort_by == "priority" else "id"
-    descending = descending != (column == "claim_rank")
-    type_ids = _type_ids(task_filter, caller)
-    waits = task_filter.status is not None and task_filter.status not in WITH_WORKER_STATUSES
-    if type_ids == [] or (task_filter.worker_id is not None and waits):
+    listing = _listing(task_filter, sort_by, descending, caller)
+    if listing is None:
         return Page(tasks=[], next_cursor=None, total=0 if with_total else None)
-    streams = _streams(task_filter, type_ids, column)
-    bounds = _residual(task_filter)
-    wanted = offset + limit + 1
-    found: list[Row] = []
-    for beyond in _parts_beyond(cursor, column, descending):
-        if len(found) < wanted:
-            found += _first(streams, [*bounds, *beyond], column, descending, wanted - len(found))
-    chosen = found[offset : offset + limit]
+    found = listing.find(cursor, offset + limit + 1)
+    if listing.asked:
+        search.require_within_reach(found, offset)
+    chosen = found.rows[offset : offset + limit]
     chosen = chosen[: count_that_fits(sizes_of([row["id"] for row in chosen], include))]
-    more = len(found) > offset + len(chosen)
+    more = len(found.rows) > offset + len(chosen)
     return Page(
         tasks=_with_columns([row["id"] for row in chosen], (*LIGHT_COLUMNS, *include)),
-        next_cursor=_cursor(chosen[-1], column) if more and chosen else None,
-        total=_count(streams, bounds) if with_total else None,
+        next_cursor=listing.cursor(chosen[-1] if more else found.last),
+        total=_count(listing.streams, listing.asked) if with_total else None,
+        scanned=found.scanned if listing.asked else None,
+        is_complete=more or found.last is None,
+    )
+
+
+class Ids(NamedTuple):
+    """Tasks by their ids, as a list has them; the rest is what a page of the list says of it."""
+
+    ids: list[int]
+    next_cursor: str | None
+    scanned: int | None
+    is_complete: bool
+
+
+def find_ids(
+    *, task_filter: TaskFilter, descending: bool, limit: int, cursor: str | None, caller: Caller
+) -> Ids:
+    """The same without the tasks, by id and as many as `limit` says. Raises InvalidRequest."""
+    listing = _listing(task_filter, "id", descending, caller)
+    if listing is None:
+        return Ids([], None, None, is_complete=True)
+    found = listing.find(cursor, limit + 1)
+    chosen = found.rows[:limit]
+    more = len(found.rows) > limit
+    return Ids(
+        [row["id"] for row in chosen],
+        listing.cursor(chosen[-1] if more else found.last),
+        found.scanned if listing.asked else None,
+        is_complete=more or found.last is None,
     )
 
 
 _Condition = tuple[str, Any]  # with one `?`, and its value
-_Stream = tuple[str | None, list[_Condition]]  # index and conditions
+_Stream = tuple[str | None, list[_Condition]]  # hint and conditions
 
 
-def _first(
-    streams: Sequence[_Stream],
-    conditions: Sequence[_Condition],
-    column: str,
-    descending: bool,
-    limit: int,
-) -> list[Row]:
-    """`id` and `column`, which an index has, of the first tasks of all streams together."""
-    direction = "DESC" if descending else "ASC"
-    columns = ["id"] if column == "id" else [column, "id"]
-    order = ", ".join(f"{one} {direction}" for one in columns)
-    found: list[Row] = []
-    for some_streams in parts_of(streams, STREAMS_PER_STATEMENT):
-        members: list[str] = []
-        values: list[Any] = []
-        for index, of_stream in some_streams:
-            hint = f"{{index {index}}}" if index else ""
-            where, some = _where([*of_stream, *conditions])
-            members.append(f"SELECT {', '.join(columns)} FROM {{tasks}} {hint} WHERE {where}")
-            values += some
-        found += fetch_all(dialect().first_of(members, order, limit), values)
-    found.sort(key=lambda row: (row[column], row["id"]), reverse=descending)
-    return found[:limit]
+class _Listing(NamedTuple):
+    """The streams of a list, its order, and what is asked of each row that no index has."""
+
+    streams: Sequence[_Stream]
+    column: str
+    descending: bool
+    asked: search.Search
+
+    def find(self, cursor: str | None, wanted: int) -> search.Found:
+        """The first `wanted` tasks after the cursor. Raises InvalidRequest."""
+        after = _position(cursor, self.column)
+        if not self.asked:
+            rows = self._rows_after(after, wanted)
+            return search.Found(rows, len(rows), None)
+        # MySQL reads as many rows of each stream, and sorts them.
+        at_once = search.MAX_SCANNED // search.ROUNDS
+        fitting = STREAMS_PER_STATEMENT * at_once // len(self.streams)
+        at_once = min(at_once, max(MIN_ROWS_AT_ONCE, fitting))
+        return search.scan(self.asked, wanted, after, at_once, self._rows_after)
+
+    def cursor(self, row: Row | None) -> str | None:
+        """The cursor of the page that begins after this row; None: there is none."""
+        return _cursor(row, self.column) if row else None
+
+    def _rows_after(self, row: Row | None, count: int) -> list[Row]:
+        """`id` and `column`, which an index has, of the next tasks of all streams together."""
+        found: list[Row] = []
+        for beyond in _parts_beyond(row, self.column, self.descending):
+            if len(found) < count:
+                found += self._first(beyond, count - len(found))
+        return found
+
+    def _first(self, conditions: Sequence[_Condition], limit: int) -> list[Row]:
+        direction = "DESC" if self.descending else "ASC"
+        columns = ["id"] if self.column == "id" else [self.column, "id"]
+        order = ", ".join(f"{one} {direction}" for one in columns)
+        found: list[Row] = []
+        for some_streams in parts_of(self.streams, STREAMS_PER_STATEMENT):
+            members: list[str] = []
+            values: list[Any] = []
+            for hint, of_stream in some_streams:
+                where, some = _where([*of_stream, *conditions])
+                table = f"{{tasks}} {hint or ''}"
+                members.append(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}")
+                values += some
+            found += fetch_all(dialect().first_of(members, order, limit), values)
+        found.sort(key=lambda row: (row[self.column], row["id"]), reverse=self.descending)
+        return found[:limit]
+
+
+def _listing(
+    task_filter: TaskFilter, sort_by: str, descending: bool, caller: Caller
+) -> _Listing | None:
+    """How to read a list; None where nothing can be in it."""
+    # claim_rank is -priority, so high priorities first means claim_rank ascending.
+    column = "claim_rank" if sort_by == "priority" else "id"
+    type_ids = _type_ids(task_filter, caller)
+    if type_ids == [] or (task_filter.worker_id is not None and not _with_worker(task_filter)):
+        return None
+    streams, left = _streams(task_filter, type_ids, column)
+    asked = [*left, *search.conditions_of(task_filter._asdict())]
+    return _Listing(
+        streams,
+        column,
+        descending != (column == "claim_rank"),
+        search.Search(asked, task_filter.params),
+    )
 
 
 def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
@@ -143,47 +230,66 @@ def _where(conditions: Sequence[_Condition]) -> tuple[str, list[Any]]:
     return " AND ".join(text for text, _ in conditions) or "1 = 1", values
 
 
+def _with_worker(task_filter: TaskFilter) -> list[str]:
+    """The statuses asked for in which a task has a worker."""
+    return [one for one in task_filter.statuses or STATUSES if one in WITH_WORKER_STATUSES]
+
+
 def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
     """The types to read; None: every type. With an empty list nothing can be found."""
     # Only the indexes by type have the tasks of one status in order.
-    by_type = task_filter.status and not task_filter.worker_id
+    by_type = task_filter.statuses and not task_filter.worker_id
     if task_filter.type_pattern is None and caller.task_types is None and not by_type:
         return None
     found = task_types.find_task_types(pattern=task_filter.type_pattern, caller=caller)
     return [row["id"] for row in found]
 
 
-def _streams(task_filter: TaskFilter, type_ids: list[int] | None, column: str) -> list[_Stream]:
-    """What to read: each stream is a part of an index that has the order already."""
-    status, worker_id = task_filter.status, task_filter.worker_id
-    statuses = [status] if status else list(STATUSES)
-    of_types: list[_Condition] = []
-    if type_ids is not None:
-        of_types = [("task_type_id IN ?", type_ids)]
+def _streams(
+    task_filter: TaskFilter, type_ids: list[int] | None, column: str
+) -> tuple[list[_Stream], list[_Condition]]:
+    """What to read, each a part of an index that has the order already; and what is left to check.
+
+    Raises InvalidRequest where no index has the order.
+    """
+    worker_id = task_filter.worker_id
+    statuses = _with_worker(task_filter) if worker_id else list(task_filter.statuses)
+    of_types: list[_Condition] = [] if type_ids is None else [("task_type_id IN ?", type_ids)]
+    of_status: list[_Condition] = [("status IN ?", statuses)] if statuses else []
+    of_worker: list[_Condition] = [("worker_id = ?", worker_id)] if worker_id else []
+    if narrow := _narrow_stream(task_filter):
+        if column != "id":
+            raise InvalidRequest(
+                "With parent_task_id or dedupe_key a list is sorted by created_at or id."
+            )
+        of_parent = task_filter.parent_task_id if task_filter.dedupe_key is not None else None
+        parent: list[_Condition] = [("parent_task_id = ?", of_parent)] if of_parent else []
+        return narrow, [*of_types, *of_status, *of_worker, *parent]
     if worker_id is not None:
         index = "tasks_by_worker" if column == "id" else "tasks_by_worker_and_priority"
         return [
-            (index, [("worker_id = ?", worker_id), ("status = ?", one), *of_types])
-            for one in statuses
-            if one in WITH_WORKER_STATUSES
-        ]
-    if type_ids is not None and (status or len(type_ids) * len(statuses) <= MAX_STREAMS):
+            (f"{{index {index}}}", [*of_worker, ("status = ?", one), *of_types]) for one in statuses
+        ], []
+    each = statuses or STATUSES
+    if type_ids is not None and (statuses or len(type_ids) * len(each) <= MAX_STREAMS):
         index = "tasks_claim_by_id" if column == "id" else "tasks_claim_by_priority"
         return [
-            (index, [("task_type_id = ?", type_id), ("status = ?", one)])
-            for type_id, one in product(type_ids, statuses)
-        ]
-    return [("tasks_by_priority" if column == "claim_rank" else None, of_types)]
+            (f"{{index {index}}}", [("task_type_id = ?", type_id), ("status = ?", one)])
+            for type_id, one in product(type_ids, each)
+        ], []
+    return [("{index tasks_by_priority}" if column == "claim_rank" else None, of_types)], []
 
 
-def _residual(task_filter: TaskFilter) -> list[_Condition]:
-    bounds = {
-        "priority >= ?": task_filter.priority_min,
-        "priority <= ?": task_filter.priority_max,
-        "created_at > ?": task_filter.created_after,
-        "created_at < ?": task_filter.created_before,
-    }
-    return [(condition, value) for condition, value in bounds.items() if value is not None]
+def _narrow_stream(task_filter: TaskFilter) -> list[_Stream]:
+    """What has one dedupe key, or else one parent; empty where the filter has neither.
+
+    The tasks of one key are sorted by their ids: few share one, unless it is held by none.
+    """
+    if (key := task_filter.dedupe_key) is not None:
+        return [("{unique tasks_key_while_open}", [("dedupe_key = ?", key)])]
+    if (parent := task_filter.parent_task_id) is not None:
+        return [("{index tasks_by_parent}", [("parent_task_id = ?", parent)])]
+    return []
 
 
 def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
@@ -195,8 +301,8 @@ def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
     return [by_id[task_id] for task_id in ids if task_id in by_id]
 
 
-def _count(streams: Sequence[_Stream], bounds: Sequence[_Condition]) -> int:
-    wheres = [_where([*of_stream, *bounds]) for _, of_stream in streams]
+def _count(streams: Sequence[_Stream], wanted: search.Search) -> int:
+    wheres = [_where([*of_stream, *wanted.conditions]) for _, of_stream in streams]
     counting = "SELECT COUNT(*) AS counted FROM {tasks} WHERE "
     return sum(fetch_value(counting + where, values) for where, values in wheres)
 
@@ -206,14 +312,10 @@ def _cursor(row: Row, column: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _parts_beyond(cursor: str | None, column: str, descending: bool) -> list[list[_Condition]]:
-    """The conditions of what follows the cursor, as one or two parts in order.
-
-    The rest of one priority and the priorities after it are two parts, because no
-    server finds both in an index with one condition.
-    """
+def _position(cursor: str | None, column: str) -> Row | None:
+    """The row that a cursor stands for, with its `id` and `column`. Raises InvalidRequest."""
     if cursor is None:
-        return [[]]
+        return None
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         of_column, value, task_id = json.loads(text)
@@ -226,10 +328,21 @@ def _parts_beyond(cursor: str | None, column: str, descending: bool) -> list[lis
             "cursor is not one that this list gave out: send next_cursor unchanged, "
             "with the same sort_by and sort_order."
         ) from None
+    return {column: value, "id": task_id}
+
+
+def _parts_beyond(after: Row | None, column: str, descending: bool) -> list[list[_Condition]]:
+    """The conditions of what follows a row, as one or two parts in order.
+
+    The rest of one priority and the priorities after it are two parts, because no
+    server finds both in an index with one condition.
+    """
+    if after is None:
+        return [[]]
     beyond = "<" if descending else ">"
     if column == "id":
-        return [[(f"id {beyond} ?", task_id)]]
+        return [[(f"id {beyond} ?", after["id"])]]
     return [
-        [("claim_rank = ?", value), (f"id {beyond} ?", task_id)],
-        [(f"claim_rank {beyond} ?", value)],
+        [("claim_rank = ?", after["claim_rank"]), (f"id {beyond} ?", after["id"])],
+        [(f"claim_rank {beyond} ?", after["claim_rank"])],
     ]

@@ -15,7 +15,10 @@ from taskmanager.api.openapi.calls import CALLS, Call
 from taskmanager.cli import main
 from tests.conftest import Api
 
-PAGES = {"documentation.document", "documentation.page", "service.show_metrics"}
+PAGES = {
+    *("documentation.document", "documentation.page", "service.show_metrics"),
+    "clients.get",
+}
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 

@@ -121,6 +121,13 @@ class Server:
     def log(self) -> str:
         return (self.folder / "serve.log").read_text()
 
+    def kill(self) -> None:
+        """Ends all its processes at once, with SIGKILL."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(30)
+            self.process = None
+
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)

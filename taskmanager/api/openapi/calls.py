@@ -80,18 +80,36 @@ CALLS: dict[str, Call] = {
     "tasks.list_all": Call(
         record(
             "total",
+            "scanned",
+            "is_complete",
             tasks=list_of(ref("Task")),
             count=COUNT,
             limit=like(COUNT, 50),
             offset=like(COUNT, 0),
             next_cursor=CURSOR,
             total=COUNT,
+            scanned=COUNT,
+            is_complete=like(FLAG, True),
         )
     ),
     "tasks.get": Call(ref("TaskWithReason")),
     "tasks.logs": Call(page_of("logs", "LogEntry")),
     "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
     "tasks.retry": Call(ref("Task")),
+    "bulk.list_errors": Call(
+        page_of(
+            "groups",
+            "FailureGroup",
+            scanned=COUNT,
+            next_cursor=CURSOR,
+            is_complete=like(FLAG, True),
+        )
+    ),
+    "bulk.retry": Call(ref("BulkChange"), {"filter": {"type": TYPE, "error_code": "timeout"}}),
+    "bulk.cancel": Call(ref("BulkChange"), {"filter": {"type": TYPE}, "reason": "not needed"}),
+    "bulk.release": Call(ref("BulkChange"), {"filter": {"worker_id": "worker-1"}}),
+    "bulk.delete": Call(ref("BulkChange"), {"ids": [1, 2, 3]}),
+    "bulk.update": Call(ref("BulkChange"), {"filter": {"type": TYPE}, "priority": 5}),
     "claims.claim": Call(
         {"anyOf": [ref("ClaimedTask"), TASKS]},
         {**WORKER, "type_pattern": "PrismQ.%", "lease_seconds": 300},
@@ -134,6 +152,8 @@ CALLS: dict[str, Call] = {
     "audit.list_all": Call(page_of("events", "AuditEvent", next_cursor=CURSOR)),
     "maintenance.run": Call(record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT)),
     "doctor.examine_host": Call(ref("Diagnosis")),
+    "clients.list_all": Call(page_of("clients", "ClientFile", version=like(TEXT, "1.0.0"))),
+    "clients.get": Call({}, page="text/plain"),
     "documentation.document": Call({}, page="application/json"),
     "documentation.page": Call({}, page="text/html"),
 }

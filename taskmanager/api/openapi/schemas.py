@@ -92,6 +92,18 @@ COMPONENTS: dict[str, Schema] = {
     ),
     "Lease": serializers.LEASE.schema(),
     "LogEntry": serializers.LOG_ENTRY.schema(),
+    "FailureGroup": serializers.FAILURE_GROUP.schema(),
+    "BulkChange": record(
+        matched=COUNT,
+        changed=COUNT,
+        skipped={
+            "type": "object",
+            "additionalProperties": COUNT,
+            "examples": [{"task_finished": 1}],
+        },
+        next_cursor=CURSOR,
+        is_complete=like(FLAG, True),
+    ),
     "TaskType": TASK_TYPE.schema(),
     "TaskTypeInList": TASK_TYPE.schema(open_tasks=COUNT),
     "TaskTypeWithSchema": TASK_TYPE.schema(param_schema=PARAM_SCHEMA),
@@ -138,6 +150,14 @@ COMPONENTS: dict[str, Schema] = {
         count=like(COUNT, 1),
         problems=like(COUNT, 0),
         warnings=like(COUNT, 1),
+    ),
+    "ClientFile": record(
+        name=like(TEXT, "TaskManager.php"),
+        language=one_of("python", "php", "javascript"),
+        size=COUNT,
+        sha256=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
+        url=like(TEXT, "https://example.org/api/clients/TaskManager.php"),
+        install=like(TEXT, "curl -O https://example.org/api/clients/TaskManager.php"),
     ),
     "Health": record(
         status=one_of("healthy", "unhealthy"),

@@ -1,0 +1,149 @@
+"""`taskmanager types`, `workers` and `schedules`: what is registered, who works, what runs when."""
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from taskmanager.cli.queue_api import Call, with_api
+from taskmanager.cli.terminal import json_option, say, show, show_json, show_table
+
+_name = click.argument("name")
+
+
+@click.group("types")
+def types_group() -> None:
+    """List task types, and pause or resume them."""
+
+
+@types_group.command("list")
+@json_option
+@with_api
+def list_types(api: Call, as_json: bool) -> None:
+    """List the task types."""
+    types = api("GET", "/task-types")["task_types"]
+    if as_json:
+        show_json(types)
+        return
+    show_table(
+        ("name", "version", "state", "open tasks"),
+        ((one["name"], one["version"], _state(one), one["open_tasks"]) for one in types),
+    )
+
+
+def _state(task_type: Any) -> str:
+    if task_type["is_paused"]:
+        return "paused"
+    return "active" if task_type["is_active"] else "inactive"
+
+
+@types_group.command("show")
+@_name
+@with_api
+def show_type(api: Call, name: str) -> None:
+    """Show a task type and its schema as JSON."""
+    show_json(api("GET", f"/task-types/{quote(name)}"))
+
+
+@types_group.command("pause")
+@_name
+@with_api
+def pause_type(api: Call, name: str) -> None:
+    """Stop handing out tasks of a type."""
+    _switch(api, name, is_paused=True)
+
+
+@types_group.command("resume")
+@_name
+@with_api
+def resume_type(api: Call, name: str) -> None:
+    """Hand out tasks of a paused type again."""
+    _switch(api, name, is_paused=False)
+
+
+def _switch(api: Call, name: str, is_paused: bool) -> None:
+    changed = api("PATCH", f"/task-types/{quote(name)}", body={"is_paused": is_paused})
+    show(f"{changed['name']} is {_state(changed)}")
+
+
+@click.group("workers")
+def workers_group() -> None:
+    """See who works."""
+
+
+@workers_group.command("list")
+@json_option
+@with_api
+def list_workers(api: Call, as_json: bool) -> None:
+    """List the workers, the one seen last first."""
+    workers = _all(api, "/workers", "workers")
+    if as_json:
+        show_json(workers)
+        return
+    show_table(
+        ("worker", "state", "held", "completed", "failed", "last seen"),
+        (
+            (
+                one["id"],
+                one["status"],
+                one["tasks_held"],
+                one["tasks_completed"],
+                one["tasks_failed"],
+                one["last_seen_at"][:19],
+            )
+            for one in workers
+        ),
+    )
+
+
+def _all(api: Call, path: str, name: str) -> list[Any]:
+    """Every object of a list that has pages."""
+    found: list[Any] = []
+    query: dict[str, Any] = {"limit": 100}
+    while True:
+        page = api("GET", path, query)
+        found += page[name]
+        if page["next_cursor"] is None:
+            return found
+        query["cursor"] = page["next_cursor"]
+
+
+@click.group("schedules")
+def schedules_group() -> None:
+    """List schedules, and run one now."""
+
+
+@schedules_group.command("list")
+@json_option
+@with_api
+def list_schedules(api: Call, as_json: bool) -> None:
+    """List the schedules."""
+    schedules = _all(api, "/schedules", "schedules")
+    if as_json:
+        show_json(schedules)
+        return
+    show_table(
+        ("id", "name", "type", "when", "next run", "last outcome"),
+        (
+            (
+                one["id"],
+                one["name"],
+                one["type"],
+                one["cron"] or f"every {one['interval_seconds']} s",
+                (one["next_run_at"] or "paused")[:19],
+                one["last_outcome"],
+            )
+            for one in schedules
+        ),
+    )
+
+
+@schedules_group.command("run")
+@click.argument("schedule_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@with_api
+def run_schedule(api: Call, schedule_id: int) -> None:
+    """Create the task of a schedule now, and print its id."""
+    task = api("POST", f"/schedules/{schedule_id}/run", body={})
+    if task["deduplicated"]:
+        say("The last task of this schedule is unfinished.")
+    click.echo(task["id"])

@@ -1,0 +1,103 @@
+"""The API as the commands on tasks, types, workers and schedules call it.
+
+On the server a command calls the application in its own process, as the operator, without a key or
+a rate limit. With --url it calls any TaskManager over HTTP. Both take the same way from there.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import click
+
+from taskmanager.errors import TaskManagerError
+
+TIMEOUT_SECONDS = 60
+
+# What a call needs: method, path below /api, query and body. Returns `data` of the answer.
+Call = Callable[..., Any]
+
+
+class Refused(TaskManagerError):
+    """The answer to a call that failed; `code` is that of the API, None without an answer."""
+
+
+def with_api(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --url and --key to a command, and passes the API as its first argument."""
+
+    @click.option("--url", metavar="ADDRESS", envvar="TASKMANAGER_URL", help="Address of the API.")
+    @click.option("--key", metavar="KEY", envvar="TASKMANAGER_KEY", help="API key for --url.")
+    @functools.wraps(command)
+    def run(url: str | None, key: str | None, **options: Any) -> None:
+        if url is None:
+            command(_own_application(), **options)
+        elif key is None:
+            raise click.UsageError("--url also needs --key, or the variable TASKMANAGER_KEY.")
+        else:
+            command(_over_http(url, key), **options)
+
+    return run
+
+
+def _own_application() -> Call:
+    from taskmanager.access.caller import OPERATOR
+    from taskmanager.api.auth import CALLER
+    from taskmanager.app import create_app
+
+    client = create_app().test_client()
+
+    def call(
+        method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> Any:
+        response = client.open(
+            f"/api{path}",
+            method=method,
+            query_string=dict(query or {}),
+            json=body,
+            environ_overrides={CALLER: OPERATOR},
+        )
+        return _data_of(response.data, response.status_code)
+
+    return call
+
+
+def _over_http(url: str, key: str) -> Call:
+    base = url.rstrip("/").removesuffix("/api")
+    if not base.startswith(("http://", "https://")):
+        raise click.BadParameter("must begin with http:// or https://", param_hint="--url")
+    headers = {"X-API-Key": key, "Content-Type": "application/json"}
+
+    def call(
+        method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> Any:
+        address = f"{base}/api{path}?{urlencode(query or {})}".rstrip("?")
+        content = None if body is None else json.dumps(body).encode()
+        request = Request(address, content, headers, method=method)  # noqa: S310 - see above
+        try:
+            with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+                return _data_of(response.read(), response.status)
+        except HTTPError as error:
+            return _data_of(error.read(), error.code)
+        except (URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise Refused(f"No answer from {base}: {reason}.") from None
+
+    return call
+
+
+def _data_of(content: bytes, status: int) -> Any:
+    try:
+        answer = json.loads(content)
+        if status < 400:
+            return answer["data"]
+        message = answer["message"]
+    except (ValueError, KeyError, TypeError):
+        raise Refused(f"The answer (status {status}) is not that of a TaskManager.") from None
+    for problem in answer.get("details") or []:
+        if isinstance(problem, dict) and "path" in problem and problem["path"] not in message:
+            message += f" {problem['path']}: {problem['message']}."
+    raise Refused(message, code=answer.get("code"))

@@ -1,0 +1,354 @@
+"""The calls of the API as methods.
+
+Fields, filters and options have the names that docs/api.md gives them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Union
+from urllib.parse import quote, urlencode
+
+from taskmanager_client.errors import ApiError, ClientError, NoAnswer, WaitTimeout
+from taskmanager_client.models import LogEntry, Schedule, Task, TaskType, WorkerState, read
+from taskmanager_client.transport import HttpTransport, Transport, call_once, delay_after
+
+Json = Any
+Repeat = Union[bool, Callable[[], bool]]
+
+TIMEOUT_SECONDS = 30.0
+RETRY_SECONDS = 60.0
+FIRST_LOOK_SECONDS = 0.5
+MAX_LOOK_SECONDS = 5.0
+
+
+class Client:
+    """Calls one TaskManager with one key. Threads may share it.
+
+    A call whose answer is lost, or which the server cannot serve now (429, 502, 503, 504), is
+    repeated for `retry_seconds` where that is safe. Every method raises ApiError if the server
+    refuses the call, and NoAnswer if there is no answer within `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        transport: Transport | None = None,
+    ) -> None:
+        """`transport` replaces HTTP, for tests. Raises ValueError for an address that is none."""
+        self.transport = transport or HttpTransport(url, key)
+        self._timeout = timeout
+        self._retry_seconds = retry_seconds
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Client:
+        """The client for TASKMANAGER_URL and TASKMANAGER_KEY. Raises ValueError without them."""
+        for name in ("TASKMANAGER_URL", "TASKMANAGER_KEY"):
+            if not os.environ.get(name):
+                raise ValueError(f"{name} is not set in the environment.")
+        return cls(os.environ["TASKMANAGER_URL"], os.environ["TASKMANAGER_KEY"], **options)
+
+    # Tasks
+
+    def create(self, type: str, params: Mapping[str, Json] | None = None, **options: Json) -> Task:
+        """Creates a task, or returns the one that exists: then `deduplicated` is True.
+
+        `options` are the other fields of POST /api/tasks: priority, delay_seconds, available_at,
+        max_attempts, dedupe, dedupe_key, parent_task_id.
+        """
+        task = _created_once({"type": type, "params": dict(params or {}), **options})
+        data = self.call("POST", "/tasks", task, repeat=lambda: self._is_created_once([task]))
+        return read(Task, data)
+
+    def create_many(
+        self, tasks: Iterable[Mapping[str, Json]], *, atomic: bool = False
+    ) -> list[Task | ApiError]:
+        """Creates up to 1,000 tasks in one call. Each is a dict with `type`, `params` and options.
+
+        Returns for each task, in order, the task or the reason why it was refused. With `atomic`
+        a single bad task raises ApiError, and none is created.
+        """
+        prepared = [_created_once(dict(task)) for task in tasks]
+        data = self.call(
+            "POST",
+            "/tasks/batch",
+            {"tasks": prepared, "atomic": atomic},
+            repeat=lambda: self._is_created_once(prepared),
+        )
+        return [_created(result) for result in data["results"]]
+
+    def _is_created_once(self, tasks: Sequence[Mapping[str, Json]]) -> bool:
+        """Whether the same creation, sent again, finds the tasks of the first one."""
+        try:
+            return all(
+                (task.get("dedupe") or self.type(task["type"]).dedupe) != "none" for task in tasks
+            )
+        except ClientError:
+            return False
+
+    def get(self, task_id: int) -> Task:
+        """The full task."""
+        return read(Task, self.call("GET", f"/tasks/{task_id}"))
+
+    def tasks(self, **filters: Json) -> Iterator[Task]:
+        """Every task that matches the filters of GET /api/tasks, page by page, newest first.
+
+        A name with a dot is passed with `**{"params.user": 5}`.
+        """
+        for page in self._pages("/tasks", filters):
+            for task in page["tasks"]:
+                yield read(Task, task)
+
+    def wait(self, task: Task | int, *, timeout: float = 300) -> Task:
+        """The task once it is finished. Raises WaitTimeout after `timeout` seconds."""
+        task_id = task.id if isinstance(task, Task) else task
+        ends_at = time.monotonic() + timeout
+        pause = FIRST_LOOK_SECONDS
+        while True:
+            found = self.get(task_id)
+            if found.is_finished:
+                return found
+            left = ends_at - time.monotonic()
+            if left <= 0:
+                raise WaitTimeout(
+                    f"Task {task_id} is still {found.status} after {timeout:g} seconds."
+                )
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, MAX_LOOK_SECONDS)
+
+    def logs(self, task_id: int) -> list[LogEntry]:
+        """The history of a task, oldest first."""
+        data = self.call("GET", f"/tasks/{task_id}/logs")
+        return [read(LogEntry, entry) for entry in data["logs"]]
+
+    def cancel(self, task_id: int, reason: str | None = None) -> Task:
+        """Cancels an unfinished task."""
+        return read(Task, self.call("POST", f"/tasks/{task_id}/cancel", {"reason": reason}))
+
+    def retry(self, task_id: int) -> Task:
+        """Makes a failed or cancelled task pending again, with new attempts."""
+        return read(Task, self.call("POST", f"/tasks/{task_id}/retry", {}, repeat=False))
+
+    def errors(self, **filters: Json) -> list[dict[str, Json]]:
+        """Failed tasks in groups: type, error_code, message, count and an example."""
+        groups: list[dict[str, Json]] = self.call("GET", "/tasks/errors" + _query(filters))[
+            "groups"
+        ]
+        return groups
+
+    def change_many(self, action: str, **fields: Json) -> dict[str, Json]:
+        """Changes many tasks: `action` is retry, cancel, release, delete or update.
+
+        `fields` has `ids` or `filter`, and what else the call takes. Returns `matched`, `changed`,
+        `skipped` and `next_cursor`.
+        """
+        data: dict[str, Json] = self.call("POST", f"/tasks/{action}", fields)
+        return data
+
+    # The calls of a worker. Worker makes them by itself.
+
+    def claim(self, worker_id: str, **fields: Json) -> list[dict[str, Json]]:
+        """Claims tasks: `fields` are those of POST /api/tasks/claim. None available: []."""
+        body = {"worker_id": worker_id, "limit": 1, "request_id": uuid.uuid4().hex, **fields}
+        try:
+            tasks: list[dict[str, Json]] = self.call("POST", "/tasks/claim", body)["tasks"]
+        except ApiError as error:
+            if error.code == "no_task_available":
+                return []
+            raise
+        return tasks
+
+    def complete(self, task_id: int, **report: Json) -> Task:
+        """Reports how an attempt ended."""
+        return read(Task, self.call("POST", f"/tasks/{task_id}/complete", report))
+
+    def complete_many(
+        self, worker_id: str, completions: Sequence[Mapping[str, Json]]
+    ) -> list[dict[str, Json]]:
+        """Reports how many attempts ended; a result for each, in order."""
+        body = {"worker_id": worker_id, "completions": list(completions)}
+        results: list[dict[str, Json]] = self.call("POST", "/tasks/complete", body)["results"]
+        return results
+
+    def progress(self, task_id: int, **fields: Json) -> dict[str, Json]:
+        """Reports progress, and renews the lease."""
+        data: dict[str, Json] = self.call("POST", f"/tasks/{task_id}/progress", fields)
+        return data
+
+    def heartbeat(self, task_id: int, **fields: Json) -> dict[str, Json]:
+        """Renews the lease of one task."""
+        data: dict[str, Json] = self.call("POST", f"/tasks/{task_id}/heartbeat", fields)
+        return data
+
+    def release(self, task_id: int, **fields: Json) -> Task:
+        """Puts a claimed task back; the attempt is not counted."""
+        data = self.call("POST", f"/tasks/{task_id}/release", fields, repeat=False)
+        return read(Task, data)
+
+    def heartbeat_worker(self, worker_id: str, **fields: Json) -> dict[str, Json]:
+        """Renews the leases of a worker's tasks: of `tasks`, or of all that it holds."""
+        body = {"worker_id": worker_id, **fields}
+        data: dict[str, Json] = self.call("POST", "/workers/heartbeat", body)
+        return data
+
+    def shut_down_worker(self, worker_id: str) -> list[int]:
+        """Puts back what the worker holds, and marks it inactive. The ids of these tasks."""
+        data = self.call("POST", f"/workers/{quote(worker_id, safe='')}/shutdown", {})
+        released: list[int] = data["released"]
+        return released
+
+    # Task types
+
+    def register(
+        self, name: str, version: str, param_schema: Mapping[str, Json], **defaults: Json
+    ) -> TaskType:
+        """Registers a task type, or its new version; without a change it does nothing."""
+        body = {"name": name, "version": version, "param_schema": dict(param_schema), **defaults}
+        return read(TaskType, self.call("POST", "/task-types/register", body))
+
+    def types(self) -> list[TaskType]:
+        """All task types that the key may use."""
+        data = self.call("GET", "/task-types")
+        return [read(TaskType, one) for one in data["task_types"]]
+
+    def type(self, name: str, version: str | None = None) -> TaskType:
+        """A task type with its schema."""
+        path = f"/task-types/{quote(name, safe='')}" + _query({"version": version})
+        return read(TaskType, self.call("GET", path))
+
+    def change_type(self, name: str, **changes: Json) -> TaskType:
+        """Pauses a type (`is_paused=True`), switches it off, or changes its defaults."""
+        data = self.call("PATCH", f"/task-types/{quote(name, safe='')}", changes)
+        return read(TaskType, data)
+
+    def validate(self, name: str, **fields: Json) -> dict[str, Json]:
+        """Checks `params` against the type, or its open tasks against a new `param_schema`."""
+        path = f"/task-types/{quote(name, safe='')}/validate"
+        data: dict[str, Json] = self.call("POST", path, fields)
+        return data
+
+    # Schedules
+
+    def create_schedule(self, **fields: Json) -> Schedule:
+        """Creates a schedule: name, type, params, and cron or interval_seconds."""
+        return read(Schedule, self.call("POST", "/schedules", fields, repeat=False))
+
+    def schedules(self) -> Iterator[Schedule]:
+        """All schedules."""
+        for page in self._pages("/schedules", {}):
+            for schedule in page["schedules"]:
+                yield read(Schedule, schedule)
+
+    def schedule(self, schedule_id: int) -> Schedule:
+        """One schedule."""
+        return read(Schedule, self.call("GET", f"/schedules/{schedule_id}"))
+
+    def change_schedule(self, schedule_id: int, **changes: Json) -> Schedule:
+        """Changes a schedule; `is_active=False` switches it off."""
+        return read(Schedule, self.call("PATCH", f"/schedules/{schedule_id}", changes))
+
+    def delete_schedule(self, schedule_id: int) -> None:
+        """Deletes a schedule. The tasks that it created stay."""
+        self.call("DELETE", f"/schedules/{schedule_id}", repeat=False)
+
+    def run_schedule(self, schedule_id: int) -> Task:
+        """Creates the task of a schedule now."""
+        return read(Task, self.call("POST", f"/schedules/{schedule_id}/run", {}, repeat=False))
+
+    # Workers and the service
+
+    def workers(self) -> Iterator[WorkerState]:
+        """All workers, the one seen last first."""
+        for page in self._pages("/workers", {}):
+            for worker in page["workers"]:
+                yield read(WorkerState, worker)
+
+    def worker(self, worker_id: str) -> WorkerState:
+        """One worker."""
+        return read(WorkerState, self.call("GET", f"/workers/{quote(worker_id, safe='')}"))
+
+    def health(self) -> dict[str, Json]:
+        """Whether the service works."""
+        data: dict[str, Json] = self.call("GET", "/health")
+        return data
+
+    def stats(self) -> dict[str, Json]:
+        """Counts of tasks, and what was finished lately."""
+        data: dict[str, Json] = self.call("GET", "/stats")
+        return data
+
+    def call(self, method: str, path: str, body: Json = None, *, repeat: Repeat = True) -> Json:
+        """Any call: `path` begins below /api. Returns `data` of the answer.
+
+        `repeat` says whether the call may be sent again although the server may have acted on
+        it, or is asked that once it matters.
+        """
+        ends_at = time.monotonic() + self._retry_seconds
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return call_once(self.transport, method, path, body, self._timeout)
+            except ClientError as error:
+                delay = delay_after(error, tries)
+                if delay is None or time.monotonic() + delay > ends_at:
+                    raise
+                if isinstance(error, NoAnswer):
+                    may_be_done = error.sent
+                else:
+                    may_be_done = isinstance(error, ApiError) and error.status != 429
+                if may_be_done:
+                    repeat = repeat() if callable(repeat) else repeat
+                    if not repeat:
+                        raise
+            time.sleep(delay)
+
+    def _pages(self, path: str, filters: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
+        query = dict(filters)
+        while True:
+            page = self.call("GET", path + _query(query))
+            yield page
+            if page["next_cursor"] is None:
+                return
+            query["cursor"] = page["next_cursor"]
+
+
+def _created_once(task: dict[str, Json]) -> dict[str, Json]:
+    """The body of one creation. Without de-duplication a call sent again would create a second
+    task, so such a task gets a key of its own instead.
+    """
+    if task.get("dedupe") == "none":
+        return {**task, "dedupe": "forever", "dedupe_key": uuid.uuid4().hex}
+    return task
+
+
+def _created(result: Mapping[str, Json]) -> Task | ApiError:
+    if result["outcome"] == "error":
+        error = result["error"]
+        return ApiError(
+            error["message"],
+            code=error["code"],
+            status=error["status"],
+            details=error.get("details"),
+        )
+    return read(Task, {**result["task"], "deduplicated": result["outcome"] == "deduplicated"})
+
+
+def _query(fields: Mapping[str, Json]) -> str:
+    sent = {name: _text(value) for name, value in fields.items() if value is not None}
+    return f"?{urlencode(sent)}" if sent else ""
+
+
+def _text(value: Json) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value)

@@ -1,0 +1,228 @@
+"""Changing many tasks at once: those with the given ids, or those that a filter finds.
+
+The tasks are changed in slices, each a short transaction of its own, so no lock is held for long. A
+call that dies in the middle has changed the slices before; the same call again changes the rest.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import peewee
+
+from taskmanager.access import audit
+from taskmanager.access.caller import Caller
+from taskmanager.db.errors import is_duplicate
+from taskmanager.db.statements import Row, execute, fetch_all, parts_of, update
+from taskmanager.db.transactions import write_transaction
+from taskmanager.queue import operate
+from taskmanager.queue.holder import NO_PROGRESS, lock_tasks, waiting_again
+from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter, find_ids
+from taskmanager.queue.task_types import allowed_rows
+
+# On SQLite a claim waits for a slice to end: python -m benchmarks.operating
+SLICE_ROWS = 10
+MAX_REST_SECONDS = 0.1
+
+
+class Action(NamedTuple):
+    """What is done to each task, from which statuses, and its event in the history.
+
+    `changes` gives the columns of a task at a time; None: the task is deleted.
+    `refusal` is the code of why a task in another status is skipped.
+    """
+
+    event: str
+    statuses: Sequence[str]
+    refusal: str
+    changes: Callable[[Row, int], Row] | None
+
+
+def _released(task: Row, now: int) -> Row:
+    attempts = max(0, task["attempts"] - 1)
+    return {**waiting_again(0, now), **NO_PROGRESS, "attempts": attempts}
+
+
+RETRY = Action("retried", ("failed", "cancelled"), "task_not_retryable", operate.new_attempts)
+CANCEL = Action(
+    "cancelled", ("scheduled", "pending", "claimed"), "task_finished", operate.cancellation
+)
+RELEASE = Action("released", ("claimed",), "task_not_claimed", _released)
+DELETE = Action("deleted", FINISHED_STATUSES, "task_not_finished", None)
+
+
+def updating(priority: int | None, available_at: int | None) -> Action:
+    """The action that sets the priority, or the time before which nobody gets the task, or both."""
+
+    def changes(task: Row, now: int) -> Row:
+        changed: Row = {"status": task["status"], "updated_at": now}
+        if priority is not None:
+            changed |= {"priority": priority, "claim_rank": -priority}
+        if available_at is not None:
+            status = "scheduled" if available_at > now else "pending"
+            changed |= {"status": status, "available_at": available_at}
+        return changed
+
+    return Action("updated", ("scheduled", "pending"), "task_not_waiting", changes)
+
+
+class Outcome(NamedTuple):
+    """How many tasks were found and changed, and how many skipped by the code of the reason.
+
+    `next_cursor` is None where the filter finds no more; without `is_complete` the search was
+    cut short. In a dry run `changed` is how many would be.
+    """
+
+    matched: int
+    changed: int
+    skipped: Mapping[str, int]
+    next_cursor: str | None
+    is_complete: bool
+
+
+def change_tasks(
+    action: Action,
+    *,
+    ids: Sequence[int] | None,
+    task_filter: TaskFilter,
+    limit: int,
+    cursor: str | None,
+    dry_run: bool,
+    reason: str | None,
+    asked: Mapping[str, Any],
+    caller: Caller,
+    now: int,
+) -> Outcome:
+    """Does the same to each task of `ids`, or to up to `limit` that the filter finds, oldest first.
+
+    A filter without statuses finds those that the action can change.
+
+    Transition: that of the action; a task in another status is skipped.
+    Commits together: a slice of the transitions and their history rows; with the first slice
+    that changes something the audit event, with `asked`, which says what was asked for.
+    Raises InvalidRequest for a cursor that no such call has returned.
+    A crash leaves the slices before it done.
+    """
+    next_cursor, is_complete = None, True
+    if ids is None:
+        if not task_filter.statuses:
+            task_filter = task_filter._replace(statuses=action.statuses)
+        ids, next_cursor, _, is_complete = find_ids(
+            task_filter=task_filter, descending=False, limit=limit, cursor=cursor, caller=caller
+        )
+    what = f"{action.event}: {json.dumps(asked, ensure_ascii=False)}, {len(ids)} tasks"
+    outcomes: Counter[str] = Counter()
+    for some in _slices(list(dict.fromkeys(ids))):
+        if dry_run:
+            outcomes += _judge(action, some, caller)
+        else:
+            unsaid = None if outcomes["changed"] else what
+            outcomes += _change(action, some, reason, unsaid, caller, now)
+    changed = outcomes.pop("changed", 0)
+    return Outcome(len(ids), changed, dict(outcomes), next_cursor, is_complete)
+
+
+def _slices(ids: list[int]) -> Iterator[Sequence[int]]:
+    """Parts of the ids; between them the writer rests as long as it has written.
+
+    For the reason that _until_done() in maintenance.py gives.
+    """
+    for some in parts_of(ids, SLICE_ROWS):
+        started = time.monotonic()
+        yield some
+        time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
+
+
+def _judge(action: Action, ids: Sequence[int], caller: Caller) -> Counter[str]:
+    """What _change() would do, except that it does not see who has the key of a task meanwhile."""
+    rows = fetch_all(
+        "SELECT id, task_type_id, status, pruned_at FROM {tasks} WHERE id IN ?", (list(ids),)
+    )
+    good, skipped = _changeable(action, allowed_rows(rows, caller), len(ids))
+    return skipped + Counter(changed=len(good))
+
+
+def _change(
+    action: Action,
+    ids: Sequence[int],
+    reason: str | None,
+    what: str | None,
+    caller: Caller,
+    now: int,
+) -> Counter[str]:
+    """Changes a slice. Where one of its tasks cannot hold its key again, the others still are."""
+    try:
+        return _change_slice(action, ids, reason, what, caller, now)
+    except peewee.IntegrityError as error:
+        if not is_duplicate(error):
+            raise
+    if len(ids) == 1:
+        return Counter(duplicate_task=1)
+    middle = len(ids) // 2
+    outcomes = _change(action, ids[:middle], reason, what, caller, now)
+    what = None if outcomes["changed"] else what
+    return outcomes + _change(action, ids[middle:], reason, what, caller, now)
+
+
+@write_transaction
+def _change_slice(
+    action: Action,
+    ids: Sequence[int],
+    reason: str | None,
+    what: str | None,
+    caller: Caller,
+    now: int,
+) -> Counter[str]:
+    locked = lock_tasks(ids, caller).values()
+    tasks, skipped = _changeable(action, locked, len(ids))
+    if tasks and what:
+        event, message = f"tasks_{action.event}", f"{what} by {caller.name}"
+        audit.record(event=event, message=message, caller=caller, now=now)
+    if action.changes is None:
+        _delete(tasks)
+    else:
+        _update(tasks, action.event, action.changes, reason, caller, now)
+    return skipped + Counter(changed=len(tasks))
+
+
+def _changeable(
+    action: Action, found: Collection[Row], asked: int
+) -> tuple[list[Row], Counter[str]]:
+    """Those of the tasks found that the action may change, and why the others are skipped."""
+    good = [
+        task
+        for task in found
+        if task["status"] in action.statuses
+        # The params of a pruned task are gone; it can be deleted and nothing else.
+        and (task["pruned_at"] is None or action is DELETE)
+    ]
+    skipped = {"task_not_found": asked - len(found), action.refusal: len(found) - len(good)}
+    return good, +Counter(skipped)
+
+
+def _delete(tasks: Sequence[Row]) -> None:
+    if ids := [task["id"] for task in tasks]:
+        execute("DELETE FROM {task_logs} WHERE task_id IN ?", (ids,))
+        execute("DELETE FROM {tasks} WHERE id IN ?", (ids,))
+
+
+def _update(
+    tasks: Sequence[Row],
+    event: str,
+    changes_of: Callable[[Row, int], Row],
+    reason: str | None,
+    caller: Caller,
+    now: int,
+) -> None:
+    """One UPDATE for all tasks that change alike."""
+    alike: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    for task in tasks:
+        alike.setdefault(tuple(changes_of(task, now).items()), []).append(task)
+    for changes, some in alike.items():
+        ids = [task["id"] for task in some]
+        if update("tasks", dict(changes), "id IN ?", (ids,), hint="{by_id}") != len(ids):
+            raise AssertionError("a locked task was gone")
+        status = dict(changes)["status"]
+        operate.record_intervention(some, event, status, reason, caller, now)

@@ -1,0 +1,183 @@
+"""The commands on tasks, types, workers and schedules: on the server, and from anywhere."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from taskmanager.cli import main
+from tests.conftest import Api, Clock
+from tests.support.server import Server
+
+
+@pytest.fixture
+def run(
+    api: Api, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Runs a command on the same queue as `api`."""
+    monkeypatch.setenv("TASKMANAGER_INSTANCE_PATH", str(tmp_path / "instance"))
+    monkeypatch.setenv("TASKMANAGER_DATABASE_URL", database_url)
+
+    def command(*arguments: str, exit_code: int = 0) -> Result:
+        result = CliRunner().invoke(main, arguments, prog_name="taskmanager")
+        assert result.exit_code == exit_code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return command
+
+
+@pytest.fixture
+def failures(api: Api, clock: Clock) -> list[str]:
+    """Thirty tasks of which ten failed, half of these with a timeout; the first one did. Ids."""
+    api.register("fetch", max_attempts=1)
+    ids = []
+    for n in range(30):
+        ids.append(str(api.create("fetch", {"n": n})["id"]))
+        task = api.claim("w1")
+        if n % 3:
+            api.complete(task)
+        else:
+            code = "timeout" if n % 2 else "gone"
+            api.complete(task, success=False, error=f"No answer in {n} s", error_code=code)
+    return ids
+
+
+def rows(result: Result) -> list[list[str]]:
+    """The cells of a table without its headings."""
+    return [re.split(r" {2,}", line.strip()) for line in result.stdout.splitlines()[1:]]
+
+
+def test_tasks_are_listed_by_any_filter_of_the_api(
+    run: Callable[..., Result], failures: list[str]
+) -> None:
+    found = rows(run("tasks", "list", "status=failed", "error_code=timeout", "--limit", "3"))
+    assert [row[2] for row in found] == ["failed"] * 3
+    assert all(row[-1].startswith("timeout: No answer in") for row in found)
+    listed = json.loads(run("tasks", "list", "params.n=7", "--json").stdout)
+    assert len(listed) == 1
+    everything = run("tasks", "list", "--limit", "300")
+    assert len(rows(everything)) == 30
+    assert "more" not in everything.stderr
+    assert "more" in run("tasks", "list", "--limit", "29").stderr
+
+
+def test_a_mistyped_filter_is_explained(run: Callable[..., Result], api: Api) -> None:
+    assert "did you mean 'status'" in run("tasks", "list", "statsu=failed", exit_code=1).stderr
+    assert "NAME=VALUE" in run("tasks", "list", "failed", exit_code=2).stderr
+
+
+def test_a_task_is_shown_with_its_history(run: Callable[..., Result], failures: list[str]) -> None:
+    shown = run("tasks", "show", failures[0]).stdout
+    for part in ("fetch", "failed", '{"n": 0}', "created", "claimed", "No answer in 0 s"):
+        assert part in shown
+    as_json = json.loads(run("tasks", "show", failures[0], "--json").stdout)
+    assert as_json["logs"][0]["event"] == "created"
+    assert "there is no task 999999999" in run("tasks", "show", "999999999", exit_code=1).stderr
+
+
+def test_a_task_is_created_and_its_id_printed(run: Callable[..., Result], api: Api) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    api.register("job", schema)
+    made = run("tasks", "create", "job", '{"n": 1}', "priority=7", "dedupe_key=123x")
+    task = api.get(f"/api/tasks/{made.stdout.strip()}")
+    assert (task["params"], task["priority"]) == ({"n": 1}, 7)
+    again = run("tasks", "create", "job", '{"n": 1}', "dedupe_key=123x")
+    assert again.stdout == made.stdout
+    assert "exists already" in again.stderr
+    assert "params.n" in run("tasks", "create", "job", '{"n": "x"}', exit_code=1).stderr
+    assert "no JSON" in run("tasks", "create", "job", "{n: 1}", exit_code=2).stderr
+
+
+def test_errors_are_grouped(run: Callable[..., Result], failures: list[str]) -> None:
+    found = rows(run("tasks", "errors"))
+    assert sorted((row[0], row[2], row[-1]) for row in found) == [
+        ("5", "gone", "No answer in # s"),
+        ("5", "timeout", "No answer in # s"),
+    ]
+
+
+def test_tasks_are_changed_by_filter_or_id(
+    run: Callable[..., Result], failures: list[str], api: Api
+) -> None:
+    rehearsed = run("tasks", "retry", "error_code=timeout", "--dry-run").stdout
+    assert rehearsed == "5 of 5 tasks would be changed (retry)\n"
+    assert api.get("/api/stats")["by_status"]["failed"] == 10
+    assert "5 of 5 tasks changed" in run("tasks", "retry", "error_code=timeout").stdout
+    assert api.get("/api/stats")["by_status"]["failed"] == 5
+    run("tasks", "update", "status=pending", "--priority", "3")
+    assert api.claim()["priority"] == 3
+    assert "1 skipped: task_finished" in run("tasks", "cancel", failures[0]).stdout
+    done = run("tasks", "cancel", "status=pending", "--reason", "enough").stdout
+    assert done.startswith("4 of 4")
+    assert run("tasks", "release", "worker_id=worker-1").stdout.startswith("1 of 1")
+    assert run("tasks", "delete", "type=fetch").stdout.startswith("29 of 29")
+
+
+@pytest.mark.parametrize("arguments", [[], ["1", "type=job"], ["1.5"]])
+def test_which_tasks_are_meant_must_be_said(
+    run: Callable[..., Result], api: Api, arguments: list[str]
+) -> None:
+    run("tasks", "cancel", *arguments, exit_code=2)
+
+
+def test_what_to_update_must_be_said(run: Callable[..., Result], api: Api) -> None:
+    assert "--priority" in run("tasks", "update", "1", exit_code=2).stderr
+
+
+def test_types_workers_and_schedules_are_listed_and_switched(
+    run: Callable[..., Result], api: Api, failures: list[str]
+) -> None:
+    api.register("other")
+    body = {"name": "nightly", "type": "other", "params": {}, "cron": "0 3 * * *"}
+    schedule = api.post("/api/schedules", body, 201)
+    assert run("types", "pause", "other").stdout == "other is paused\n"
+    assert [row[2] for row in rows(run("types", "list"))] == ["active", "paused"]
+    assert run("types", "resume", "other").stdout == "other is active\n"
+    assert json.loads(run("types", "show", "other").stdout)["param_schema"] == {"type": "object"}
+    assert rows(run("workers", "list"))[0][:5] == ["w1", "active", "0", "20", "10"]
+    assert rows(run("schedules", "list"))[0][1:4] == ["nightly", "other", "0 3 * * *"]
+    created = run("schedules", "run", str(schedule["id"])).stdout.strip()
+    assert api.get(f"/api/tasks/{created}")["type"] == "other"
+    for name in ("types", "workers", "schedules"):
+        assert len(json.loads(run(name, "list", "--json").stdout)) >= 1
+
+
+def test_the_same_commands_work_from_anywhere(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server()
+    there = ["--url", server.url, "--key", server.key]
+
+    def run(*arguments: str, exit_code: int = 0) -> Result:
+        result = CliRunner().invoke(main, [*arguments], prog_name="taskmanager")
+        assert result.exit_code == exit_code, result.output
+        return result
+
+    server.call(
+        "POST",
+        "/api/task-types/register",
+        {"name": "job", "version": "1", "param_schema": {"type": "object"}},
+    )
+    made = run("tasks", "create", "job", '{"n": 1}', *there).stdout.strip()
+    assert rows(run("tasks", "list", "params.n=1", *there))[0][0] == made
+    assert "1 of 1" in run("tasks", "cancel", made, *there).stdout
+    assert "status: " in run("tasks", "show", made, *there).stdout
+    wrong = run("tasks", "list", "--url", server.url, "--key", "tm_wrong", exit_code=1)
+    assert "key" in wrong.stderr
+    assert "--key" in run("tasks", "list", "--url", server.url, exit_code=2).stderr
+    refused = run("tasks", "list", "--url", "http://127.0.0.1:9", "--key", "x", exit_code=1)
+    assert "No answer from http://127.0.0.1:9" in refused.stderr
+    assert "http://" in run("tasks", "list", "--url", "ftp://x", "--key", "x", exit_code=2).stderr
+
+
+def test_names_of_strangers_cannot_falsify_a_table(run: Callable[..., Result], api: Api) -> None:
+    api.register("job", max_attempts=1)
+    api.create()
+    api.complete(api.claim(), success=False, error="red \x1b[31m\nnew line")
+    shown = run("tasks", "list").stdout
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 2

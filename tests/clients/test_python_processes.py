@@ -1,0 +1,191 @@
+"""What handlers in processes may do without harm to the worker, and how the worker imports them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.conftest import PYTHON
+from tests.clients.proxy import Proxy
+from tests.support.server import Server
+
+pytestmark = pytest.mark.slow
+
+HANDLERS = """
+import os, signal, sys, time
+from taskmanager_client import Client, Worker
+
+worker = Worker(Client.from_env(), concurrency=2, grace=1)
+
+
+@worker.task("job", lease_seconds=2, timeout=8)
+def job(task):
+    kind = task.params.get("kind")
+    if kind == "compute":
+        ends_at = time.monotonic() + 6
+        while time.monotonic() < ends_at:
+            sum(range(1000))
+    elif kind == "exit":
+        os._exit(3)
+    elif kind == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+    elif kind == "print":
+        print("to stdout", flush=True)
+        os.write(1, b"and below it\\n")
+        return sys.stdin.read()
+    elif kind == "progress":
+        task.progress(50, "half")
+        time.sleep(0.5)
+    elif kind == "nan":
+        return float("nan")
+    return os.getpid()
+"""
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("queue"))
+    server.environment["TASKMANAGER_HEARTBEAT_SECONDS"] = "1"
+    server.start()
+    body = {"name": "job", "version": "1", "param_schema": {"type": "object"}, "max_attempts": 1}
+    assert server.call("POST", "/api/task-types/register", body).status == 201
+    yield server
+    server.stop()
+    assert "Traceback" not in server.log()
+
+
+@pytest.fixture
+def work(queue: Server, tmp_path: Path) -> Callable[..., tuple[list[Any], str]]:
+    """Creates tasks, runs a program until nothing is left; the tasks then, and the log."""
+
+    def run(
+        *params: dict[str, Any],
+        end: str = "worker.run(burst=True)",
+        command: tuple[str, ...] = ("worker.py",),
+        url: str = "",
+    ) -> tuple[list[Any], str]:
+        tasks = [{"type": "job", "params": one, "dedupe": "none"} for one in params]
+        made = []
+        if tasks:
+            made = queue.call("POST", "/api/tasks/batch", {"tasks": tasks}).data["results"]
+        (tmp_path / "worker.py").write_text(f"{HANDLERS}\n\n{end}\n", encoding="utf-8")
+        places = {"TASKMANAGER_URL": url or queue.url, "TASKMANAGER_KEY": queue.key}
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=os.environ | PYTHON | places,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = [queue.call("GET", f"/api/tasks/{result['task']['id']}").data for result in made]
+        return found, done.stdout + done.stderr
+
+    return run
+
+
+Work = Callable[..., tuple[list[Any], str]]
+
+
+def test_a_handler_that_computes_for_three_leases_keeps_its_task(work: Work) -> None:
+    [task], log = work({"kind": "compute"})
+    assert (task["status"], task["attempts"]) == ("completed", 1), log
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "words"),
+    [
+        ("exit", "worker_died", "exit status 3"),
+        ("killed", "worker_died", "SIGKILL"),
+        ("deaf", "timed_out", "8 seconds"),
+        ("nan", "invalid_result", "JSON"),
+    ],
+)
+def test_a_handler_that_ends_badly_fails_its_attempt_alone(
+    work: Work, kind: str, code: str, words: str
+) -> None:
+    [bad, good], log = work({"kind": kind}, {})
+    assert (bad["status"], bad["error_code"]) == ("failed", code), log
+    assert words in bad["error_message"]
+    assert good["status"] == "completed"
+    assert f"task {bad['id']} failed ({code})" in log
+
+
+def test_what_a_handler_prints_does_not_disturb_the_worker(work: Work) -> None:
+    [task], log = work({"kind": "print"})
+    assert task["result"] == ""
+    assert "to stdout\nand below it" in log
+
+
+def test_progress_is_reported(work: Work) -> None:
+    [task], log = work({"kind": "progress"})
+    assert task["progress_message"] == "half", log
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "worker.run(burst=True)\nprint('after the run')",
+        "if __name__ == '__main__':\n    worker.run(burst=True)\n    print('after the run')",
+    ],
+)
+def test_a_child_imports_the_program_without_starting_a_worker(work: Work, end: str) -> None:
+    [task], log = work({}, end=end)
+    assert task["status"] == "completed", log
+    assert log.count("after the run") == 1
+    assert log.count("started, for job") == 1
+
+
+def test_a_program_started_as_a_module_is_imported_as_one(work: Work) -> None:
+    [task], log = work({}, command=("-m", "worker"))
+    assert task["status"] == "completed", log
+
+
+def test_a_process_stays_for_the_next_task_until_it_has_reached_a_limit(work: Work) -> None:
+    tasks, _ = work(*[{}] * 12)
+    assert len({task["result"] for task in tasks}) <= 2
+    limited = "worker.limits = worker.limits._replace(max_tasks=3)\nworker.run(burst=True)"
+    tasks, _ = work(*[{}] * 12, end=limited)
+    processes = Counter(task["result"] for task in tasks)
+    assert max(processes.values()) <= 3
+    assert len(processes) >= 4
+
+
+def test_tasks_of_short_handlers_are_claimed_ahead_and_reported_together(
+    queue: Server, work: Work
+) -> None:
+    with Proxy(queue.url) as proxy:
+        tasks, log = work(*[{}] * 300, url=proxy.url)
+        assert {task["status"] for task in tasks} == {"completed"}, log
+        assert len(proxy.requests("/tasks/claim")) < 60
+        assert len(proxy.requests("/complete")) < 150
+
+
+def test_a_run_ends_after_so_many_tasks_or_seconds(work: Work) -> None:
+    tasks, _ = work(*[{}] * 9, end="worker.run(max_tasks=4)")
+    assert Counter(task["status"] for task in tasks) == {"completed": 4, "pending": 5}
+    began = time.monotonic()
+    work(end="worker.run(max_runtime=1)")
+    assert time.monotonic() - began < 60
+
+
+def test_a_handler_that_no_child_could_import_is_refused_at_once(work: Work) -> None:
+    end = (
+        "try:\n    worker.task('other')(lambda task: 1)\n"
+        "except ValueError as error:\n    print('refused:', error)"
+    )
+    _, log = work(end=end)
+    assert "refused:" in log
+    assert "processes=False" in log
