@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from taskmanager import __version__
 from taskmanager.access.caller import Caller
-from taskmanager.queue import maintenance, maintenance_runs, workers
+from taskmanager.queue import clock_jumps, maintenance, maintenance_runs, workers
 from taskmanager.queue.figures.counts import PERIODS_MS
 from taskmanager.queue.figures.statistics import QueueFigures, queue_figures
 from taskmanager.queue.schedules import definitions
@@ -57,6 +57,11 @@ def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gau
             _by("status", definitions.count_schedules(caller=caller)),
         ),
         *_of_maintenance(),
+        Gauge(
+            "taskmanager_stored_times_ahead_seconds",
+            "How far the latest stored time lies in the future; 0 up to a minute.",
+            [({}, clock_jumps.seconds_ahead(now=now))],
+        ),
     ]
     if caller.task_types is None:
         gauges.append(_overdue(now))
