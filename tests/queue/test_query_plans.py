@@ -134,7 +134,7 @@ def _task(n: int, *, type_id: int, status: str, worker_id: str | None = None) ->
         "holds_key_while_open": None if finished else 1,
         "worker_id": None if status in ("pending", "scheduled") else worker_id,
         "claim_token": f"token.{n}" if status == "claimed" else None,
-        "lease_seconds": 300 if status == "claimed" else None,
+        "lease_seconds": FAR_AWAY // 1000 if status == "claimed" else None,  # began in 1970
         "claimed_at": 1 if status == "claimed" else None,
         "lease_expires_at": FAR_AWAY if status == "claimed" else None,
         "available_at": FAR_AWAY if status == "scheduled" else 1,
