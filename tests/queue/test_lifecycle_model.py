@@ -43,6 +43,7 @@ DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=LEASE_SECONDS)
 DAY_MS = 86_400_000
 RETENTION_DAYS = 1
 DEDUPE_DAYS = 3
+TEN_YEARS = 10 * 365 * 86_400
 FINISHED = ("completed", "failed", "cancelled")
 
 # Every step a task may take, by the event that records it.
@@ -168,7 +169,7 @@ class Model:
         return self.may_report(claim) and self.tasks[claim.task_id].status not in FINISHED
 
     def correct_the_future(self, rows: int) -> int:
-        """What was stored by a clock that was ahead; at most `rows` of each kind, the last first."""
+        """What a clock stored that was ahead: at most `rows` of each kind, the latest first."""
         limit = self.now + 60_000
         tasks = self.tasks.values()
         leases = [
