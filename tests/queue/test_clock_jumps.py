@@ -4,6 +4,7 @@ Every test moves the clock, lets one thing happen there, moves it back, and look
 what was stored by the wrong clock.
 """
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -283,3 +284,15 @@ def test_metrics_show_how_far_stored_times_lie_ahead(api: Api, clock: Clock) -> 
     assert ahead in api.call("GET", "/api/metrics").text
     WAYS["maintenance"](api)
     assert "taskmanager_stored_times_ahead_seconds 0\n" in api.call("GET", "/api/metrics").text
+
+
+def test_metrics_show_how_far_the_clock_of_the_database_differs(
+    api: Api, clock: Clock, engine: str
+) -> None:
+    clock.now = int(time.time() * 1000) - 120_000
+    shown = re.findall(r"database_clock_skew_seconds (\S+)", api.call("GET", "/api/metrics").text)
+    if engine == "sqlite":
+        assert shown == []
+    else:
+        [skew] = shown
+        assert float(skew) == pytest.approx(120, abs=60)
