@@ -48,7 +48,7 @@ TASKS = {
     ),
     "ends": (
         "completed_at",
-        "completed_at > ?",
+        "dedupe_until IS NULL AND completed_at > ?",
         "completed_at = ?, updated_at = ?",
     ),
 }

@@ -290,7 +290,9 @@ def test_metrics_show_how_far_the_clock_of_the_database_differs(
     api: Api, clock: Clock, engine: str
 ) -> None:
     clock.now = int(time.time() * 1000) - 120_000
-    shown = re.findall(r"database_clock_skew_seconds (\S+)", api.call("GET", "/api/metrics").text)
+    shown = re.findall(
+        r"(?m)^taskmanager_database_clock_skew_seconds (\S+)", api.call("GET", "/api/metrics").text
+    )
     if engine == "sqlite":
         assert shown == []
     else:

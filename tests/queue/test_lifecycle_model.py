@@ -178,7 +178,7 @@ class Model:
         delays = [
             task for task in tasks if task.status == "scheduled" and (task.delayed_at or 0) > limit
         ]
-        ends = [task for task in tasks if (task.finished_at or 0) > limit]
+        ends = [task for task in tasks if (task.finished_at or 0) > limit and not task.pruned_at]
         leases.sort(key=lambda task: -(task.lease_expires_at or 0))
         delays.sort(key=lambda task: -task.available_at)
         ends.sort(key=lambda task: -(task.finished_at or 0))
@@ -510,7 +510,7 @@ class Lifecycle(RuleBasedStateMachine):
         limit = self.model.now + 60_000
         for row in fetch_all("SELECT * FROM tasks"):
             assert (row["lease_expires_at"] or 0) <= limit + LEASE_SECONDS * 1000
-            assert (row["completed_at"] or 0) <= limit
+            assert (row["completed_at"] or 0) <= limit or row["pruned_at"] is not None
             if row["status"] == "scheduled" and row["worker_id"] is not None:
                 assert row["available_at"] <= limit + 11_000
 
