@@ -42,7 +42,7 @@ ROOMS_OF_QUEUE = [
     ("holder", "waiting"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
-    ("figures.counts", "maintenance_runs"),
+    ("figures.counts", "maintenance_runs", "clock_jumps"),
     ("maintenance",),
     ("claim", "bulk", "failures", "figures.statistics"),
     ("figures.metrics",),

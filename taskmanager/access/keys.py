@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peewee import fn
+
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import cache
@@ -215,9 +217,12 @@ def mark_used(caller: Caller, *, now: int) -> None:
     The request is done by now, so nothing here may fail or delay it.
     """
     used_at = cache().keys_used_at
-    if caller.key_id is None or now - used_at.get(caller.key_id, 0) < LAST_USED_RESOLUTION_MS:
+    if caller.key_id is None:
+        return
+    # In both directions, here and below: the clock may have been set back.
+    if abs(now - used_at.get(caller.key_id, 0)) < LAST_USED_RESOLUTION_MS:
         return
     used_at[caller.key_id] = now
     latest = ApiKey.last_used_at
-    is_older = latest.is_null() | (latest < now - LAST_USED_RESOLUTION_MS)
-    execute_if_free(ApiKey.update(last_used_at=now).where(ApiKey.id == caller.key_id, is_older))
+    is_other = latest.is_null() | (fn.ABS(latest - now) > LAST_USED_RESOLUTION_MS)
+    execute_if_free(ApiKey.update(last_used_at=now).where(ApiKey.id == caller.key_id, is_other))

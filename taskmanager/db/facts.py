@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from taskmanager.clock import utc_now
 from taskmanager.db.connection import database, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.statements import fetch_one
+from taskmanager.db.statements import fetch_one, fetch_value
 from taskmanager.files.systems import file_system_of, is_network
 
 
@@ -45,3 +46,12 @@ def database_facts() -> DatabaseFacts:
             is_network_file_system=is_network(file_system),
         )
     return DatabaseFacts(engine=engine, version=version, skips_locked=skips_locked())
+
+
+def clock_skew_ms() -> int | None:
+    """How far the database server's clock is ahead of this host's; None with SQLite."""
+    if dialect() is SQLITE:
+        return None
+    before = utc_now()
+    seconds = fetch_value("SELECT UNIX_TIMESTAMP(NOW(3))")
+    return round(float(seconds) * 1000 - (before + utc_now()) / 2)

@@ -10,11 +10,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from taskmanager.clock import utc_now
 from taskmanager.db.connection import connect_database, database, dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import mysql_code
-from taskmanager.db.facts import database_facts, engine_and_version
+from taskmanager.db.facts import clock_skew_ms, database_facts, engine_and_version
 from taskmanager.db.statements import fetch_all, fetch_one
 from taskmanager.doctor.case import DATABASE, TABLES, Case
 from taskmanager.doctor.findings import (
@@ -183,12 +182,9 @@ def check_processes(case: Case) -> Finding:
 
 def check_clock(case: Case) -> Finding:
     """The queue uses only the local clock, but if the two differ, one of them is wrong."""
-    if dialect() is SQLITE:
+    skew_ms = clock_skew_ms()
+    if skew_ms is None:
         return not_applicable("SQLite has no clock of its own.")
-    before = utc_now()
-    (row,) = fetch_all("SELECT UNIX_TIMESTAMP(NOW(3)) AS seconds")
-    here = (before + utc_now()) / 2
-    skew_ms = round(float(row["seconds"]) * 1000 - here)
     found = f"The database server's clock is {abs(skew_ms) / 1000:.1f} s "
     found += "ahead of" if skew_ms > 0 else "behind"
     if abs(skew_ms) > MAX_SKEW_MS:

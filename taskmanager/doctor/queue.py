@@ -12,7 +12,7 @@ from taskmanager.db.probe import find_creation_refusal, try_to_write
 from taskmanager.db.schema import PREFIX_REMEDY, SCHEMA_VERSION, foreign_tables, schema_version
 from taskmanager.doctor.case import TABLES, Case
 from taskmanager.doctor.findings import Finding, listed, not_applicable, ok, problem, warning
-from taskmanager.queue import maintenance_runs, task_types
+from taskmanager.queue import clock_jumps, maintenance_runs, task_types
 
 SILENT_MS = 15 * 60_000
 CRON = (
@@ -129,6 +129,20 @@ def check_maintenance(case: Case) -> Finding:
         f"{found}. Without it schedules and retries wait for the next claim, and finished "
         "tasks are never deleted.",
         CRON,
+    )
+
+
+def check_stored_times(case: Case) -> Finding:
+    """Times that a clock stored which was ahead of the present one."""
+    ahead = clock_jumps.count_ahead(now=utc_now())
+    if not ahead:
+        return ok("No stored time lies in the future that should not.")
+    counts = ", ".join(f"{kind} ({count})" for kind, count in ahead.items())
+    return warning(
+        f"Stored times lie in the future: {counts}. The clock was ahead when they were stored, or "
+        "it is behind now.",
+        "Check the clock (date -u). If it is right now, the next run of maintenance corrects these "
+        "times. See docs/operations.md.",
     )
 
 

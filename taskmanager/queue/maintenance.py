@@ -18,7 +18,7 @@ from taskmanager.db.connection import cache, skips_locked
 from taskmanager.db.statements import Row, execute, fetch_all, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
-from taskmanager.queue import history, maintenance_runs
+from taskmanager.queue import clock_jumps, history, maintenance_runs
 from taskmanager.queue.figures import counts
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.schedules import runs
@@ -61,6 +61,9 @@ def maintain(
     """
     started = time.monotonic()
     deadline = started + max_seconds
+    runs.reanchor_schedules(now=now)
+    if clock_jumps.is_set_back(clock_jumps.latest_time(), now=now):
+        _until_done(lambda rows: clock_jumps.mend_slice(now=now, rows=rows), deadline)
     done = {
         "created": runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
@@ -130,14 +133,19 @@ def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
 
 
 class NextDue(NamedTuple):
-    """When the next schedule, lease and delayed task fall due; None: there is none of the kind."""
+    """When the next schedule, lease and delayed task fall due; None: there is none of the kind.
+
+    `latest` is the latest time that is stored, which shows whether the clock was set back.
+    """
 
     schedule_at: int | None
     lease_at: int | None
     task_at: int | None
+    latest: int
 
     def is_anything_due(self, now: int) -> bool:
-        return any([moment is not None and moment <= now for moment in self])  # noqa: C419 - faster
+        due = [moment is not None and moment <= now for moment in self[:3]]
+        return any(due) or clock_jumps.is_set_back(self.latest, now=now)
 
 
 def next_due(*, now: int) -> NextDue:
@@ -148,15 +156,16 @@ def next_due(*, now: int) -> NextDue:
         looked_at, found = remembered.next_due
         if abs(now - looked_at) < DUE_RESOLUTION_MS and not found.is_anything_due(now):
             return found
-    # Three looks at the first entry of an index.
+    # Looks at the first or last entries of indexes, and at the rows of maintenance_runs.
     row = execute(
         "SELECT (SELECT MIN(next_run_at) FROM {schedules}) AS schedule_at, "
         "(SELECT lease_expires_at FROM {tasks} WHERE lease_expires_at > 0 "
         "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
         "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
-        "ORDER BY available_at LIMIT 1) AS task_at"
+        "ORDER BY available_at LIMIT 1) AS task_at, "
+        f"({clock_jumps.LATEST_SEEN}), ({clock_jumps.LATEST_RUN}), ({clock_jumps.LATEST_LEASE})"
     ).fetchone()
-    found = NextDue(*row)
+    found = NextDue(row[0], row[1], row[2], latest=max([moment or 0 for moment in row[3:]]))
     remembered.next_due = (now, found)
     return found
 
@@ -170,6 +179,9 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
     if not due.is_anything_due(now):
         return 0
     started, moved = time.monotonic(), 0
+    if clock_jumps.is_set_back(due.latest, now=now):
+        moved += clock_jumps.mend_slice(now=now, rows=SLICE_ROWS)
+        cache().next_due = None
     if due.schedule_at is not None and due.schedule_at <= now:
         deadline = started + SLICE_SECONDS
         moved += runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline)

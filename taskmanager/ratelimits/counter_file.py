@@ -65,7 +65,7 @@ class CounterFile:
             index = _place(slots, digest, now)
             there, ends_at, count = slots[index]
             longest_ms = seconds * 1000 if there == digest else LONGEST_WINDOW_MS
-            if not _is_running(ends_at, now, longest_ms):
+            if not is_running(ends_at, now, longest_ms):
                 count = 0
             if count == 0 or there != digest:
                 ends_at = now + seconds * 1000
@@ -74,10 +74,14 @@ class CounterFile:
         return Window(count, ends_at)
 
     def read(self, name: str, *, now: int) -> Window:
-        """The counter as it stands; 0 and `now` where its window is over."""
+        """The counter as it stands; 0 and `now` where its window is not running.
+
+        How long the window is, is not known here: after the clock was set back by less
+        than LONGEST_WINDOW_MS, it may seem to run until `add` begins a new one.
+        """
         with self._bucket(name, changes=False) as (digest, slots):
             for there, ends_at, count in slots:
-                if there == digest and now < ends_at:
+                if there == digest and is_running(ends_at, now, LONGEST_WINDOW_MS):
                     return Window(count, ends_at)
         return Window(0, now)
 
@@ -152,7 +156,7 @@ def _write(handle: int, at: int, slots: list[Slot]) -> None:
     os.pwrite(handle, zlib.crc32(content).to_bytes(4, "little") + content, at)
 
 
-def _is_running(ends_at: int, now: int, longest_ms: int) -> bool:
+def is_running(ends_at: int, now: int, longest_ms: int) -> bool:
     """False where the window is over, or the clock was set back since it began.
 
     A window that another process has just begun may end a little later than any
@@ -167,6 +171,6 @@ def _place(slots: list[Slot], digest: bytes, now: int) -> int:
         if slot[0] == digest:
             return index
     for index, (_, ends_at, _) in enumerate(slots):
-        if not _is_running(ends_at, now, LONGEST_WINDOW_MS):
+        if not is_running(ends_at, now, LONGEST_WINDOW_MS):
             return index
     return min(range(SLOTS), key=lambda index: slots[index][2])

@@ -15,7 +15,13 @@ from limits.errors import ConfigurationError
 from limits.storage import MemoryStorage, Storage, storage_from_string
 
 from taskmanager.clock import utc_now
-from taskmanager.ratelimits.counter_file import CounterFile, Window
+from taskmanager.ratelimits.counter_file import (
+    LATEST_MS,
+    LONGEST_WINDOW_MS,
+    CounterFile,
+    Window,
+    is_running,
+)
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +72,7 @@ class SharedFileStorage(Storage):
 
     def _window(self, key: str) -> Window:
         now = utc_now()
-        if self._last.key == key and now < self._last.window.ends_at:
+        if self._last.key == key and is_running(self._last.window.ends_at, now, LONGEST_WINDOW_MS):
             return self._last.window
         return self._counters.read(key, now=now)
 
@@ -123,10 +129,18 @@ class GuardedStorage(Storage):
         return not self._is_broken and not isinstance(self._storage, MemoryStorage)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        return self._guard(lambda storage: storage.incr(key, expiry, amount))
+        def count(storage: Storage) -> int:
+            _forget_if_ahead(storage, key, expiry * 1000)
+            return storage.incr(key, expiry, amount)
+
+        return self._guard(count)
 
     def get(self, key: str) -> int:
-        return self._guard(lambda storage: storage.get(key))
+        def read(storage: Storage) -> int:
+            _forget_if_ahead(storage, key, LONGEST_WINDOW_MS)
+            return storage.get(key)
+
+        return self._guard(read)
 
     def get_expiry(self, key: str) -> float:
         return self._guard(lambda storage: storage.get_expiry(key))
@@ -171,3 +185,10 @@ class GuardedStorage(Storage):
         with self._memory_lock:
             self._memory = self._memory or MemoryStorage()
             return self._memory
+
+
+def _forget_if_ahead(storage: Storage, key: str, longest_ms: int) -> None:
+    """Ends a window in memory that seems longer than it can be: the clock was set back since."""
+    latest = utc_now() + longest_ms + LATEST_MS
+    if isinstance(storage, MemoryStorage) and storage.get_expiry(key) * 1000 > latest:
+        storage.clear(key)

@@ -1,26 +1,31 @@
 """A bad night: workers, server processes and the database are killed while tasks are worked on.
 
 Other workers only fall asleep and wake up when their leases are over, while another
-process works under their name.
+process works under their name. The clock of the server jumps ahead and back all the while.
 """
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
 import signal
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from taskmanager.clock import utc_now
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.statements import fetch_all
 from tests.conftest import require
 from tests.support import mariadb
+from tests.support.moved_clock import MovedClock
 from tests.support.processes import CONTEXT
 from tests.support.server import Server
 
@@ -35,6 +40,9 @@ SLOW_TASKS = 25
 SLOW_SECONDS = 1.5
 DATABASE_KILLS_AT = (TASKS // 3, TASKS * 2 // 3)  # so many tasks done
 PATIENCE_SECONDS = 200
+DAY = 86_400
+# How far the clock is ahead, from round to round. It is right in between.
+CLOCK = (10 * DAY, 0, 3_600, 0, -10 * DAY, 0, 10 * 365 * DAY, 0, -40, 0)
 
 
 class Worker:
@@ -114,6 +122,10 @@ class Night:
         self.notes = folder / "notes"
         self.notes.touch()
         self.server = Server(instance, self.database_url, workers=4, threads=2)
+        self.clock = MovedClock(folder)
+        self.server.environment |= self.clock.environment
+        self.offsets = itertools.cycle(CLOCK)
+        self.jumps: Counter[int] = Counter()
         self.workers: dict[int, Any] = {}  # by number, the one that has run longest first
         self.asleep: list[tuple[float, Any]] = []  # when it is to wake up, and the process
         self.awake: list[Any] = []
@@ -204,6 +216,26 @@ class Night:
         counts = answer.data["by_status"] if answer.status == 200 else {}
         return int(counts.get("completed", 0) + counts.get("failed", 0))
 
+    def move_the_clock(self) -> None:
+        offset = next(self.offsets)
+        self.clock.set(offset)
+        self.jumps[offset] += 1
+
+    def set_the_clock_right(self) -> None:
+        """And lets claims correct what it stored, as on a host without cron."""
+        self.clock.set(0)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "taskmanager_stored_times_ahead_seconds 0\n" not in self._metrics():
+            assert time.monotonic() < deadline, "times still lie in the future"
+            self.server.call("POST", "/api/tasks/claim", {"worker_id": "last", "type": "job"})
+
+    def _metrics(self) -> str:
+        request = urllib.request.Request(
+            f"{self.server.url}/api/metrics", headers={"X-API-Key": self.server.key}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return str(response.read().decode())
+
     def kill_until_all_is_finished(self) -> None:
         """Workers and a server process in every round, and the database twice in between."""
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -214,6 +246,7 @@ class Night:
             self.put_a_worker_to_sleep()
             self.wake_sleepers()
             self.kill_a_server_process()
+            self.move_the_clock()
             if database_kills and finished >= database_kills[0]:
                 database_kills.pop(0)
                 self.kill_the_database()
@@ -243,15 +276,18 @@ def test_nothing_is_lost_when_everything_is_killed(
     try:
         night.start()
         night.kill_until_all_is_finished()
+        night.set_the_clock_right()
     finally:
         night.end()
     assert "Traceback" not in night.server.log()
+    assert {10 * DAY, 0, -10 * DAY} <= night.jumps.keys(), "the clock has not jumped both ways"
 
     connect_database(night.database_url)
     tasks = {row["id"]: row for row in fetch_all("SELECT * FROM tasks")}
     logs = fetch_all("SELECT * FROM task_logs WHERE task_id IS NOT NULL ORDER BY id")
     close_connection()
     assert len(tasks) == TASKS
+    assert max(task["completed_at"] for task in tasks.values()) <= utc_now() + 60_000
     for task in tasks.values():
         honest = task["status"] == "failed" and task["error_code"] == "lease_expired"
         assert task["status"] == "completed" or honest

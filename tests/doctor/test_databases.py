@@ -400,3 +400,19 @@ def test_sqlite_has_neither_clock_nor_connections(api: Api, examined: Callable[[
     report = examined()
     for code in ("clock", "connections", "claim_path"):
         assert report.of(code)["found"].startswith("Not applicable")
+
+
+def test_times_that_a_clock_stored_which_was_ahead_are_a_warning_until_maintenance(
+    api: Api, examined: Callable[[], Report], clock: Clock
+) -> None:
+    api.register()
+    api.create()
+    assert examined().level("stored_times") == "ok"
+    clock.advance(864_000)
+    api.claim()
+    clock.advance(-864_000)
+    finding = examined().of("stored_times")
+    assert finding["level"] == "warning"
+    assert "leases (1), workers (1)" in finding["found"]
+    api.post("/api/maintenance/run", {})
+    assert examined().level("stored_times") == "ok"

@@ -30,7 +30,7 @@ from taskmanager.errors import (
     TaskFinished,
     TaskNotClaimed,
 )
-from taskmanager.queue import claim, create, lease, maintenance, operate, task_types
+from taskmanager.queue import claim, clock_jumps, create, lease, maintenance, operate, task_types
 from taskmanager.queue.claim_sql import claim_order
 from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task
 from taskmanager.queue.figures import statistics
@@ -43,6 +43,7 @@ DEFAULTS = TaskDefaults(max_attempts=3, lease_seconds=LEASE_SECONDS)
 DAY_MS = 86_400_000
 RETENTION_DAYS = 1
 DEDUPE_DAYS = 3
+TEN_YEARS = 10 * 365 * 86_400
 FINISHED = ("completed", "failed", "cancelled")
 
 # Every step a task may take, by the event that records it.
@@ -99,6 +100,14 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
     "cancel": (1, {}),
     "retry": (2, {}),
     "advance": (5, {"seconds": st.sampled_from([0.4, 3, 30, 61, 400])}),
+    # Clocks of two machines differ by seconds; one that is set wrong differs by years.
+    "jump": (
+        3,
+        {
+            "seconds": st.sampled_from([-40, -3, 40, 3_600, 10 * 365 * 86_400]),
+            "back": st.booleans(),
+        },
+    ),
     "maintain": (2, {"prune": st.sampled_from([False, False, False, True])}),
 }
 STEPS_TAKEN: Counter[str] = Counter()
@@ -122,6 +131,7 @@ class ModelTask:
     lease_expires_at: int | None = None
     finished_at: int | None = None
     pruned_at: int | None = None
+    delayed_at: int | None = None  # when a report or a release put it off
 
 
 @dataclass(frozen=True)
@@ -158,8 +168,33 @@ class Model:
         """Whether its lease can be renewed: while it may report and the task has not failed."""
         return self.may_report(claim) and self.tasks[claim.task_id].status not in FINISHED
 
+    def correct_the_future(self, rows: int) -> int:
+        """What a clock stored that was ahead: at most `rows` of each kind, the latest first."""
+        limit = self.now + 60_000
+        tasks = self.tasks.values()
+        leases = [
+            task for task in tasks if (task.lease_expires_at or 0) - LEASE_SECONDS * 1000 > limit
+        ]
+        delays = [
+            task for task in tasks if task.status == "scheduled" and (task.delayed_at or 0) > limit
+        ]
+        ends = [task for task in tasks if (task.finished_at or 0) > limit and not task.pruned_at]
+        leases.sort(key=lambda task: -(task.lease_expires_at or 0))
+        delays.sort(key=lambda task: -task.available_at)
+        ends.sort(key=lambda task: -(task.finished_at or 0))
+        for task in leases[:rows]:
+            task.lease_expires_at = self.now + LEASE_SECONDS * 1000
+        for task in delays[:rows]:
+            task.available_at += self.now - (task.delayed_at or 0)
+            task.delayed_at = self.now
+        for task in ends[:rows]:
+            task.finished_at = self.now
+        return max(min(rows, len(kind)) for kind in (leases, delays, ends))
+
     def run_slice(self) -> int:
         moved = 0
+        if clock_jumps.is_set_back(clock_jumps.latest_time(), now=self.now):
+            moved += self.correct_the_future(maintenance.SLICE_ROWS)
         for task in self.tasks.values():
             if task.lease_expires_at is not None and task.lease_expires_at <= self.now:
                 moved += 1
@@ -170,6 +205,7 @@ class Model:
                     task.token = token
                 else:
                     task.status, task.available_at = "pending", self.now
+                    task.delayed_at = self.now
         for task in self.tasks.values():
             if task.status == "scheduled" and task.available_at <= self.now:
                 moved += 1
@@ -355,6 +391,7 @@ class Lifecycle(RuleBasedStateMachine):
     def _hand_back(self, task: ModelTask, delay: int) -> None:
         task.status = "scheduled" if delay else "pending"
         task.available_at = self.model.now + delay * 1000
+        task.delayed_at = self.model.now
         task.token = task.lease_expires_at = None
 
     def complete(
@@ -459,15 +496,36 @@ class Lifecycle(RuleBasedStateMachine):
     def advance(self, data: Any, seconds: float) -> None:
         self.model.now += round(seconds * 1000)
 
+    def jump(self, data: Any, seconds: int, back: bool) -> None:
+        """The clock is wrong for one claim, or from now on."""
+        self.advance(data, seconds)
+        if back:
+            self.claim(data, "a", 2)
+            self.advance(data, -seconds)
+        if data.draw(st.booleans()):
+            self.maintain(data, prune=False)
+            self.nothing_lies_in_the_future()
+
+    def nothing_lies_in_the_future(self) -> None:
+        limit = self.model.now + 60_000
+        for row in fetch_all("SELECT * FROM tasks"):
+            assert (row["lease_expires_at"] or 0) <= limit + LEASE_SECONDS * 1000
+            assert (row["completed_at"] or 0) <= limit or row["pruned_at"] is not None
+            if row["status"] == "scheduled" and row["worker_id"] is not None:
+                assert row["available_at"] <= limit + 11_000
+
     def maintain(self, data: Any, prune: bool) -> None:
         if prune:
             self.model.now += DAY_MS
+        is_set_back = clock_jumps.is_set_back(clock_jumps.latest_time(), now=self.model.now)
         done = maintenance.maintain(
             retention_days=RETENTION_DAYS,
             defaults=DEFAULTS,
             caller=OPERATOR,
             now=self.model.now,
         )
+        if is_set_back:
+            self.model.correct_the_future(len(self.model.tasks))
         self.model.run_slice()
         old = self.model.prune()
         for task_id in old:
@@ -509,8 +567,13 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def a_finished_task_never_changes(self) -> None:
+        """Except that an end in the future becomes the present."""
         for row in fetch_all("SELECT * FROM tasks WHERE completed_at IS NOT NULL"):
-            assert self.finished_rows.setdefault(row["id"], row) == row
+            before = self.finished_rows.setdefault(row["id"], row)
+            if before["completed_at"] > self.model.now + 60_000:
+                moved = {name: row[name] for name in ("completed_at", "updated_at")}
+                self.finished_rows[row["id"]] = before = {**before, **moved}
+            assert before == row
 
     @invariant()
     def history_agrees_with_state(self) -> None:

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 SMALL, LARGE = 1_000, 200_000
 PLAN_TYPES = ("plan.a", "plan.b", "plan.c")
 OTHER_TYPES = tuple(f"other.{number:02}" for number in range(20))
-FAR_AWAY = 4_000_000_000_000  # milliseconds; in the year 2096
+FAR_AWAY = 3_000_000_000_000  # milliseconds; in the year 2065
 BY_KEY = ("search", "PRIMARY")
 
 
@@ -134,7 +134,7 @@ def _task(n: int, *, type_id: int, status: str, worker_id: str | None = None) ->
         "holds_key_while_open": None if finished else 1,
         "worker_id": None if status in ("pending", "scheduled") else worker_id,
         "claim_token": f"token.{n}" if status == "claimed" else None,
-        "lease_seconds": 300 if status == "claimed" else None,
+        "lease_seconds": 2_000_000_000 if status == "claimed" else None,  # it began in 2001
         "claimed_at": 1 if status == "claimed" else None,
         "lease_expires_at": FAR_AWAY if status == "claimed" else None,
         "available_at": FAR_AWAY if status == "scheduled" else 1,

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -475,3 +476,32 @@ def test_counting_in_memory_by_setting_is_told_as_such(tmp_path: Path) -> None:
     assert limited.get("/api/health")["rate_limits"] == "per_process"
     assert re.match(r'"key";r=0;t=(59|60)$', limited.call("GET", "/api/stats").headers["RateLimit"])
     close_connection()
+
+
+# The clock jumps ahead and comes back
+
+
+def test_a_window_of_the_future_is_over_in_the_file(tmp_path: Path, clock: Clock) -> None:
+    counters = SharedFileStorage(f"{SHARED_FILE}{tmp_path / 'counters'}")
+    clock.advance(864_000)
+    assert counters.incr("key", 60, amount=9) == 9
+    clock.advance(-864_000)
+    assert counters.get("key") == 0
+    assert counters.get_expiry("key") * 1000 <= clock.now
+    assert counters.incr("key", 60) == 1
+
+
+@pytest.mark.parametrize("look", ["incr", "get"])
+def test_a_window_of_the_future_is_over_in_memory(
+    clock: Clock, look: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library_clock = SimpleNamespace(time=lambda: clock.now / 1000)
+    monkeypatch.setattr("limits.storage.memory.time", library_clock)
+    counters = GuardedStorage(f"{GUARDED}memory://")
+    clock.advance(864_000)
+    assert counters.incr("key", 60, amount=9) == 9
+    clock.advance(-864_000)
+    if look == "get":
+        assert counters.get("key") == 0
+    assert counters.incr("key", 60) == 1
+    assert counters.get_expiry("key") == pytest.approx(clock.now / 1000 + 60)

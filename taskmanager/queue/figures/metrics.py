@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from taskmanager import __version__
 from taskmanager.access.caller import Caller
-from taskmanager.queue import maintenance, maintenance_runs, workers
+from taskmanager.db.facts import clock_skew_ms
+from taskmanager.queue import clock_jumps, maintenance, maintenance_runs, workers
 from taskmanager.queue.figures.counts import PERIODS_MS
 from taskmanager.queue.figures.statistics import QueueFigures, queue_figures
 from taskmanager.queue.schedules import definitions
@@ -57,6 +58,12 @@ def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gau
             _by("status", definitions.count_schedules(caller=caller)),
         ),
         *_of_maintenance(),
+        Gauge(
+            "taskmanager_stored_times_ahead_seconds",
+            "How far the latest stored time lies in the future; 0 up to a minute.",
+            [({}, clock_jumps.seconds_ahead(now=now))],
+        ),
+        _clock_skew(),
     ]
     if caller.task_types is None:
         gauges.append(_overdue(now))
@@ -93,6 +100,15 @@ def _of_maintenance() -> Iterator[Gauge]:
         "taskmanager_maintenance_last_run_duration_seconds",
         "How long that run took.",
         _by("road", {road: run.duration_ms / 1000 for road, run in runs.items()}),
+    )
+
+
+def _clock_skew() -> Gauge:
+    skew_ms = clock_skew_ms()
+    return Gauge(
+        "taskmanager_database_clock_skew_seconds",
+        "How far the database server's clock is ahead of this host's; negative where behind.",
+        [] if skew_ms is None else [({}, skew_ms / 1000)],
     )
 
 

@@ -46,6 +46,16 @@ def first_after(timing: Timing, moment: int) -> int:
     return next(_times_after(timing, moment))
 
 
+def first_before(timing: Timing, due_at: int, now: int) -> int:
+    """The first due time after `now`, where `due_at` is a later one.
+
+    Raises ValidationFailed as `first_after` does.
+    """
+    if timing.interval_seconds is None:
+        return first_after(timing, now)
+    return now + 1 + (due_at - now - 1) % (timing.interval_seconds * 1000)
+
+
 def upcoming(timing: Timing, due_at: int, count: int) -> list[int]:
     """`due_at`, which is a due time, and those that follow it: `count` in all."""
     return [due_at, *islice(_times_after(timing, due_at), count - 1)]

@@ -20,6 +20,9 @@ from taskmanager.queue.store import store_in_transaction, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
 DUE_READ_AT_ONCE = 100
+# A time that is too late by less is no mistake: the clocks of two machines differ by seconds, and
+# a run of maintenance keeps the time at which it began for 50 s.
+TOLERANCE_MS = 60_000
 
 
 def run_due_schedules(*, now: int, defaults: TaskDefaults, deadline: float) -> int:
@@ -109,6 +112,53 @@ def _store_run(
     outcome = "skipped" if existed else "created"
     Schedule.update(last_outcome=outcome, last_task_id=stored["id"]).where(this_one).execute()
     return not existed
+
+
+def reanchor_schedules(*, now: int) -> None:
+    """Corrects the due times that were computed while the clock was ahead of `now`.
+
+    Such a schedule is next due at its first due time after `now`, unless that was the
+    last one that it acted upon; then at the one that follows. Runs nothing.
+    """
+    for schedule, first in schedules_ahead(now=now):
+        _reanchor(schedule, first)
+
+
+def schedules_ahead(*, now: int) -> list[tuple[Row, int]]:
+    """The schedules that have missed their first due time after `now`, each with that time.
+
+    Its next due time was computed when it last ran or was last changed, so only those
+    that did so in the future can have a wrong one.
+    """
+    was_ahead = (Schedule.last_run_at > now) | (Schedule.updated_at > now)
+    rows = rows_of(Schedule.select().where(Schedule.next_run_at > now, was_ahead))
+    found = []
+    for schedule in rows:
+        try:
+            first = _first_due(schedule, now)
+        except InvalidRequest:  # this host does not know its time zone; its next run will say so
+            continue
+        if schedule["next_run_at"] > first + TOLERANCE_MS:
+            found.append((schedule, first))
+    return found
+
+
+def _first_due(schedule: Row, now: int) -> int:
+    timing = definitions.timing_of(schedule)
+    first = due_times.first_before(timing, schedule["next_run_at"], now)
+    if first == schedule["last_run_at"]:
+        return due_times.first_after(timing, first)
+    return first
+
+
+@write_transaction
+def _reanchor(schedule: Row, first: int) -> None:
+    """Nothing is done if another process has run or changed the schedule since it was read."""
+    Schedule.update(next_run_at=first).where(
+        Schedule.id == schedule["id"],
+        Schedule.next_run_at == schedule["next_run_at"],
+        Schedule.updated_at == schedule["updated_at"],
+    ).execute()
 
 
 def run_schedule_now(
