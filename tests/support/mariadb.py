@@ -12,6 +12,9 @@ from typing import Any
 
 import pymysql
 
+# What makes a server refuse READ COMMITTED to whoever writes.
+LOGS_STATEMENTS = ("--log-bin=binlog", "--binlog-format=STATEMENT", "--server-id=1")
+
 
 def free_port() -> int:
     with socket.socket() as probe:

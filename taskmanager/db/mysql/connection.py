@@ -7,11 +7,12 @@ certificate authorities of the system. Here one context serves all connections o
 import functools
 import logging
 import ssl
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pymysql.connections import Connection
-from pymysql.constants import CR
+from pymysql.constants import CR, ER
 from pymysql.err import OperationalError
 
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
@@ -46,7 +47,25 @@ def _context_that_trusts_anyone() -> ssl.SSLContext:
 
 
 class MySQLConnection(Connection):
-    """PyMySQL's; where the URL names no authority, encrypted if the server offers it."""
+    """PyMySQL's; where the URL names no authority, encrypted if the server offers it.
+
+    `max_packet` is the server's max_allowed_packet in bytes. `keeps_snapshot` is True if all plain
+    SELECTs of a transaction see the moment of the first one (REPEATABLE READ).
+    """
+
+    max_packet = sys.maxsize
+    keeps_snapshot = False
+
+    def _execute_command(self, command: int, sql: str | bytes) -> None:
+        """Sends a command, unless the server would answer by closing the connection."""
+        content = sql.encode(self.encoding, "surrogateescape") if isinstance(sql, str) else sql
+        if len(content) + 1 >= self.max_packet:  # the byte before it names the command
+            raise OperationalError(
+                ER.NET_PACKET_TOO_LARGE,
+                f"a statement of {len(content)} bytes, where max_allowed_packet is "
+                f"{self.max_packet}",
+            )
+        super()._execute_command(command, content)  # type: ignore[misc]
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()
