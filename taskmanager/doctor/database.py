@@ -231,8 +231,8 @@ def judge_packets(limit: int, max_body: int) -> Finding:
         return warning(
             f"{found}. In a statement they can take twice as much. Params that are too large are "
             "refused with 413, and a task with a result that is too large fails.",
-            "Ask the host to raise max_allowed_packet, or lower TASKMANAGER_MAX_BODY_BYTES to less "
-            f"than {max(1_024, (limit - REST_OF_STATEMENT_BYTES) // 2):,}.",
+            "Ask the host to raise max_allowed_packet, or set TASKMANAGER_MAX_BODY_BYTES to at "
+            f"most {(limit - REST_OF_STATEMENT_BYTES) // 2:,}.",
         )
     return ok(f"{found}.")
 

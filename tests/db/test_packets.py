@@ -133,6 +133,12 @@ def test_long_errors_of_many_reports_are_stored(api: Api) -> None:
     assert api.events(held[-1]["id"]) == ["created", "claimed", "retry_scheduled"]
 
 
+def test_the_doctor_compares_the_server_with_the_settings(api: Api) -> None:
+    findings = {one["code"]: one for one in api.get("/api/admin/doctor")["findings"]}
+    assert findings["packet_size"]["level"] == "warning"
+    assert "1,048,576" in findings["packet_size"]["found"]
+
+
 def test_nothing_else_that_is_large_is_an_outage(api: Api) -> None:
     large = LARGE["quotes"]
     schema = {"type": "object", "description": large * 2}
