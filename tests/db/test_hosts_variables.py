@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from taskmanager.app import close_app, create_app
@@ -51,10 +52,14 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
 def started(kind: type[MariaDB], folder: Path, options: Sequence[str]) -> MariaDB:
     """A server with an ordinary user, `me`, of two databases."""
     server = kind(folder, options=options)
-    server.start()
-    server.run("CREATE USER me IDENTIFIED BY 'p'")
-    for name in ("queue", "moved"):
-        server.run(f"GRANT ALL ON {name}.* TO me")
+    try:
+        server.start()
+        server.run("CREATE USER me IDENTIFIED BY 'p'")
+        for name in ("queue", "moved"):
+            server.run(f"GRANT ALL ON {name}.* TO me")
+    except BaseException:
+        server.stop()
+        raise
     return server
 
 
@@ -126,6 +131,8 @@ def tour_on(kind: type[MariaDB], folder: Path, options: Sequence[str]) -> None:
     try:
         url, moved = database_of(server, "queue"), database_of(server, "moved")
         tour_and_move(server, url, moved, folder)
+        if options is LOGS_STATEMENTS:
+            assert server.rows("SELECT @@log_bin, @@binlog_format") == [(1, "STATEMENT")]
     finally:
         server.stop()
 
@@ -137,25 +144,42 @@ MYSQL_STARTED_WITH = {
     "statement log": LOGS_STATEMENTS,
     "time limit": ["--max-execution-time=5000"],
     "join size": ["--max-join-size=3"],
-    "safe updates": ["--sql-safe-updates=ON"],
+    "safe updates": ["--init-connect=SET SESSION sql_safe_updates = 1"],
     "packet": ["--max-allowed-packet=1M"],
     "ANSI": ["--sql-mode=ANSI,ANSI_QUOTES"],
     "no strict mode": ["--sql-mode="],
     "compact rows": ["--innodb-default-row-format=compact"],
     "five connections": ["--max-connections=5", "--max-user-connections=5"],
-    "TLS alone": ["--require-secure-transport=ON"],
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", MYSQL_STARTED_WITH.values(), ids=MYSQL_STARTED_WITH.keys())
 def test_the_queue_works_on_a_mysql_of_each_kind(tmp_path: Path, options: list[str]) -> None:
+    require_mysql()
+    (tmp_path / "server").mkdir()
+    tour_on(MySQL, tmp_path, options)
+
+
+def require_mysql() -> None:
     try:
         PACKAGES["mysql"].unpacked()
     except NotToBeHad as error:
         pytest.skip(f"MySQL is not to be had here: {error}")
+
+
+@pytest.mark.slow
+def test_a_mysql_that_requires_tls_is_given_it_on_this_machine_too(tmp_path: Path) -> None:
+    require_mysql()
     (tmp_path / "server").mkdir()
-    tour_on(MySQL, tmp_path, options)
+    server = started(MySQL, tmp_path / "server", [])
+    try:
+        url = database_of(server, "queue")
+        with pymysql.connect(host="127.0.0.1", port=server.port, user="root") as root:
+            root.cursor().execute("SET GLOBAL require_secure_transport = ON")
+        tour(url, tmp_path)
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow

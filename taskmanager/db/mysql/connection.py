@@ -19,6 +19,8 @@ from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
+REQUIRES_TLS = 3159  # require_secure_transport of MySQL
+
 
 def context_that_trusts(authority: str) -> ssl.SSLContext:
     """A context that requires a certificate signed by this file's authorities for the URL's host.
@@ -98,7 +100,8 @@ def connect(**options: Any) -> MySQLConnection:
 
 
 def _logged_in(options: Mapping[str, Any]) -> MySQLConnection:
-    """Connects as `options` say, and again with TLS where the login sends the password itself.
+    """Connects as `options` say, and again with TLS where the server requires that, or where the
+    login sends the password itself.
 
     MySQL 8 asks for that once per user after each start of the server. Without
     TLS PyMySQL would need `cryptography` for it.
@@ -106,8 +109,9 @@ def _logged_in(options: Mapping[str, Any]) -> MySQLConnection:
     try:
         try:
             return MySQLConnection(**options)
-        except RuntimeError:
-            if not options.get("ssl_disabled"):
+        except (RuntimeError, OperationalError) as error:
+            wants_tls = isinstance(error, RuntimeError) or error.args[0] == REQUIRES_TLS
+            if not (wants_tls and options.get("ssl_disabled")):
                 raise
             return MySQLConnection(**{**options, "ssl_disabled": False})
     except RuntimeError as error:
