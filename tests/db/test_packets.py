@@ -6,9 +6,11 @@ from typing import Any
 
 import pymysql
 import pytest
+from click.testing import CliRunner
 
 from taskmanager.app import close_app, create_app
-from taskmanager.db.connection import database
+from taskmanager.cli import main
+from taskmanager.db.connection import close_connection, database
 from taskmanager.db.statements import fetch_value
 from taskmanager.errors import TooLarge
 from tests.conftest import Api, make_key, require
@@ -167,3 +169,35 @@ def test_a_statement_is_sent_up_to_the_largest_that_the_server_takes(api: Api) -
             cursor.execute("SELECT LENGTH(%s)", ("x" * (room + 1),))
         assert refused.value.args[0] in (1153, 2006, 2013)
     database.close_quietly()
+
+
+def test_an_import_names_the_row_that_the_server_cannot_take(
+    api: Api, small: MariaDB, tmp_path: Path
+) -> None:
+    source = f"sqlite:///{tmp_path / 'queue.db'}"
+    app = create_app({"instance_path": tmp_path / "instance", "database_url": source})
+    other = Api(app.test_client(), make_key("admin"))
+    other.register()
+    for text in ("small", LARGE["quotes"]):
+        other.create(params={"text": text})
+    close_app(app)
+    file = str(tmp_path / "queue.jsonl")
+    assert command(tmp_path, source, "export", file) == (0, "")
+    target = small.create_database("moved")
+    status, said = command(tmp_path, target, "import", file)
+    assert status == 1
+    assert "max_allowed_packet" in said
+    assert "Line 8 is not taken by the database" in said
+    assert "Traceback" not in said
+    assert small.rows("SELECT COUNT(*) FROM moved.tasks") == [(0,)]
+
+
+def command(folder: Path, url: str, *arguments: str) -> tuple[int, str]:
+    """The exit status of a command, and what it says if it fails."""
+    environment = {
+        "TASKMANAGER_DATABASE_URL": url,
+        "TASKMANAGER_INSTANCE_PATH": str(folder / "commands"),
+    }
+    done = CliRunner(env=environment).invoke(main, arguments)
+    close_connection()
+    return done.exit_code, done.output if done.exit_code else ""
