@@ -132,6 +132,28 @@ class DatabaseRefused(DatabaseUnavailable):
         super().__init__(message, code=code, retry_after_seconds=None, cause=cause, remedy=remedy)
 
 
+class TooLarge(TaskManagerError):
+    """The database server takes no statement that is large enough for these values."""
+
+    code = "too_large_for_database"
+
+    def __init__(
+        self,
+        message: str = "The values are larger than the database server takes "
+        "(max_allowed_packet). Nothing was changed. Send less, or ask the host to raise "
+        "max_allowed_packet.",
+        *,
+        details: Details | None = None,
+    ) -> None:
+        super().__init__(message, details=details)
+
+
+class ResultTooLarge(TooLarge):
+    """The result of a task cannot be stored; the task has failed."""
+
+    code = "result_too_large"
+
+
 class ConfigurationError(TaskManagerError):
     """The settings or the installation stop the start; the message says what to write."""
 

@@ -161,16 +161,21 @@ def require(what: str, present: bool) -> None:
         pytest.skip(message)
 
 
+def mariadb_kind(config: pytest.Config) -> type[mariadb.MariaDB]:
+    """The kind of server that this run is to use; skips where it is missing."""
+    kind = other_databases.SERVERS.get(config.getoption("--database"))
+    if kind is None:
+        require("MariaDB (mariadbd)", mariadb.is_installed())
+        kind = mariadb.MariaDB
+    return kind
+
+
 @pytest.fixture(scope="session")
 def mariadb_server(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[mariadb.MariaDB]:
     """One server for the whole run; a test that kills its server starts its own."""
-    make = other_databases.SERVERS.get(request.config.getoption("--database"))
-    if make is None:
-        require("MariaDB (mariadbd)", mariadb.is_installed())
-        make = mariadb.MariaDB
-    server = make(tmp_path_factory.mktemp("mariadb"))
+    server = mariadb_kind(request.config)(tmp_path_factory.mktemp("mariadb"))
     server.start()
     yield server
     server.stop()

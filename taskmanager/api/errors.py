@@ -23,6 +23,7 @@ STATUS_OF: dict[type[errors.TaskManagerError], int] = {
     errors.NotAllowed: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.TooLarge: 413,
     errors.RateLimited: 429,
     errors.DatabaseUnavailable: 503,
     errors.TaskManagerError: 500,

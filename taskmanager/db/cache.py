@@ -33,6 +33,8 @@ class Cache:
     # db: a statement as this engine spells it; whether the server knows SKIP LOCKED.
     statements: Bounded[str, str] = field(default_factory=lambda: Bounded(2_000))
     skips_locked: bool | None = None
+    # db: what a MySQL server says of itself; None until the next connection is opened.
+    server_variables: Any = None
     # db: until when the database is believed to be writable; 0 as soon as it refuses anything.
     writes_known_until: float = 0.0
 

@@ -116,6 +116,24 @@ def skips_locked() -> bool:
     return skips
 
 
+def keeps_snapshot() -> bool:
+    """Whether a transaction that looks again sees the same, while others change it.
+
+    So it is on MySQL servers whose binary log has statements. Locking SELECTs see the present.
+    """
+    keeps: bool = database.obj.keeps_snapshot()
+    return keeps
+
+
+def takes(text: str) -> bool:
+    """Whether the database can store a text in a row of otherwise small values.
+
+    MySQL servers limit the statement that holds it (max_allowed_packet).
+    """
+    is_taken: bool = database.obj.takes(text)
+    return is_taken
+
+
 def close_connection() -> None:
     """Closes this thread's connection in whatever state; the next statement opens another.
 

@@ -58,6 +58,16 @@ class Recovering:
         """Opens this thread's connection; never one that was open before."""
         self.connect()  # type: ignore[attr-defined]
 
+    def keeps_snapshot(self) -> bool:
+        """Whether all plain SELECTs of a transaction see the moment of the first one, although
+        others may write meanwhile.
+        """
+        return False
+
+    def takes(self, text: str) -> bool:
+        """Whether a statement may hold the text beside small values."""
+        return True
+
     def release(self) -> None:
         """Lets another thread use this thread's connection; an open file is kept."""
 

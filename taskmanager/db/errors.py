@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import peewee
 
-from taskmanager.errors import DatabaseRefused, DatabaseUnavailable
+from taskmanager.errors import DatabaseRefused, DatabaseUnavailable, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +17,15 @@ log = logging.getLogger(__name__)
 # Reference". The first group says that the server has rolled back and the same may be tried again.
 MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
+# The binary log has statements and the session is READ COMMITTED: another session will be right.
+MYSQL_LOGS_STATEMENTS = 1665
 MYSQL_NO_SUCH_TABLE = 1146
 MYSQL_TABLE_EXISTS = 1050
 # A table, column or index is there already, or is not, a CHECK forbids it (MySQL, MariaDB): PyMySQL
 # calls these operational, but no waiting will mend them.
 MYSQL_STATEMENT_DOES_NOT_FIT = frozenset({1050, 1054, 1060, 1061, 1072, 1091, 3819, 4025})
 MYSQL_DUPLICATE_ENTRY = 1062
+MYSQL_PACKET_TOO_LARGE = 1153
 MYSQL_NO_REFERENCED_ROW = 1452
 
 
@@ -63,7 +66,17 @@ def is_connection_lost(error: BaseException) -> bool:
     original = _original(error)
     if isinstance(original, sqlite3.Error):
         return False
-    return isinstance(error, peewee.InterfaceError) or mysql_code(error) in MYSQL_CONNECTION_LOST
+    code = mysql_code(error)
+    return (
+        isinstance(error, peewee.InterfaceError)
+        or code in MYSQL_CONNECTION_LOST
+        or code == MYSQL_LOGS_STATEMENTS
+    )
+
+
+def is_too_large(error: BaseException) -> bool:
+    """True where a statement is larger than the server takes. It was not sent."""
+    return mysql_code(error) == MYSQL_PACKET_TOO_LARGE
 
 
 def is_rolled_back(error: BaseException) -> bool:
@@ -164,11 +177,6 @@ MYSQL_REFUSALS = {
     1130: _HOST,
     1142: _RIGHTS,
     1143: _RIGHTS,
-    1153: Refusal(
-        "The values are larger than the database server takes (max_allowed_packet)",
-        "Send less, or ask the host to raise max_allowed_packet.",
-        SETTINGS,
-    ),
     1175: Refusal(
         "The database server forbids statements without a key in WHERE (sql_safe_updates)",
         "Ask the host to set sql_safe_updates=0.",
@@ -184,7 +192,7 @@ MYSQL_REFUSALS = {
     ),
     1227: _RIGHTS,
     1290: _SERVER_READ_ONLY,
-    1665: Refusal(
+    MYSQL_LOGS_STATEMENTS: Refusal(
         "The database server writes its binary log by statement, which forbids READ COMMITTED",
         "Ask the host to set binlog_format=ROW or MIXED.",
         SETTINGS,
@@ -217,8 +225,10 @@ MYSQL_REFUSALS = {
 
 def translated(error: Exception) -> Exception:
     """DatabaseUnavailable where waiting can mend it, DatabaseRefused where only the host or the
-    operator can, else the error itself (a bug).
+    operator can, TooLarge where the caller can, else the error itself (a bug).
     """
+    if is_too_large(error):
+        return TooLarge()
     refusal = refusal_of(error)
     if refusal is None:
         return error

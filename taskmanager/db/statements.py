@@ -8,8 +8,11 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import peewee
+
 from taskmanager.db.cache import Row as Row
 from taskmanager.db.connection import database
+from taskmanager.db.errors import is_too_large
 
 # What one statement may have: SQLite before 3.32 takes 999 values, every later one 32,766.
 MAX_VALUES = 999 if sqlite3.sqlite_version_info < (3, 32) else 32_766
@@ -94,7 +97,21 @@ def insert_many(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     at_once = min(MAX_ROWS, MAX_VALUES // len(rows[0]))
     for some in parts_of(rows, at_once):
-        insert_rows(table, some)
+        insert_halves(table, some)
+
+
+def insert_halves(table: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Inserts rows within a transaction; where a statement would be too large, in halves.
+
+    Returns the `lastrowid` and the number of rows of each statement.
+    """
+    try:
+        return [(insert_rows(table, rows).lastrowid, len(rows))]
+    except peewee.OperationalError as error:
+        if len(rows) == 1 or not is_too_large(error):
+            raise
+    half = len(rows) // 2
+    return insert_halves(table, rows[:half]) + insert_halves(table, rows[half:])
 
 
 def update(

@@ -35,12 +35,17 @@ def after_commit(action: Callable[[], object]) -> None:
     _own.after_commit.append(action)
 
 
+class SnapshotTooOld(Exception):
+    """What the transaction sees has changed since, and only a new transaction can look again."""
+
+
 def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
     """Runs the whole function as one transaction: all of it is committed, or nothing.
 
     The function may run several times: whatever it does besides SQL must be
     repeatable. It is run again when the server has rolled it back (deadlock,
-    lock wait, Galera certification) or the connection was lost before COMMIT.
+    lock wait, Galera certification), the connection was lost before COMMIT, or
+    the function has raised SnapshotTooOld.
     A connection lost during COMMIT is not repeated, since nobody can know
     whether it was done: the caller gets DatabaseUnavailable and asks again.
 
@@ -55,6 +60,12 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
         for attempt in range(1, MAX_TRANSACTION_RUNS + 1):
             try:
                 return _run_once(operation, args, kwargs)
+            except SnapshotTooOld:
+                if attempt == MAX_TRANSACTION_RUNS:
+                    raise DatabaseUnavailable(
+                        "Others kept changing the same rows. Nothing was changed; try again "
+                        "shortly."
+                    ) from None
             except DatabaseUnavailable:
                 close_connection()
                 raise

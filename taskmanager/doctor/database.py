@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from taskmanager.db.connection import connect_database, database, dialect
+from taskmanager.db.connection import connect_database, database, dialect, keeps_snapshot
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import mysql_code
 from taskmanager.db.facts import clock_skew_ms, database_facts, engine_and_version
@@ -31,6 +31,7 @@ from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 OLDEST = {"SQLite": [3, 7], "MySQL": [5, 7], "MariaDB": [10, 3]}
 MAX_SKEW_MS = 5_000
 NEARLY_FULL = 0.8
+REST_OF_STATEMENT_BYTES = 16_384  # what a statement has besides a text that is large
 
 FIX_SERVER = (
     "Check that the server runs and accepts connections. Its log, or the host, has the details."
@@ -194,6 +195,42 @@ def check_clock(case: Case) -> Finding:
             "Find out which clock is wrong (date -u). Set it with NTP, or tell the host.",
         )
     return ok(f"{found} the local clock.")
+
+
+def check_binary_log(case: Case) -> Finding:
+    """Which isolation level transactions have. Both are fine."""
+    if dialect() is SQLITE:
+        return not_applicable("SQLite has no binary log.")
+    if keeps_snapshot():
+        return ok(
+            "Transactions use REPEATABLE READ, because the server writes its binary log by "
+            "statement (binlog_format=STATEMENT). More of them are repeated."
+        )
+    return ok("Transactions use READ COMMITTED.")
+
+
+def check_packets(case: Case) -> Finding:
+    """Whether the server can store what TASKMANAGER_MAX_BODY_BYTES lets in."""
+    if dialect() is SQLITE:
+        return not_applicable("SQLite has no limit that a request could reach.")
+    (row,) = fetch_all("SELECT @@max_allowed_packet AS `limit`")
+    return judge_packets(row["limit"], case.settings.max_body_bytes)
+
+
+def judge_packets(limit: int, max_body: int) -> Finding:
+    """Quotes and backslashes take twice as much in a statement as in a body."""
+    found = (
+        f"The database server takes statements of up to {limit:,} bytes (max_allowed_packet), and "
+        f"requests may have {max_body:,}"
+    )
+    if limit < 2 * max_body + REST_OF_STATEMENT_BYTES:
+        return warning(
+            f"{found}. In a statement they can take twice as much. Params that are too large are "
+            "refused with 413, and a task with a result that is too large fails.",
+            "Ask the host to raise max_allowed_packet, or set TASKMANAGER_MAX_BODY_BYTES to at "
+            f"most {(limit - REST_OF_STATEMENT_BYTES) // 2:,}.",
+        )
+    return ok(f"{found}.")
 
 
 def check_connections(case: Case) -> Finding:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from taskmanager.db.connection import cache, dialect, skips_locked
+from taskmanager.db.connection import cache, dialect, keeps_snapshot, skips_locked
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import Row, fetch_all, fetch_one, parts_of
 from taskmanager.queue.answer_size import COLUMNS, count_that_fits
@@ -178,9 +178,10 @@ def _lock_candidates(order: ClaimOrder, type_id: int, count: int, now: int) -> l
     After another claim took some of the candidates, this process picks at random
     from SPREAD_ROWS more of them for CONTENDED_MS. Otherwise all claims would wait
     for the same first task. A worker that is alone gets its tasks in strict order.
+    Where a transaction keeps its snapshot it looks once, and the claim's next round again.
     """
     remembered = cache()
-    for _ in range(MAX_LOOKS):
+    for _ in range(1 if keeps_snapshot() else MAX_LOOKS):
         is_contended = abs(now - remembered.claims_contended_at) < CONTENDED_MS
         heads = fetch_all(order.heads, (type_id, count + SPREAD_ROWS * is_contended))
         if not heads:

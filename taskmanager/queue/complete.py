@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
+from taskmanager.db.connection import takes
 from taskmanager.db.statements import Row, fetch_all, fetch_one, fetch_value
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import InvalidRequest, TaskManagerError
+from taskmanager.errors import InvalidRequest, ResultTooLarge, TaskManagerError
 from taskmanager.queue import dedupe, history, retry, workers
 from taskmanager.queue.holder import (
     Holder,
@@ -20,6 +21,8 @@ from taskmanager.queue.holder import (
 from taskmanager.queue.read import FINISHED_STATUSES
 
 MAX_ERROR_CHARACTERS = 10_000
+# Of a task whose worker succeeded.
+NOT_STORED = "The result is larger than the database server takes (max_allowed_packet)."
 
 # A task as it was locked, the columns that its report changes, and the row of its history.
 Report = tuple[Row, Row, Row]
@@ -60,9 +63,11 @@ def complete_task(
     Transition: claimed → completed, or on failure → pending or scheduled while
     attempts remain, else → failed. The same from pending or failed, if the lease of
     this attempt expired and no other attempt has begun.
+    A success whose result the database server cannot take → failed, without a retry.
     Commits together: status, result or error, the retry decision, the history
     row and the worker's figures.
-    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
+    Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed, and
+    ResultTooLarge once the task has failed for it.
     A crash before the commit leaves the task claimed. The same report sent again
     after the commit is recognised and answered the same.
     """
@@ -100,7 +105,10 @@ def complete_tasks(
         unwritten[completion.task_id] = held, changes, event
         events.append(event["event"])
         tasks[completion.task_id] = done = {**held, **changes}
-        outcomes.append(CompletionOutcome(done, will_retry=events[-1] == "retry_scheduled"))
+        if completion.success and changes["status"] == "failed":
+            outcomes.append(CompletionOutcome(error=_result_too_large(completion)))
+        else:
+            outcomes.append(CompletionOutcome(done, will_retry=events[-1] == "retry_scheduled"))
     _write(unwritten)
     if events:
         completed = events.count("completed")
@@ -119,10 +127,10 @@ def _write(unwritten: dict[int, Report]) -> None:
 
 def _event_row(held: Row, changes: Row, completion: Completion, caller: Caller, now: int) -> Row:
     status, failure = changes["status"], None
-    if not completion.success:
+    if status != "completed":
         failure = {
-            "error_code": completion.error_code,
-            "is_retryable": completion.is_retryable,
+            "error_code": changes["error_code"],
+            "is_retryable": completion.is_retryable and not completion.success,
             "available_at": changes.get("available_at"),
         }
     return history.event_row(
@@ -154,6 +162,9 @@ def _decide(task: Row, completion: Completion, policies: dict[int, Any], now: in
         result = None
         if completion.result is not None:
             result = json.dumps(completion.result, ensure_ascii=False, separators=(",", ":"))
+            if not takes(result):
+                not_stored = {"error_message": NOT_STORED, "error_code": ResultTooLarge.code}
+                return {**finished("failed", now), **not_stored}
         no_error = {"error_message": None, "error_code": None}
         return {**finished("completed", now), **no_error, "result": result, "progress": 100}
     error = {"error_message": completion.message, "error_code": completion.error_code}
@@ -186,11 +197,22 @@ def _replay(task: Row | None, completion: Completion, holder: Holder) -> Complet
     )
     if event is None or event["event"] == "claimed" or event["worker_id"] != holder.worker_id:
         return None
+    if completion.success and event["message"] == NOT_STORED:
+        return CompletionOutcome(error=_result_too_large(completion))
     result = fetch_value("SELECT result FROM {tasks} WHERE id = ?", (task["id"],))
     if not _is_same_report(completion, event, result):
         return None
     will_retry = event["event"] == "retry_scheduled"
     return CompletionOutcome({**task, "result": result}, will_retry=will_retry, replayed=True)
+
+
+def _result_too_large(completion: Completion) -> ResultTooLarge:
+    return ResultTooLarge(
+        f"Task {completion.task_id} has failed and is not tried again: its result is larger than "
+        "the database server takes (max_allowed_packet). Store the result elsewhere and report "
+        "where it is, or ask the host to raise max_allowed_packet.",
+        details={"status": "failed"},
+    )
 
 
 def _is_same_report(completion: Completion, event: Row, result: str | None) -> bool:

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmanager.access.caller import Caller
+from taskmanager.db.connection import takes
 from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, parts_of
-from taskmanager.errors import DatabaseUnavailable, InvalidRequest, NotFound, TaskManagerError
+from taskmanager.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    NotFound,
+    TaskManagerError,
+    TooLarge,
+)
 from taskmanager.params import validation
 from taskmanager.queue import dedupe, task_types
 from taskmanager.queue.store import store_in_transaction
@@ -34,7 +41,7 @@ def create_task(request: Request, *, defaults: TaskDefaults, caller: Caller, now
 
     Transition: nothing → pending, or scheduled where its time is to come.
     Commits together: the task and its first history row.
-    Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed.
+    Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed, TooLarge.
     A crash leaves nothing, or the whole task; sent again it is created, or found.
     """
     [outcome] = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)
@@ -132,11 +139,14 @@ def _new_row(
     policy = request.get("dedupe") or task_type["dedupe"] or dedupe.DEFAULT_POLICY
     priority = _first_given(request.get("priority"), task_type["priority"], 0)
     available_at = max(now, available_from(request, now))
+    text = params_text(params)
+    if not takes(text):
+        raise TooLarge
     return {
         "task_type_id": task_type["id"],
         "type_version": task_type["version"],
         "status": "scheduled" if available_at > now else "pending",
-        "params": params_text(params),
+        "params": text,
         "priority": priority,
         "claim_rank": -priority,
         "attempts": 0,

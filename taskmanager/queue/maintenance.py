@@ -14,9 +14,9 @@ from typing import NamedTuple
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.connection import cache, skips_locked
+from taskmanager.db.connection import cache, keeps_snapshot, skips_locked
 from taskmanager.db.statements import Row, execute, fetch_all, update
-from taskmanager.db.transactions import write_transaction
+from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from taskmanager.queue import clock_jumps, history, maintenance_runs
 from taskmanager.queue.figures import counts
@@ -239,6 +239,8 @@ def _lock_slice(
         )
         if locked:  # else others have dealt with all of them meanwhile
             return locked
+        if keeps_snapshot():
+            raise SnapshotTooOld
     return []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import peewee
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.connection import dialect
+from taskmanager.db.connection import dialect, keeps_snapshot
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import is_duplicate, is_missing_reference
 from taskmanager.db.statements import (
@@ -17,10 +17,10 @@ from taskmanager.db.statements import (
     Row,
     fetch_all,
     fetch_value,
-    insert_rows,
+    insert_halves,
     parts_of,
 )
-from taskmanager.db.transactions import write_transaction
+from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import Conflict
 from taskmanager.queue import history
 from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
@@ -88,6 +88,8 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
                 raise Conflict("The parent task has just been removed; try again.") from None
             if not is_duplicate(error):
                 raise
+            if keeps_snapshot():  # the holder may be newer than what this transaction sees
+                raise SnapshotTooOld from None
             found |= _duplicates(free)
         else:
             for (index, row), task_id in zip(free.items(), ids, strict=True):
@@ -103,10 +105,13 @@ def _open_duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
     row and the gap before it, which the end of that very task has to change. Where
     producers ask for a task over and over, the worker that has it would lose one
     deadlock after the other and never get to report it. What is kept for ever is
-    refused by an index that the end of a task leaves alone.
+    refused by an index that the end of a task leaves alone. Where a transaction
+    keeps its snapshot, the holders are found here only, by the run after a refusal.
     """
     if dialect() is SQLITE:
         return {}
+    if keeps_snapshot():
+        return _duplicates(rows)
     return _duplicates({i: row for i, row in rows.items() if row["dedupe"] == "active"})
 
 
@@ -146,17 +151,18 @@ def _add_results(tasks: dict[int, Row]) -> None:
 
 
 def _insert_tasks(rows: list[Row]) -> list[int]:
-    """Inserts rows with one statement; returns their ids in order.
+    """Inserts rows, with one statement if the server takes it; returns their ids in order.
 
     The ids of one multi-row INSERT are consecutive: on SQLite because there is
     one writer, on InnoDB in every innodb_autoinc_lock_mode, because the number
     of rows is known beforehand ("simple inserts" in MySQL's manual, chapter
     AUTO_INCREMENT Handling in InnoDB). Galera's step between ids is asked for.
     """
-    cursor = insert_rows("tasks", rows)
+    inserted = insert_halves("tasks", rows)
     if dialect() is SQLITE:
-        last = cursor.lastrowid
-        return list(range(last - len(rows) + 1, last + 1))
+        [(last, count)] = inserted
+        return list(range(last - count + 1, last + 1))
     step = fetch_value("SELECT @@auto_increment_increment AS step") if len(rows) > 1 else 1
-    first = cursor.lastrowid
-    return list(range(first, first + step * len(rows), step))
+    return [
+        task_id for first, count in inserted for task_id in range(first, first + step * count, step)
+    ]

@@ -378,7 +378,7 @@ def test_a_connection_whose_session_could_not_be_set_up_is_not_used(
 ) -> None:
     connect_database(url)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "SESSION", ("SET SESSION nonsense",))
+        patch.setattr(engine, "SESSION", "SET SESSION nonsense")
         with pytest.raises(peewee.ProgrammingError):
             execute("SELECT 1")
         assert database.is_closed()

@@ -1,20 +1,22 @@
 """What hosts turn on a MySQL or MariaDB server: each variable, and a tour of the API with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pymysql
 import pytest
-from click.testing import CliRunner
 
 from taskmanager.app import close_app, create_app
-from taskmanager.cli import main
 from taskmanager.db import schema
-from taskmanager.db.connection import close_connection, connect_database
+from taskmanager.db.connection import close_connection, connect_database, keeps_snapshot
 from taskmanager.db.dialect import MYSQL
 from taskmanager.db.statements import execute, fetch_value
 from taskmanager.errors import DatabaseRefused
 from tests.conftest import Api, make_key, require
-from tests.support.mariadb import MariaDB, is_installed
+from tests.db.tour import move, tour
+from tests.support.debian_packages import NotToBeHad
+from tests.support.mariadb import LOGS_STATEMENTS, MariaDB, is_installed
+from tests.support.other_databases import PACKAGES, MySQL
 
 # Variable → the value that a host may have set → what our sessions have.
 TURNED = [
@@ -42,72 +44,200 @@ TURNED = [
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
     require("MariaDB (mariadbd)", is_installed())
-    server = MariaDB(tmp_path_factory.mktemp("host"))
-    server.start()
-    server.run("CREATE USER me IDENTIFIED BY 'p'")
-    server.run("GRANT ALL ON queue.* TO me")
-    server.run("GRANT ALL ON moved.* TO me")
+    server = started(MariaDB, tmp_path_factory.mktemp("host"), [])
     yield server
     server.stop()
 
 
+def started(kind: type[MariaDB], folder: Path, options: Sequence[str]) -> MariaDB:
+    """A server with an ordinary user, `me`, of two databases."""
+    server = kind(folder, options=options)
+    try:
+        server.start()
+        server.run("CREATE USER me IDENTIFIED BY 'p'")
+        for name in ("queue", "moved"):
+            server.run(f"GRANT ALL ON {name}.* TO me")
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def database_of(server: MariaDB, name: str) -> str:
+    return server.create_database(name).replace("root@", "me:p@")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("variable", "value", "ours"), TURNED)
-def test_the_queue_works_whatever_a_host_has_set(
+def test_the_queue_works_whatever_a_host_sets_for_each_session(
     host: MariaDB, tmp_path: Path, variable: str, value: str, ours: int | str | None
 ) -> None:
-    url = host.create_database("queue").replace("root@", "me:p@")
     # The server runs it for each new connection of an ordinary user.
     statement = f"SET SESSION {variable} = {value}".replace("'", "''")
-    moved = host.create_database("moved").replace("root@", "me:p@")
+    url, moved = database_of(host, "queue"), database_of(host, "moved")
     host.run(f"SET GLOBAL init_connect = '{statement}'")
-    app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
     try:
+        tour_and_move(host, url, moved, tmp_path)
+        connect_database(url)
         if ours is not None:
             assert fetch_value(f"SELECT @@{variable}") == ours
-        tour(Api(app.test_client(), make_key("admin")), tmp_path)
-    finally:
-        close_app(app)
-    move(url, moved, tmp_path)
-    for name in ("queue", "moved"):
-        assert host.rows(f"SELECT COUNT(*) FROM {name}.tasks") == [(12,)]
-
-
-def tour(api: Api, folder: Path) -> None:
-    """Reads and writes of every kind; leaves twelve tasks."""
-    for name in ("job", "other", "third"):
-        api.register(name)
-    for number in range(11):
-        api.create("job" if number % 2 else "other", {"n": number, "text": "a\\'\"ü"})
-    parent = api.create("third")
-    assert api.claim(limit=5)["count"] == 5
-    held = api.claim(worker_id="w2")
-    api.complete(held, result={"text": "\\'\"ü"})
-    for path in ("/api/stats", "/api/task-types", "/api/workers", f"/api/tasks/{parent['id']}"):
-        api.get(path)
-    assert api.call("GET", "/api/metrics").status_code == 200
-    listed = api.get("/api/tasks?with_total=true")
-    assert (listed["count"], listed["total"]) == (12, 12)
-    assert api.get("/api/tasks?status=claimed&type=job,other")["count"] >= 0
-    assert len(api.get("/api/stats")["by_type"]) == 3
-    body = {"name": "s", "type": "job", "params": {}, "interval_seconds": 60}
-    schedule = api.post("/api/schedules", body, 201)
-    api.delete(f"/api/schedules/{schedule['id']}")
-    api.post("/api/maintenance/run")
-    assert api.get("/api/health")["status"] == "healthy"
-
-
-def move(source: str, target: str, folder: Path) -> None:
-    """Exports one queue and imports it elsewhere, by command."""
-    for url, *arguments in ((source, "export"), (target, "import", "--replace-keys")):
-        environment = {
-            "TASKMANAGER_DATABASE_URL": url,
-            "TASKMANAGER_INSTANCE_PATH": str(folder / "commands"),
-        }
-        runner = CliRunner(env=environment)
-        done = runner.invoke(main, [*arguments, str(folder / "queue.jsonl")])
-        assert done.exit_code == 0, done.output
         close_connection()
+    finally:
+        host.run("SET GLOBAL init_connect = ''")
+
+
+def tour_and_move(server: MariaDB, url: str, moved: str, folder: Path) -> None:
+    tour(url, folder)
+    move(url, moved, folder)
+    for name in ("queue", "moved"):
+        assert server.rows(f"SELECT COUNT(*) FROM {name}.tasks") == [(15,)]
+
+
+# What a server is started with, and what the queue makes of it.
+STARTED_WITH = {
+    "statement log": LOGS_STATEMENTS,
+    "statement log, strict snapshots": [*LOGS_STATEMENTS, "--innodb-snapshot-isolation=ON"],
+    "join size": ["--max-join-size=3"],
+    "compact rows": ["--innodb-default-row-format=compact"],
+    "redundant rows": ["--innodb-default-row-format=redundant"],
+    "packet": ["--max-allowed-packet=1M"],
+    "safe updates": ["--sql-safe-updates=ON"],
+    "ANSI": ["--sql-mode=ANSI"],
+    "ANSI quotes": ["--sql-mode=ANSI_QUOTES,NO_BACKSLASH_ESCAPES"],
+    "no strict mode": ["--sql-mode="],
+    "Oracle mode": ["--sql-mode=ORACLE"],
+    "MyISAM": ["--default-storage-engine=MyISAM"],
+    "names in lower case": ["--lower-case-table-names=1"],
+    "five connections": ["--max-connections=5", "--max-user-connections=5"],
+    "idle for 2 s": ["--wait-timeout=2"],
+    "serializable": ["--transaction-isolation=SERIALIZABLE"],
+    "latin1": ["--character-set-server=latin1", "--collation-server=latin1_swedish_ci"],
+    "no autocommit": ["--autocommit=0"],
+    "time zone": ["--default-time-zone=+13:00"],
+    "keys": ["--innodb-force-primary-key=ON"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", STARTED_WITH.values(), ids=STARTED_WITH.keys())
+def test_the_queue_works_on_a_server_of_each_kind(tmp_path: Path, options: list[str]) -> None:
+    require("MariaDB (mariadbd)", is_installed())
+    (tmp_path / "server").mkdir()
+    tour_on(MariaDB, tmp_path, options)
+
+
+def tour_on(kind: type[MariaDB], folder: Path, options: Sequence[str]) -> None:
+    server = started(kind, folder / "server", options)
+    try:
+        url, moved = database_of(server, "queue"), database_of(server, "moved")
+        tour_and_move(server, url, moved, folder)
+        if options is LOGS_STATEMENTS:
+            assert server.rows("SELECT @@log_bin, @@binlog_format") == [(1, "STATEMENT")]
+    finally:
+        server.stop()
+
+
+# Of MySQL alone, or different there.
+MYSQL_STARTED_WITH = {
+    "primary keys": ["--sql-require-primary-key=ON"],
+    "invisible keys": ["--sql-generate-invisible-primary-key=ON"],
+    "statement log": LOGS_STATEMENTS,
+    "time limit": ["--max-execution-time=5000"],
+    "join size": ["--max-join-size=3"],
+    "safe updates": ["--init-connect=SET SESSION sql_safe_updates = 1"],
+    "packet": ["--max-allowed-packet=1M"],
+    "ANSI": ["--sql-mode=ANSI,ANSI_QUOTES"],
+    "no strict mode": ["--sql-mode="],
+    "compact rows": ["--innodb-default-row-format=compact"],
+    "five connections": ["--max-connections=5", "--max-user-connections=5"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", MYSQL_STARTED_WITH.values(), ids=MYSQL_STARTED_WITH.keys())
+def test_the_queue_works_on_a_mysql_of_each_kind(tmp_path: Path, options: list[str]) -> None:
+    require_mysql()
+    (tmp_path / "server").mkdir()
+    tour_on(MySQL, tmp_path, options)
+
+
+def require_mysql() -> None:
+    try:
+        PACKAGES["mysql"].unpacked()
+    except NotToBeHad as error:
+        pytest.skip(f"MySQL is not to be had here: {error}")
+
+
+@pytest.mark.slow
+def test_a_mysql_that_requires_tls_is_given_it_on_this_machine_too(tmp_path: Path) -> None:
+    require_mysql()
+    (tmp_path / "server").mkdir()
+    server = started(MySQL, tmp_path / "server", [])
+    try:
+        url = database_of(server, "queue")
+        with pymysql.connect(host="127.0.0.1", port=server.port, user="root") as root:
+            root.cursor().execute("SET GLOBAL require_secure_transport = ON")
+        tour(url, tmp_path)
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_read_only_is_refused_at_the_start_with_variable_and_remedy(
+    host: MariaDB, tmp_path: Path
+) -> None:
+    url = database_of(host, "queue")
+    host.run("SET GLOBAL read_only = 1")
+    try:
+        with pytest.raises(DatabaseRefused, match="read_only") as refused:
+            tour(url, tmp_path)
+        assert refused.value.code == "database_read_only"
+        assert "ask the host to end read_only" in (refused.value.remedy or "")
+    finally:
+        host.run("SET GLOBAL read_only = 0")
+
+
+@pytest.mark.slow
+def test_connections_that_the_server_has_closed_are_opened_again(tmp_path: Path) -> None:
+    require("MariaDB (mariadbd)", is_installed())
+    (tmp_path / "server").mkdir()
+    server = started(MariaDB, tmp_path / "server", ["--wait-timeout=1"])
+    try:
+        url = database_of(server, "queue")
+        app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
+        api = Api(app.test_client(), make_key("admin"))
+        api.register()
+        while server.connections_to("queue"):
+            pass
+        api.create()
+        assert api.claim()["attempts"] == 1
+        close_app(app)
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_begins_to_log_statements_is_noticed_by_the_next_session(
+    tmp_path: Path,
+) -> None:
+    require("MariaDB (mariadbd)", is_installed())
+    (tmp_path / "server").mkdir()
+    server = started(MariaDB, tmp_path / "server", [*LOGS_STATEMENTS, "--binlog-format=ROW"])
+    try:
+        url = database_of(server, "queue")
+        app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
+        api = Api(app.test_client(), make_key("admin"))
+        api.register()
+        assert not keeps_snapshot()
+        server.run("SET GLOBAL binlog_format = 'STATEMENT'")
+        for number in server.connections_to("queue"):
+            server.run(f"KILL {number}")
+        api.create()
+        assert keeps_snapshot()
+        assert api.claim()["attempts"] == 1
+        close_app(app)
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow
@@ -119,9 +249,7 @@ def test_the_tables_are_made_whatever_row_format_the_server_prefers(
     host.run(f"SET GLOBAL innodb_default_row_format = {row_format}")
     url = host.create_database("queue").replace("root@", "me:p@")
     try:
-        app = create_app({"instance_path": tmp_path / "instance", "database_url": url})
-        tour(Api(app.test_client(), make_key("admin")), tmp_path)
-        close_app(app)
+        tour(url, tmp_path)
         statement = (
             "SELECT DISTINCT row_format FROM information_schema.tables WHERE table_schema = 'queue'"
         )

@@ -1,6 +1,7 @@
 """The database and what is in it: reachable or not, old or new, locked in, forgotten by cron."""
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from taskmanager.db.schema import create_schema
 from taskmanager.db.statements import execute
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.checks import examine
-from taskmanager.doctor.database import judge_connections, judge_version
+from taskmanager.doctor.database import judge_connections, judge_packets, judge_version
 from taskmanager.files import systems
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, in_every_mode
@@ -383,6 +384,25 @@ def test_the_connections_of_all_users_count_too() -> None:
 
 
 @on_mariadb
+def test_isolation_and_packets_of_an_ordinary_server_are_in_order(
+    api: Api, examined: Callable[[], Report]
+) -> None:
+    report = examined()
+    assert report.of("binary_log")["found"] == "Transactions use READ COMMITTED."
+    assert report.level("packet_size") == "ok"
+
+
+def test_a_server_that_takes_less_than_the_settings_let_in_is_a_warning() -> None:
+    megabyte = 1_048_576
+    finding = judge_packets(megabyte, megabyte)
+    assert finding.level.value == "warning"
+    assert "max_allowed_packet" in finding.found
+    advised = int(re.findall(r"([0-9,]+)\.$", finding.remedy or "")[0].replace(",", ""))
+    assert judge_packets(megabyte, advised).level.value == "ok"
+    assert judge_packets(megabyte, advised + 1).level.value == "warning"
+
+
+@on_mariadb
 def test_clocks_that_differ_are_a_warning(
     api: Api, examined: Callable[[], Report], clock: Clock
 ) -> None:
@@ -398,7 +418,7 @@ def test_clocks_that_differ_are_a_warning(
 @on_sqlite
 def test_sqlite_has_neither_clock_nor_connections(api: Api, examined: Callable[[], Report]) -> None:
     report = examined()
-    for code in ("clock", "connections", "claim_path"):
+    for code in ("clock", "connections", "claim_path", "binary_log", "packet_size"):
         assert report.of(code)["found"].startswith("Not applicable")
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import pymysql
 
+# What makes a server refuse READ COMMITTED to whoever writes.
+LOGS_STATEMENTS = ("--log-bin=binlog", "--binlog-format=STATEMENT", "--server-id=1")
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -118,6 +121,7 @@ class MariaDB:
             host="127.0.0.1", port=self.port, user="root", autocommit=True, ssl_disabled=True
         )
         with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute("SET SESSION sql_big_selects = 1")  # whatever max_join_size is
             cursor.execute(statement)
             return list(cursor.fetchall())
 

@@ -40,7 +40,7 @@ _ERRORS = {
     404: "Not found, or no task to claim",
     405: "The address does not support this method",
     409: "The current state does not allow it",
-    413: "The body is larger than the limit",
+    413: "The body is larger than the limit, or its values larger than the database takes",
     415: "The body is not JSON",
     429: "The rate limit is exceeded",
     503: "The database is unreachable, stayed locked or refuses; nothing is half done",

@@ -7,16 +7,19 @@ certificate authorities of the system. Here one context serves all connections o
 import functools
 import logging
 import ssl
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from pymysql.connections import Connection
-from pymysql.constants import CR
+from pymysql.constants import CR, ER
 from pymysql.err import OperationalError
 
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
+
+REQUIRES_TLS = 3159  # require_secure_transport of MySQL
 
 
 def context_that_trusts(authority: str) -> ssl.SSLContext:
@@ -46,7 +49,25 @@ def _context_that_trusts_anyone() -> ssl.SSLContext:
 
 
 class MySQLConnection(Connection):
-    """PyMySQL's; where the URL names no authority, encrypted if the server offers it."""
+    """PyMySQL's; where the URL names no authority, encrypted if the server offers it.
+
+    `max_packet` is the server's max_allowed_packet in bytes. `keeps_snapshot` is True if all plain
+    SELECTs of a transaction see the moment of the first one (REPEATABLE READ).
+    """
+
+    max_packet = sys.maxsize
+    keeps_snapshot = False
+
+    def _execute_command(self, command: int, sql: str | bytes) -> None:
+        """Sends a command, unless the server would answer by closing the connection."""
+        content = sql.encode(self.encoding, "surrogateescape") if isinstance(sql, str) else sql
+        if len(content) + 1 >= self.max_packet:  # the byte before it names the command
+            raise OperationalError(
+                ER.NET_PACKET_TOO_LARGE,
+                f"a statement of {len(content)} bytes, where max_allowed_packet is "
+                f"{self.max_packet}",
+            )
+        super()._execute_command(command, content)  # type: ignore[misc]
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()
@@ -79,7 +100,8 @@ def connect(**options: Any) -> MySQLConnection:
 
 
 def _logged_in(options: Mapping[str, Any]) -> MySQLConnection:
-    """Connects as `options` say, and again with TLS where the login sends the password itself.
+    """Connects as `options` say, and again with TLS where the server requires that, or where the
+    login sends the password itself.
 
     MySQL 8 asks for that once per user after each start of the server. Without
     TLS PyMySQL would need `cryptography` for it.
@@ -87,8 +109,9 @@ def _logged_in(options: Mapping[str, Any]) -> MySQLConnection:
     try:
         try:
             return MySQLConnection(**options)
-        except RuntimeError:
-            if not options.get("ssl_disabled"):
+        except (RuntimeError, OperationalError) as error:
+            wants_tls = isinstance(error, RuntimeError) or error.args[0] == REQUIRES_TLS
+            if not (wants_tls and options.get("ssl_disabled")):
                 raise
             return MySQLConnection(**{**options, "ssl_disabled": False})
     except RuntimeError as error:

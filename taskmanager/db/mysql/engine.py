@@ -9,19 +9,24 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import peewee
 from pymysql.constants import CLIENT
+from pymysql.converters import escape_string
 from pymysql.cursors import SSCursor
 
 from taskmanager.db.dialect import MYSQL
 from taskmanager.db.engine import Recovering, options_of
 from taskmanager.db.errors import mysql_code
-from taskmanager.db.mysql.connection import connect, context_that_trusts
+from taskmanager.db.mysql.connection import MySQLConnection, connect, context_that_trusts
 from taskmanager.db.mysql.pool import IdleConnections
+from taskmanager.db.mysql.variables import ask_server
 from taskmanager.errors import ConfigurationError
 
 MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
 MYSQL_PATIENCE_SECONDS = 3_600
 MYSQL_SYNTAX_ERROR = 1064
+# In UTF-8; an escaped one is ASCII and has two.
+MAX_BYTES_OF_CHARACTER = 4
+REST_OF_STATEMENT_BYTES = 16_384
 # On Red Hat, and so on cPanel, and on Debian. None in /tmp, where any account could create one.
 SERVER_SOCKETS = ("/var/lib/mysql/mysql.sock", "/run/mysqld/mysqld.sock")
 # Every variable that a host may have turned and that the queue depends on. Any user may set these.
@@ -44,9 +49,12 @@ SESSION = (
     # and COMMIT begins another transaction, or ends the connection.
     "completion_type = 0 "
     # MariaDB alone can switch off its CHECKs; to MySQL this is a comment.
-    "/*M!100201 , check_constraint_checks = 1 */",
-    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
+    "/*M!100201 , check_constraint_checks = 1 */"
 )
+READ_COMMITTED = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE"
+REPEATABLE_READ = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE"
+# MariaDB would otherwise refuse to lock a row that has changed since the snapshot.
+LOCK_WHAT_HAS_CHANGED = "SET SESSION innodb_snapshot_isolation = 0"
 
 
 class _PerThread(threading.local):
@@ -100,8 +108,12 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         self._idle.put(connection)
 
     def close_quietly(self) -> None:
-        """Closes the idle connections too: whatever broke this one has broken them."""
+        """Closes the idle connections too: whatever broke this one has broken them.
+
+        The server may come back with other variables, so they are asked again.
+        """
         super().close_quietly()
+        self.cache.server_variables = None
         self._idle.close_all()
 
     def dispose(self) -> None:
@@ -122,10 +134,35 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
                 self.cache.skips_locked = False
         return self.cache.skips_locked
 
-    def _initialize_connection(self, conn: Any) -> None:
+    def keeps_snapshot(self) -> bool:
+        """Whether all plain SELECTs of a transaction see the moment of the first one."""
+        return self._opened().keeps_snapshot
+
+    def takes(self, text: str) -> bool:
+        """Whether a statement may hold the text beside small values (max_allowed_packet)."""
+        room = self._opened().max_packet - REST_OF_STATEMENT_BYTES
+        if len(text) * MAX_BYTES_OF_CHARACTER <= room:
+            return True
+        return len(escape_string(text).encode("utf-8", "surrogatepass")) <= room
+
+    def _opened(self) -> MySQLConnection:
+        opened: MySQLConnection = self.connection()  # type: ignore[no-untyped-call]
+        return opened
+
+    def _initialize_connection(self, conn: MySQLConnection) -> None:
         with conn.cursor() as cursor:
-            for statement in SESSION:
-                cursor.execute(statement)
+            cursor.execute(SESSION)
+            server = self.cache.server_variables
+            if server is None:
+                server = self.cache.server_variables = ask_server(cursor)
+            if server.logs_statements:
+                cursor.execute(REPEATABLE_READ)
+                if server.knows_snapshot_isolation:
+                    cursor.execute(LOCK_WHAT_HAS_CHANGED)
+            else:
+                cursor.execute(READ_COMMITTED)
+        conn.keeps_snapshot = server.logs_statements
+        conn.max_packet = server.max_allowed_packet
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:

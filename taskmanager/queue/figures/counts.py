@@ -18,7 +18,7 @@ from taskmanager.db.models import StatisticsSnapshot
 from taskmanager.db.queries import first_row
 from taskmanager.db.statements import Row, execute
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import DatabaseUnavailable
+from taskmanager.errors import DatabaseUnavailable, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _has_written(query: peewee.Query) -> bool:
         return bool(write_transaction(query.execute)())
     except peewee.IntegrityError:  # another process has just inserted the row
         return False
-    except DatabaseUnavailable as error:
+    except (DatabaseUnavailable, TooLarge) as error:
         log.info("the snapshot of the statistics is not renewed: %s", error.message)
         return False
 
