@@ -22,7 +22,7 @@ blueprint = Blueprint("workers", __name__, url_prefix="/workers")
 
 
 @blueprint.post("/heartbeat")
-@requires("tasks:claim", body=request_schemas.WORKER_HEARTBEAT)
+@requires("tasks:claim", ends_or_keeps_lease=True, body=request_schemas.WORKER_HEARTBEAT)
 def heartbeat(body: Values) -> Response:
     """POST /api/workers/heartbeat: `worker_id`, `metadata`, `tasks` (1,000 {id, claim_token}).
 
@@ -70,7 +70,7 @@ def get(worker_id: str) -> Response:
 
 
 @blueprint.post("/<worker:worker_id>/shutdown")
-@requires("tasks:claim", body=request_schemas.NOTHING)
+@requires("tasks:claim", ends_or_keeps_lease=True, body=request_schemas.NOTHING)
 def shutdown(worker_id: str) -> Response:
     """POST /api/workers/{id}/shutdown: releases all that the worker holds and marks it inactive.
 
