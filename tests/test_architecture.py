@@ -38,8 +38,8 @@ ROOMS = [
 ROOMS_OF_QUEUE = [
     ("answer_size", "history", "dedupe", "retry", "task_types"),
     ("search",),
-    ("workers", "store", "read", "claim_sql"),
-    ("holder", "waiting"),
+    ("store", "read", "claim_sql"),
+    ("holder", "waiting", "workers"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "maintenance_runs"),

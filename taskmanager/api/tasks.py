@@ -141,6 +141,7 @@ def list_all(query: Values) -> Response:
     }
     if page.total is not None:
         data["total"] = page.total
+        data["total_is_exact"] = page.total_is_exact
     if page.scanned is not None:
         data |= {"scanned": page.scanned, "is_complete": page.is_complete}
     return success(data)
