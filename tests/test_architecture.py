@@ -36,7 +36,8 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size", "history", "dedupe", "retry", "task_types"),
+    ("answer_size",),
+    ("history", "dedupe", "retry", "task_types"),
     ("search",),
     ("store", "read", "claim_sql"),
     ("holder", "waiting", "workers"),

@@ -96,7 +96,7 @@ CALLS: dict[str, Call] = {
         )
     ),
     "tasks.get": Call(ref("TaskWithReason")),
-    "tasks.logs": Call(page_of("logs", "LogEntry")),
+    "tasks.logs": Call(page_of("logs", "LogEntry", next_cursor=CURSOR)),
     "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
     "tasks.retry": Call(ref("Task")),
     "bulk.list_errors": Call(
