@@ -6,9 +6,10 @@ from urllib.parse import quote
 import pytest
 
 from taskmanager.clock import format_time
-from taskmanager.db.statements import execute
+from taskmanager.db.connection import database
+from taskmanager.db.statements import execute, insert_many
 from taskmanager.errors import DatabaseUnavailable
-from taskmanager.queue import holder, lease, workers
+from taskmanager.queue import holder, lease, maintenance, workers
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 
@@ -384,6 +385,29 @@ def test_the_counts_of_a_list_of_workers_are_bounded(
     listed = api.get("/api/workers")
     assert (listed["total"], listed["total_is_exact"], listed["count"]) == (2, False, 3)
     assert {row["id"]: row["tasks_held"] for row in listed["workers"]}["w1"] == 2
+
+
+def test_old_workers_are_pruned_in_slices(api: Api, clock: Clock) -> None:
+    old = [
+        {"id": f"old-{n}", "first_seen_at": 1, "last_seen_at": clock.now - 31 * 86_400_000}
+        for n in range(maintenance.MAX_SLICE_ROWS + 30)
+    ]
+    insert_many("workers", old)
+    beat(api)
+    deleted: list[int] = []
+
+    def count_values(event: Any) -> None:
+        if event.sql.startswith("DELETE FROM") and "last_seen_at" in event.sql:
+            deleted.append(len(event.params) - 1)
+
+    database.query_hooks.append(count_values)
+    try:
+        api.post("/api/maintenance/run")
+    finally:
+        database.query_hooks.remove(count_values)
+    assert [row["id"] for row in api.get("/api/workers")["workers"]] == ["w1"]
+    assert sum(deleted) == len(old)
+    assert max(deleted) <= maintenance.MAX_SLICE_ROWS
 
 
 class TestInSlices:
