@@ -74,11 +74,12 @@ def assert_healthy(server: Server) -> None:
         (200, b""),
         (24, HEAD),
         (24, b"G"),
+        (24, b"\r\n\r\n"),
         (24, POST + BODY),
         # Each is answered with 400 and then ended by the server, which waits for the client's end.
         (24, b"nonsense\r\n\r\n"),
     ],
-    ids=["nothing", "half a head", "one byte", "half a body", "nonsense"],
+    ids=["nothing", "half a head", "one byte", "empty lines", "half a body", "nonsense"],
 )
 def test_clients_that_end_no_request_keep_nobody_from_an_answer(
     server: Server, stack: ExitStack, clients: int, sent: bytes

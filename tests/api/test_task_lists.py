@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskmanager.clock import format_time
+from taskmanager.db.connection import database
 from taskmanager.queue import read
 from tests.conftest import Api, Clock
 
@@ -140,8 +141,19 @@ def test_a_total_reads_a_bounded_number_of_tasks_and_says_whether_it_is_exact(
     counted: tuple[int, bool],
 ) -> None:
     monkeypatch.setattr(read, "ROWS_COUNTED", rows_counted)
-    page = api.get(f"/api/tasks?with_total=true{query}")
+    limits = []
+
+    def note_limit(event: Any) -> None:
+        if "COUNT(*) AS looked_at" in event.sql:
+            limits.append(event.params[-1])
+
+    database.query_hooks.append(note_limit)
+    try:
+        page = api.get(f"/api/tasks?with_total=true{query}")
+    finally:
+        database.query_hooks.remove(note_limit)
     assert (page["total"], page["total_is_exact"]) == counted
+    assert max(limits) == rows_counted + 1
 
 
 def test_a_far_page_of_many_types_takes_no_more_memory_than_of_few(
