@@ -27,11 +27,6 @@ class Incoming:
         searched = max(0, len(self.received) - len(_END_OF_HEAD) + 1)
         self.received += data
         if self._expected is None:
-            if self.received.startswith(
-                (b"\r", b"\n")
-            ):  # empty lines before a request mean nothing
-                self.received = self.received.lstrip(b"\r\n")
-                searched = 0
             end = self.received.find(_END_OF_HEAD, searched)
             if end < 0:
                 return len(self.received) > MAX_HEAD_BYTES

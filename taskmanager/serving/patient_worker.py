@@ -113,10 +113,8 @@ class PatientWorker(ThreadWorker):
             self._add(conn, data)
 
     def _add(self, conn: _Connection, data: bytes) -> None:
-        before = len(conn.incoming.received)
-        is_whole = conn.incoming.add(data)
-        self._received_bytes += len(conn.incoming.received) - before
-        if is_whole:
+        self._received_bytes += len(data)
+        if conn.incoming.add(data):
             self._forget(conn)
             conn.hand_over()
             self.enqueue_req(conn)
