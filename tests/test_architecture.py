@@ -36,10 +36,11 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size", "history", "dedupe", "retry", "task_types"),
+    ("answer_size",),
+    ("history", "dedupe", "retry", "task_types"),
     ("search",),
-    ("workers", "store", "read", "claim_sql"),
-    ("holder", "waiting"),
+    ("store", "read", "claim_sql"),
+    ("holder", "waiting", "workers"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "maintenance_runs", "clock_jumps"),

@@ -19,19 +19,22 @@ View = Callable[..., Response]
 PUBLIC = "public"
 # In the WSGI environment, where no client can put anything: who calls from this very process.
 CALLER = "taskmanager.caller"
+OPERATOR_SCOPES = ("tasks:manage", "admin")
 
 
 def requires(
     scope: str,
     *,
     every_type: str | None = None,
+    ends_or_keeps_lease: bool = False,
     query: QueryParameters | None = None,
     body: RequestBody | None = None,
 ) -> Callable[[View], View]:
     """Marks a view with the scope that a key needs to call it, or PUBLIC, and reads its input.
 
     `query` and `body` become arguments of the view, unless they have no fields. `every_type`
-    says what a key that is limited to task types may not do here.
+    says what a key that is limited to task types may not do here. `ends_or_keeps_lease` takes the
+    call out of the key's own rate limit.
     """
     if scope != PUBLIC and scope not in keys.SCOPES:
         raise ValueError(f"no such scope: {scope}")
@@ -50,6 +53,7 @@ def requires(
 
         call.required_scope = scope  # type: ignore[attr-defined]
         call.query, call.body = query, body  # type: ignore[attr-defined]
+        call.ends_or_keeps_lease = ends_or_keeps_lease  # type: ignore[attr-defined]
         return call
 
     return mark
@@ -69,6 +73,16 @@ def required_scope() -> str:
     view = current_app.view_functions.get(request.endpoint or "")
     scope: str = getattr(view, "required_scope", "admin")
     return scope
+
+
+def _policy(caller: Caller) -> rate_limits.Policy:
+    """The limit of the key that the present request counts against."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    if view is None or not caller.may(g.scope):
+        return "key"
+    if getattr(view, "ends_or_keeps_lease", False):
+        return "leases"
+    return "operator" if g.scope in OPERATOR_SCOPES else "key"
 
 
 def takes_no_key() -> bool:
@@ -95,7 +109,7 @@ def authenticate_request() -> None:
     # Cut to where it is recorded: a proxy may send any text for an address.
     address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
     g.caller = caller = caller._replace(address=address, request_id=g.request_id)
-    rate_limits.count_request(caller)
+    rate_limits.count_request(caller, _policy(caller))
     if not caller.may(g.scope):
         raise NotAllowed(
             f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",

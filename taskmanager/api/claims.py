@@ -74,7 +74,7 @@ def _both(one: Any, several: list[Any] | None) -> list[Any] | None:
 
 
 @blueprint.post(f"{TASK}/complete")
-@requires("tasks:complete", body=request_schemas.COMPLETE_TASK)
+@requires("tasks:complete", ends_or_keeps_lease=True, body=request_schemas.COMPLETE_TASK)
 def complete(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/complete: reports success or failure of the attempt.
 
@@ -91,7 +91,7 @@ def complete(task_id: int, body: Values) -> Response:
 
 
 @blueprint.post("/complete")
-@requires("tasks:complete", body=request_schemas.COMPLETE_TASKS)
+@requires("tasks:complete", ends_or_keeps_lease=True, body=request_schemas.COMPLETE_TASKS)
 def complete_batch(body: Values) -> Response:
     """POST /api/tasks/complete: `worker_id` and 1 to 1,000 `completions`, each with its `id`.
 
@@ -152,7 +152,7 @@ def _completion_message(outcome: CompletionOutcome) -> str:
 
 
 @blueprint.post(f"{TASK}/progress")
-@requires("tasks:claim", body=request_schemas.REPORT_PROGRESS)
+@requires("tasks:claim", ends_or_keeps_lease=True, body=request_schemas.REPORT_PROGRESS)
 def progress(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/progress: `worker_id`, `progress` 0 to 100, `message`, `claim_token`.
 
@@ -169,7 +169,7 @@ def progress(task_id: int, body: Values) -> Response:
 
 
 @blueprint.post(f"{TASK}/heartbeat")
-@requires("tasks:claim", body=request_schemas.TASK_HEARTBEAT)
+@requires("tasks:claim", ends_or_keeps_lease=True, body=request_schemas.TASK_HEARTBEAT)
 def heartbeat(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/heartbeat: `worker_id`, `claim_token`, `lease_seconds` (1 to 86,400).
 
@@ -200,7 +200,7 @@ def _lease_answer(task: dict[str, Any], message: str) -> Response:
 
 
 @blueprint.post(f"{TASK}/release")
-@requires("tasks:claim", body=request_schemas.RELEASE_TASK)
+@requires("tasks:claim", ends_or_keeps_lease=True, body=request_schemas.RELEASE_TASK)
 def release(task_id: int, body: Values) -> Response:
     """POST /api/tasks/{id}/release: `worker_id`, `claim_token`, `delay_seconds`.
 

@@ -13,7 +13,7 @@ import functools
 import ipaddress
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import limits
 from flask import Flask, Response, current_app, g, request
@@ -29,8 +29,19 @@ from taskmanager.errors import ConfigurationError, RateLimited
 from taskmanager.ratelimits.storage import GUARDED, SHARED_FILE, GuardedStorage
 from taskmanager.rates import Rate, parse_rate
 
+# What ends or keeps a lease, and what an operator does, has a generous limit of its own: a worker
+# that has used up its requests still reports on what it holds.
+GENEROUS = Rate(10_000, "minute")  # per key and policy
 WITHOUT_KEY = Rate(600, "minute")  # per address, all routes that take no key together
 FAILURES = Rate(30, "minute")  # per address and purpose
+
+# Which limit of a key a request counts against. All its requests but those of the others are "key".
+Policy = Literal["key", "leases", "operator"]
+_COUNTED = {
+    "key": "requests",
+    "leases": "heartbeats and reports",
+    "operator": "requests of an operator",
+}
 
 _EXTENSION = "taskmanager.rate_limits"
 
@@ -120,14 +131,16 @@ def _storage_options(uri: str) -> dict[str, str | int]:
     return {}
 
 
-def count_request(caller: Caller) -> None:
-    """Counts the present request against its key. Raises RateLimited."""
+def count_request(caller: Caller, policy: Policy) -> None:
+    """Counts the present request against that limit of its key. Raises RateLimited."""
     rate = _rate_of(caller)
     if rate.is_unlimited:
         return
-    g.quota = quota = _hit("key", str(caller.key_id), rate)
+    if policy != "key":
+        rate = max(rate, GENEROUS, key=lambda one: one.amount / one.seconds)
+    g.quota = quota = _hit(policy, str(caller.key_id), rate)
     if quota.is_exceeded:
-        raise _refusal(quota, "This key may make {} requests a {}")
+        raise _refusal(quota, f"This key may make {{}} {_COUNTED[policy]} a {{}}")
 
 
 def count_failure(purpose: str) -> None:

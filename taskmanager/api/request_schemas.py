@@ -205,6 +205,9 @@ _PAGE = {"limit": _LIMIT, "offset": {**integer(0, read.MAX_OFFSET), "default": 0
 NO_PARAMETERS = QueryParameters()
 PAGE = QueryParameters(**_PAGE, cursor=TEXT)
 AUDIT_PAGE = QueryParameters(limit=_LIMIT, cursor=integer(1, MAX_INTEGER))
+LOGS_PAGE = QueryParameters(
+    limit={**integer(1, 1_000), "default": 1_000}, cursor=integer(1, MAX_INTEGER)
+)
 FORCE = QueryParameters(force=FLAG)
 OF_VERSION = QueryParameters(version=TEXT)
 # All of them without a limit: a worker that polls its types must not lose some without a sign.

@@ -156,8 +156,8 @@ WORKER = Fields(
     first_seen_at=TIME,
     last_seen_at=TIME,
     tasks_held=COUNT,
-    tasks_completed=COUNT,
-    tasks_failed=COUNT,
+    tasks_completed=or_null(COUNT),
+    tasks_failed=or_null(COUNT),
     metadata=or_null(METADATA),
 )
 SCHEDULE = Fields(
@@ -276,5 +276,6 @@ def page_json(name: str, page: task_types.Page, row_json: Callable[[Row], Any]) 
         name: [row_json(row) for row in page.rows],
         "count": len(page.rows),
         "total": page.total,
+        "total_is_exact": page.total_is_exact,
         "next_cursor": page.next_cursor,
     }

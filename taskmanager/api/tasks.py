@@ -141,6 +141,7 @@ def list_all(query: Values) -> Response:
     }
     if page.total is not None:
         data["total"] = page.total
+        data["total_is_exact"] = page.total_is_exact
     if page.scanned is not None:
         data |= {"scanned": page.scanned, "is_complete": page.is_complete}
     return success(data)
@@ -151,27 +152,38 @@ def list_all(query: Values) -> Response:
 def get(task_id: int) -> Response:
     """GET /api/tasks/{id}: the full task.
 
-    With `attempt_errors` (how each failed attempt ended) and, while it waits,
-    `waiting_because`. 200; 403; 404.
+    With `attempt_errors` (how the latest 100 failed attempts ended), `more_attempt_errors` and,
+    while it waits, `waiting_because`. 200; 403; 404.
     """
     task = read.get_task(task_id=task_id, caller=g.caller)
-    errors = history.list_attempt_errors(task_id=task_id)
+    errors, more = history.list_attempt_errors(task_id=task_id)
     return success(
         {
             **task_json(task),
             "attempt_errors": [attempt_error_json(error) for error in errors],
+            "more_attempt_errors": more,
             "waiting_because": waiting.explain(task, now=g.now),
         }
     )
 
 
 @blueprint.get(f"{TASK}/logs")
-@requires("tasks:read", query=request_schemas.NO_PARAMETERS)
-def logs(task_id: int) -> Response:
-    """GET /api/tasks/{id}/logs: its history, oldest first. 200; 403; 404."""
+@requires("tasks:read", query=request_schemas.LOGS_PAGE)
+def logs(task_id: int, query: Values) -> Response:
+    """GET /api/tasks/{id}/logs: a page of its history, oldest first; `limit` (at most 1,000).
+
+    `cursor` from `next_cursor`, which is null on the last page. Long messages end a page early.
+    200; 400; 403; 404.
+    """
     read.get_task(task_id=task_id, caller=g.caller)
-    rows = history.list_logs(task_id=task_id)
-    return success({"logs": [LOG_ENTRY.of(row) for row in rows], "count": len(rows)})
+    rows, last_id = history.list_logs(task_id=task_id, **query)
+    return success(
+        {
+            "logs": [LOG_ENTRY.of(row) for row in rows],
+            "count": len(rows),
+            "next_cursor": None if last_id is None else str(last_id),
+        }
+    )
 
 
 @blueprint.post(f"{TASK}/cancel")

@@ -29,7 +29,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     the server starts anyway and answers 503 until it can.
     """
     # Imported here because no other command needs gunicorn.
-    from taskmanager.serving import address_of, require_free_address, run_server
+    from taskmanager.serving.server import address_of, require_free_address, run_server
 
     host = host.removeprefix("[").removesuffix("]")
     require_free_address(host, port)

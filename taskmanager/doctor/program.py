@@ -25,7 +25,7 @@ PARTS = (("taskmanager.app", "create_app"), ("taskmanager.cli", "main"))
 LATER_PARTS = (
     "taskmanager.api.openapi.document",
     "taskmanager.db.mysql.engine",
-    "taskmanager.serving",
+    "taskmanager.serving.server",
 )
 _NO_SUCH_NAME = re.compile(r"cannot import name '(\w+)' from ")
 _IMPORTS_IMP = re.compile(r"^\s*import\b.*\bimp\b", re.MULTILINE)

@@ -1,14 +1,38 @@
 """One row for every transition of a task.
 
-Always written in the transaction of what it records, so the two cannot disagree.
+Always written in the transaction of what it records, so the two cannot disagree. A task may go
+round in circles for ever, so its oldest events are removed and counted.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.statements import Row, fetch_all, insert_many
+from taskmanager.clock import format_time
+from taskmanager.db.statements import (
+    MAX_ROWS,
+    Row,
+    execute,
+    fetch_all,
+    fetch_value,
+    insert_many,
+    parts_of,
+    update,
+)
+from taskmanager.queue.answer_size import count_that_fits
+
+# A task without one of these has at most a few events for each of its 100 attempts. So a history
+# is bounded if it is shortened wherever one of them is stored.
+EVENTS_OF_CYCLES = frozenset({"released", "retried", "lease_restored"})
+SHORTENED = "history_shortened"
+MAX_EVENTS = 1_000
+KEPT_EVENTS = 500
+# In one transaction.
+MAX_REMOVED = 1_000
+MAX_TASKS_SHORTENED = 5
+ATTEMPT_ERRORS_SHOWN = 100
 
 
 def event_row(
@@ -41,7 +65,10 @@ def event_row(
 
 def record(tasks: Iterable[Row], event: str, **details: Any) -> None:
     """Stores the same event for each task; `details` are those that `event_row` takes."""
-    insert_many("task_logs", [event_row(task, event, **details) for task in tasks])
+    rows = [event_row(task, event, **details) for task in tasks]
+    insert_many("task_logs", rows)
+    if event in EVENTS_OF_CYCLES:
+        _shorten([row["task_id"] for row in rows])
 
 
 def record_rows(rows: Sequence[Row]) -> None:
@@ -49,15 +76,87 @@ def record_rows(rows: Sequence[Row]) -> None:
     insert_many("task_logs", rows)
 
 
-def list_logs(*, task_id: int) -> list[Row]:
-    """A task's history, oldest first."""
-    return fetch_all("SELECT * FROM {task_logs} WHERE task_id = ? ORDER BY id", (task_id,))
+def _shorten(task_ids: Sequence[int]) -> None:
+    """Removes the oldest events of those of these tasks that have more than MAX_EVENTS.
+
+    The first event, the latest claim and the newest KEPT_EVENTS stay. The last of those removed
+    becomes SHORTENED, which counts them. If many tasks are that long, the others come later.
+    """
+    for some in parts_of(task_ids, MAX_ROWS):
+        long = fetch_all(
+            "SELECT task_id, COUNT(*) AS events FROM {task_logs} WHERE task_id IN ? "
+            "GROUP BY task_id HAVING COUNT(*) > ? ORDER BY COUNT(*) DESC LIMIT ?",
+            (some, MAX_EVENTS, MAX_TASKS_SHORTENED),
+        )
+        for row in long:
+            _remove_oldest(row["task_id"], row["events"] - 1 - KEPT_EVENTS)
 
 
-def list_attempt_errors(*, task_id: int) -> list[Row]:
-    """How each failed attempt of a task ended, oldest first: reported, or lease expired."""
-    return fetch_all(
-        "SELECT * FROM {task_logs} WHERE task_id = ? "
-        "AND event IN ('retry_scheduled', 'failed', 'lease_expired') ORDER BY id",
+def _remove_oldest(task_id: int, count: int) -> None:
+    """Removes `count` events after the first, or MAX_REMOVED if that is less."""
+    latest_claim = fetch_value(
+        "SELECT id FROM {task_logs} WHERE task_id = ? AND event = 'claimed' "
+        "ORDER BY id DESC LIMIT 1",
         (task_id,),
     )
+    first, *oldest = fetch_all(
+        "SELECT id, event, metadata, created_at FROM {task_logs} WHERE task_id = ? "
+        "ORDER BY id LIMIT ?",
+        (task_id, 1 + min(count, MAX_REMOVED)),
+    )
+    removed = [row for row in oldest if row["id"] != latest_claim]
+    events: Counter[str] = Counter()
+    since = format_time(removed[0]["created_at"])
+    for row in removed:
+        if row["event"] == SHORTENED:  # what was removed before
+            earlier = json.loads(row["metadata"])
+            since = earlier["since"]
+            events.update(earlier["events"])
+        else:
+            events[row["event"]] += 1
+    last = removed[-1]["id"]
+    text = json.dumps({"events": events, "since": since})
+    nothing = dict.fromkeys(("status", "attempt", "worker_id", "api_key_id", "claim_token"))
+    message = f"{events.total():,} older events were removed."
+    shortened = {**nothing, "event": SHORTENED, "message": message, "metadata": text}
+    update("task_logs", shortened, "id = ?", (last,))
+    execute(
+        "DELETE FROM {task_logs} WHERE task_id = ? AND id > ? AND id < ? AND id <> ?",
+        (task_id, first["id"], last, latest_claim or 0),
+    )
+
+
+def list_logs(*, task_id: int, limit: int, cursor: int | None) -> tuple[list[Row], int | None]:
+    """A page of a task's history, oldest first, and the id of its last event if there are more.
+
+    `cursor` is the id after which the page begins. The page ends before its limit if its
+    messages and metadata are too large for one answer.
+    """
+    sizes = fetch_all(
+        "SELECT id, COALESCE(LENGTH(message), 0) + COALESCE(LENGTH(metadata), 0) AS size "
+        "FROM {task_logs} WHERE task_id = ? AND id > ? ORDER BY id LIMIT ?",
+        (task_id, cursor or 0, limit + 1),
+    )
+    count = count_that_fits(row["size"] for row in sizes[:limit])
+    ids = [row["id"] for row in sizes[:count]]
+    found = []
+    if ids:
+        found = fetch_all(
+            "SELECT * FROM {task_logs} WHERE task_id = ? AND id >= ? AND id <= ? ORDER BY id",
+            (task_id, ids[0], ids[-1]),
+        )
+    return found, ids[-1] if len(sizes) > count else None
+
+
+def list_attempt_errors(*, task_id: int) -> tuple[list[Row], bool]:
+    """How the latest failed attempts of a task ended, oldest first; whether there were more.
+
+    At most ATTEMPT_ERRORS_SHOWN, each reported or a lease that expired.
+    """
+    newest = fetch_all(
+        "SELECT * FROM {task_logs} WHERE task_id = ? "
+        "AND event IN ('retry_scheduled', 'failed', 'lease_expired') ORDER BY id DESC LIMIT ?",
+        (task_id, ATTEMPT_ERRORS_SHOWN + 1),
+    )
+    shown = newest[:ATTEMPT_ERRORS_SHOWN]
+    return shown[::-1], len(newest) > len(shown)

@@ -129,7 +129,8 @@ def _token_refused(task: Row, claim_token: str) -> TaskManagerError:
     )
     if last is None:
         return ClaimLost(
-            f"The claim token was never given out for task {task['id']}.",
+            f"The claim token was never given out for task {task['id']}, or so long ago that the "
+            "task's history no longer has it.",
             details={"status": task["status"]},
         )
     # A cancellation names no token.

@@ -4,7 +4,8 @@ Who may do so is decided in holder.py.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
@@ -19,6 +20,11 @@ from taskmanager.queue.holder import (
     update_held,
     waiting_again,
 )
+
+# What a worker that names no tasks holds is renewed and released in transactions of this many.
+# One takes some 10 ms on two cores, and several times that on a slow host.
+SLICE_TASKS = 250
+MAX_REST_SECONDS = 0.1
 
 
 def next_heartbeat_in(tasks: Iterable[Row], *, heartbeat_seconds: int, now: int) -> float:
@@ -109,29 +115,89 @@ def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: in
     return released
 
 
-def _held_ids(worker_id: str) -> list[int]:
+def _held_ids(worker_id: str, after: int) -> list[int]:
+    """The first SLICE_TASKS of the tasks that the worker holds, of those with higher ids."""
     rows = fetch_all(
         "SELECT id FROM {tasks} {index tasks_by_worker} "
-        "WHERE worker_id = ? AND status = 'claimed' ORDER BY id",
-        (worker_id,),
+        "WHERE worker_id = ? AND status = 'claimed' AND id > ? ORDER BY id LIMIT ?",
+        (worker_id, after, SLICE_TASKS),
     )
     return [row["id"] for row in rows]
 
 
-@write_transaction
+def _in_slices(run_slice: Callable[[int], list[int]]) -> None:
+    """Runs slices, each after the last id of the one before, until one is not full.
+
+    After each it rests as long as the slice took, so that waiting writers get their turn.
+    """
+    last_id = 0
+    while True:
+        started = time.monotonic()
+        ids = run_slice(last_id)
+        if len(ids) < SLICE_TASKS:
+            return
+        last_id = ids[-1]
+        time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
+
+
+Renewals = tuple[list[tuple[int, str]], list[Row]]
+
+
 def renew_leases(
     *, worker_id: str, claims: Sequence[tuple[int, str | None]] | None, caller: Caller, now: int
-) -> tuple[list[tuple[int, str]], list[Row]]:
+) -> Renewals:
     """Renews the leases of the named claims, or of all that the worker holds where none are named.
 
     Returns per task `renewed`, `cancelled` or `lost`, and the renewed tasks. Raises
     nothing for a single claim that is gone.
+
+    Transition: none, or pending → claimed where a lease had run out unnoticed by others.
+    Commits together: the named claims, or SLICE_TASKS of all that the worker holds.
+    Raises DatabaseUnavailable.
+    A crash leaves the old leases of the slices that are still to come.
     """
-    ids = _held_ids(worker_id) if claims is None else [task_id for task_id, _ in claims]
+    if claims is not None:
+        return _renew_named(worker_id, claims, caller, now)
+    outcomes: list[tuple[int, str]] = []
+    renewed: list[Row] = []
+
+    def renew_slice(after: int) -> list[int]:
+        ids, (some_outcomes, some_renewed) = _renew_slice(worker_id, after, caller, now)
+        outcomes.extend(some_outcomes)
+        renewed.extend(some_renewed)
+        return ids
+
+    _in_slices(renew_slice)
+    return outcomes, renewed
+
+
+@write_transaction
+def _renew_slice(
+    worker_id: str, after: int, caller: Caller, now: int
+) -> tuple[list[int], Renewals]:
+    ids = _held_ids(worker_id, after)
     tasks = lock_tasks(ids, caller)
+    return ids, _renew_locked(worker_id, [(each, None) for each in tasks], tasks, caller, now)
+
+
+@write_transaction
+def _renew_named(
+    worker_id: str, claims: Sequence[tuple[int, str | None]], caller: Caller, now: int
+) -> Renewals:
+    tasks = lock_tasks([task_id for task_id, _ in claims], caller)
+    return _renew_locked(worker_id, claims, tasks, caller, now)
+
+
+def _renew_locked(
+    worker_id: str,
+    claims: Iterable[tuple[int, str | None]],
+    tasks: Mapping[int, Row],
+    caller: Caller,
+    now: int,
+) -> Renewals:
     outcomes = []
     renewed: dict[int, Row] = {}
-    for task_id, claim_token in claims if claims is not None else [(each, None) for each in tasks]:
+    for task_id, claim_token in claims:
         task = tasks.get(task_id)
         if task and task["status"] == "cancelled":
             outcomes.append((task_id, "cancelled"))
@@ -146,22 +212,41 @@ def renew_leases(
     return outcomes, tasks_renewed
 
 
-@write_transaction
-def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> list[int]:
-    """Hands back what the worker holds and marks it inactive; returns the tasks' ids.
+def shut_down_worker(*, worker_id: str, caller: Caller, now: int) -> tuple[bool, list[int]]:
+    """Hands back what the worker holds; returns whether it is inactive then, and the tasks' ids.
 
-    Tasks of types that the caller may not touch stay claimed.
+    Tasks of types that the caller may not touch stay claimed, and a worker that holds such tasks
+    stays as it is.
 
     Transition: claimed → pending, the attempts not counted.
-    Commits together: all of it.
+    Commits together: SLICE_TASKS tasks each, and at last that the worker is inactive.
     Raises DatabaseUnavailable.
-    A crash leaves the tasks claimed until their leases expire.
+    A crash leaves the tasks of the slices that are still to come claimed until their leases
+    expire, or until the call is sent again.
     """
+    released: list[int] = []
+
+    def release_slice(after: int) -> list[int]:
+        ids, some = _release_slice(worker_id, after, caller, now)
+        released.extend(some)
+        return ids
+
+    _in_slices(release_slice)
+    if workers.holds_others(worker_id, caller=caller):
+        return False, released
+    workers.mark_shut_down(worker_id, now=now)
+    return True, released
+
+
+@write_transaction
+def _release_slice(
+    worker_id: str, after: int, caller: Caller, now: int
+) -> tuple[list[int], list[int]]:
+    ids = _held_ids(worker_id, after)
     held = [
         task
-        for task in lock_tasks(_held_ids(worker_id), caller).values()
+        for task in lock_tasks(ids, caller).values()
         if task["status"] == "claimed" and task["worker_id"] == worker_id
     ]
     _release(held, 0, caller, now)
-    workers.mark_shut_down(worker_id, now=now)
-    return [task["id"] for task in held]
+    return ids, [task["id"] for task in held]

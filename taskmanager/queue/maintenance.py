@@ -109,8 +109,7 @@ def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadl
     key_ms = _key_ms_by_type()
     pruned = _until_done(lambda rows: _prune_slice(cutoff, rows, key_ms, now), deadline)
     _until_done(lambda rows: _release_keys_slice(now, rows), deadline)
-    # In a transaction, to be run again: signs of life lock the same rows in another order.
-    write_transaction(execute)("DELETE FROM {workers} WHERE last_seen_at < ?", (cutoff,))
+    _until_done(lambda rows: _prune_workers_slice(cutoff, rows), deadline)
     if pruned:
         message = f"{pruned} tasks finished before {format_time(cutoff)} pruned by {caller.name}"
         write_transaction(audit.record)(event="pruned", message=message, caller=caller, now=now)
@@ -353,3 +352,19 @@ def _release_keys_slice(now: int, rows: int) -> int:
     if ids := [row["id"] for row in over]:
         execute("DELETE FROM {tasks} WHERE id IN ?", (ids,))
     return len(ids)
+
+
+@write_transaction
+def _prune_workers_slice(cutoff: int, rows: int) -> int:
+    """Removes up to `rows` workers that were last seen before `cutoff`; returns how many."""
+    old = fetch_all(
+        "SELECT id FROM {workers} WHERE last_seen_at < ? ORDER BY last_seen_at LIMIT ?",
+        (cutoff, rows),
+    )
+    if old:
+        # One may have been seen meanwhile.
+        execute(
+            "DELETE FROM {workers} WHERE id IN ? AND last_seen_at < ?",
+            ([row["id"] for row in old], cutoff),
+        )
+    return len(old)

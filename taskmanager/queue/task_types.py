@@ -38,11 +38,15 @@ REJECTED_TASKS_SHOWN = 5
 
 
 class Page(NamedTuple):
-    """A part of a list of `total` rows; `next_cursor` is None on the last page."""
+    """A part of a list of `total` rows; `next_cursor` is None on the last page.
+
+    There may be more rows than `total` if it is not exact.
+    """
 
     rows: list[Row]
     next_cursor: str | None
     total: int
+    total_is_exact: bool = True
 
 
 class TaskDefaults(NamedTuple):

@@ -88,7 +88,7 @@ RULES = {
     "POST /api/schedules/{schedule}/run": Rule("tasks:create", others=NOT_THERE),
     "DELETE /api/schedules/{schedule}": Rule("task-types:write", others=NOT_THERE),
     "GET /api/workers": Rule("workers:read", others=200),
-    "GET /api/workers/w": Rule("workers:read", others=200),
+    "GET /api/workers/w": Rule("workers:read", others=NOT_THERE),
     "POST /api/workers/heartbeat": Rule("tasks:claim", CLAIMED, 200),
     "POST /api/workers/w/shutdown": Rule("tasks:claim", others=200),
     "POST /api/admin/keys": Rule("admin", {"name": "n", "role": "viewer"}),

@@ -2,12 +2,15 @@
 
 import base64
 import json
+import tracemalloc
 from itertools import product
 from typing import Any
 
 import pytest
 
 from taskmanager.clock import format_time
+from taskmanager.db.connection import database
+from taskmanager.queue import read
 from tests.conftest import Api, Clock
 
 COUNT = 250
@@ -114,6 +117,65 @@ def test_a_total_is_counted_only_where_it_is_asked_for(
     assert api.get("/api/tasks?with_total=1&type=a.two&limit=1")["total"] == 84
     assert api.get("/api/tasks?with_total=true&type=none")["total"] == 0
     assert "total" not in api.get("/api/tasks?with_total=false")
+
+
+@pytest.mark.parametrize(
+    ("rows_counted", "query", "counted"),
+    [
+        (COUNT, "", (COUNT, True)),
+        (COUNT - 1, "", (COUNT - 1, False)),
+        (84, "&type=a.two&status=pending", (84, True)),
+        (83, "&type=a.two&status=pending", (83, False)),
+        # The bound is on the rows that are read, not on those that match.
+        (COUNT, "&priority_max=-5", (0, True)),
+        (COUNT - 1, "&priority_max=-5", (0, False)),
+        (COUNT, "&worker_id=w", (0, True)),
+    ],
+)
+def test_a_total_reads_a_bounded_number_of_tasks_and_says_whether_it_is_exact(
+    api: Api,
+    many: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    rows_counted: int,
+    query: str,
+    counted: tuple[int, bool],
+) -> None:
+    monkeypatch.setattr(read, "ROWS_COUNTED", rows_counted)
+    limits = []
+
+    def note_limit(event: Any) -> None:
+        if "COUNT(*) AS looked_at" in event.sql:
+            limits.append(event.params[-1])
+
+    database.query_hooks.append(note_limit)
+    try:
+        page = api.get(f"/api/tasks?with_total=true{query}")
+    finally:
+        database.query_hooks.remove(note_limit)
+    assert (page["total"], page["total_is_exact"]) == counted
+    assert max(limits) == rows_counted + 1
+
+
+def test_a_far_page_of_many_types_takes_no_more_memory_than_of_few(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each group of types has enough tasks to fill the page."""
+    for n in range(16):
+        api.register(f"t{n}")
+        items = [{"type": f"t{n}", "params": {"n": m}} for m in range(300)]
+        api.post("/api/tasks/batch", {"tasks": items}, 201)
+    monkeypatch.setattr(read, "STREAMS_PER_STATEMENT", 1)
+    api.get("/api/tasks?status=pending&offset=1&limit=1")  # what is remembered from the first call
+
+    def peak(query: str) -> int:
+        tracemalloc.start()
+        try:
+            api.get(f"/api/tasks?status=pending&offset=300&limit=1{query}")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak("") < 4 * peak("&type=t7")
     assert "total" not in api.get("/api/tasks?type=none")
 
 
@@ -342,4 +404,5 @@ def test_an_empty_queue_lists_nothing(api: Api) -> None:
         "offset": 0,
         "next_cursor": None,
         "total": 0,
+        "total_is_exact": True,
     }

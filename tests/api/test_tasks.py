@@ -78,7 +78,11 @@ def test_a_new_task_has_every_field_of_the_contract(job: Api, clock: Clock) -> N
     for field in ("result", "worker_id", "claimed_by", "claimed_at", "parent_task_id", "progress"):
         assert made[field] is None
     found = job.get(f"/api/tasks/{made['id']}")
-    assert set(found) == FIELDS | {"attempt_errors", "waiting_because"}
+    assert set(found) == FIELDS | {
+        "attempt_errors",
+        "more_attempt_errors",
+        "waiting_because",
+    }
     assert {name: found[name] for name in FIELDS} == {name: made[name] for name in FIELDS}
 
 

@@ -6,7 +6,10 @@ from urllib.parse import quote
 import pytest
 
 from taskmanager.clock import format_time
-from taskmanager.db.statements import execute
+from taskmanager.db.connection import database
+from taskmanager.db.statements import execute, insert_many
+from taskmanager.errors import DatabaseUnavailable
+from taskmanager.queue import holder, lease, maintenance, workers
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 
@@ -292,3 +295,184 @@ def test_a_heartbeat_that_makes_no_sense_is_refused(
     before = dump_tables()
     assert beat(api, status=400, **{"worker_id": "w1", **fields})["details"][0]["path"] == path
     assert dump_tables() == before
+
+
+class TestAKeyLimitedToTaskTypes:
+    """`a` works on tasks of A.one, `b` of B.one, `both` of both, and `idle` has had no task."""
+
+    @pytest.fixture
+    def limited(self, api: Api, clock: Clock) -> Api:
+        for name in ("A.one", "B.one"):
+            api.register(name)
+            for _ in range(3):
+                api.create(name)
+        for worker_id, name in (("a", "A.one"), ("b", "B.one"), ("both", "A.one")):
+            beat(api, worker_id, metadata={"of": worker_id})
+            api.claim(worker_id, type=name)
+        api.claim("both", type="B.one")
+        beat(api, "idle")
+        return api.with_key(make_key("admin", task_types=("A.%",)))
+
+    def test_sees_the_workers_of_its_types_alone(self, api: Api, limited: Api) -> None:
+        listed = limited.get("/api/workers")
+        assert [row["id"] for row in listed["workers"]] == ["a", "both"]
+        assert (listed["total"], listed["total_is_exact"]) == (2, True)
+        assert limited.get("/api/workers/a")["metadata"] == {"of": "a"}
+        for hidden in ("b", "idle"):
+            there = limited.get(f"/api/workers/{hidden}", 404)["message"]
+            nowhere = limited.get("/api/workers/zz", 404)["message"]
+            assert there.replace(f"'{hidden}'", "'zz'") == nowhere
+
+    def test_pages_through_them(self, api: Api, limited: Api) -> None:
+        first = limited.get("/api/workers?limit=1")
+        assert ([row["id"] for row in first["workers"]], first["total"]) == (["a"], 2)
+        rest = limited.get(f"/api/workers?cursor={first['next_cursor']}")
+        assert ([row["id"] for row in rest["workers"]], rest["next_cursor"]) == (["both"], None)
+        second = limited.get("/api/workers?limit=1&offset=1")
+        assert ([row["id"] for row in second["workers"]], second["next_cursor"]) == (["both"], None)
+
+    def test_counts_only_what_is_of_its_types(self, api: Api, limited: Api) -> None:
+        assert api.get("/api/workers/both")["tasks_held"] == 2
+        seen = limited.get("/api/workers/both")
+        assert seen["tasks_held"] == 1
+        assert (seen["tasks_completed"], seen["tasks_failed"]) == (None, None)
+
+    def test_still_sees_a_worker_that_holds_nothing_any_more(self, api: Api, limited: Api) -> None:
+        task = api.get("/api/tasks?worker_id=a")["tasks"][0]
+        limited.post(f"/api/tasks/{task['id']}/complete", {"worker_id": "a", "success": True})
+        assert limited.get("/api/workers/a")["tasks_held"] == 0
+
+    @pytest.mark.parametrize("worker_id", ["b", "both"])
+    def test_sets_no_metadata_of_a_worker_that_holds_tasks_of_other_types(
+        self, api: Api, limited: Api, worker_id: str
+    ) -> None:
+        before = dump_tables()
+        refused = beat(limited, worker_id, 403, metadata={"mine": True})
+        assert refused["code"] == "task_type_not_allowed"
+        assert "B.one" not in str(refused)
+        assert dump_tables() == before
+        assert len(beat(limited, worker_id)["renewed"]) == (worker_id == "both")
+
+    def test_sets_metadata_of_its_own_and_of_new_workers(self, api: Api, limited: Api) -> None:
+        for worker_id in ("a", "new"):
+            beat(limited, worker_id, metadata={"mine": True})
+            assert api.get(f"/api/workers/{worker_id}")["metadata"] == {"mine": True}
+
+    @pytest.mark.parametrize("worker_id", ["b", "both"])
+    def test_shuts_down_no_worker_that_holds_tasks_of_other_types(
+        self, api: Api, limited: Api, worker_id: str
+    ) -> None:
+        answer = limited.post(f"/api/workers/{worker_id}/shutdown")
+        assert (answer["status"], len(answer["released"])) == ("active", worker_id == "both")
+        worker = api.get(f"/api/workers/{worker_id}")
+        assert (worker["status"], worker["tasks_held"]) == ("active", 1)
+
+    def test_shuts_down_its_own_workers(self, api: Api, limited: Api) -> None:
+        assert limited.post("/api/workers/a/shutdown")["status"] == "inactive"
+        assert api.get("/api/workers/a")["status"] == "inactive"
+
+
+def test_the_counts_of_a_list_of_workers_are_bounded(
+    api: Api, held: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for worker_id in ("w2", "w3"):
+        beat(api, worker_id)
+    monkeypatch.setattr(workers, "WORKERS_COUNTED", 3)
+    exact = api.get("/api/workers?limit=1")
+    assert (exact["total"], exact["total_is_exact"]) == (3, True)
+    monkeypatch.setattr(workers, "WORKERS_COUNTED", 2)
+    monkeypatch.setattr(workers, "HELD_TASKS_COUNTED", 2)
+    listed = api.get("/api/workers")
+    assert (listed["total"], listed["total_is_exact"], listed["count"]) == (2, False, 3)
+    assert {row["id"]: row["tasks_held"] for row in listed["workers"]}["w1"] == 2
+
+
+def test_old_workers_are_pruned_in_slices(api: Api, clock: Clock) -> None:
+    old = [
+        {"id": f"old-{n}", "first_seen_at": 1, "last_seen_at": clock.now - 31 * 86_400_000}
+        for n in range(maintenance.MAX_SLICE_ROWS + 30)
+    ]
+    insert_many("workers", old)
+    beat(api)
+    deleted: list[int] = []
+
+    def count_values(event: Any) -> None:
+        if event.sql.startswith("DELETE FROM") and "last_seen_at" in event.sql:
+            deleted.append(len(event.params) - 1)
+
+    database.query_hooks.append(count_values)
+    try:
+        api.post("/api/maintenance/run")
+    finally:
+        database.query_hooks.remove(count_values)
+    assert [row["id"] for row in api.get("/api/workers")["workers"]] == ["w1"]
+    assert sum(deleted) == len(old)
+    assert max(deleted) <= maintenance.MAX_SLICE_ROWS
+
+
+class TestInSlices:
+    """What a worker holds is renewed and released two tasks at a time."""
+
+    @pytest.fixture(autouse=True)
+    def transactions(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How many tasks each transaction locked."""
+        locked: list[int] = []
+
+        def lock_tasks(ids: Any, caller: Any) -> Any:
+            locked.append(len(ids))
+            return holder.lock_tasks(ids, caller)
+
+        monkeypatch.setattr(lease, "SLICE_TASKS", 2)
+        monkeypatch.setattr(lease, "lock_tasks", lock_tasks)
+        return locked
+
+    def test_every_lease_of_a_worker_is_renewed(
+        self, api: Api, held: Any, clock: Clock, transactions: list[int]
+    ) -> None:
+        clock.advance(30)
+        answer = beat(api)
+        assert answer["renewed"] == [task["id"] for task in held]
+        assert answer["next_heartbeat_in"] == 20
+        assert transactions == [2, 1]
+        assert {expiry(api, task) for task in held} == {format_time(clock.now + 60_000)}
+
+    def test_everything_is_given_back(
+        self, api: Api, held: Any, clock: Clock, transactions: list[int]
+    ) -> None:
+        answer = api.post("/api/workers/w1/shutdown")
+        assert answer["released"] == [task["id"] for task in held]
+        assert transactions == [2, 1]
+
+    def test_a_shutdown_that_breaks_off_is_ended_by_the_next(
+        self, api: Api, held: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die(seconds: float) -> None:
+            raise DatabaseUnavailable("The server was killed between two slices.")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(lease.time, "sleep", die)
+            api.post("/api/workers/w1/shutdown", status=503)
+        worker = api.get("/api/workers/w1")
+        assert (worker["status"], worker["tasks_held"]) == ("active", 1)
+        assert [task["status"] for task in api.get("/api/tasks?sort_order=asc")["tasks"]] == [
+            "pending",
+            "pending",
+            "claimed",
+        ]
+        assert api.post("/api/workers/w1/shutdown")["released"] == [held[2]["id"]]
+        assert api.get("/api/workers/w1")["status"] == "inactive"
+
+    def test_a_heartbeat_that_breaks_off_leaves_the_later_leases_as_they_were(
+        self, api: Api, held: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die(seconds: float) -> None:
+            raise DatabaseUnavailable("The server was killed between two slices.")
+
+        clock.advance(30)
+        with monkeypatch.context() as broken:
+            broken.setattr(lease.time, "sleep", die)
+            beat(api, status=503)
+        assert [expiry(api, task) for task in held] == [
+            *[format_time(clock.now + 60_000)] * 2,
+            held[2]["lease_expires_at"],
+        ]

@@ -111,7 +111,7 @@ def test_where_a_file_was_cut_short_the_doctor_says_which_keeps_the_program_from
     [
         *("queue/dedupe.py", "api/claims.py", "cli/terminal.py", "db/sqlite/engine.py", "access"),
         *("api/openapi/document.py", "db/mysql/engine.py", "db/mysql/pool.py"),
-        "serving.py",
+        "serving/server.py",
     ],
 )
 def test_a_missing_module_is_named_itself_and_not_the_one_that_imports_it(

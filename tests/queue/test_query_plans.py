@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import cache, close_connection, database, dialect, skips_locked
@@ -327,7 +328,7 @@ def _let_tasks_grow_old() -> None:
 
 
 def _let_a_worker_be_seen() -> None:
-    save_metadata(worker_id="veteran", metadata=None, now=utc_now())
+    save_metadata(worker_id="veteran", metadata=None, caller=OPERATOR, now=utc_now())
 
 
 def _forget_the_last_look() -> None:

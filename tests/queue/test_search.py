@@ -116,6 +116,7 @@ def test_children_and_tasks_of_one_key_are_found_by_their_index(api: Api) -> Non
         "attempts_min=-1",
         "finished_after=yesterday",
         "paramsx.a=1",
+        "params.a=1&with_total=true",
     ],
 )
 def test_a_filter_that_cannot_be_meant_is_refused(api: Api, query: str) -> None:

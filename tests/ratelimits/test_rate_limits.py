@@ -128,6 +128,72 @@ def test_a_claim_that_finds_nothing_and_a_call_without_the_scope_count_too(api: 
     assert limited.claim(status=429)["code"] == "rate_limited"
 
 
+def test_a_throttled_worker_still_keeps_reports_on_and_gives_back_what_it_holds(api: Api) -> None:
+    api.register()
+    for _ in range(4):
+        api.create()
+    limited = api.with_key(make_key("worker", rate_limit="1/minute"))
+    held = limited.claim("w", limit=4)["tasks"]
+    assert limited.claim("w", status=429)["code"] == "rate_limited"
+    tasks = [{"id": one["id"], "claim_token": one["claim_token"]} for one in held]
+    paths = [f"/api/tasks/{one['id']}" for one in held]
+    worker = {"worker_id": "w"}
+    assert len(limited.post("/api/workers/heartbeat", {**worker, "tasks": tasks})["renewed"]) == 4
+    limited.post(f"{paths[0]}/heartbeat", worker)
+    limited.post(f"{paths[0]}/progress", {**worker, "progress": 50})
+    limited.post(f"{paths[0]}/complete", {**worker, "success": True})
+    done = [{"id": held[1]["id"], "success": False, "is_retryable": False}]
+    assert limited.post("/api/tasks/complete", {**worker, "completions": done})["count"] == 1
+    limited.post(f"{paths[2]}/release", worker)
+    assert limited.post("/api/workers/w/shutdown")["released"] == [held[3]["id"]]
+    assert limited.claim("w", status=429)["code"] == "rate_limited"
+
+
+def test_an_operator_over_the_limit_of_the_key_still_cancels_retries_and_administers(
+    api: Api,
+) -> None:
+    api.register()
+    path = f"/api/tasks/{api.create()['id']}"
+    limited = api.with_key(make_key("admin", rate_limit="1/minute"))
+    assert statuses(limited, 2) == [200, 429]
+    assert limited.post(f"{path}/cancel", {})["status"] == "cancelled"
+    assert limited.post(f"{path}/retry")["status"] == "pending"
+    limited.get("/api/admin/keys")
+    limited.post("/api/maintenance/run")
+    assert statuses(limited, 1) == [429]
+
+
+@pytest.mark.parametrize(
+    ("path", "policy", "sentence"),
+    [
+        ("/api/workers/heartbeat", "leases", "3 heartbeats and reports a minute"),
+        ("/api/tasks/1/cancel", "operator", "3 requests of an operator a minute"),
+    ],
+)
+def test_the_generous_limits_are_limits_of_their_own(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str, policy: str, sentence: str
+) -> None:
+    monkeypatch.setattr(rate_limits, "GENEROUS", Rate(3, "minute"))
+    limited = api.with_key(make_key("admin", rate_limit="2/minute"))
+    answers = [limited.call("POST", path, {"worker_id": "w"}) for _ in range(4)]
+    assert [answer.status_code == 429 for answer in answers] == [False, False, False, True]
+    assert answers[0].headers["RateLimit-Policy"] == f'"{policy}";q=3;w=60'
+    assert sentence in answers[3].get_json()["message"]
+    assert statuses(limited, 3) == [200, 200, 429]
+
+
+def test_a_key_with_a_higher_limit_of_its_own_has_that_for_reports_too(api: Api) -> None:
+    fast = api.with_key(make_key("worker", rate_limit="1000/second"))
+    answer = fast.call("POST", "/api/workers/heartbeat", {"worker_id": "w"})
+    assert answer.headers["RateLimit-Policy"] == '"leases";q=1000;w=1'
+
+
+def test_a_key_that_may_not_report_or_operate_has_its_ordinary_limit_there(api: Api) -> None:
+    viewer = api.with_key(make_key("viewer", rate_limit="1/minute"))
+    calls = ["/api/tasks/1/cancel", "/api/workers/heartbeat"]
+    assert [viewer.call("POST", path, {}).status_code for path in calls] == [403, 429]
+
+
 def test_keys_are_counted_apart(api: Api) -> None:
     one = api.with_key(make_key("admin", rate_limit="1/minute"))
     other = api.with_key(make_key("admin", rate_limit="1/minute"))

@@ -44,7 +44,8 @@ NEW_SCHEDULE = {
     "timezone": "Europe/Prague",
 }
 TASKS = page_of("tasks", "ClaimedTask")
-MORE = {"total": COUNT, "next_cursor": CURSOR}
+TOTAL_IS_EXACT = like(FLAG, True)
+MORE = {"total": COUNT, "total_is_exact": TOTAL_IS_EXACT, "next_cursor": CURSOR}
 
 # The call accepts any objects and reports errors for each one. This is what they should be.
 _BATCH = RequestBody(
@@ -82,6 +83,7 @@ CALLS: dict[str, Call] = {
             "total",
             "scanned",
             "is_complete",
+            "total_is_exact",
             tasks=list_of(ref("Task")),
             count=COUNT,
             limit=like(COUNT, 50),
@@ -90,10 +92,11 @@ CALLS: dict[str, Call] = {
             total=COUNT,
             scanned=COUNT,
             is_complete=like(FLAG, True),
+            total_is_exact=TOTAL_IS_EXACT,
         )
     ),
     "tasks.get": Call(ref("TaskWithReason")),
-    "tasks.logs": Call(page_of("logs", "LogEntry")),
+    "tasks.logs": Call(page_of("logs", "LogEntry", next_cursor=CURSOR)),
     "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
     "tasks.retry": Call(ref("Task")),
     "bulk.list_errors": Call(
@@ -136,7 +139,7 @@ CALLS: dict[str, Call] = {
     "workers.list_all": Call(page_of("workers", "Worker", **MORE)),
     "workers.get": Call(ref("Worker")),
     "workers.shutdown": Call(
-        record(worker_id=TEXT, status=one_of("inactive"), released=list_of(NUMBER))
+        record(worker_id=TEXT, status=one_of("inactive", "active"), released=list_of(NUMBER))
     ),
     "service.health": Call(ref("Health")),
     "service.stats": Call(ref("Statistics")),

@@ -63,6 +63,7 @@ COMPONENTS: dict[str, Schema] = {
     "Task": task(),
     "TaskWithReason": task(
         attempt_errors=list_of(serializers.ATTEMPT_ERROR.schema()),
+        more_attempt_errors=like(FLAG, False),
         waiting_because={
             **record(code=like(TEXT, "queued"), message=TEXT),
             "type": ["object", "null"],

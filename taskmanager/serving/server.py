@@ -7,6 +7,7 @@ from gunicorn.app.base import BaseApplication
 
 from taskmanager.app import create_app  # a missing part is found before there are processes
 from taskmanager.errors import ConfigurationError
+from taskmanager.serving.patient_worker import PatientWorker
 
 
 class _Server(BaseApplication):
@@ -48,7 +49,9 @@ def run_server(*, host: str, port: int, workers: int, threads: int) -> None:
             "bind": address_of(host, port),
             "workers": workers,
             "threads": threads,
-            "worker_class": "gthread",
+            "worker_class": PatientWorker,
+            # Every connection takes one of the files that a process may open: often 1,024.
+            "worker_connections": 800,
             # Each process listens on a socket of its own. With one socket for all, the process
             # that wakes up first takes every connection of a burst and keeps it
             # (docs/decisions/0012).
