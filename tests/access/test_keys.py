@@ -67,6 +67,12 @@ RULES = {
     "POST /api/tasks/complete": Rule(
         "tasks:complete", {"worker_id": "w", "completions": [{"id": 1, "success": True}]}, 200
     ),
+    "GET /api/tasks/errors": Rule("tasks:read", others=200),
+    "POST /api/tasks/retry": Rule("tasks:manage", {"ids": [1]}, 200),
+    "POST /api/tasks/cancel": Rule("tasks:manage", {"ids": [1]}, 200),
+    "POST /api/tasks/release": Rule("tasks:manage", {"ids": [1]}, 200),
+    "POST /api/tasks/delete": Rule("tasks:manage", {"ids": [1]}, 200),
+    "POST /api/tasks/update": Rule("tasks:manage", {"ids": [1], "priority": 1}, 200),
     "GET /api/tasks/{task}": Rule("tasks:read", others=NOT_THERE),
     "GET /api/tasks/{task}/logs": Rule("tasks:read", others=NOT_THERE),
     "POST /api/tasks/{task}/heartbeat": Rule("tasks:claim", CLAIMED, others=NOT_THERE),
@@ -99,6 +105,8 @@ RULES = {
     "DELETE /api/admin/keys/{key}": Rule("admin"),
     "GET /api/admin/audit": Rule("admin"),
     "GET /api/admin/doctor": Rule("admin"),
+    "GET /api/clients": Rule(PUBLIC, others=200),
+    "GET /api/clients/TaskManager.php": Rule(PUBLIC, others=200),
     "GET /api/openapi.json": Rule(PUBLIC, others=200),
     "GET /api/docs": Rule(PUBLIC, others=200),
 }

@@ -35,6 +35,9 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "TASK_HEARTBEAT": ("POST", "/api/tasks/{held}/heartbeat", WORKER),
     "RELEASE_TASK": ("POST", "/api/tasks/{held}/release", WORKER),
     "CANCEL_TASK": ("POST", "/api/tasks/{held}/cancel", {}),
+    "CHANGE_MANY": ("POST", "/api/tasks/retry", {"ids": [7_000_000]}),
+    "CANCEL_MANY": ("POST", "/api/tasks/cancel", {"ids": [7_000_000]}),
+    "UPDATE_MANY": ("POST", "/api/tasks/update", {"ids": [7_000_000], "priority": 1}),
     "NOTHING": ("POST", "/api/tasks/{held}/retry", {}),
     "WORKER_HEARTBEAT": ("POST", "/api/workers/heartbeat", WORKER),
     "CREATE_SCHEDULE": (
