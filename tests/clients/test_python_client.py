@@ -18,6 +18,7 @@ sys.path.insert(0, str(PYTHON))
 
 from taskmanager_client import (
     ApiError,
+    Client,
     Fail,
     Release,
     Retry,
@@ -114,6 +115,28 @@ def test_waiting_ends_after_its_time(queue: Any) -> None:
     task = queue.client.create("job")
     with pytest.raises(WaitTimeout, match="still pending"):
         queue.client.wait(task, timeout=0)
+
+
+class Failing:
+    """Carries requests on to a queue, and fails at those whose path ends so."""
+
+    def __init__(self, queue: Any, end: str) -> None:
+        self.url = "http://test/api"
+        self._next, self._end = queue.client.transport, end
+
+    def send(self, method: str, path: str, content: bytes | None, timeout: float) -> Any:
+        if path.endswith(self._end):
+            raise MemoryError
+        return self._next.send(method, path, content, timeout)
+
+
+@pytest.mark.parametrize("end", ["/tasks/claim", "/complete"])
+def test_a_fault_within_the_worker_ends_its_run(queue: Any, end: str) -> None:
+    queue.client.create("job")
+    worker = worker_of(queue, lambda held: 1)
+    worker.client = Client("http://test", "", transport=Failing(queue, end))
+    with pytest.raises(MemoryError):
+        worker.run()
 
 
 def test_two_queues_one_after_the_other_are_apart() -> None:

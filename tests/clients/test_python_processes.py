@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import PYTHON
-from tests.clients.proxy import Proxy
+from tests.clients.proxy import Fault, Proxy
 from tests.support.server import Server
 
 pytestmark = pytest.mark.slow
@@ -160,6 +160,16 @@ def test_what_a_handler_prints_does_not_disturb_the_worker(work: Work) -> None:
     [task], log = work({"kind": "print"})
     assert task["result"] == ""
     assert "to stdout\nand below it" in log
+
+
+def test_a_timeout_is_kept_while_a_heartbeat_is_not_answered(queue: Server, work: Work) -> None:
+    with Proxy(queue.url) as proxy:
+        proxy.spoil([Fault("/workers/heartbeat", "delay", seconds=60)])
+        end = "worker.task('job', lease_seconds=120, timeout=2)(job)\nworker.run(burst=True)"
+        [task], log = work({"kind": "deaf"}, url=proxy.url, end=end)
+        assert task["error_code"] == "timed_out", log
+        [heartbeat, *_], [report] = map(proxy.requests, ("/workers/heartbeat", "/complete"))
+        assert report.at - heartbeat.at < 30, "which is how long the worker waits for an answer"
 
 
 def test_progress_is_reported(work: Work) -> None:
