@@ -592,6 +592,7 @@ export class Worker {
       held.renewed(sentAt);
       if (answer.cancelled) held.stop(DROPPED);
     } catch (error) {
+      this.#log(`cannot report progress: ${error.message}`);
       if ([403, 404, 409].includes(error.status)) held.stop(DROPPED);
     }
   }

@@ -1177,6 +1177,7 @@ final class Worker
         try {
             $answer = $this->send("/tasks/{$held->task['id']}/progress", $held->sender($this->id) + $held->progress);
         } catch (ClientError $error) {
+            $this->log("cannot report progress: {$error->getMessage()}");
             if ($error instanceof ApiError && in_array($error->status, [403, 404, 409], true)) {
                 $this->stopHandler($held, Held::DROPPED);
             }
