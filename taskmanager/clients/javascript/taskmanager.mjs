@@ -40,9 +40,10 @@ export class WaitTimeout extends ClientError {
 export class Retry extends Error {
   name = "Retry";
 
-  constructor({ after = null, message = "The handler asks for another attempt." } = {}) {
+  constructor({ after = null, message = "The handler asks for another attempt.", code = "retry" } = {}) {
     super(message);
     this.after = after;
+    this.code = code;
   }
 }
 
@@ -541,7 +542,7 @@ export class Worker {
         return;
       } catch (error) {
         this.#log(`cannot report task ${id}: ${error.message}`);
-        if (report.success && [400, 413].includes(error.status)) {
+        if ([400, 413].includes(error.status) && report.error_code !== "result_refused") {
           const message = `The server refused the result: ${error.message}`;
           held.report = { ...failure(message, "result_refused"), is_retryable: false };
         } else if (isForGood(error) || (error.status === 500 && tries > 10)) {
@@ -591,6 +592,7 @@ export class Worker {
       held.renewed(sentAt);
       if (answer.cancelled) held.stop(DROPPED);
     } catch (error) {
+      this.#log(`cannot report progress: ${error.message}`);
       if ([403, 404, 409].includes(error.status)) held.stop(DROPPED);
     }
   }
@@ -671,7 +673,7 @@ class Held {
         return held.#stopped !== null;
       },
       progress(percent, message = null) {
-        held.#progress = { progress: percent, message };
+        held.#progress = { progress: percent, message: message === null ? null : readable(message) };
       },
     };
     const report = await outcome(handler, task);
@@ -727,7 +729,7 @@ async function outcome(handler, task) {
     result = (await handler(task)) ?? null;
   } catch (error) {
     if (error instanceof Release) return { delay_seconds: error.delay };
-    if (error instanceof Retry) return { ...failure(error.message, "retry"), retry_after_seconds: error.after };
+    if (error instanceof Retry) return { ...failure(error.message, error.code), retry_after_seconds: error.after };
     if (error instanceof Fail) return { ...failure(error.message, error.code), is_retryable: false };
     return failure(error?.stack || String(error), "exception");
   }
@@ -741,5 +743,10 @@ async function outcome(handler, task) {
 }
 
 function failure(message, error_code) {
-  return { success: false, error: message.slice(0, 10000), error_code: error_code.slice(0, 100) };
+  return { success: false, error: readable(message), error_code: readable(error_code).slice(0, 100) };
+}
+
+/** The text as the server takes it: without U+0000 and halves of surrogate pairs, up to 10,000 characters. */
+function readable(text) {
+  return String(text).slice(0, 10000).replaceAll("\0", "").replace(/\p{Surrogate}/gu, "\ufffd");
 }
