@@ -384,6 +384,7 @@ export class Worker {
   #held = new Map(); // task id → Held
   #turns = []; // filters of the claims that are made in turn, one for each lease
   #emptyTurns = 0;
+  #hasBeenAnswered = false;
   #heartbeatAt = Infinity;
   #failedHeartbeats = 0;
   #isRenewing = false;
@@ -477,6 +478,7 @@ export class Worker {
       const sentAt = now();
       try {
         const { tasks } = await this.#send("/tasks/claim", request);
+        this.#hasBeenAnswered = true;
         this.#emptyTurns = 0;
         this.#claimed += tasks.length;
         this.#turns.push(this.#turns.shift());
@@ -484,13 +486,14 @@ export class Worker {
         return 0;
       } catch (error) {
         if (error.code === "no_task_available") {
+          this.#hasBeenAnswered = true;
           this.#turns.push(this.#turns.shift());
           if (++this.#emptyTurns % this.#turns.length) return 0;
           this.#isEnding ||= this.#limits.burst && !this.#held.size;
           return jitter(error.details.poll_after_seconds);
         }
         this.#log(`cannot claim: ${error.message}`);
-        if (isForGood(error)) {
+        if (isForGood(error) || (isRefusal(error) && !this.#hasBeenAnswered)) {
           this.#refusal = error;
           this.stop();
         } else {
@@ -638,8 +641,13 @@ export class Worker {
   }
 }
 
-/** Whether the server will refuse the same again. */
+/** Whether TaskManager itself refused, and will refuse the same again. */
 function isForGood(error) {
+  return isRefusal(error) && error.code !== `http_${error.status}`;
+}
+
+/** The same, or another program that answers there; perhaps only while the server is replaced. */
+function isRefusal(error) {
   return error instanceof ApiError && error.status < 500 && error.status !== 429;
 }
 

@@ -798,6 +798,7 @@ final class Worker
     /** @var ?array<string, mixed> the claim that has not been answered yet */
     private ?array $claim = null;
     private int $failedClaims = 0;
+    private bool $hasBeenAnswered = false;
     private float $claimAt = 0;
     private float $heartbeatAt = INF;
     private int $failedHeartbeats = 0;
@@ -994,6 +995,7 @@ final class Worker
     {
         $this->claim = null;
         $this->failedClaims = 0;
+        $this->hasBeenAnswered = true;
         $this->turns[] = array_shift($this->turns);
     }
 
@@ -1008,7 +1010,8 @@ final class Worker
             return;
         }
         $this->log("cannot claim: {$error->getMessage()}");
-        if ($error instanceof ApiError && $error->status < 500 && $error->status !== 429) {
+        // Where another program answers, the address is wrong, or the server is being replaced.
+        if (isRefusal($error) && (!isFromElsewhere($error) || !$this->hasBeenAnswered)) {
             $this->refusal = $error;
             $this->stop();
             return;
@@ -1160,7 +1163,10 @@ final class Worker
         if (in_array($status, [400, 413], true) && !$isRefused) {
             $message = "The server refused the result: {$error->getMessage()}";
             $held->report = failure($message, 'result_refused') + ['is_retryable' => false];
-        } elseif ($status === 0 || $status === 429 || $status > 500 || ($status === 500 && $held->failedReports < 10)) {
+        } elseif (
+            (!isRefusal($error) && ($status !== 500 || $held->failedReports < 10))
+            || isFromElsewhere($error)
+        ) {
             $held->reportAt = now() + $this->delayAfter($error, ++$held->failedReports);
         } else {
             unset($this->held[$id]);
@@ -1714,6 +1720,18 @@ function outcome(callable $handler, Task $task): array
 function failure(string $message, string $code): array
 {
     return ['success' => false, 'error' => readable($message), 'error_code' => readable(substr($code, 0, 100))];
+}
+
+/** @internal Whether the same call would be refused again. */
+function isRefusal(ClientError $error): bool
+{
+    return $error instanceof ApiError && $error->status < 500 && $error->status !== 429;
+}
+
+/** @internal Whether something other than TaskManager has answered, as while the server is replaced. */
+function isFromElsewhere(ClientError $error): bool
+{
+    return $error instanceof ApiError && strpos($error->code, 'http_') === 0;
 }
 
 /** @internal The text as the server takes it: UTF-8 without U+0000, and at most 10,000 bytes. */

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from taskmanager_client.errors import ApiError, ClientError
 from taskmanager_client.held import Held
-from taskmanager_client.task import Report, failure, is_release
+from taskmanager_client.task import failure, is_release
 from taskmanager_client.transport import backoff, delay_after, is_for_good
 
 if TYPE_CHECKING:
     from taskmanager_client.worker import Worker
 
 MAX_SERVER_ERRORS = 10  # of one report, before it is given up
-# The codes of attempts whose report the server has refused.
-_REFUSALS = ("result_refused", "report_refused")
+REFUSED = "result_refused"  # the code of an attempt whose report the server did not take
 
 
 class Reporter:
@@ -83,17 +82,10 @@ class Reporter:
             except ClientError as error:
                 self._log(f"cannot report task {held.id}: {error}")
                 status = error.status if isinstance(error, ApiError) else 0
-                if status in (400, 413) and report.get("error_code") not in _REFUSALS:
-                    held.report = _refused(report, error)
+                if status in (400, 413) and report.get("error_code") != REFUSED:
+                    refusal = failure(f"The server refused the result: {error}", REFUSED)
+                    held.report = {**refusal, "is_retryable": False}
                     continue
                 if is_for_good(error) or (status == 500 and tries > MAX_SERVER_ERRORS):
                     return
                 time.sleep(delay_after(error, tries) or backoff(tries))
-
-
-def _refused(report: Report, error: ClientError) -> Report:
-    """What is reported instead of a report that the server does not take."""
-    if report.get("success"):
-        message = f"The server refused the result: {error}"
-        return {**failure(message, "result_refused"), "is_retryable": False}
-    return failure(f"The server refused the report of the attempt: {error}", "report_refused")
