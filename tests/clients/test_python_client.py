@@ -24,6 +24,7 @@ from taskmanager_client import (
     Retry,
     WaitTimeout,
     Worker,
+    command,
 )
 from taskmanager_client import __version__ as client_version
 from taskmanager_client.testing import Queue
@@ -145,6 +146,16 @@ def test_two_queues_one_after_the_other_are_apart() -> None:
             made.client.register("job", "1", ANY)
             assert made.client.create("job").max_attempts == 7
             assert len(list(made.client.tasks())) == 1
+
+
+def test_the_worker_of_a_cron_line_waits_for_the_same_worker_of_the_same_queue_alone() -> None:
+    options = command._parser("worker").parse_args(["--burst", "--type=job", "--", "true"])
+    with command._only_one("http://one", options) as is_alone:
+        assert is_alone
+        with command._only_one("http://one", options) as is_alone:
+            assert not is_alone
+        with command._only_one("http://two", options) as is_alone:
+            assert is_alone
 
 
 # The files

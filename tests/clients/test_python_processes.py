@@ -1,5 +1,6 @@
 """What handlers in processes may do without harm to the worker, and how the worker imports them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -170,6 +171,29 @@ def test_a_timeout_is_kept_while_a_heartbeat_is_not_answered(queue: Server, work
         assert task["error_code"] == "timed_out", log
         [heartbeat, *_], [report] = map(proxy.requests, ("/workers/heartbeat", "/complete"))
         assert report.at - heartbeat.at < 30, "which is how long the worker waits for an answer"
+
+
+def test_a_stop_that_comes_together_with_its_task_is_not_lost(tmp_path: Path) -> None:
+    source = "def handler(task):\n    return task.wait_stopping(3)\n"
+    (tmp_path / "stopped.py").write_text(source, encoding="utf-8")
+    names = ("attempts", "max_attempts", "lease_seconds")
+    task = {"id": 1, "type": "job", "params": {}, **dict.fromkeys(names, 1)}
+    task["handler"] = ("stopped", "handler")
+    lines = [json.dumps(message) for message in ([], [None, None], task, "stop")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from taskmanager_client import child; child.main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PYTHON['PYTHONPATH']}"},
+        text=True,
+    )
+    with child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write("".join(f"{line}\n" for line in lines))
+        child.stdin.flush()
+        assert json.loads(child.stdout.readline())["report"]["result"] is True
+        child.stdin.close()
 
 
 def test_progress_is_reported(work: Work) -> None:
