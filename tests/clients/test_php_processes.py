@@ -99,6 +99,28 @@ def test_an_error_names_its_class_its_message_and_its_place(queue: Server, tmp_p
     assert task["error_message"].startswith("DomainException: café \ufffd in ")
 
 
+@pytest.mark.parametrize(
+    ("code", "error_code", "message"),
+    [
+        ('throw new Exception("a\\0b");', "exception", "Exception: ab in "),
+        ("throw new TaskManager\\Release(-1);", "result_refused", "The server refused the result"),
+        ("return str_repeat('x', 1100000);", "result_refused", "The server refused the result"),
+    ],
+    ids=["U+0000", "delay out of range", "too large"],
+)
+def test_every_report_is_one_that_the_server_takes(
+    code: str, error_code: str, message: str, queue: Server, tmp_path: Path
+) -> None:
+    [task] = work(queue, tmp_path, code)
+    assert task["error_code"] == error_code
+    assert task["error_message"].startswith(message)
+
+
+def test_a_handler_says_why_it_wants_another_attempt(queue: Server, tmp_path: Path) -> None:
+    [task] = work(queue, tmp_path, "throw new TaskManager\\Retry(60, 'Not yet.', 'too_early');")
+    assert (task["error_code"], task["error_message"]) == ("too_early", "Not yet.")
+
+
 def test_handlers_share_a_process_until_it_is_replaced(queue: Server, tmp_path: Path) -> None:
     code = "static $count = 0; return [getmypid(), ++$count];"
     tasks = work(queue, tmp_path, *[code] * 5, options='{"max_tasks": 2}')

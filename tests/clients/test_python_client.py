@@ -18,11 +18,13 @@ sys.path.insert(0, str(PYTHON))
 
 from taskmanager_client import (
     ApiError,
+    Client,
     Fail,
     Release,
     Retry,
     WaitTimeout,
     Worker,
+    command,
 )
 from taskmanager_client import __version__ as client_version
 from taskmanager_client.testing import Queue
@@ -116,12 +118,44 @@ def test_waiting_ends_after_its_time(queue: Any) -> None:
         queue.client.wait(task, timeout=0)
 
 
+class Failing:
+    """Carries requests on to a queue, and fails at those whose path ends so."""
+
+    def __init__(self, queue: Any, end: str) -> None:
+        self.url = "http://test/api"
+        self._next, self._end = queue.client.transport, end
+
+    def send(self, method: str, path: str, content: bytes | None, timeout: float) -> Any:
+        if path.endswith(self._end):
+            raise MemoryError
+        return self._next.send(method, path, content, timeout)
+
+
+@pytest.mark.parametrize("end", ["/tasks/claim", "/complete"])
+def test_a_fault_within_the_worker_ends_its_run(queue: Any, end: str) -> None:
+    queue.client.create("job")
+    worker = worker_of(queue, lambda held: 1)
+    worker.client = Client("http://test", "", transport=Failing(queue, end))
+    with pytest.raises(MemoryError):
+        worker.run()
+
+
 def test_two_queues_one_after_the_other_are_apart() -> None:
     for _ in range(2):
         with Queue(max_attempts=7) as made:
             made.client.register("job", "1", ANY)
             assert made.client.create("job").max_attempts == 7
             assert len(list(made.client.tasks())) == 1
+
+
+def test_the_worker_of_a_cron_line_waits_for_the_same_worker_of_the_same_queue_alone() -> None:
+    options = command._parser("worker").parse_args(["--burst", "--type=job", "--", "true"])
+    with command._only_one("http://one", options) as is_alone:
+        assert is_alone
+        with command._only_one("http://one", options) as is_alone:
+            assert not is_alone
+        with command._only_one("http://two", options) as is_alone:
+            assert is_alone
 
 
 # The files

@@ -1,5 +1,6 @@
 """What handlers in processes may do without harm to the worker, and how the worker imports them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,23 +13,23 @@ from typing import Any
 import pytest
 
 from tests.clients.conftest import PYTHON
-from tests.clients.proxy import Proxy
+from tests.clients.proxy import Fault, Proxy
 from tests.support.server import Server
 
 pytestmark = pytest.mark.slow
 
 HANDLERS = """
-import os, signal, sys, time
-from taskmanager_client import Client, Worker
+import asyncio, os, signal, subprocess, sys, time
+from taskmanager_client import Client, Fail, Release, Retry, Worker
 
 worker = Worker(Client.from_env(), concurrency=2, grace=1)
 
 
-@worker.task("job", lease_seconds=2, timeout=8)
+@worker.task("job", lease_seconds=3, timeout=11)
 def job(task):
     kind = task.params.get("kind")
     if kind == "compute":
-        ends_at = time.monotonic() + 6
+        ends_at = time.monotonic() + 9
         while time.monotonic() < ends_at:
             sum(range(1000))
     elif kind == "exit":
@@ -48,6 +49,30 @@ def job(task):
         time.sleep(0.5)
     elif kind == "nan":
         return float("nan")
+    elif kind == "surrogate":
+        return os.fsdecode(b"\\xff")
+    elif kind == "nul":
+        return "\\0"
+    elif kind == "odd message":
+        raise LookupError("\\0 and " + os.fsdecode(b"\\xff"))
+    elif kind == "odd code":
+        raise Fail(404, "no such page")
+    elif kind == "far":
+        raise Retry("Next century.", after=4e9)
+    elif kind == "back":
+        raise Release(delay=-1)
+    elif kind == "sys.exit":
+        sys.exit("enough")
+    elif kind == "cancelled":
+        raise asyncio.CancelledError
+    elif kind == "orphan":
+        if os.fork() == 0:
+            os.closerange(1, 3)  # what this test reads to its end
+            time.sleep(30)
+        os._exit(3)
+    elif kind == "arguments":
+        command = [sys.executable, "-c", "import os; print(os.environ.get('PYTHONPATH'))"]
+        return [sys.argv, subprocess.check_output(command, text=True).strip()]
     return os.getpid()
 """
 
@@ -109,8 +134,17 @@ def test_a_handler_that_computes_for_three_leases_keeps_its_task(work: Work) -> 
     [
         ("exit", "worker_died", "exit status 3"),
         ("killed", "worker_died", "SIGKILL"),
-        ("deaf", "timed_out", "8 seconds"),
+        ("deaf", "timed_out", "11 seconds"),
         ("nan", "invalid_result", "JSON"),
+        ("surrogate", "invalid_result", "surrogate"),
+        ("nul", "result_refused", "U+0000"),
+        ("odd message", "exception", "LookupError: \ufffd and ?"),
+        ("odd code", "404", "no such page"),
+        ("far", "result_refused", "retry_after_seconds"),
+        ("back", "result_refused", "delay_seconds"),
+        ("sys.exit", "exception", "SystemExit: enough"),
+        ("cancelled", "exception", "CancelledError"),
+        ("orphan", "worker_died", "exit status 3"),
     ],
 )
 def test_a_handler_that_ends_badly_fails_its_attempt_alone(
@@ -127,6 +161,39 @@ def test_what_a_handler_prints_does_not_disturb_the_worker(work: Work) -> None:
     [task], log = work({"kind": "print"})
     assert task["result"] == ""
     assert "to stdout\nand below it" in log
+
+
+def test_a_timeout_is_kept_while_a_heartbeat_is_not_answered(queue: Server, work: Work) -> None:
+    with Proxy(queue.url) as proxy:
+        proxy.spoil([Fault("/workers/heartbeat", "delay", seconds=60)])
+        end = "worker.task('job', lease_seconds=120, timeout=2)(job)\nworker.run(burst=True)"
+        [task], log = work({"kind": "deaf"}, url=proxy.url, end=end)
+        assert task["error_code"] == "timed_out", log
+        [heartbeat, *_], [report] = map(proxy.requests, ("/workers/heartbeat", "/complete"))
+        assert report.at - heartbeat.at < 30, "which is how long the worker waits for an answer"
+
+
+def test_a_stop_that_comes_together_with_its_task_is_not_lost(tmp_path: Path) -> None:
+    source = "def handler(task):\n    return task.wait_stopping(3)\n"
+    (tmp_path / "stopped.py").write_text(source, encoding="utf-8")
+    names = ("attempts", "max_attempts", "lease_seconds")
+    task = {"id": 1, "type": "job", "params": {}, **dict.fromkeys(names, 1)}
+    task["handler"] = ("stopped", "handler")
+    lines = [json.dumps(message) for message in ([], [None, None], task, "stop")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from taskmanager_client import child; child.main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PYTHON['PYTHONPATH']}"},
+        text=True,
+    )
+    with child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write("".join(f"{line}\n" for line in lines))
+        child.stdin.flush()
+        assert json.loads(child.stdout.readline())["report"]["result"] is True
+        child.stdin.close()
 
 
 def test_progress_is_reported(work: Work) -> None:
@@ -151,6 +218,17 @@ def test_a_child_imports_the_program_without_starting_a_worker(work: Work, end: 
 def test_a_program_started_as_a_module_is_imported_as_one(work: Work) -> None:
     [task], log = work({}, command=("-m", "worker"))
     assert task["status"] == "completed", log
+
+
+def test_where_no_process_can_be_started_the_task_is_put_back(work: Work) -> None:
+    [task], log = work({}, end="sys.executable = '/missing'\nworker.run(burst=True)")
+    assert (task["status"], task["attempts"]) == ("scheduled", 0)
+    assert "cannot start a process" in log
+
+
+def test_a_handler_sees_the_arguments_and_the_environment_of_its_worker(work: Work) -> None:
+    [task], log = work({"kind": "arguments"}, command=("worker.py", "--name", "x"))
+    assert task["result"] == [["worker.py", "--name", "x"], PYTHON["PYTHONPATH"]], log
 
 
 def test_a_process_stays_for_the_next_task_until_it_has_reached_a_limit(work: Work) -> None:

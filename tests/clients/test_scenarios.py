@@ -177,6 +177,19 @@ def test_a_refused_key_ends_the_worker_with_the_reason(
     assert len(proxy.requests("/tasks/claim")) == 1
 
 
+def test_a_worker_waits_while_another_program_answers_for_its_server(
+    queue: Server, proxy: Proxy, start: Start, create: Create
+) -> None:
+    worker = start()
+    worker.wait_for(lambda: proxy.requests("/tasks/claim"))
+    proxy.spoil([Fault("/tasks/claim", "refuse", status=404, times=2)])
+    task_id = create("scenario.echo")
+    worker.wait_for(lambda: task(queue, task_id)["status"] == "completed")
+    assert [seen.outcome for seen in proxy.requests("/tasks/claim")].count("refuse") == 2
+    worker.terminate()
+    worker.end()
+
+
 @pytest.mark.parametrize("kind", ["lose_request", "lose_answer", "cut_answer"])
 def test_a_creation_without_deduplication_makes_one_task_whatever_is_lost(
     kind: str, queue: Server, proxy: Proxy, start: Start

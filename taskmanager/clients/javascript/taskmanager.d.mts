@@ -168,8 +168,11 @@ export class WaitTimeout extends ClientError {}
 
 /** Thrown by a handler: the attempt failed, try again. */
 export class Retry extends Error {
-  /** @param options after: seconds until the next attempt; default: as the type's `retry` says */
-  constructor(options?: { after?: number | null; message?: string });
+  /**
+   * @param options after: seconds until the next attempt; default: as the type's `retry` says.
+   * code: the error_code of the attempt, up to 100 characters
+   */
+  constructor(options?: { after?: number | null; message?: string; code?: string });
 }
 
 /** Thrown by a handler: the task failed for good. */

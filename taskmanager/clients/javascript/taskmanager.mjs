@@ -40,9 +40,10 @@ export class WaitTimeout extends ClientError {
 export class Retry extends Error {
   name = "Retry";
 
-  constructor({ after = null, message = "The handler asks for another attempt." } = {}) {
+  constructor({ after = null, message = "The handler asks for another attempt.", code = "retry" } = {}) {
     super(message);
     this.after = after;
+    this.code = code;
   }
 }
 
@@ -383,6 +384,7 @@ export class Worker {
   #held = new Map(); // task id → Held
   #turns = []; // filters of the claims that are made in turn, one for each lease
   #emptyTurns = 0;
+  #hasBeenAnswered = false;
   #heartbeatAt = Infinity;
   #failedHeartbeats = 0;
   #isRenewing = false;
@@ -476,6 +478,7 @@ export class Worker {
       const sentAt = now();
       try {
         const { tasks } = await this.#send("/tasks/claim", request);
+        this.#hasBeenAnswered = true;
         this.#emptyTurns = 0;
         this.#claimed += tasks.length;
         this.#turns.push(this.#turns.shift());
@@ -483,13 +486,14 @@ export class Worker {
         return 0;
       } catch (error) {
         if (error.code === "no_task_available") {
+          this.#hasBeenAnswered = true;
           this.#turns.push(this.#turns.shift());
           if (++this.#emptyTurns % this.#turns.length) return 0;
           this.#isEnding ||= this.#limits.burst && !this.#held.size;
           return jitter(error.details.poll_after_seconds);
         }
         this.#log(`cannot claim: ${error.message}`);
-        if (isForGood(error)) {
+        if (isForGood(error) || (isRefusal(error) && !this.#hasBeenAnswered)) {
           this.#refusal = error;
           this.stop();
         } else {
@@ -541,7 +545,7 @@ export class Worker {
         return;
       } catch (error) {
         this.#log(`cannot report task ${id}: ${error.message}`);
-        if (report.success && [400, 413].includes(error.status)) {
+        if ([400, 413].includes(error.status) && report.error_code !== "result_refused") {
           const message = `The server refused the result: ${error.message}`;
           held.report = { ...failure(message, "result_refused"), is_retryable: false };
         } else if (isForGood(error) || (error.status === 500 && tries > 10)) {
@@ -591,6 +595,7 @@ export class Worker {
       held.renewed(sentAt);
       if (answer.cancelled) held.stop(DROPPED);
     } catch (error) {
+      this.#log(`cannot report progress: ${error.message}`);
       if ([403, 404, 409].includes(error.status)) held.stop(DROPPED);
     }
   }
@@ -636,8 +641,13 @@ export class Worker {
   }
 }
 
-/** Whether the server will refuse the same again. */
+/** Whether TaskManager itself refused, and will refuse the same again. */
 function isForGood(error) {
+  return isRefusal(error) && error.code !== `http_${error.status}`;
+}
+
+/** The same, or another program that answers there; perhaps only while the server is replaced. */
+function isRefusal(error) {
   return error instanceof ApiError && error.status < 500 && error.status !== 429;
 }
 
@@ -671,7 +681,7 @@ class Held {
         return held.#stopped !== null;
       },
       progress(percent, message = null) {
-        held.#progress = { progress: percent, message };
+        held.#progress = { progress: percent, message: message === null ? null : readable(message) };
       },
     };
     const report = await outcome(handler, task);
@@ -727,7 +737,7 @@ async function outcome(handler, task) {
     result = (await handler(task)) ?? null;
   } catch (error) {
     if (error instanceof Release) return { delay_seconds: error.delay };
-    if (error instanceof Retry) return { ...failure(error.message, "retry"), retry_after_seconds: error.after };
+    if (error instanceof Retry) return { ...failure(error.message, error.code), retry_after_seconds: error.after };
     if (error instanceof Fail) return { ...failure(error.message, error.code), is_retryable: false };
     return failure(error?.stack || String(error), "exception");
   }
@@ -741,5 +751,10 @@ async function outcome(handler, task) {
 }
 
 function failure(message, error_code) {
-  return { success: false, error: message.slice(0, 10000), error_code: error_code.slice(0, 100) };
+  return { success: false, error: readable(message), error_code: readable(error_code).slice(0, 100) };
+}
+
+/** The text as the server takes it: without U+0000 and halves of surrogate pairs, up to 10,000 characters. */
+function readable(text) {
+  return String(text).slice(0, 10000).replaceAll("\0", "").replace(/\p{Surrogate}/gu, "\ufffd");
 }

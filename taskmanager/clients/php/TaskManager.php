@@ -74,11 +74,18 @@ class Retry extends \RuntimeException
     /** @var ?float seconds */
     public $after;
 
-    /** @param ?float $after seconds until the next attempt; null: as the type's `retry` says */
-    public function __construct(?float $after = null, string $message = 'The handler asks for another attempt.')
-    {
+    /**
+     * @param ?float $after seconds until the next attempt; null: as the type's `retry` says
+     * @param string $code the error_code of the attempt, up to 100 characters
+     */
+    public function __construct(
+        ?float $after = null,
+        string $message = 'The handler asks for another attempt.',
+        string $code = 'retry'
+    ) {
         parent::__construct($message);
         $this->after = $after;
+        $this->code = $code;
     }
 }
 
@@ -791,6 +798,7 @@ final class Worker
     /** @var ?array<string, mixed> the claim that has not been answered yet */
     private ?array $claim = null;
     private int $failedClaims = 0;
+    private bool $hasBeenAnswered = false;
     private float $claimAt = 0;
     private float $heartbeatAt = INF;
     private int $failedHeartbeats = 0;
@@ -987,6 +995,7 @@ final class Worker
     {
         $this->claim = null;
         $this->failedClaims = 0;
+        $this->hasBeenAnswered = true;
         $this->turns[] = array_shift($this->turns);
     }
 
@@ -1001,7 +1010,8 @@ final class Worker
             return;
         }
         $this->log("cannot claim: {$error->getMessage()}");
-        if ($error instanceof ApiError && $error->status < 500 && $error->status !== 429) {
+        // Where another program answers, the address is wrong, or the server is being replaced.
+        if (isRefusal($error) && (!isFromElsewhere($error) || !$this->hasBeenAnswered)) {
             $this->refusal = $error;
             $this->stop();
             return;
@@ -1149,14 +1159,14 @@ final class Worker
         $id = $held->task['id'];
         $this->log("cannot report task $id: {$error->getMessage()}");
         $status = $error instanceof ApiError ? $error->status : 0;
-        if (in_array($status, [400, 413], true) && ($held->report['success'] ?? false)) {
-            $held->report = [
-                'success' => false,
-                'is_retryable' => false,
-                'error' => readable("The server refused the result: {$error->getMessage()}"),
-                'error_code' => 'result_refused',
-            ];
-        } elseif ($status === 0 || $status === 429 || $status > 500 || ($status === 500 && $held->failedReports < 10)) {
+        $isRefused = ($held->report['error_code'] ?? null) === 'result_refused';
+        if (in_array($status, [400, 413], true) && !$isRefused) {
+            $message = "The server refused the result: {$error->getMessage()}";
+            $held->report = failure($message, 'result_refused') + ['is_retryable' => false];
+        } elseif (
+            (!isRefusal($error) && ($status !== 500 || $held->failedReports < 10))
+            || isFromElsewhere($error)
+        ) {
             $held->reportAt = now() + $this->delayAfter($error, ++$held->failedReports);
         } else {
             unset($this->held[$id]);
@@ -1173,6 +1183,7 @@ final class Worker
         try {
             $answer = $this->send("/tasks/{$held->task['id']}/progress", $held->sender($this->id) + $held->progress);
         } catch (ClientError $error) {
+            $this->log("cannot report progress: {$error->getMessage()}");
             if ($error instanceof ApiError && in_array($error->status, [403, 404, 409], true)) {
                 $this->stopHandler($held, Held::DROPPED);
             }
@@ -1686,7 +1697,7 @@ function outcome(callable $handler, Task $task): array
     } catch (Release $error) {
         return ['delay_seconds' => $error->delay];
     } catch (Retry $error) {
-        return failure($error->getMessage(), 'retry') + ['retry_after_seconds' => $error->after];
+        return failure($error->getMessage(), $error->getCode()) + ['retry_after_seconds' => $error->after];
     } catch (Fail $error) {
         return failure($error->getMessage(), $error->getCode()) + ['is_retryable' => false];
     } catch (\Throwable $error) {
@@ -1711,10 +1722,23 @@ function failure(string $message, string $code): array
     return ['success' => false, 'error' => readable($message), 'error_code' => readable(substr($code, 0, 100))];
 }
 
-/** @internal The text as the server takes it: UTF-8, and at most 10,000 bytes. */
+/** @internal Whether the same call would be refused again. */
+function isRefusal(ClientError $error): bool
+{
+    return $error instanceof ApiError && $error->status < 500 && $error->status !== 429;
+}
+
+/** @internal Whether something other than TaskManager has answered, as while the server is replaced. */
+function isFromElsewhere(ClientError $error): bool
+{
+    return $error instanceof ApiError && strpos($error->code, 'http_') === 0;
+}
+
+/** @internal The text as the server takes it: UTF-8 without U+0000, and at most 10,000 bytes. */
 function readable(string $text): string
 {
-    return json_decode(json_encode(substr($text, 0, 10000), JSON_INVALID_UTF8_SUBSTITUTE) ?: '""');
+    $text = str_replace("\0", '', substr($text, 0, 10000));
+    return json_decode(json_encode($text, JSON_INVALID_UTF8_SUBSTITUTE) ?: '""');
 }
 
 /** @internal Seconds on a clock that nobody sets. */

@@ -64,7 +64,7 @@ def main() -> NoReturn:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker
         signal.signal(signal.SIGTERM, _on_sigterm)
-    sys.path[:] = json.loads(tasks.readline())
+    sys.argv[:] = json.loads(tasks.readline())
     program = Program(*json.loads(tasks.readline()))
     inbox = _Inbox()
     threading.Thread(target=inbox.read, args=(tasks,), daemon=True).start()
@@ -85,6 +85,7 @@ class _Inbox:
             if message == "stop":
                 stopping.set()
             else:
+                stopping.clear()  # here, where no later "stop" can be lost by it
                 with self._changed:
                     self._tasks.append(message)
                     self._changed.notify()
@@ -110,7 +111,6 @@ def _on_sigterm(*_: Any) -> None:
 
 def _serve(task: dict[str, Any], program: Program) -> None:
     global _is_running
-    stopping.clear()
     held = HeldTask(
         task, lambda percent, message: send(progress=percent, message=message), stopping
     )

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "taskmanager-
         _parser(program).error(
             "--url and --key (or TASKMANAGER_URL and TASKMANAGER_KEY) are missing"
         )
-    with _only_one(options) as is_alone:
+    with _only_one(url, options) as is_alone:
         if not is_alone:
             return 0
         try:
@@ -114,7 +114,7 @@ def _positive(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _only_one(options: argparse.Namespace) -> Iterator[bool]:
+def _only_one(url: str, options: argparse.Namespace) -> Iterator[bool]:
     """With --burst, for cron: False where the same worker of the line before still works."""
     if not options.burst or not _IS_POSIX:
         yield True
@@ -122,7 +122,7 @@ def _only_one(options: argparse.Namespace) -> Iterator[bool]:
     import fcntl
     import hashlib
 
-    what = json.dumps([options.url, options.type, options.command])
+    what = json.dumps([url, options.type, options.command])
     name = f"taskmanager-worker-{os.getuid()}-{hashlib.sha256(what.encode()).hexdigest()[:16]}.lock"
     # Not followed: the folder is everybody's.
     flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -64,7 +64,7 @@ class Retry(Exception):
         code: str = "retry",
     ) -> None:
         super().__init__(message)
-        self.after = after
+        self.after = None if after is None else float(after)
         self.code = code
 
 
@@ -87,7 +87,7 @@ class Release(Exception):
 
     def __init__(self, *, delay: float = 0) -> None:
         super().__init__("The handler releases the task.")
-        self.delay = delay
+        self.delay = float(delay)
 
 
 class Stopped(BaseException):

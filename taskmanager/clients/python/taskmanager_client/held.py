@@ -89,7 +89,7 @@ class Held:
             why = f"The handler did not end within its timeout of {self._timeout:g} seconds."
             self.stop(failure(why, "timed_out"))
         if self._why is not DROPPED and self._is_lease_nearly_over():
-            self.stop(DROPPED)
+            self._end_within_lease()
         if now() >= self._kill_at:
             self._kill_at = math.inf
             if not self.slot.kill():
@@ -101,6 +101,14 @@ class Held:
 
     def _is_lease_nearly_over(self) -> bool:
         return now() > self._lease_began + 0.75 * float(self.task["lease_seconds"])
+
+    def _end_within_lease(self) -> None:
+        """After it another worker may have the task: both must not work on it."""
+        self.stop(DROPPED)
+        lease_ends_at = self._lease_began + float(self.task["lease_seconds"])
+        left = max(0.0, lease_ends_at - now())
+        self._terminate_at = min(self._terminate_at, lease_ends_at - left / 4)
+        self._kill_at = min(self._kill_at, lease_ends_at)
 
     def judge(self, report: Report) -> Report:
         """How the attempt ends: what the handler says counts unless it was made to end."""

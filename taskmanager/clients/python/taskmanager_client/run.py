@@ -1,8 +1,8 @@
 """One run of a worker: claims tasks, runs their handlers, keeps their leases, reports how they end.
 
-Three threads share the tasks that are held, under one lock: one claims, one reports, and one looks
-several times a second after leases and deadlines. The thread that called Worker.run() waits for
-signals. All times are of the monotonic clock of this machine; the server only tells durations.
+Four threads share the tasks that are held, under one lock: one claims, one reports, one renews
+leases, and one enforces deadlines. The thread that called Worker.run() waits for signals. All times
+are of the monotonic clock of this machine; the server only tells durations.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 from urllib.parse import quote
 
 from taskmanager_client.errors import ApiError, ClientError
 from taskmanager_client.held import DROPPED, KILL_SECONDS, RELEASED, Held, now
+from taskmanager_client.reports import Reporter
 from taskmanager_client.slots import ProcessSlot, Slot, ThreadSlot
-from taskmanager_client.task import Report, failure, is_release
+from taskmanager_client.task import Report, is_release
 from taskmanager_client.transport import backoff, call_once, delay_after, is_for_good, jitter
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ MAX_AHEAD = 100
 MAX_REPORTS = 100
 REPORT_WAIT_SECONDS = 0.05
 SIGN_OFF_SECONDS = 5.0
-MAX_SERVER_ERRORS = 10  # of one report, before it is given up
 
 
 class Run:
@@ -55,6 +55,7 @@ class Run:
         self._held: dict[int, Held] = {}
         self._waiting: deque[Held] = deque()  # held, and not yet started
         self._reports: deque[Held] = deque()  # ended, and not yet reported
+        self._reporter = Reporter(worker, self._send, lambda: now() < self._gives_up_at)
         self._slots: list[Slot] = [self._new_slot() for _ in range(worker.concurrency)]
         self._idle = list(self._slots)
         self._turns = deque(worker.turns())
@@ -62,13 +63,16 @@ class Run:
         self._stops = 0  # how often the run was asked to stop
         self._stops_seen = 0
         self._gives_up_at = math.inf
-        self._refusal: ApiError | None = None
+        self._fault: BaseException | None = None  # what run() raises in the end
+        self._has_been_answered = False
         self._heartbeat_at = math.inf
         self._failed_heartbeats = 0
         self._handler_seconds = math.inf  # a moving average
 
     def _new_slot(self) -> Slot:
-        return ProcessSlot(self._worker.limits) if self._worker.processes else ThreadSlot()
+        if self._worker.processes:
+            return ProcessSlot(self._worker.limits, self._worker.log)
+        return ThreadSlot()
 
     # The thread that called run()
 
@@ -77,8 +81,13 @@ class Run:
         types = ", ".join(self._worker.types)
         self._worker.log(f"started, for {types}")
         threads = [
-            threading.Thread(target=target, daemon=True)
-            for target in (self._claim_until_end, self._report_until_end, self._tick_until_end)
+            threading.Thread(target=self._guarded, args=(work,), daemon=True)
+            for work in (
+                self._claim_until_end,
+                self._report_until_end,
+                self._renew_until_end,
+                self._enforce_until_end,
+            )
         ]
         try:
             for thread in threads:
@@ -92,6 +101,15 @@ class Run:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         self._end()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A thread that fails ends the run: the others would go on without its work."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - run() raises it
+            with self._changed:
+                self._fault, self._gives_up_at = error, 0
+                self._changed.notify_all()
 
     def _listen_to_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -120,6 +138,8 @@ class Run:
                 count = len(self._held)
                 self._gives_up_at = now() + grace + KILL_SECONDS + 2
                 for held in list(self._held.values()):
+                    if held.report is not None:
+                        continue
                     if held.slot is None:
                         self._finish(held, RELEASED)
                     else:
@@ -146,8 +166,8 @@ class Run:
         self._worker.log("stopped")
         if still_running and not self._worker.processes and self._stops:
             os._exit(1)  # a handler that goes on would do the work of a task that was put back
-        if self._refusal is not None:
-            raise self._refusal
+        if self._fault is not None:
+            raise self._fault
 
     def _sign_off(self) -> None:
         """Puts back what a claim that was not answered may have got."""
@@ -224,13 +244,15 @@ class Run:
             sent_at = now()
             try:
                 tasks = self._send("/tasks/claim", request)["tasks"]
+                self._has_been_answered = True
             except ClientError as error:
                 if isinstance(error, ApiError) and error.code == "no_task_available":
+                    self._has_been_answered = True
                     return False, float((error.details or {}).get("poll_after_seconds", 5))
                 self._worker.log(f"cannot claim: {error}")
-                if isinstance(error, ApiError) and is_for_good(error):
+                if is_for_good(error) or self._is_at_wrong_address(error):
                     with self._changed:
-                        self._refusal, self._is_claiming = error, False
+                        self._fault, self._is_claiming = error, False
                     self.stop()
                     return False, 1
                 if not self._may_claim():
@@ -240,6 +262,11 @@ class Run:
             self._take(tasks, sent_at, is_repeated=tries > 1)
             return True, 0
         return False, 1
+
+    def _is_at_wrong_address(self, error: ClientError) -> bool:
+        """Whether something else answers there, and not only while the server is being replaced."""
+        has_refused = isinstance(error, ApiError) and error.status < 500 and error.status != 429
+        return has_refused and not self._has_been_answered
 
     def _take(self, tasks: Sequence[Mapping[str, Any]], sent_at: float, is_repeated: bool) -> None:
         with self._changed:
@@ -284,7 +311,6 @@ class Run:
             self._worker.log(f"task {held.id} is not this worker's any more")
         else:
             self._reports.append(held)
-            self._count(held, report)
         self._changed.notify_all()
 
     def _count(self, held: Held, report: Report) -> None:
@@ -311,10 +337,11 @@ class Run:
                 together = [
                     self._reports.popleft() for _ in range(min(len(self._reports), MAX_REPORTS))
                 ]
-            self._report(together)
+            self._reporter.send(together)
             with self._changed:
                 for held in together:
                     self._held.pop(held.id, None)
+                    self._count(held, held.report or {})
                 self._changed.notify_all()
 
     def _wait_for_more_reports(self) -> None:
@@ -325,81 +352,16 @@ class Run:
                 return
             self._changed.wait(left)
 
-    def _report(self, together: Sequence[Held]) -> None:
-        ends = [held for held in together if not is_release(held.report or {})]
-        for held in together:
-            if is_release(held.report or {}):
-                self._report_one(held, "release")
-        if len(ends) == 1:
-            self._report_one(ends[0], "complete")
-        elif ends and not self._report_many(ends):
-            for held in ends:
-                self._report_one(held, "complete")
+    # The thread that enforces deadlines. It sends nothing, so no server can make it late.
 
-    def _report_many(self, ends: Sequence[Held]) -> bool:
-        """All of them in one call; False if each has to be sent by itself."""
-        completions = [{**held.claim, **(held.report or {})} for held in ends]
-        body = {"worker_id": self._worker.id, "completions": completions}
-        tries = 0
-        while now() < self._gives_up_at:
-            tries += 1
-            try:
-                results = self._send("/tasks/complete", body)["results"]
-            except ClientError as error:
-                self._worker.log(f"cannot report {len(ends)} tasks: {error}")
-                if is_for_good(error) or tries > MAX_SERVER_ERRORS:
-                    return False
-                time.sleep(delay_after(error, tries) or backoff(tries))
-                continue
-            for held, result in zip(ends, results):
-                if result["outcome"] == "error":
-                    message = result["error"]["message"]
-                    self._worker.log(f"cannot report task {held.id}: {message}")
-            return True
-        return True
-
-    def _report_one(self, held: Held, end: str) -> None:
-        """Sends a report until it is answered."""
-        tries = 0
-        while now() < self._gives_up_at:
-            tries += 1
-            report = held.report or {}
-            fields = {
-                "worker_id": self._worker.id,
-                "claim_token": held.task["claim_token"],
-                **report,
-            }
-            try:
-                self._send(f"/tasks/{held.id}/{end}", fields)
-                return
-            except ClientError as error:
-                self._worker.log(f"cannot report task {held.id}: {error}")
-                status = error.status if isinstance(error, ApiError) else 0
-                if report.get("success") and status in (400, 413):
-                    message = f"The server refused the result: {error}"
-                    held.report = {**failure(message, "result_refused"), "is_retryable": False}
-                    continue
-                if is_for_good(error) or (status == 500 and tries > MAX_SERVER_ERRORS):
-                    return
-                time.sleep(delay_after(error, tries) or backoff(tries))
-
-    # The thread that looks after leases and deadlines
-
-    def _tick_until_end(self) -> None:
+    def _enforce_until_end(self) -> None:
         while self._gives_up_at != 0:
             time.sleep(TICK_SECONDS)
-            if now() >= self._heartbeat_at:
-                self._renew_leases()
-            progress = []
             with self._changed:
                 for held in list(self._held.values()):
                     given_up = held.enforce_deadlines()
                     if given_up is not None:
                         self._give_up(held, given_up)
-                    elif due := held.due_progress():
-                        progress.append((held, due))
-            for held, fields in progress:
-                self._send_progress(held, fields)
 
     def _give_up(self, held: Held, report: Report) -> None:
         """The handler's thread goes on, but nobody waits for it; another one takes its place."""
@@ -410,6 +372,23 @@ class Run:
         self._slots.append(self._new_slot())
         self._idle.append(self._slots[-1])
         self._finish(held, report)
+
+    # The thread that renews leases and sends progress
+
+    def _renew_until_end(self) -> None:
+        while self._gives_up_at != 0:
+            time.sleep(TICK_SECONDS)
+            self._renew_leases_if_due()
+            with self._changed:
+                progress = [(held, held.due_progress()) for held in self._held.values()]
+            for held, fields in progress:
+                if fields is not None:
+                    self._send_progress(held, fields)
+                    self._renew_leases_if_due()
+
+    def _renew_leases_if_due(self) -> None:
+        if now() >= self._heartbeat_at:
+            self._renew_leases()
 
     def _renew_leases(self) -> None:
         with self._changed:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,15 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 from taskmanager_client.child import Program
 from taskmanager_client.task import Handler, HeldTask, Report, failure, run_handler
+
+# The path comes first: the child could not import anything of the worker's without it.
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from taskmanager_client import child; child.main()"
+)
+# How long a task waits where no process can be started, before it is put back and after.
+NO_PROCESS_SECONDS = 5.0
+DRAIN_SECONDS = 1.0
 
 OnProgress = Callable[[int, "str | None"], None]
 OnEnd = Callable[[Report], None]
@@ -56,8 +64,9 @@ class Slot(Protocol):
 class ProcessSlot:
     """A process that stays for the next task, until it reaches a limit."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, log: Callable[[str], None]) -> None:
         self._limits = limits
+        self._log = log
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self._started_at = 0.0
@@ -68,9 +77,15 @@ class ProcessSlot:
     def start(
         self, task: Mapping[str, Any], handler: Handler, on_progress: OnProgress, on_end: OnEnd
     ) -> None:
-        if self._process is None:
-            self._spawn()
         self._on_progress, self._on_end = on_progress, on_end
+        try:
+            if self._process is None:
+                self._spawn()
+        except OSError as error:  # the account has too many processes, or no memory is left
+            self._log(f"cannot start a process for task {task['id']}: {error}")
+            report = {"delay_seconds": NO_PROCESS_SECONDS}
+            threading.Timer(NO_PROCESS_SECONDS, self._end, [report]).start()
+            return
         self._tasks += 1
         self._tell({**task, "handler": name_of(handler)})
 
@@ -94,15 +109,14 @@ class ProcessSlot:
 
     def _spawn(self) -> None:
         # Not forked: the worker has threads and connections, which a copy of it would break.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from taskmanager_client import child; child.main()"],
+        self._process = subprocess.Popen(  # noqa: S603 - this very Python
+            [sys.executable, "-c", _CHILD, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         self._started_at, self._tasks = time.monotonic(), 0
-        self._tell(sys.path)
+        self._tell(sys.argv)
         self._tell(Program.of_this_process())
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
@@ -118,22 +132,33 @@ class ProcessSlot:
                 pass
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
-        with process:
+        reader = threading.Thread(target=self._read, args=(process,), daemon=True)
+        reader.start()
+        status = process.wait()
+        # Not until the pipe ends: what the handler has forked may hold it open for ever.
+        reader.join(DRAIN_SECONDS)
+        if self._process is process:
+            self._process = None
+            self._end(failure(f"The handler's process {how_it_ended(status)}.", "worker_died"))
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        try:
             for line in process.stdout or ():
                 message = json.loads(line)
+                if self._process is not process:
+                    return
                 if "report" in message:
                     if self._is_used_up(message.get("memory", 0)):
                         self.close()
                     self._end(message["report"])
                 else:
                     self._on_progress(message["progress"], message["message"])
-        status = process.wait()
-        if self._process is process:
-            self._process = None
-            self._end(failure(f"The handler's process {how_it_ended(status)}.", "worker_died"))
+        except (ValueError, RecursionError):  # not a message of child.py
+            process.kill()
 
     def _end(self, report: Report) -> None:
-        on_end, self._on_end = self._on_end, None
+        with self._lock:
+            on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(report)
 

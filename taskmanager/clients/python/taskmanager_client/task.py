@@ -57,7 +57,7 @@ class HeldTask:
 
     def progress(self, percent: int, message: str | None = None) -> None:
         """Reports progress from 0 to 100. It is sent at most once a second, the latest one."""
-        self._send_progress(percent, message)
+        self._send_progress(int(percent), None if message is None else storable(message))
 
 
 def run_handler(handler: Handler, task: HeldTask) -> Report:
@@ -74,12 +74,14 @@ def run_handler(handler: Handler, task: HeldTask) -> Report:
         return {**failure(str(fail), fail.code), "is_retryable": False}
     except Stopped:
         return failure("The handler was stopped.", "stopped")
-    except Exception as error:  # noqa: BLE001 - whatever a handler raises fails its attempt, not the worker
+    except KeyboardInterrupt:  # of a test that runs handlers in its own thread
+        raise
+    except BaseException as error:  # noqa: BLE001 - SystemExit, too, fails its attempt, not the worker
         summary = traceback.format_exception_only(type(error), error)[-1].strip()
         lines = traceback.format_exc(limit=-20)
         return failure(f"{summary}\n\n{lines}", "exception")
     try:
-        json.dumps(result, allow_nan=False)
+        json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         message = f"The handler's result cannot be written as JSON: {error}"
         return {**failure(message, "invalid_result"), "is_retryable": False}
@@ -92,7 +94,16 @@ async def _awaited(result: Any) -> Any:
 
 def failure(message: str, code: str) -> Report:
     """The report of an attempt that failed and may be tried again."""
-    return {"success": False, "error": message[:MAX_MESSAGE], "error_code": code[:MAX_CODE]}
+    return {
+        "success": False,
+        "error": storable(message)[:MAX_MESSAGE],
+        "error_code": storable(code)[:MAX_CODE],
+    }
+
+
+def storable(text: object) -> str:
+    """As a string without what the server refuses: half surrogate pairs and U+0000."""
+    return str(text).encode(errors="replace").decode().replace("\0", "\ufffd")
 
 
 def is_release(report: Report) -> bool:

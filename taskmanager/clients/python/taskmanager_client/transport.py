@@ -133,8 +133,13 @@ def delay_after(error: ClientError, tries: int) -> float | None:
 
 
 def is_for_good(error: ClientError) -> bool:
-    """Whether the server would refuse the same again."""
-    return isinstance(error, ApiError) and error.status < 500 and error.status != 429
+    """Whether TaskManager itself refused, and would refuse the same again."""
+    return (
+        isinstance(error, ApiError)
+        and error.status < 500
+        and error.status != 429
+        and error.code != f"http_{error.status}"
+    )
 
 
 def backoff(tries: int) -> float:
