@@ -19,6 +19,14 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseRefused, DatabaseUnavailable
 
 STAYS_KNOWN_SECONDS = 30.0
+# SQLite's log may have a little room left on a full disk. A task takes a dozen pages.
+PROBE_CHARACTERS = 65_536
+# A row of no snapshot, which is left over where the disk fills between the two.
+_INSERT = (
+    "REPLACE INTO {statistics_snapshots} (id, figures, tasks, counted_at, duration_ms) "
+    "VALUES (0, ?, 0, 0, 0)"
+)
+_DELETE = "DELETE FROM {statistics_snapshots} WHERE id = 0"
 
 
 def find_write_refusal() -> DatabaseUnavailable | None:
@@ -47,9 +55,9 @@ def _begin_and_commit() -> None:
 
 
 def try_to_write(*, keep: bool) -> DatabaseRefused | None:
-    """Inserts a row and deletes it, in a transaction that does not wait for SQLite's other writers.
+    """Inserts a row and deletes it, without waiting for SQLite's other writers.
 
-    With `keep` it is committed, which needs room on the disk; otherwise rolled back.
+    With `keep` both are committed, which needs room on the disk; otherwise rolled back.
     """
     is_sqlite = dialect() is SQLITE
     try:
@@ -57,10 +65,11 @@ def try_to_write(*, keep: bool) -> DatabaseRefused | None:
         with database.manual_commit():
             if is_sqlite:
                 execute("PRAGMA busy_timeout = 0")
-            execute("BEGIN IMMEDIATE" if is_sqlite else "START TRANSACTION")
-            execute("INSERT INTO {schema_versions} (version, applied_at) VALUES (0, 0)")
-            execute("DELETE FROM {schema_versions} WHERE version = 0")
-            execute("COMMIT" if keep else "ROLLBACK")
+            # SQLite writes no page that the same transaction has freed again, so there are two.
+            for statement, values in ((_INSERT, ("x" * PROBE_CHARACTERS,)), (_DELETE, ())):
+                execute("BEGIN IMMEDIATE" if is_sqlite else "START TRANSACTION")
+                execute(statement, values)
+                execute("COMMIT" if keep else "ROLLBACK")
             if is_sqlite:
                 execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
     except (peewee.DatabaseError, peewee.InterfaceError) as error:

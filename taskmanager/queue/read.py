@@ -250,7 +250,7 @@ def _with_worker(task_filter: TaskFilter) -> list[str]:
 def _type_ids(task_filter: TaskFilter, caller: Caller) -> list[int] | None:
     """The types to read; None: every type. With an empty list nothing can be found."""
     # Only the indexes by type have the tasks of one status in order.
-    by_type = task_filter.statuses and not task_filter.worker_id
+    by_type = task_filter.statuses and task_filter.worker_id is None
     if task_filter.type_pattern is None and caller.task_types is None and not by_type:
         return None
     found = task_types.find_task_types(pattern=task_filter.type_pattern, caller=caller)
@@ -265,19 +265,21 @@ def _streams(
     Raises InvalidRequest where no index has the order.
     """
     worker_id = task_filter.worker_id
-    statuses = _with_worker(task_filter) if worker_id else list(task_filter.statuses)
+    given = worker_id is not None
+    statuses = _with_worker(task_filter) if given else list(task_filter.statuses)
     of_types: list[_Condition] = [] if type_ids is None else [("task_type_id IN ?", type_ids)]
     of_status: list[_Condition] = [("status IN ?", statuses)] if statuses else []
-    of_worker: list[_Condition] = [("worker_id = ?", worker_id)] if worker_id else []
+    of_worker: list[_Condition] = [("worker_id = ?", worker_id)] if given else []
     if narrow := _narrow_stream(task_filter):
         if column != "id":
             raise InvalidRequest(
                 "With parent_task_id or dedupe_key a list is sorted by created_at or id."
             )
-        of_parent = task_filter.parent_task_id if task_filter.dedupe_key is not None else None
-        parent: list[_Condition] = [("parent_task_id = ?", of_parent)] if of_parent else []
+        parent: list[_Condition] = []
+        if task_filter.dedupe_key is not None and task_filter.parent_task_id is not None:
+            parent = [("parent_task_id = ?", task_filter.parent_task_id)]
         return narrow, [*of_types, *of_status, *of_worker, *parent]
-    if worker_id is not None:
+    if given:
         index = "tasks_by_worker" if column == "id" else "tasks_by_worker_and_priority"
         return [
             (f"{{index {index}}}", [*of_worker, ("status = ?", one), *of_types]) for one in statuses

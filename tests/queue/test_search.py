@@ -70,6 +70,14 @@ def test_a_search_finds_what_matches_every_filter(
     assert found(api, query) == expected
 
 
+@pytest.mark.parametrize("query", ["worker_id=", "worker_id=&status=failed,completed"])
+@pytest.mark.parametrize("sort_by", ["id", "priority"])
+def test_an_empty_text_is_a_filter_that_finds_nothing(
+    api: Api, failures: list[dict[str, Any]], query: str, sort_by: str
+) -> None:
+    assert found(api, f"{query}&sort_by={sort_by}&attempts_min=0") == []
+
+
 def test_several_statuses_are_one_list(api: Api, failures: list[dict[str, Any]]) -> None:
     page = api.get("/api/tasks?status=failed,cancelled&sort_order=asc&include=params")
     assert [task["params"]["n"] for task in page["tasks"]] == [0, 3, 4, 6, 8, 9]
