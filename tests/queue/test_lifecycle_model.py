@@ -606,6 +606,7 @@ def queue(database_url: str, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.hypothesis  # so that both profiles are run
+@pytest.mark.timeout(1_200)
 @pytest.mark.usefixtures("queue")
 def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says() -> None:
     STEPS_TAKEN.clear()
