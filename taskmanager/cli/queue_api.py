@@ -6,11 +6,10 @@ a rate limit. With --url it calls any TaskManager over HTTP. Both take the same 
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import Request, urlopen
 
 import click
 
@@ -66,25 +65,27 @@ def _own_application() -> Call:
 
 
 def _over_http(url: str, key: str) -> Call:
-    base = url.rstrip("/").removesuffix("/api")
-    if not base.startswith(("http://", "https://")):
-        raise click.BadParameter("must begin with http:// or https://", param_hint="--url")
-    headers = {"X-API-Key": key, "Content-Type": "application/json"}
+    from taskmanager.clients import PYTHON
+
+    sys.path.insert(0, str(PYTHON))
+    from taskmanager_client.errors import NoAnswer
+    from taskmanager_client.transport import HttpTransport
+
+    try:
+        transport = HttpTransport(url, key)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--url") from None
 
     def call(
         method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Any:
-        address = f"{base}/api{path}?{urlencode(query or {})}".rstrip("?")
+        address = f"{path}?{urlencode(query or {})}".rstrip("?")
         content = None if body is None else json.dumps(body).encode()
-        request = Request(address, content, headers, method=method)  # noqa: S310 - see above
         try:
-            with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
-                return _data_of(response.read(), response.status)
-        except HTTPError as error:
-            return _data_of(error.read(), error.code)
-        except (URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            raise Refused(f"No answer from {base}: {reason}.") from None
+            response = transport.send(method, address, content, TIMEOUT_SECONDS)
+        except NoAnswer as error:
+            raise Refused(str(error)) from None
+        return _data_of(response.content, response.status)
 
     return call
 

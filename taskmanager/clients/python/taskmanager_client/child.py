@@ -167,7 +167,8 @@ def _main_module(program: Program) -> types.ModuleType:
         raise ImportError("an interactive session cannot be imported; use processes=False")
     sys.modules[MAIN] = sys.modules["__main__"] = module
     try:
-        exec(code, module.__dict__)  # noqa: S102 - the user's own program
+        # It is the user's own program.
+        exec(code, module.__dict__)  # nosec B102 # noqa: S102
     except InChild:
         pass
     except BaseException:
