@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from taskmanager.db.connection import cache
 from taskmanager.db.models import MaintenanceRun, Worker
 from taskmanager.db.statements import execute, fetch_all, fetch_value
 from taskmanager.db.transactions import write_transaction
@@ -90,6 +91,10 @@ def mend_slice(*, now: int, rows: int) -> int:
     if most < rows:
         log.warning("the clock was set back: times stored in the future have been corrected")
         _forget(now)
+        # Otherwise this process would store nothing if the clock showed the same time once more.
+        remembered = cache()
+        remembered.next_due, remembered.maintenance_recorded_at = None, 0
+        remembered.workers_seen_at.clear()
     return most
 
 
