@@ -215,6 +215,24 @@ def test_a_child_imports_the_program_without_starting_a_worker(work: Work, end: 
     assert log.count("started, for job") == 1
 
 
+def test_a_child_that_has_imported_multiprocessing_finds_the_handlers(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text("def job(task):\n    return 7\n", encoding="utf-8")
+    load = (
+        "import multiprocessing\nfrom taskmanager_client import child\n"
+        "program = child.Program(None, 'worker.py')\n"
+        "print(child.load_handler('__main__', 'job', program)(None))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", load],
+        cwd=tmp_path,
+        env=os.environ | PYTHON,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "7\n", done.stderr
+
+
 def test_a_program_started_as_a_module_is_imported_as_one(work: Work) -> None:
     [task], log = work({}, command=("-m", "worker"))
     assert task["status"] == "completed", log

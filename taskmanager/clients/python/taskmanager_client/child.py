@@ -148,10 +148,15 @@ def load_handler(module: str, name: str, program: Program) -> Handler:
     return found  # type: ignore[no-any-return]
 
 
+# Not looked for in sys.modules: whoever imports multiprocessing puts this process there as MAIN.
+_imported: types.ModuleType | None = None
+
+
 def _main_module(program: Program) -> types.ModuleType:
     """The program that was started, imported without starting a worker in it."""
-    if MAIN in sys.modules:
-        return sys.modules[MAIN]
+    global _imported
+    if _imported is not None:
+        return _imported
     module = types.ModuleType(MAIN)
     if program.module is not None:
         spec = importlib.util.find_spec(program.module)
@@ -171,9 +176,7 @@ def _main_module(program: Program) -> types.ModuleType:
         exec(code, module.__dict__)  # nosec B102 # noqa: S102
     except InChild:
         pass
-    except BaseException:
-        del sys.modules[MAIN]
-        raise
+    _imported = module
     return module
 
 
