@@ -7,6 +7,7 @@ no connections, no threads.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -171,11 +172,9 @@ def _main_module(program: Program) -> types.ModuleType:
     else:
         raise ImportError("an interactive session cannot be imported; use processes=False")
     sys.modules[MAIN] = sys.modules["__main__"] = module
-    try:
+    with contextlib.suppress(InChild):
         # It is the user's own program.
         exec(code, module.__dict__)  # nosec B102 # noqa: S102
-    except InChild:
-        pass
     _imported = module
     return module
 
