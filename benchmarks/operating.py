@@ -8,10 +8,7 @@ The slices of a bulk call are timed one by one. At last a process of its own ret
 tasks, while this one goes on claiming; before that it claims alone.
 """
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -20,7 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.queues import ENGINES, fill_tasks, open_queue, stopwatch
+from benchmarks.queues import (
+    figures_of,
+    fill_tasks,
+    measure_engines,
+    open_queue,
+    stopwatch,
+)
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
@@ -122,7 +125,7 @@ def _slices(run: Callable[[], None]) -> dict[str, float]:
         run()
     finally:
         bulk._change = change
-    return _figures(times)
+    return figures_of(times)
 
 
 def _times(
@@ -136,37 +139,8 @@ def _times(
         times.append(watch.read())
         if until:
             time.sleep(PAUSE_SECONDS)
-    return _figures(times)
-
-
-def _figures(times: list[float]) -> dict[str, float]:
-    times.sort()
-    return {
-        "calls": len(times),
-        "median_ms": statistics.median(times),
-        "p95_ms": times[min(round(len(times) * 0.95), len(times) - 1)],
-        "max_ms": times[-1],
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--engine", choices=ENGINES, action="append")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    figures = {engine: measure(engine, arguments.rows) for engine in arguments.engine or ENGINES}
-    if arguments.json:
-        json.dump(figures, sys.stdout, indent=2)
-        return
-    print(f"{arguments.rows:,} tasks{'':28}{'calls':>6}{'median':>11}{'p95':>11}{'longest':>11}")
-    for engine, operations in figures.items():
-        for operation, one in operations.items():
-            print(
-                f"{engine + ' ' + operation:40}{one['calls']:>6.0f}{one['median_ms']:>9.1f}ms"
-                f"{one['p95_ms']:>9.1f}ms{one['max_ms']:>9.1f}ms"
-            )
+    return figures_of(times)
 
 
 if __name__ == "__main__":
-    main()
+    measure_engines(__doc__, measure)

@@ -1,9 +1,13 @@
 """Opens a queue for a benchmark and fills its tables without going through the services."""
 
+import argparse
 import contextlib
+import json
+import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +128,42 @@ def fill_history(*, completed_before: int) -> None:
 
 
 _LIFE = (("created", "pending"), ("claimed", "claimed"), ("completed", "completed"))
+
+
+def figures_of(times: list[float]) -> dict[str, float]:
+    """Median, 95th percentile and longest of some times in milliseconds, and how many they are."""
+    times = sorted(times)
+    return {
+        "calls": len(times),
+        "median_ms": statistics.median(times),
+        "p95_ms": times[min(round(len(times) * 0.95), len(times) - 1)],
+        "max_ms": times[-1],
+    }
+
+
+def measure_engines(
+    documentation: str, measure: Callable[[str, int], dict[str, dict[str, float]]]
+) -> None:
+    """The command line of a benchmark that measures operations on a table of --rows tasks.
+
+    `measure` is given engine and rows, and returns the figures of each operation.
+    """
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--engine", choices=ENGINES, action="append")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    figures = {engine: measure(engine, arguments.rows) for engine in arguments.engine or ENGINES}
+    if arguments.json:
+        json.dump(figures, sys.stdout, indent=2)
+        return
+    print(f"{arguments.rows:,} tasks{'':28}{'calls':>6}{'median':>11}{'p95':>11}{'longest':>11}")
+    for engine, operations in figures.items():
+        for operation, one in operations.items():
+            print(
+                f"{engine + ' ' + operation:40}{one['calls']:>6.0f}{one['median_ms']:>9.1f}ms"
+                f"{one['p95_ms']:>9.1f}ms{one['max_ms']:>9.1f}ms"
+            )
 
 
 def stopwatch() -> "Stopwatch":

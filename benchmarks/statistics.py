@@ -8,16 +8,19 @@ rate limit included, without a socket: first with a snapshot of the counts, as
 all but one a minute find it, then the counting itself.
 """
 
-import argparse
-import json
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.queues import ENGINES, fill_tasks, open_queue, stopwatch
+from benchmarks.queues import (
+    figures_of,
+    fill_tasks,
+    measure_engines,
+    open_queue,
+    stopwatch,
+)
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
@@ -98,33 +101,8 @@ def _times(call: Callable[[], Any], count: int) -> dict[str, float]:
         watch = stopwatch()
         call()
         times.append(watch.read())
-    times.sort()
-    return {
-        "calls": count,
-        "median_ms": statistics.median(times),
-        "p95_ms": times[min(round(count * 0.95), count - 1)],
-        "max_ms": times[-1],
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--engine", choices=ENGINES, action="append")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    figures = {engine: measure(engine, arguments.rows) for engine in arguments.engine or ENGINES}
-    if arguments.json:
-        json.dump(figures, sys.stdout, indent=2)
-        return
-    print(f"{arguments.rows:,} tasks{'':28}{'calls':>6}{'median':>11}{'p95':>11}{'longest':>11}")
-    for engine, operations in figures.items():
-        for operation, one in operations.items():
-            print(
-                f"{engine + ' ' + operation:40}{one['calls']:>6.0f}{one['median_ms']:>9.1f}ms"
-                f"{one['p95_ms']:>9.1f}ms{one['max_ms']:>9.1f}ms"
-            )
+    return figures_of(times)
 
 
 if __name__ == "__main__":
-    main()
+    measure_engines(__doc__, measure)

@@ -18,7 +18,7 @@ from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, execute, fetch_all, parts_of, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.queue import operate
-from taskmanager.queue.holder import NO_PROGRESS, lock_tasks, waiting_again
+from taskmanager.queue.holder import lock_tasks, put_back
 from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter, find_ids
 from taskmanager.queue.task_types import allowed_rows
 
@@ -40,16 +40,13 @@ class Action(NamedTuple):
     changes: Callable[[Row, int], Row] | None
 
 
-def _released(task: Row, now: int) -> Row:
-    attempts = max(0, task["attempts"] - 1)
-    return {**waiting_again(0, now), **NO_PROGRESS, "attempts": attempts}
-
-
 RETRY = Action("retried", ("failed", "cancelled"), "task_not_retryable", operate.new_attempts)
 CANCEL = Action(
     "cancelled", ("scheduled", "pending", "claimed"), "task_finished", operate.cancellation
 )
-RELEASE = Action("released", ("claimed",), "task_not_claimed", _released)
+RELEASE = Action(
+    "released", ("claimed",), "task_not_claimed", lambda task, now: put_back(task, 0, now)
+)
 DELETE = Action("deleted", FINISHED_STATUSES, "task_not_finished", None)
 
 

@@ -57,6 +57,12 @@ def waiting_again(delay_seconds: float, now: int) -> Row:
     return {**NOT_CLAIMED, "status": status, "available_at": available_at, "updated_at": now}
 
 
+def put_back(task: Row, delay_seconds: float, now: int) -> Row:
+    """The columns of a task whose attempt ends without being counted."""
+    uncounted = {"attempts": max(0, task["attempts"] - 1)}
+    return {**waiting_again(delay_seconds, now), **NO_PROGRESS, **uncounted}
+
+
 def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     """Rows by id, locked for this transaction, with type names and without params and results.
 

@@ -13,12 +13,11 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TaskManagerError
 from taskmanager.queue import history, workers
 from taskmanager.queue.holder import (
-    NO_PROGRESS,
     Holder,
     lock_tasks,
+    put_back,
     require_holder,
     update_held,
-    waiting_again,
 )
 
 # What a worker that names no tasks holds is renewed and released in transactions of this many.
@@ -107,11 +106,10 @@ def release_task(
 
 
 def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: int) -> list[Row]:
-    changes = {**waiting_again(delay_seconds, now), **NO_PROGRESS}
-    released = update_held(
-        [(task, {**changes, "attempts": max(0, task["attempts"] - 1)}) for task in tasks]
-    )
-    history.record(tasks, "released", status=changes["status"], caller=caller, now=now)
+    released = update_held([(task, put_back(task, delay_seconds, now)) for task in tasks])
+    if released:
+        status = released[0]["status"]
+        history.record(tasks, "released", status=status, caller=caller, now=now)
     return released
 
 

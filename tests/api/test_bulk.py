@@ -233,8 +233,11 @@ def test_a_key_limited_to_types_changes_tasks_of_these_alone(api: Api) -> None:
     ],
 )
 def test_a_call_that_cannot_be_meant_is_refused(api: Api, body: dict[str, Any]) -> None:
-    api.register("job")
+    api.register("job", max_attempts=1)
+    task = api.create()
+    api.complete(api.claim(), success=False, error="no")
     api.post("/api/tasks/retry", body, 400)
+    assert status_of(api, task) == "failed"
 
 
 def test_an_update_without_a_value_is_refused(api: Api) -> None:

@@ -121,7 +121,8 @@ def test_tasks_are_changed_by_filter_or_id(
 def test_which_tasks_are_meant_must_be_said(
     run: Callable[..., Result], api: Api, arguments: list[str]
 ) -> None:
-    run("tasks", "cancel", *arguments, exit_code=2)
+    refused = run("tasks", "cancel", *arguments, exit_code=2)
+    assert re.search("such as (type=job|status=failed)", refused.stderr)
 
 
 def test_what_to_update_must_be_said(run: Callable[..., Result], api: Api) -> None:

@@ -160,12 +160,13 @@ def test_claims_that_arrive_after_sigterm_are_released(
 def test_a_worker_ends_on_sigterm_while_the_server_is_away(
     queue: Server, proxy: Proxy, start: Start, create: Create
 ) -> None:
-    create("scenario.echo")
+    task_id = create("scenario.echo")
     proxy.spoil([Fault("/complete", "lose_request", times=ALWAYS)])
     worker = start()
     worker.wait_for(lambda: len(proxy.requests("/complete")) > 1)
     worker.terminate()
     worker.end()
+    assert "completed" not in events(queue, task_id)
 
 
 def test_a_refused_key_ends_the_worker_with_the_reason(

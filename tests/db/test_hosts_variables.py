@@ -77,7 +77,7 @@ def test_the_queue_works_whatever_a_host_sets_for_each_session(
     url, moved = database_of(host, "queue"), database_of(host, "moved")
     host.run(f"SET GLOBAL init_connect = '{statement}'")
     try:
-        tour_and_move(host, url, moved, tmp_path)
+        assert tour_and_move(host, url, moved, tmp_path) == TOURED
         connect_database(url)
         if ours is not None:
             assert fetch_value(f"SELECT @@{variable}") == ours
@@ -86,11 +86,14 @@ def test_the_queue_works_whatever_a_host_sets_for_each_session(
         host.run("SET GLOBAL init_connect = ''")
 
 
-def tour_and_move(server: MariaDB, url: str, moved: str, folder: Path) -> None:
+TOURED = [15, 15]  # tasks in the queue, and where it was moved to
+
+
+def tour_and_move(server: MariaDB, url: str, moved: str, folder: Path) -> list[int]:
+    """How many tasks both databases have then."""
     tour(url, folder)
     move(url, moved, folder)
-    for name in ("queue", "moved"):
-        assert server.rows(f"SELECT COUNT(*) FROM {name}.tasks") == [(15,)]
+    return [server.rows(f"SELECT COUNT(*) FROM {name}.tasks")[0][0] for name in ("queue", "moved")]
 
 
 # What a server is started with, and what the queue makes of it.
@@ -123,16 +126,16 @@ STARTED_WITH = {
 def test_the_queue_works_on_a_server_of_each_kind(tmp_path: Path, options: list[str]) -> None:
     require("MariaDB (mariadbd)", is_installed())
     (tmp_path / "server").mkdir()
-    tour_on(MariaDB, tmp_path, options)
+    assert tour_on(MariaDB, tmp_path, options) == TOURED
 
 
-def tour_on(kind: type[MariaDB], folder: Path, options: Sequence[str]) -> None:
+def tour_on(kind: type[MariaDB], folder: Path, options: Sequence[str]) -> list[int]:
     server = started(kind, folder / "server", options)
     try:
         url, moved = database_of(server, "queue"), database_of(server, "moved")
-        tour_and_move(server, url, moved, folder)
         if options is LOGS_STATEMENTS:
             assert server.rows("SELECT @@log_bin, @@binlog_format") == [(1, "STATEMENT")]
+        return tour_and_move(server, url, moved, folder)
     finally:
         server.stop()
 
@@ -158,7 +161,7 @@ MYSQL_STARTED_WITH = {
 def test_the_queue_works_on_a_mysql_of_each_kind(tmp_path: Path, options: list[str]) -> None:
     require_mysql()
     (tmp_path / "server").mkdir()
-    tour_on(MySQL, tmp_path, options)
+    assert tour_on(MySQL, tmp_path, options) == TOURED
 
 
 def require_mysql() -> None:
@@ -176,8 +179,11 @@ def test_a_mysql_that_requires_tls_is_given_it_on_this_machine_too(tmp_path: Pat
     try:
         url = database_of(server, "queue")
         with pymysql.connect(host="127.0.0.1", port=server.port, user="root") as root:
-            root.cursor().execute("SET GLOBAL require_secure_transport = ON")
-        tour(url, tmp_path)
+            cursor = root.cursor()
+            cursor.execute("SET GLOBAL require_secure_transport = ON")
+            tour(url, tmp_path)
+            cursor.execute("SELECT COUNT(*) FROM queue.tasks")
+            assert cursor.fetchone() == (15,)
     finally:
         server.stop()
 
