@@ -51,5 +51,7 @@ class Cache:
     maintenance_slice_at: int = 0
     maintenance_recorded_at: int = 0
     next_due: tuple[int, Any] | None = None
+    # When this process last corrected times that were stored while the clock was ahead.
+    clock_corrected_at: int = 0
     # When another worker last took a task first that a guarded claim had found.
     claims_contended_at: int = 0

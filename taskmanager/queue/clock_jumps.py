@@ -23,6 +23,10 @@ from taskmanager.queue.schedules.runs import TOLERANCE_MS
 
 log = logging.getLogger(__name__)
 
+# After a correction, a request may still store a time that it read while the clock was ahead. No
+# request waits longer than this for the database.
+LATE_COMMIT_MS = 60_000
+
 # Three looks at the last entry of an index or at a table of three rows. Every call of a worker
 # and every run of maintenance leaves its time in one of them.
 LATEST_SEEN = "SELECT MAX(last_seen_at) FROM {workers}"
@@ -66,6 +70,11 @@ def is_set_back(latest: int | None, *, now: int) -> bool:
     return latest is not None and latest > now + TOLERANCE_MS
 
 
+def was_set_back_lately(*, now: int) -> bool:
+    """Whether this process has corrected stored times within LATE_COMMIT_MS."""
+    return abs(now - cache().clock_corrected_at) < LATE_COMMIT_MS
+
+
 def seconds_ahead(*, now: int) -> float:
     """How far the latest stored time lies in the future; 0 up to TOLERANCE_MS."""
     latest = latest_time()
@@ -84,17 +93,18 @@ def mend_slice(*, now: int, rows: int) -> int:
     Commits together: the rows of one kind.
     Raises DatabaseUnavailable.
     A crash leaves the rest. What shows that the clock was set back goes last, so the
-    next slice goes on.
+    next slice goes on. Where nothing is wrong, nothing is written.
     """
     runs.reanchor_schedules(now=now)
     most = max([_mend(kind, now, rows) for kind in TASKS])
-    if most < rows:
+    if most < rows and is_set_back(latest_time(), now=now):
         log.warning("the clock was set back: times stored in the future have been corrected")
         _forget(now)
         # Otherwise this process would store nothing if the clock showed the same time once more.
         remembered = cache()
         remembered.next_due, remembered.maintenance_recorded_at = None, 0
         remembered.workers_seen_at.clear()
+        remembered.clock_corrected_at = now
     return most
 
 

@@ -61,9 +61,7 @@ def maintain(
     """
     started = time.monotonic()
     deadline = started + max_seconds
-    runs.reanchor_schedules(now=now)
-    if clock_jumps.is_set_back(clock_jumps.latest_time(), now=now):
-        _until_done(lambda rows: clock_jumps.mend_slice(now=now, rows=rows), deadline)
+    _until_done(lambda rows: clock_jumps.mend_slice(now=now, rows=rows), deadline)
     done = {
         "created": runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
@@ -175,10 +173,11 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
     Returns how many tasks that concerned; writes nothing where none is due.
     """
     due = next_due(now=now)
-    if not due.is_anything_due(now):
+    was_set_back = clock_jumps.was_set_back_lately(now=now)
+    if not (was_set_back or due.is_anything_due(now)):
         return 0
     started, moved = time.monotonic(), 0
-    if clock_jumps.is_set_back(due.latest, now=now):
+    if was_set_back or clock_jumps.is_set_back(due.latest, now=now):
         moved += clock_jumps.mend_slice(now=now, rows=SLICE_ROWS)
         cache().next_due = None
     if due.schedule_at is not None and due.schedule_at <= now:

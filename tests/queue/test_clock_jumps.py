@@ -88,6 +88,29 @@ def test_a_lease_that_was_committed_late_is_found_by_itself(
     assert times(task)["lease_expires_at"] == clock.now + 120_000
 
 
+@ways
+@jumps
+def test_what_a_late_request_stores_in_the_future_is_corrected_too(
+    api: Api, clock: Clock, jump: int, way: str
+) -> None:
+    """Both requests have read the wrong clock, and commit after everything has been corrected."""
+    clock.advance(jump)
+    api.create()
+    api.create(params={"n": 2})
+    ended, failed = api.claim(limit=2)["tasks"]
+    clock.advance(-jump)
+    WAYS["claim"](api)
+    clock.advance(jump)
+    api.complete(ended)
+    api.complete(failed, success=False, retry_after_seconds=600)
+    execute("UPDATE {workers} SET last_seen_at = ?", (clock.now - jump * 1000,))
+    clock.advance(2 - jump)
+    assert clock_jumps.seconds_ahead(now=clock.now) == 0
+    WAYS[way](api)
+    assert times(ended)["completed_at"] == clock.now
+    assert times(failed)["available_at"] == clock.now + 600_000
+
+
 def test_long_leases_of_the_right_time_stay(api: Api, clock: Clock) -> None:
     api.create()
     api.create()

@@ -193,7 +193,9 @@ class Model:
 
     def run_slice(self) -> int:
         moved = 0
-        if clock_jumps.is_set_back(clock_jumps.latest_time(), now=self.now):
+        if clock_jumps.is_set_back(
+            clock_jumps.latest_time(), now=self.now
+        ) or clock_jumps.was_set_back_lately(now=self.now):
             moved += self.correct_the_future(maintenance.SLICE_ROWS)
         for task in self.tasks.values():
             if task.lease_expires_at is not None and task.lease_expires_at <= self.now:
@@ -523,15 +525,13 @@ class Lifecycle(RuleBasedStateMachine):
     def maintain(self, data: Any, prune: bool) -> None:
         if prune:
             self.model.now += DAY_MS
-        is_set_back = clock_jumps.is_set_back(clock_jumps.latest_time(), now=self.model.now)
         done = maintenance.maintain(
             retention_days=RETENTION_DAYS,
             defaults=DEFAULTS,
             caller=OPERATOR,
             now=self.model.now,
         )
-        if is_set_back:
-            self.model.correct_the_future(len(self.model.tasks))
+        self.model.correct_the_future(len(self.model.tasks))
         self.model.run_slice()
         old = self.model.prune()
         for task_id in old:
