@@ -39,6 +39,7 @@ def last_runs() -> Mapping[str, LastRun]:
 def record_run(road: Road, *, started_at: int, started: float, tasks_moved: int) -> None:
     """Stores a run that began at `started_at` (milliseconds) and `started` (time.monotonic()).
 
+    A run in the future stays: it shows clock_jumps that the clock was set back.
     Raises DatabaseUnavailable.
     """
     run = {
@@ -46,11 +47,13 @@ def record_run(road: Road, *, started_at: int, started: float, tasks_moved: int)
         "duration_ms": round((time.monotonic() - started) * 1000),
         "tasks_moved": tasks_moved,
     }
-    replace = MaintenanceRun.update(run).where(MaintenanceRun.road == road)
+    replace = MaintenanceRun.update(run).where(
+        MaintenanceRun.road == road, MaintenanceRun.last_run_at <= started_at
+    )
     if not replace.execute():
         try:
             MaintenanceRun.insert({"road": road, **run}).execute()
-        except peewee.IntegrityError:  # another process has just inserted it
+        except peewee.IntegrityError:  # one in the future, or another process has just inserted it
             replace.execute()
 
 

@@ -62,12 +62,12 @@ def record_sign_of_life(
         if completed or failed:
             execute(COUNT_REPORTS, (completed, failed, worker_id))
         return
-    if not execute(SEEN, (now, completed, failed, worker_id)).rowcount:
+    if not execute(SEEN, (now, now, completed, failed, worker_id)).rowcount:
         new = {"id": worker_id, "tasks_completed": completed, "tasks_failed": failed}
         try:
             insert("workers", {**new, "first_seen_at": now, "last_seen_at": now})
         except peewee.IntegrityError:  # another process has just created it
-            execute(SEEN, (now, completed, failed, worker_id))
+            execute(SEEN, (now, now, completed, failed, worker_id))
     after_commit(lambda: seen_at.__setitem__(worker_id, now))
 
 
@@ -77,7 +77,11 @@ _COUNTS = (
 )
 # Does not change the index on last_seen_at.
 COUNT_REPORTS = f"UPDATE {{workers}} SET {_COUNTS}"
-SEEN = f"UPDATE {{workers}} SET last_seen_at = ?, {_COUNTS}"
+# A time in the future stays: it shows clock_jumps that the clock was set back.
+SEEN = (
+    "UPDATE {workers} SET last_seen_at = CASE WHEN last_seen_at > ? THEN last_seen_at ELSE ? END, "
+    + _COUNTS
+)
 
 
 def save_metadata(

@@ -26,12 +26,16 @@ NOON = "2026-01-15T12:00:00.000Z"
 
 jumps = pytest.mark.parametrize("jump", [TEN_DAYS, YEARS])
 
+
+
+def claim_nothing(api: Api, worker_id: str) -> None:
+    api.call("POST", "/api/tasks/claim", {"worker_id": worker_id, "type": "nothing"})
+
+
 # What brings maintenance about: cron, and on a host without cron the next claim.
 WAYS: dict[str, Callable[[Api], Any]] = {
     "maintenance": lambda api: api.post("/api/maintenance/run", {}),
-    "claim": lambda api: api.call(
-        "POST", "/api/tasks/claim", {"worker_id": "other", "type": "nothing"}
-    ),
+    "claim": lambda api: claim_nothing(api, "other"),
 }
 ways = pytest.mark.parametrize("way", WAYS)
 
@@ -296,6 +300,22 @@ def test_more_rows_than_one_slice_holds_are_mended(api: Api, clock: Clock, way: 
         cache().next_due = None
     assert fetch_value(late, (clock.now + 600_000,)) == 0
     assert clock_jumps.seconds_ahead(now=clock.now) == 0
+
+
+def test_the_only_worker_does_not_hide_by_its_calls_what_is_left_to_correct(
+    api: Api, clock: Clock
+) -> None:
+    for n in range(70):
+        api.create(params={"n": n})
+    clock.advance(TEN_DAYS)
+    for task in api.claim(limit=70)["tasks"]:
+        api.complete(task)
+    clock.advance(-TEN_DAYS)
+    for _ in range(10):
+        api.call("POST", "/api/workers/heartbeat", {"worker_id": "worker-1"})
+        claim_nothing(api, "worker-1")
+        clock.advance(1)
+    assert clock_jumps.count_ahead(now=clock.now) == {}
 
 
 def test_metrics_show_how_far_stored_times_lie_ahead(api: Api, clock: Clock) -> None:
