@@ -81,8 +81,9 @@ class HttpClient:
             self.close()
         started = time.perf_counter()
         self._connection.request(method, path, content, self._headers)
-        response = self._connection.getresponse()
-        text = response.read()
+        # Closed here, since the destructor would swallow the KeyboardInterrupt of a signal.
+        with self._connection.getresponse() as response:
+            text = response.read()
         seconds = time.perf_counter() - started
         self._last_used = time.monotonic()
         body = json.loads(text)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import pty
@@ -444,6 +445,24 @@ def serve_answers() -> Iterator[Callable[[Handler], str]]:
     for server in running:
         server.shutdown()
         server.server_close()
+
+
+def test_ctrl_c_while_an_answer_is_put_away_is_not_lost(
+    serve_answers: Callable[[Handler], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = HttpClient(serve_answers(lambda _: (200, {"data": 1})), "key")
+
+    close = http.client.HTTPResponse.close
+
+    def interrupted(self: http.client.HTTPResponse) -> None:
+        close(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(http.client.HTTPResponse, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.call("POST", "/", {})
+    client.close()
 
 
 def test_lost_connection_and_busy_server_are_tried_again(

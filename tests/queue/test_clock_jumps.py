@@ -27,7 +27,6 @@ NOON = "2026-01-15T12:00:00.000Z"
 jumps = pytest.mark.parametrize("jump", [TEN_DAYS, YEARS])
 
 
-
 def claim_nothing(api: Api, worker_id: str) -> None:
     api.call("POST", "/api/tasks/claim", {"worker_id": worker_id, "type": "nothing"})
 
