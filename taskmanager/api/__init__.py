@@ -25,7 +25,7 @@ from taskmanager.api import (
 from taskmanager.api.auth import (
     authenticate_request,
     check_every_route_has_a_rule,
-    required_scope,
+    find_rule,
     takes_no_key,
 )
 from taskmanager.api.errors import register_error_handlers
@@ -56,13 +56,13 @@ def register_api(app: Flask) -> None:
 
 
 def _begin_request() -> None:
-    """Puts on `g` what every later step asks for: `request_id`, `now` (ms) and `scope`."""
+    """Puts on `g` what later steps ask for: `request_id`, `now` (ms), `scope` and `policy`."""
     request_id = request.headers.get("X-Request-ID", "")
     if not _SANE_REQUEST_ID.fullmatch(request_id):
         request_id = os.urandom(16).hex()
     g.request_id = request_id
     g.now = utc_now()
-    g.scope = required_scope()
+    find_rule()
 
 
 def _end_request(response: Response) -> Response:

@@ -66,23 +66,21 @@ def check_every_route_has_a_rule(app: Flask, blueprint: Blueprint) -> None:
             raise AssertionError(f"the view {endpoint} says nothing about who may call it")
 
 
-def required_scope() -> str:
-    """What the present request takes: a scope, or PUBLIC; of a preflight nobody asks a key."""
-    if request.method == "OPTIONS":
-        return PUBLIC
-    view = current_app.view_functions.get(request.endpoint or "")
-    scope: str = getattr(view, "required_scope", "admin")
-    return scope
+def find_rule() -> None:
+    """Puts on `g` what the present request takes, its `scope`, and the `policy` of its limit.
 
-
-def _policy(caller: Caller) -> rate_limits.Policy:
-    """The limit of the key that the present request counts against."""
-    view = current_app.view_functions.get(request.endpoint or "")
-    if view is None or not caller.may(g.scope):
-        return "key"
-    if getattr(view, "ends_or_keeps_lease", False):
-        return "leases"
-    return "operator" if g.scope in OPERATOR_SCOPES else "key"
+    The scope of a preflight is PUBLIC: nobody asks a key of it.
+    """
+    asked = request._get_current_object()  # type: ignore[attr-defined]
+    view = current_app.view_functions.get(asked.endpoint or "")
+    g.scope = scope = getattr(view, "required_scope", "admin")
+    g.policy = "key"
+    if asked.method == "OPTIONS":
+        g.scope = PUBLIC
+    elif getattr(view, "ends_or_keeps_lease", False):
+        g.policy = "leases"
+    elif view is not None and scope in OPERATOR_SCOPES:
+        g.policy = "operator"
 
 
 def takes_no_key() -> bool:
@@ -109,8 +107,9 @@ def authenticate_request() -> None:
     # Cut to where it is recorded: a proxy may send any text for an address.
     address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
     g.caller = caller = caller._replace(address=address, request_id=g.request_id)
-    rate_limits.count_request(caller, _policy(caller))
-    if not caller.may(g.scope):
+    may = caller.may(g.scope)
+    rate_limits.count_request(caller, g.policy if may else "key")
+    if not may:
         raise NotAllowed(
             f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",
             code="scope_missing",

@@ -9,6 +9,7 @@ import gc
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -86,7 +87,7 @@ class RequestBody:
         field that is missing, wrong or unknown, UnsupportedMediaType, and
         RequestEntityTooLarge.
         """
-        encoding = request.headers.get("Content-Encoding", "identity")
+        encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
         if encoding.strip().lower() not in ("", "identity"):
             raise EncodedBody
         raw = _read_body()
@@ -217,7 +218,7 @@ def parse_json(raw: bytes) -> Any:
     U+0000, half surrogate pairs, and nesting deeper than MAX_DEPTH.
     """
     try:
-        text = raw.decode("utf-8-sig")  # Windows begins a text with a byte order mark
+        text = raw.removeprefix(BOM_UTF8).decode()  # Windows begins a text with a byte order mark
     except UnicodeDecodeError as error:
         raise InvalidRequest(
             f"The body is not UTF-8 (byte {error.start + 1}).", code="malformed_json"

@@ -61,7 +61,6 @@ class _Connection(TConn):
             self.parser.unreader = _Unreader(self.sock)
         self.parser.unreader.unread(bytes(self.incoming.received))
         self.parser.unreader.deadline = time.monotonic() + READ_SECONDS
-        self.incoming = Incoming()
 
 
 class PatientWorker(ThreadWorker):
@@ -90,15 +89,31 @@ class PatientWorker(ThreadWorker):
         """The next request of a connection that was kept."""
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
-        self._receive(conn)
-        self._on_readable(conn, client)
+        data = _received(conn.sock)
+        if data == b"":
+            self._close(conn)
+        else:
+            self._receive(conn, data or b"")
 
-    def _receive(self, conn: _Connection) -> None:
-        """Waits for a request without a thread."""
+    def _receive(self, conn: _Connection, data: bytes = b"") -> None:
+        """Waits without a thread for a request that begins with `data`, unless that is all of it."""
         conn.incoming = Incoming()
+        if data and conn.incoming.add(data):
+            self._hand_over(conn)
+            return
         conn.timeout = time.monotonic() + REQUEST_SECONDS
         self.pending_conns.append(conn)
         self._watch(conn, self._on_readable)
+        self._received_bytes += len(data)
+        self._keep_within_bound()
+
+    def _hand_over(self, conn: _Connection) -> None:
+        conn.hand_over()
+        self.enqueue_req(conn)
+
+    def _keep_within_bound(self) -> None:
+        while self._received_bytes > MAX_RECEIVED_BYTES and self.pending_conns:
+            self._drop_longest_waiting()
 
     def _watch(self, conn: _Connection, on_readable: Any) -> None:
         conn.sock.setblocking(False)
@@ -116,10 +131,8 @@ class PatientWorker(ThreadWorker):
         self._received_bytes += len(data)
         if conn.incoming.add(data):
             self._forget(conn)
-            conn.hand_over()
-            self.enqueue_req(conn)
-        while self._received_bytes > MAX_RECEIVED_BYTES and self.pending_conns:
-            self._drop_longest_waiting()
+            self._hand_over(conn)
+        self._keep_within_bound()
 
     def _forget(self, conn: _Connection) -> None:
         """Receives from it no longer."""
@@ -148,12 +161,14 @@ class PatientWorker(ThreadWorker):
 
     def finish_request(self, conn: Any, fs: "Future[Any]") -> None:
         """Keeps the connection, or ends it without waiting: this is the loop's own thread."""
-        keeps = not fs.cancelled() and fs.exception() is None and fs.result()
+        try:
+            keeps = fs.result()
+        except Exception:  # cancelled included
+            keeps = False
         if not keeps or conn.parser.unreader.gave_up:  # else the rest would be read as a request
             self._linger(conn)
         elif following := conn.parser.unreader.take_buffered():
-            self._receive(conn)
-            self._add(conn, following)
+            self._receive(conn, following)
         else:
             super().finish_request(conn, fs)
 

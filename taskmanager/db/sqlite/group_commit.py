@@ -32,7 +32,7 @@ class WriteAheadLog:
 
     def __init__(self, database_path: str) -> None:
         self._path = Path(database_path + "-wal")
-        self._failure = Path(database_path + ".sync-failed")  # exists until the log is recovered
+        self._failure = database_path + ".sync-failed"  # exists until the log is recovered
         self.forget_parent()
 
     def forget_parent(self) -> None:
@@ -87,7 +87,7 @@ class WriteAheadLog:
             is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
                 raise OSError(errno.EBUSY, "A reader keeps the log in use")
-            self._failure.unlink(missing_ok=True)
+            Path(self._failure).unlink(missing_ok=True)
             self._saw_failure = False
 
     def _write_again(self) -> None:
@@ -100,7 +100,7 @@ class WriteAheadLog:
     def _record_failure(self) -> None:
         self._saw_failure = True
         with contextlib.suppress(OSError):
-            OpenFile(self._failure)
+            OpenFile(Path(self._failure))
 
     def close(self) -> None:
         """Closes the file unless another thread is syncing it; the next sync opens it."""
