@@ -1,7 +1,7 @@
 """Requests a second over HTTP, as ratios to the floor of the same run.
 
     python -m benchmarks.http_load [--rounds 5] [--seconds 3] [--json] [--at-least 0.5]
-        [--against CHECKOUT]
+        [--against CHECKOUT] [--only MariaDB]
 
 Needs wrk (Debian's package `wrk`) and mariadbd. In each round the floors (bare
 Flask, the same JSON, no database) and the product on SQLite with synchronous
@@ -16,13 +16,15 @@ keeps its connections open.
 With `--at-least` the exit status is 1 where the best round of an operation
 stays below that part of its target. With `--against` the product of another
 checkout (with its requirements in `.venv`) takes part in every round, and the
-ratio of the two is printed.
+ratio of the two is printed: the median, and the interval that holds the true
+median with a probability of 95 %. `--only` measures one database alone.
 """
 
 import argparse
 import contextlib
 import http.client
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -294,14 +296,16 @@ class Product(Target):
 
 
 @contextlib.contextmanager
-def targets(folder: Path, against: Path | None = None) -> Iterator[list[Target]]:
+def targets(
+    folder: Path, against: Path | None = None, only: Sequence[str] = DATABASES
+) -> Iterator[list[Target]]:
     """The floors and the product on each database, all running; also that of another checkout."""
     with contextlib.ExitStack() as stack:
         found: list[Target] = []
         found += [stack.enter_context(_floor(folder, *floor)) for floor in FLOORS.items()]
-        found += stack.enter_context(products(folder))
+        found += stack.enter_context(products(folder, only=only))
         if against is not None:
-            found += stack.enter_context(products(_made(folder / "other"), against))
+            found += stack.enter_context(products(_made(folder / "other"), against, only))
         yield found
 
 
@@ -331,7 +335,9 @@ def bare_flask(*options: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]
 
 
 @contextlib.contextmanager
-def products(folder: Path, checkout: Path | None = None) -> Iterator[list["Product"]]:
+def products(
+    folder: Path, checkout: Path | None = None, only: Sequence[str] = DATABASES
+) -> Iterator[list["Product"]]:
     """The product as it is served, on each database; that of `checkout` is called OTHER."""
     prefix = "" if checkout is None else OTHER
     with contextlib.ExitStack() as stack:
@@ -342,6 +348,8 @@ def products(folder: Path, checkout: Path | None = None) -> Iterator[list["Produ
         by_socket = f"{database.create_database('bench')}?unix_socket={database.folder / 's'}"
         urls = (("", "FULL"), ("", "NORMAL"), (by_socket, "FULL"))
         for name, (url, synchronous) in zip(DATABASES, urls, strict=True):
+            if name not in only:
+                continue
             of_product = _made(folder / name)
             server = Server(of_product, url, workers=WORKERS, threads=THREADS, checkout=checkout)
             server.environment["TASKMANAGER_SQLITE_SYNCHRONOUS"] = synchronous
@@ -355,11 +363,17 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def measure(rounds: int, seconds: int, against: Path | None = None) -> dict[str, Any]:
+def measure(
+    rounds: int, seconds: int, against: Path | None = None, only: Sequence[str] = DATABASES
+) -> dict[str, Any]:
     """Per operation and target every round's figures and its ratios to that round's floors."""
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, targets(Path(folder), against) as all_targets:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        targets(Path(folder), against, only) as all_targets,
+    ):
         for round_number in range(rounds):
+            all_targets.reverse()  # so that none is always the first
             for operation in OPERATIONS:
                 round_ = {one.name: one.measure(operation, seconds) for one in all_targets}
                 for name, figures in round_.items():
@@ -370,7 +384,7 @@ def measure(rounds: int, seconds: int, against: Path | None = None) -> dict[str,
                         figures["to_other"] = per_second / round_[OTHER + name]["per_second"]
                     results.setdefault(operation, {}).setdefault(name, []).append(figures)
             for target in all_targets:
-                if isinstance(target, Product):
+                if isinstance(target, Product) and against is None:
                     for operation, gain in target.batch_gains().items():
                         key = f"batch of {BATCH}: {operation}"
                         results.setdefault(key, {}).setdefault(target.name, []).append(
@@ -387,8 +401,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--at-least", type=float, default=0.0, metavar="PART")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--only", choices=DATABASES)
     arguments = parser.parse_args()
-    results = measure(arguments.rounds, arguments.seconds, arguments.against)
+    only = [arguments.only] if arguments.only else DATABASES
+    results = measure(arguments.rounds, arguments.seconds, arguments.against, only)
     if arguments.json:
         json.dump(results, sys.stdout, indent=2)
     else:
@@ -406,6 +422,8 @@ def below_targets(results: dict[str, Any], part: float) -> list[str]:
     missed = []
     for operation, targets in TARGETS.items():
         for name, target in zip(DATABASES, targets, strict=True):
+            if name not in results.get(operation, {}):
+                continue
             best = max(one["ratio"] for one in results[operation][name])
             if best < part * target:
                 missed.append(f"{operation}, {name}: {best:.2f}, below {part} of {target}")
@@ -426,7 +444,24 @@ def print_table(results: dict[str, Any]) -> None:
                 line += f"{statistics.median(one['p95_ms'] for one in rounds):>8.1f}ms"
             if "to_other" in rounds[0]:
                 line += f"  to the other checkout {_spread(rounds, 'to_other')}"
+                low, high = interval_of_median([one["to_other"] for one in rounds])
+                line += f", 95 %: {low:.2f} - {high:.2f}"
             print(line)
+
+
+def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of the median, from the order of the values alone.
+
+    Each value is as likely to lie above the true median as below it, so the number below it
+    has the binomial distribution. Of five values and fewer, the interval is their whole spread.
+    """
+    ordered, count = sorted(values), len(values)
+    left_out, probability = 0, 0.5**count
+    while probability <= 0.025 and left_out < count // 2:
+        left_out += 1
+        probability += math.comb(count, left_out) * 0.5**count
+    edge = max(left_out - 1, 0)
+    return ordered[edge], ordered[-1 - edge]
 
 
 def _spread(rounds: list[dict[str, Any]], figure: str) -> str:

@@ -96,7 +96,7 @@ class PatientWorker(ThreadWorker):
             self._receive(conn, data or b"")
 
     def _receive(self, conn: _Connection, data: bytes = b"") -> None:
-        """Waits without a thread for a request that begins with `data`, unless that is all of it."""
+        """Waits without a thread for a request that begins with `data`, unless it is complete."""
         conn.incoming = Incoming()
         if data and conn.incoming.add(data):
             self._hand_over(conn)
@@ -161,10 +161,7 @@ class PatientWorker(ThreadWorker):
 
     def finish_request(self, conn: Any, fs: "Future[Any]") -> None:
         """Keeps the connection, or ends it without waiting: this is the loop's own thread."""
-        try:
-            keeps = fs.result()
-        except Exception:  # cancelled included
-            keeps = False
+        keeps = not fs.cancelled() and fs.exception() is None and fs.result()
         if not keeps or conn.parser.unreader.gave_up:  # else the rest would be read as a request
             self._linger(conn)
         elif following := conn.parser.unreader.take_buffered():

@@ -109,7 +109,7 @@ def test_many_tasks_are_created_and_each_refusal_told(queue: Any) -> None:
     assert made[0].status == "pending"
     assert made[1].code == "task_type_not_found"
     assert [task.id for task in queue.client.tasks(status="pending")] == [made[0].id]
-    assert queue.client.change_many("cancel", filter={"type": "job"})["changed"] == 1
+    assert queue.client.cancel_many(filter={"type": "job"})["changed"] == 1
 
 
 def test_waiting_ends_after_its_time(queue: Any) -> None:

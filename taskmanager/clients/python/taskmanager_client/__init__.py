@@ -25,7 +25,7 @@ from taskmanager_client.errors import (
     Stopped,
     WaitTimeout,
 )
-from taskmanager_client.models import LogEntry, Schedule, Task, TaskType, WorkerState
+from taskmanager_client.models import Key, LogEntry, Schedule, Task, TaskType, WorkerState
 from taskmanager_client.task import HeldTask
 from taskmanager_client.worker import Worker
 
@@ -36,6 +36,7 @@ __all__ = [
     "ClientError",
     "Fail",
     "HeldTask",
+    "Key",
     "LogEntry",
     "NoAnswer",
     "Release",

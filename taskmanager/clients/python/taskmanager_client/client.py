@@ -9,14 +9,20 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
 from urllib.parse import quote, urlencode
 
 from taskmanager_client.errors import ApiError, ClientError, NoAnswer, WaitTimeout
-from taskmanager_client.models import LogEntry, Schedule, Task, TaskType, WorkerState, read
-from taskmanager_client.transport import HttpTransport, Transport, call_once, delay_after
+from taskmanager_client.models import Key, LogEntry, Schedule, Task, TaskType, WorkerState, read
+from taskmanager_client.transport import HttpTransport, Transport, call_once, delay_after, text_once
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from taskmanager_client import answers, fields
 
 Json = Any
+T = TypeVar("T")
 Repeat = Union[bool, Callable[[], bool]]
 
 TIMEOUT_SECONDS = 30.0
@@ -57,25 +63,26 @@ class Client:
 
     # Tasks
 
-    def create(self, type: str, params: Mapping[str, Json] | None = None, **options: Json) -> Task:
-        """Creates a task, or returns the one that exists: then `deduplicated` is True.
-
-        `options` are the other fields of POST /api/tasks: priority, delay_seconds, available_at,
-        max_attempts, dedupe, dedupe_key, parent_task_id.
-        """
+    def create(
+        self,
+        type: str,
+        params: Mapping[str, Json] | None = None,
+        **options: Unpack[fields.TaskOptions],
+    ) -> Task:
+        """Creates a task, or returns the one that exists: then `deduplicated` is True."""
         task = _created_once({"type": type, "params": dict(params or {}), **options})
         data = self.call("POST", "/tasks", task, repeat=lambda: self._is_created_once([task]))
         return read(Task, data)
 
     def create_many(
-        self, tasks: Iterable[Mapping[str, Json]], *, atomic: bool = False
+        self, tasks: Iterable[fields.NewTask], *, atomic: bool = False
     ) -> list[Task | ApiError]:
         """Creates up to 1,000 tasks in one call. Each is a dict with `type`, `params` and options.
 
         Returns for each task, in order, the task or the reason why it was refused. With `atomic`
         a single bad task raises ApiError, and none is created.
         """
-        prepared = [_created_once(dict(task)) for task in tasks]
+        prepared = [_created_once({**task}) for task in tasks]
         data = self.call(
             "POST",
             "/tasks/batch",
@@ -97,12 +104,12 @@ class Client:
         """The full task."""
         return read(Task, self.call("GET", f"/tasks/{task_id}"))
 
-    def tasks(self, **filters: Json) -> Iterator[Task]:
-        """Every task that matches the filters of GET /api/tasks, page by page, newest first.
+    def tasks(self, **filters: Unpack[fields.TaskList]) -> Iterator[Task]:
+        """Every task that matches all filters, page by page, newest first.
 
-        A name with a dot is passed with `**{"params.user": 5}`.
+        `params` takes values within the params: `params={"user.id": 5}`.
         """
-        for page in self._pages("/tasks", filters):
+        for page in self._pages("/tasks", _filter_of(filters)):
             for task in page["tasks"]:
                 yield read(Task, task)
 
@@ -136,27 +143,55 @@ class Client:
         """Makes a failed or cancelled task pending again, with new attempts."""
         return read(Task, self.call("POST", f"/tasks/{task_id}/retry", {}, repeat=False))
 
-    def errors(self, **filters: Json) -> list[dict[str, Json]]:
-        """Failed tasks in groups: type, error_code, message, count and an example."""
-        groups: list[dict[str, Json]] = self.call("GET", "/tasks/errors" + _query(filters))[
-            "groups"
-        ]
+    def errors(self, **filters: Unpack[fields.TaskFilters]) -> list[answers.ErrorGroup]:
+        """Failed tasks in groups, the largest first."""
+        groups: list[answers.ErrorGroup] = []
+        for page in self._pages("/tasks/errors", _filter_of(filters)):
+            groups += page["groups"]
         return groups
 
-    def change_many(self, action: str, **fields: Json) -> dict[str, Json]:
-        """Changes many tasks: `action` is retry, cancel, release, delete or update.
+    def retry_many(self, **which: Unpack[fields.ManyTasks]) -> answers.ManyChanged:
+        """Makes failed and cancelled tasks pending again, with new attempts.
 
-        `fields` has `ids` or `filter`, and what else the call takes. Returns `matched`, `changed`,
-        `skipped` and `next_cursor`.
+        This call and the next four take `ids` or `filter`. They change up to `limit` tasks, 1,000
+        unless given; `next_cursor` of the answer continues. With `dry_run` they only count.
         """
-        data: dict[str, Json] = self.call("POST", f"/tasks/{action}", fields)
-        return data
+        return self._change_many("retry", which)
+
+    def cancel_many(
+        self, *, reason: str | None = None, **which: Unpack[fields.ManyTasks]
+    ) -> answers.ManyChanged:
+        """Cancels unfinished tasks."""
+        return self._change_many("cancel", {**which, "reason": reason})
+
+    def release_many(self, **which: Unpack[fields.ManyTasks]) -> answers.ManyChanged:
+        """Takes tasks from the workers that hold them, without counting the attempt."""
+        return self._change_many("release", which)
+
+    def delete_many(self, **which: Unpack[fields.ManyTasks]) -> answers.ManyChanged:
+        """Deletes finished tasks with their history."""
+        return self._change_many("delete", which)
+
+    def update_many(self, **changes: Unpack[fields.ManyChanges]) -> answers.ManyChanged:
+        """Changes the priority or the time of tasks that nobody holds."""
+        return self._change_many("update", changes)
+
+    def _change_many(self, action: str, which: Mapping[str, Json]) -> answers.ManyChanged:
+        body = {**which}
+        if "filter" in body:
+            body["filter"] = _filter_of(body["filter"])
+        # Sent again, it would change the next tasks.
+        changed: answers.ManyChanged = self.call("POST", f"/tasks/{action}", body, repeat=False)
+        return changed
 
     # The calls of a worker. Worker makes them by itself.
 
-    def claim(self, worker_id: str, **fields: Json) -> list[dict[str, Json]]:
-        """Claims tasks: `fields` are those of POST /api/tasks/claim. None available: []."""
-        body = {"worker_id": worker_id, "limit": 1, "request_id": uuid.uuid4().hex, **fields}
+    def claim(self, worker_id: str, **what: Unpack[fields.Claim]) -> list[dict[str, Json]]:
+        """Claims up to `limit` tasks, one unless given; [] where none is available.
+
+        Each is the task as JSON with its `claim_token`.
+        """
+        body = {"worker_id": worker_id, "limit": 1, "request_id": uuid.uuid4().hex, **what}
         try:
             tasks: list[dict[str, Json]] = self.call("POST", "/tasks/claim", body)["tasks"]
         except ApiError as error:
@@ -165,38 +200,74 @@ class Client:
             raise
         return tasks
 
-    def complete(self, task_id: int, **report: Json) -> Task:
+    def complete(self, task_id: int, worker_id: str, **outcome: Unpack[fields.Outcome]) -> Task:
         """Reports how an attempt ended."""
+        report = {"worker_id": worker_id, **outcome}
         return read(Task, self.call("POST", f"/tasks/{task_id}/complete", report))
 
     def complete_many(
-        self, worker_id: str, completions: Sequence[Mapping[str, Json]]
-    ) -> list[dict[str, Json]]:
+        self, worker_id: str, completions: Sequence[fields.Completion]
+    ) -> list[answers.CompletionResult]:
         """Reports how many attempts ended; a result for each, in order."""
         body = {"worker_id": worker_id, "completions": list(completions)}
-        results: list[dict[str, Json]] = self.call("POST", "/tasks/complete", body)["results"]
+        results: list[answers.CompletionResult] = self.call("POST", "/tasks/complete", body)[
+            "results"
+        ]
         return results
 
-    def progress(self, task_id: int, **fields: Json) -> dict[str, Json]:
-        """Reports progress, and renews the lease."""
-        data: dict[str, Json] = self.call("POST", f"/tasks/{task_id}/progress", fields)
-        return data
+    def progress(
+        self,
+        task_id: int,
+        worker_id: str,
+        progress: int,
+        message: str | None = None,
+        *,
+        claim_token: str | None = None,
+    ) -> answers.Lease:
+        """Reports progress, 0 to 100, and renews the lease."""
+        body = {"worker_id": worker_id, "progress": progress, "message": message}
+        return self._renew(task_id, "progress", {**body, "claim_token": claim_token})
 
-    def heartbeat(self, task_id: int, **fields: Json) -> dict[str, Json]:
-        """Renews the lease of one task."""
-        data: dict[str, Json] = self.call("POST", f"/tasks/{task_id}/heartbeat", fields)
-        return data
+    def heartbeat(
+        self,
+        task_id: int,
+        worker_id: str,
+        *,
+        claim_token: str | None = None,
+        lease_seconds: int | None = None,
+    ) -> answers.Lease:
+        """Renews the lease of one task; for `lease_seconds` from now where that is given."""
+        body = {"worker_id": worker_id, "claim_token": claim_token, "lease_seconds": lease_seconds}
+        return self._renew(task_id, "heartbeat", body)
 
-    def release(self, task_id: int, **fields: Json) -> Task:
+    def _renew(self, task_id: int, call: str, body: Mapping[str, Json]) -> answers.Lease:
+        lease: answers.Lease = self.call("POST", f"/tasks/{task_id}/{call}", body)
+        return lease
+
+    def release(
+        self,
+        task_id: int,
+        worker_id: str,
+        *,
+        claim_token: str | None = None,
+        delay_seconds: float | None = None,
+    ) -> Task:
         """Puts a claimed task back; the attempt is not counted."""
-        data = self.call("POST", f"/tasks/{task_id}/release", fields, repeat=False)
+        body = {"worker_id": worker_id, "claim_token": claim_token, "delay_seconds": delay_seconds}
+        data = self.call("POST", f"/tasks/{task_id}/release", body, repeat=False)
         return read(Task, data)
 
-    def heartbeat_worker(self, worker_id: str, **fields: Json) -> dict[str, Json]:
+    def heartbeat_worker(
+        self,
+        worker_id: str,
+        *,
+        tasks: Sequence[fields.HeldTaskId] | None = None,
+        metadata: Mapping[str, Json] | None = None,
+    ) -> answers.WorkerHeartbeat:
         """Renews the leases of a worker's tasks: of `tasks`, or of all that it holds."""
-        body = {"worker_id": worker_id, **fields}
-        data: dict[str, Json] = self.call("POST", "/workers/heartbeat", body)
-        return data
+        body = {"worker_id": worker_id, "tasks": tasks, "metadata": metadata}
+        beat: answers.WorkerHeartbeat = self.call("POST", "/workers/heartbeat", body)
+        return beat
 
     def shut_down_worker(self, worker_id: str) -> list[int]:
         """Puts back what the worker holds, and marks it inactive. The ids of these tasks."""
@@ -207,7 +278,11 @@ class Client:
     # Task types
 
     def register(
-        self, name: str, version: str, param_schema: Mapping[str, Json], **defaults: Json
+        self,
+        name: str,
+        version: str,
+        param_schema: Mapping[str, Json],
+        **defaults: Unpack[fields.TypeDefaults],
     ) -> TaskType:
         """Registers a task type, or its new version; without a change it does nothing."""
         body = {"name": name, "version": version, "param_schema": dict(param_schema), **defaults}
@@ -223,22 +298,36 @@ class Client:
         path = f"/task-types/{quote(name, safe='')}" + _query({"version": version})
         return read(TaskType, self.call("GET", path))
 
-    def change_type(self, name: str, **changes: Json) -> TaskType:
+    def change_type(self, name: str, **changes: Unpack[fields.TypeChanges]) -> TaskType:
         """Pauses a type (`is_paused=True`), switches it off, or changes its defaults."""
         data = self.call("PATCH", f"/task-types/{quote(name, safe='')}", changes)
         return read(TaskType, data)
 
-    def validate(self, name: str, **fields: Json) -> dict[str, Json]:
+    def validate(
+        self,
+        name: str,
+        *,
+        params: Mapping[str, Json] | None = None,
+        param_schema: Mapping[str, Json] | None = None,
+    ) -> answers.Verdict:
         """Checks `params` against the type, or its open tasks against a new `param_schema`."""
         path = f"/task-types/{quote(name, safe='')}/validate"
-        data: dict[str, Json] = self.call("POST", path, fields)
-        return data
+        body = {"params": params, "param_schema": param_schema}
+        verdict: answers.Verdict = self.call("POST", path, body)
+        return verdict
 
     # Schedules
 
-    def create_schedule(self, **fields: Json) -> Schedule:
-        """Creates a schedule: name, type, params, and cron or interval_seconds."""
-        return read(Schedule, self.call("POST", "/schedules", fields, repeat=False))
+    def create_schedule(
+        self,
+        name: str,
+        type: str,
+        params: Mapping[str, Json],
+        **options: Unpack[fields.ScheduleOptions],
+    ) -> Schedule:
+        """Creates a schedule, with `cron` or `interval_seconds`."""
+        body = {"name": name, "type": type, "params": params, **options}
+        return read(Schedule, self.call("POST", "/schedules", body, repeat=False))
 
     def schedules(self) -> Iterator[Schedule]:
         """All schedules."""
@@ -250,7 +339,9 @@ class Client:
         """One schedule."""
         return read(Schedule, self.call("GET", f"/schedules/{schedule_id}"))
 
-    def change_schedule(self, schedule_id: int, **changes: Json) -> Schedule:
+    def change_schedule(
+        self, schedule_id: int, **changes: Unpack[fields.ScheduleChanges]
+    ) -> Schedule:
         """Changes a schedule; `is_active=False` switches it off."""
         return read(Schedule, self.call("PATCH", f"/schedules/{schedule_id}", changes))
 
@@ -274,15 +365,66 @@ class Client:
         """One worker."""
         return read(WorkerState, self.call("GET", f"/workers/{quote(worker_id, safe='')}"))
 
-    def health(self) -> dict[str, Json]:
+    def health(self) -> answers.Health:
         """Whether the service works."""
-        data: dict[str, Json] = self.call("GET", "/health")
-        return data
+        health: answers.Health = self.call("GET", "/health")
+        return health
 
-    def stats(self) -> dict[str, Json]:
+    def stats(self) -> answers.Statistics:
         """Counts of tasks, and what was finished lately."""
-        data: dict[str, Json] = self.call("GET", "/stats")
-        return data
+        statistics: answers.Statistics = self.call("GET", "/stats")
+        return statistics
+
+    def metrics(self) -> str:
+        """The same and more in the text format of Prometheus."""
+        return self._repeated(lambda: text_once(self.transport, "/metrics", self._timeout))
+
+    def clients(self) -> list[answers.ClientFile]:
+        """The clients that the server hands out."""
+        files: list[answers.ClientFile] = self.call("GET", "/clients")["clients"]
+        return files
+
+    # For administrators
+
+    def create_key(self, name: str, **options: Unpack[fields.KeyOptions]) -> answers.NewKey:
+        """Creates an API key, with a `role` or `scopes`."""
+        return _new_key(self.call("POST", "/admin/keys", {"name": name, **options}, repeat=False))
+
+    def keys(self) -> list[Key]:
+        """All API keys, without their secrets."""
+        return [read(Key, one) for one in self.call("GET", "/admin/keys")["keys"]]
+
+    def key(self, key_id: int) -> Key:
+        """One API key."""
+        return read(Key, self.call("GET", f"/admin/keys/{key_id}"))
+
+    def change_key(self, key_id: int, **changes: Unpack[fields.KeyChanges]) -> Key:
+        """Changes what a key may do."""
+        return read(Key, self.call("PATCH", f"/admin/keys/{key_id}", changes))
+
+    def rotate_key(self, key_id: int, *, overlap_seconds: int | None = None) -> answers.NewKey:
+        """Replaces a key by a new one. The old one works for `overlap_seconds` more."""
+        body = {"overlap_seconds": overlap_seconds}
+        return _new_key(self.call("POST", f"/admin/keys/{key_id}/rotate", body, repeat=False))
+
+    def revoke_key(self, key_id: int) -> Key:
+        """Makes a key useless, for good."""
+        return read(Key, self.call("DELETE", f"/admin/keys/{key_id}"))
+
+    def audit(self) -> Iterator[answers.AuditEvent]:
+        """What was done with keys and types and to many tasks, the newest first."""
+        for page in self._pages("/admin/audit", {}):
+            yield from page["events"]
+
+    def doctor(self) -> list[answers.Finding]:
+        """What the server finds when it tests its host."""
+        findings: list[answers.Finding] = self.call("GET", "/admin/doctor")["findings"]
+        return findings
+
+    def maintain(self) -> answers.MaintenanceDone:
+        """Runs maintenance now."""
+        done: answers.MaintenanceDone = self.call("POST", "/maintenance/run", {})
+        return done
 
     def call(self, method: str, path: str, body: Json = None, *, repeat: Repeat = True) -> Json:
         """Any call: `path` begins below /api. Returns `data` of the answer.
@@ -290,12 +432,17 @@ class Client:
         `repeat` says whether the call may be sent again although the server may have acted on
         it, or is asked that once it matters.
         """
+        return self._repeated(
+            lambda: call_once(self.transport, method, path, body, self._timeout), repeat
+        )
+
+    def _repeated(self, send: Callable[[], T], repeat: Repeat = True) -> T:
         ends_at = time.monotonic() + self._retry_seconds
         tries = 0
         while True:
             tries += 1
             try:
-                return call_once(self.transport, method, path, body, self._timeout)
+                return send()
             except ClientError as error:
                 delay = delay_after(error, tries)
                 if delay is None or time.monotonic() + delay > ends_at:
@@ -339,6 +486,17 @@ def _created(result: Mapping[str, Json]) -> Task | ApiError:
             details=error.get("details"),
         )
     return read(Task, {**result["task"], "deduplicated": result["outcome"] == "deduplicated"})
+
+
+def _filter_of(filters: Mapping[str, Json]) -> dict[str, Json]:
+    """The filters as the API names them: each value within the params has a name of its own."""
+    named = {name: value for name, value in filters.items() if name != "params"}
+    named.update({f"params.{path}": value for path, value in filters.get("params", {}).items()})
+    return named
+
+
+def _new_key(data: dict[str, Json]) -> answers.NewKey:
+    return {"secret": data["key"], "key": read(Key, data)}
 
 
 def _query(fields: Mapping[str, Json]) -> str:

@@ -20,7 +20,9 @@ class Task:
     """A task. Lists leave out `params` and `result` unless they are asked for.
 
     `status` is "scheduled", "pending", "claimed", "completed", "failed" or "cancelled".
-    `deduplicated` is True where `create` found a task that existed already.
+    `deduplicated` is True where `create` found a task that existed already. `get` and `wait` alone
+    fill in `attempt_errors`, the error of each failed attempt, and `waiting_because`, a `code` and
+    a `message` for a task that has not been handed out.
     """
 
     id: int
@@ -44,8 +46,12 @@ class Task:
     lease_expires_at: datetime | None = None
     available_at: datetime | None = None
     completed_at: datetime | None = None
+    pruned_at: datetime | None = None
+    dedupe_until: datetime | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    attempt_errors: list[dict[str, Any]] | None = None
+    waiting_because: dict[str, str] | None = None
     deduplicated: bool = False
 
     @property
@@ -83,6 +89,7 @@ class TaskType:
     lease_seconds: int | None = None
     retry: dict[str, Any] | None = None
     dedupe: str | None = None
+    dedupe_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None
     created_at: datetime | None = None
@@ -109,6 +116,9 @@ class Schedule:
     last_outcome: str | None = None
     last_task_id: int | None = None
     last_error: str | None = None
+    next_runs: list[str] | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,22 @@ class WorkerState:
     metadata: dict[str, Any] | None = None
     first_seen_at: datetime | None = None
     last_seen_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key without its secret. `task_types` are patterns; None means all types."""
+
+    id: int
+    name: str
+    prefix: str = ""
+    scopes: list[str] | None = None
+    task_types: list[str] | None = None
+    rate_limit: str | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    created_at: datetime | None = None
 
 
 def read(kind: type[T], data: Mapping[str, Any]) -> T:

@@ -89,17 +89,31 @@ def call_once(transport: Transport, method: str, path: str, body: Any, timeout: 
     if body is not None:
         content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     response = transport.send(method, path, content, timeout)
-    try:
-        answer = json.loads(response.content)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict) and answer.get("success") is True:
+    answer = _envelope(response)
+    if answer.get("success") is True:
         return answer["data"]
     if response.status < 300:
         raise NoAnswer(
             f"The answer from {transport.url} is cut off, or not TaskManager's.", sent=True
         )
-    raise _error_of(transport.url, response, answer if isinstance(answer, dict) else {})
+    raise _error_of(transport.url, response, answer)
+
+
+def text_once(transport: Transport, path: str, timeout: float) -> str:
+    """The text of an answer that is no JSON. Raises ApiError, NoAnswer."""
+    response = transport.send("GET", path, None, timeout)
+    if response.status != 200:
+        raise _error_of(transport.url, response, _envelope(response))
+    return response.content.decode()
+
+
+def _envelope(response: Response) -> dict[str, Any]:
+    """The JSON object of an answer; empty where there is none."""
+    try:
+        answer = json.loads(response.content)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def _error_of(url: str, response: Response, answer: Mapping[str, Any]) -> ApiError:

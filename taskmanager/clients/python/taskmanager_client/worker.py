@@ -9,13 +9,16 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from taskmanager_client import child
 from taskmanager_client.client import Client
 from taskmanager_client.run import Run
 from taskmanager_client.slots import Limits, name_of
 from taskmanager_client.task import Handler, HeldTask, is_release, run_handler
+
+if TYPE_CHECKING:
+    from taskmanager_client import fields
 
 
 class Registered(NamedTuple):
@@ -154,8 +157,10 @@ class Worker:
     def _register_types(self) -> None:
         for name, one in self.types.items():
             if one.schema is not None:
-                lease = {} if one.lease_seconds is None else {"lease_seconds": one.lease_seconds}
-                self.client.register(name, one.version, one.schema, **lease)
+                defaults: fields.TypeDefaults = {}
+                if one.lease_seconds is not None:
+                    defaults["lease_seconds"] = one.lease_seconds
+                self.client.register(name, one.version, one.schema, **defaults)
 
     def turns(self) -> list[dict[str, Any]]:
         """The filters of the claims that are made in turn: one for each length of a lease."""

@@ -1,0 +1,157 @@
+"""The answers that are plain dicts, for type checkers. docs/api.md explains each field.
+
+Times are ISO 8601 texts in UTC, durations are seconds. What has many fields is a dataclass of
+models.py instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:  # a type checker brings its own; nothing is installed for it
+    from typing_extensions import Required
+
+    from taskmanager_client.models import Key
+
+Json = Any
+
+
+class Lease(TypedDict):
+    """A task after a heartbeat or a report of progress. `cancelled`: stop working on it."""
+
+    id: int
+    status: str
+    progress: int | None
+    progress_message: str | None
+    lease_expires_at: str | None
+    cancelled: bool
+    lease_seconds: int | None
+    next_heartbeat_in: float
+
+
+class WorkerHeartbeat(TypedDict):
+    """Which leases a heartbeat renewed: ids of tasks. `lease_seconds` is the shortest of them."""
+
+    lease_seconds: int | None
+    next_heartbeat_in: float
+    renewed: list[int]
+    lost: list[int]
+    cancelled: list[int]
+
+
+class CompletionResult(TypedDict, total=False):
+    """What became of one report of several. `outcome` is the task's new status, or "error"."""
+
+    id: Required[int]
+    outcome: Required[str]
+    task: dict[str, Json]
+    error: dict[str, Json]
+
+
+class ManyChanged(TypedDict):
+    """How many tasks matched and were changed; `skipped` counts the others by reason.
+
+    `next_cursor` continues where the limit was reached. `is_complete` is false where more tasks
+    may match than were looked at.
+    """
+
+    matched: int
+    changed: int
+    skipped: dict[str, int]
+    next_cursor: str | None
+    is_complete: bool
+
+
+class ErrorGroup(TypedDict):
+    """Failed tasks that have type, error code and message in common, numbers taken out."""
+
+    type: str
+    error_code: str | None
+    message: str | None
+    count: int
+    first_at: str
+    last_at: str
+    example_task_id: int
+    example_message: str | None
+
+
+class Verdict(TypedDict, total=False):
+    """Of params: `valid`, `errors`, `warnings`. Of a schema: how many open tasks it rejects."""
+
+    valid: bool
+    errors: list[dict[str, Json]]
+    warnings: list[dict[str, Json]]
+    checked: int
+    rejected: int
+    examples: list[dict[str, Json]]
+
+
+class Health(TypedDict):
+    """Whether the service works: `status` is "healthy" or "unhealthy"."""
+
+    status: str
+    database: str
+    rate_limits: str
+    version: str
+    uptime_seconds: int
+    timestamp: str
+
+
+class Statistics(TypedDict):
+    """Tasks by status and type, and what was finished in the last minute, hour and day."""
+
+    by_status: dict[str, int]
+    by_type: dict[str, dict[str, int]]
+    total: int
+    oldest_pending_seconds: float | None
+    finished: dict[str, dict[str, int]]
+    counted_at: str
+
+
+class NewKey(TypedDict):
+    """A key that was just created. `secret` is in no other answer."""
+
+    secret: str
+    key: Key
+
+
+class AuditEvent(TypedDict):
+    """What somebody did, or tried to do."""
+
+    id: int
+    event: str
+    api_key_id: int | None
+    address: str | None
+    request_id: str | None
+    message: str | None
+    created_at: str
+
+
+class Finding(TypedDict):
+    """One thing that the doctor looked at. `level` is "ok", "warning" or "problem"."""
+
+    group: str
+    code: str
+    level: str
+    found: str
+    remedy: str | None
+
+
+class MaintenanceDone(TypedDict):
+    """How many tasks one run of maintenance created, requeued, started and pruned."""
+
+    created: int
+    requeued: int
+    started: int
+    pruned: int
+
+
+class ClientFile(TypedDict):
+    """A client that the server hands out."""
+
+    name: str
+    language: str
+    size: int
+    sha256: str
+    url: str
+    install: str
