@@ -154,6 +154,17 @@ CREATE TABLE task_logs (
 
 CREATE INDEX task_logs_by_task ON task_logs (task_id, id);
 
+-- The tags of a task once more, so that the tasks of one tag are found. Tasks without have no row.
+CREATE TABLE task_tags (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    tag             VARCHAR(50) NOT NULL,
+    task_id         BIGINT NOT NULL,
+    CONSTRAINT task_tags_tag UNIQUE (tag, task_id),
+    CONSTRAINT task_tags_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX task_tags_by_task ON task_tags (task_id);
+
 CREATE TABLE workers (
     id              VARCHAR(255) NOT NULL PRIMARY KEY,
     metadata        MEDIUMTEXT,                  -- JSON

@@ -54,6 +54,7 @@ TYPE_PATTERN = _text(
     pattern=r"^[A-Za-z0-9._%-]+" + _END,
     description="letters, digits, '.', '_', '-', and '%' for any characters",
 )
+TAG = {**NAME, "maxLength": 50}
 TOKEN = or_null(_text(1, 64))
 PRIORITY = integer(-1_000_000, 1_000_000)
 ATTEMPTS = integer(1, 100)
@@ -105,6 +106,7 @@ CREATE_TASK = RequestBody(
     dedupe=DEDUPE,
     dedupe_key=_text(1, 255),
     parent_task_id=or_null(ID),
+    tags={**list_of(TAG), "maxItems": 10},
 )
 CREATE_TASKS = RequestBody(
     required=("tasks",),
@@ -231,6 +233,7 @@ TASK_FILTERS: dict[str, Schema] = {
     "available_before": TIME,
     "error_code": TEXT,
     "error": TEXT,
+    "tag": TEXT,
     PARAMS_PATH: TEXT,
 }
 LIST_TASKS = QueryParameters(

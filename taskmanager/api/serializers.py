@@ -68,11 +68,17 @@ def _conversion(schema: Schema) -> Callable[[Any], Any] | None:
         kind = kind[0]
     if kind == "boolean":
         return bool
+    if schema.get("type") == "array":
+        return _parsed_list
     return _parsed if kind in ("object", "array") else None
 
 
 def _parsed(text: str | None) -> Any:
     return decode_json(text) if text else None
+
+
+def _parsed_list(text: str | None) -> Any:
+    return decode_json(text) if text else []
 
 
 TASK = Fields(
@@ -94,6 +100,7 @@ TASK = Fields(
     dedupe=one_of(*dedupe.POLICIES),
     dedupe_key=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
     parent_task_id=or_null(NUMBER),
+    tags=like(list_of(TEXT), []),
     worker_id=or_null(WORKER_ID),
     claimed_by=or_null(WORKER_ID),
     claimed_at=or_null(TIME),

@@ -226,6 +226,23 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
         ),
         _new_columns("task_logs", ("payload_key VARCHAR(32)",)),
         Ddl(
+            "make task_tags",
+            """
+            CREATE TABLE task_tags (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                tag             VARCHAR(50) NOT NULL,
+                task_id         BIGINT NOT NULL,
+                CONSTRAINT task_tags_tag UNIQUE (tag, task_id),
+                CONSTRAINT task_tags_task FOREIGN KEY (task_id) REFERENCES tasks (id)
+                    ON DELETE CASCADE
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make the index task_tags_by_task",
+            "CREATE INDEX task_tags_by_task ON task_tags (task_id)",
+        ),
+        Ddl(
             "keep tasks that only hold a key apart from those that are to be pruned",
             "DROP INDEX IF EXISTS tasks_by_completed_at; CREATE INDEX tasks_by_completed_at "
             "ON tasks (dedupe_until, completed_at) WHERE completed_at IS NOT NULL",

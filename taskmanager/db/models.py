@@ -143,6 +143,12 @@ class TaskLog(_Model):
     payload_key = peewee.CharField(32, null=True)
 
 
+class TaskTag(_Model):
+    id = peewee.BigAutoField()
+    tag = peewee.CharField(50)
+    task_id = peewee.BigIntegerField()
+
+
 class Worker(_Model):
     id = peewee.CharField(255, primary_key=True)
     metadata = peewee.TextField(null=True)
@@ -228,7 +234,8 @@ class StatisticsSnapshot(_Model):
 
 
 MODELS = (
-    *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskLog, Worker, Schedule, ApiKey),
+    *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskTag, TaskLog, Worker, Schedule),
+    ApiKey,
     *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
 )
 

@@ -159,6 +159,7 @@ def _new_row(
         ),
         **dedupe.held_keys(policy),
         "parent_task_id": request.get("parent_task_id"),
+        "tags": _tags_text(request.get("tags")),
         "available_at": available_at,
         "created_at": now,
         "updated_at": now,
@@ -168,6 +169,11 @@ def _new_row(
 def params_text(params: Mapping[str, Any]) -> str:
     """Params as they are stored: key order kept, no needless spaces."""
     return json.dumps(params, ensure_ascii=False, separators=(",", ":"))
+
+
+def _tags_text(tags: Sequence[str] | None) -> str | None:
+    """Tags as they are stored, each once."""
+    return json.dumps(list(dict.fromkeys(tags)), ensure_ascii=False) if tags else None
 
 
 def _first_given(*values: int | None) -> int:

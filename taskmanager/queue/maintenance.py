@@ -40,6 +40,7 @@ EMPTIED: Row = {
     "result": None,
     "error_message": None,
     "error_code": None,
+    "tags": None,
     "worker_id": None,
     "claimed_at": None,
 }
@@ -329,6 +330,7 @@ def _prune_slice(cutoff: int, rows: int, key_ms: Mapping[int, int], now: int) ->
 
 def _empty(ids: list[int], key_ms: int, now: int) -> None:
     """Leaves of finished tasks what makes duplicates of them known."""
+    execute("DELETE FROM {task_tags} WHERE task_id IN ?", (ids,))
     assignments = ", ".join([f"{column} = ?" for column in EMPTIED])
     execute(
         f"UPDATE {{tasks}} {{by_id}} SET {assignments}, pruned_at = ?, "

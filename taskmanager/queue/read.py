@@ -59,6 +59,7 @@ class TaskFilter(NamedTuple):
     available_before: int | None = None
     error_code: str | None = None
     error: str | None = None
+    tag: str | None = None
     params: Sequence[tuple[str, str]] = ()
 
 
@@ -163,7 +164,28 @@ def find_ids(
 
 
 _Condition = tuple[str, Any]  # with one `?`, and its value
-_Stream = tuple[str | None, list[_Condition]]  # hint and conditions
+
+
+class _Stream(NamedTuple):
+    """A part of an index: the table that it is read from, with its hint, and the conditions.
+
+    `table` has at least the columns by which the list is sorted, `whole` all of a task.
+    """
+
+    table: str
+    conditions: list[_Condition]
+    whole: str
+
+
+def _stream(hint: str, conditions: list[_Condition]) -> _Stream:
+    table = f"{{tasks}} {hint}"
+    return _Stream(table, conditions, table)
+
+
+_TAGGED = "(SELECT task_id AS id, tag FROM {task_tags}) AS tagged"
+_WHOLE_TAGGED = (
+    "(SELECT task_id, tag FROM {task_tags}) AS tagged JOIN {tasks} ON {tasks}.id = tagged.task_id"
+)
 
 
 class _Listing(NamedTuple):
@@ -206,10 +228,9 @@ class _Listing(NamedTuple):
         for some_streams in parts_of(self.streams, STREAMS_PER_STATEMENT):
             members: list[str] = []
             values: list[Any] = []
-            for hint, of_stream in some_streams:
-                where, some = _where([*of_stream, *conditions])
-                table = f"{{tasks}} {hint or ''}"
-                members.append(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}")
+            for stream in some_streams:
+                where, some = _where([*stream.conditions, *conditions])
+                members.append(f"SELECT {', '.join(columns)} FROM {stream.table} WHERE {where}")
                 values += some
             found += fetch_all(dialect().first_of(members, order, limit), values)
             # Cut each time: thousands of types would fill the memory.
@@ -273,37 +294,47 @@ def _streams(
     if narrow := _narrow_stream(task_filter):
         if column != "id":
             raise InvalidRequest(
-                "With parent_task_id or dedupe_key a list is sorted by created_at or id."
+                "With tag, parent_task_id or dedupe_key a list is sorted by created_at or id."
             )
-        parent: list[_Condition] = []
-        if task_filter.dedupe_key is not None and task_filter.parent_task_id is not None:
-            parent = [("parent_task_id = ?", task_filter.parent_task_id)]
-        return narrow, [*of_types, *of_status, *of_worker, *parent]
+        rest, left = narrow
+        return rest, [*of_types, *of_status, *of_worker, *left]
     if given:
         index = "tasks_by_worker" if column == "id" else "tasks_by_worker_and_priority"
         return [
-            (f"{{index {index}}}", [*of_worker, ("status = ?", one), *of_types]) for one in statuses
+            _stream(f"{{index {index}}}", [*of_worker, ("status = ?", one), *of_types])
+            for one in statuses
         ], []
     each = statuses or STATUSES
     if type_ids is not None and (statuses or len(type_ids) * len(each) <= MAX_STREAMS):
         index = "tasks_claim_by_id" if column == "id" else "tasks_claim_by_priority"
         return [
-            (f"{{index {index}}}", [("task_type_id = ?", type_id), ("status = ?", one)])
+            _stream(f"{{index {index}}}", [("task_type_id = ?", type_id), ("status = ?", one)])
             for type_id, one in product(type_ids, each)
         ], []
-    return [("{index tasks_by_priority}" if column == "claim_rank" else None, of_types)], []
+    return [_stream("{index tasks_by_priority}" if column == "claim_rank" else "", of_types)], []
 
 
-def _narrow_stream(task_filter: TaskFilter) -> list[_Stream]:
-    """What has one dedupe key, or else one parent; empty where the filter has neither.
+def _narrow_stream(task_filter: TaskFilter) -> tuple[list[_Stream], list[_Condition]] | None:
+    """What has one dedupe key, else one parent, else one tag; None where the filter has none.
 
-    The tasks of one key are sorted by their ids: few share one, unless it is held by none.
+    Also which of them are left to check. The tasks of one key are sorted by their ids: few share
+    one, unless it is held by none.
     """
-    if (key := task_filter.dedupe_key) is not None:
-        return [("{unique tasks_key_while_open}", [("dedupe_key = ?", key)])]
-    if (parent := task_filter.parent_task_id) is not None:
-        return [("{index tasks_by_parent}", [("parent_task_id = ?", parent)])]
-    return []
+    of_key: list[_Condition] = [("dedupe_key = ?", task_filter.dedupe_key)]
+    of_parent: list[_Condition] = [("parent_task_id = ?", task_filter.parent_task_id)]
+    of_tag: list[_Condition] = [("tag = ?", task_filter.tag)]
+    left: list[_Condition] = []
+    if task_filter.tag is not None:
+        left = [("id IN (SELECT task_id FROM {task_tags} WHERE tag = ?)", task_filter.tag)]
+    if task_filter.dedupe_key is not None:
+        if task_filter.parent_task_id is not None:
+            left += of_parent
+        return [_stream("{unique tasks_key_while_open}", of_key)], left
+    if task_filter.parent_task_id is not None:
+        return [_stream("{index tasks_by_parent}", of_parent)], left
+    if task_filter.tag is not None:
+        return [_Stream(_TAGGED, of_tag, _WHOLE_TAGGED)], []
+    return None
 
 
 def _with_columns(ids: Sequence[int], columns: Sequence[str]) -> list[Row]:
@@ -323,11 +354,11 @@ def _count(streams: Sequence[_Stream], asked: search.Search) -> tuple[int, bool]
     matching, values_of_asked = _where(asked.conditions)
     columns = [name for name in LIGHT_COLUMNS if re.search(rf"\b{name}\b", matching)]
     total, left = 0, ROWS_COUNTED
-    for hint, of_stream in streams:
-        where, values = _where(of_stream)
+    for stream in streams:
+        where, values = _where(stream.conditions)
         [row] = fetch_all(
             f"SELECT COUNT(*) AS looked_at, COUNT(CASE WHEN {matching} THEN 1 END) AS matching "
-            f"FROM (SELECT {', '.join(columns) or 'id'} FROM {{tasks}} {hint or ''} "
+            f"FROM (SELECT {', '.join(columns) or 'id'} FROM {stream.whole} "
             f"WHERE {where} LIMIT ?) AS first_rows",
             [*values_of_asked, *values, left + 1],
         )

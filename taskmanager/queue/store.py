@@ -3,7 +3,8 @@
 Knows nothing of requests, types or schemas: it is given whole rows of the table.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import peewee
@@ -18,6 +19,7 @@ from taskmanager.db.statements import (
     fetch_all,
     fetch_value,
     insert_halves,
+    insert_many,
     parts_of,
 )
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
@@ -92,10 +94,22 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
                 raise SnapshotTooOld from None
             found |= _duplicates(free)
         else:
+            _insert_tags(zip(ids, free.values(), strict=True))
             for (index, row), task_id in zip(free.items(), ids, strict=True):
                 found[index] = ({**dict.fromkeys(COLUMNS), **row, "id": task_id}, False)
             return found
     raise Conflict("Tasks with the same key come and go too fast; try again.")
+
+
+def _insert_tags(tasks: Iterable[tuple[int, Row]]) -> None:
+    """Makes new tasks known by their tags."""
+    tags = [
+        {"tag": tag, "task_id": task_id}
+        for task_id, row in tasks
+        if row["tags"]
+        for tag in json.loads(row["tags"])
+    ]
+    insert_many("task_tags", tags)
 
 
 def _open_duplicates(rows: dict[int, Row]) -> dict[int, Stored]:

@@ -6,8 +6,8 @@ import pytest
 
 from taskmanager.db.connection import dialect
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.statements import execute
-from taskmanager.queue import search
+from taskmanager.db.statements import execute, fetch_value
+from taskmanager.queue import read, search
 from tests.conftest import Api, Clock
 
 
@@ -35,7 +35,7 @@ def failures(api: Api, clock: Clock) -> list[dict[str, Any]]:
 def found(api: Api, query: str) -> list[int]:
     """The `n` of every task found, in the order of their creation."""
     page = api.get(f"/api/tasks?include=params&sort_order=asc&{query}")
-    assert page["is_complete"]
+    assert page.get("is_complete", True)
     return [task["params"]["n"] for task in page["tasks"]]
 
 
@@ -114,9 +114,65 @@ def test_children_and_tasks_of_one_key_are_found_by_their_index(api: Api) -> Non
     assert none["tasks"] == []
 
 
+def test_tasks_of_one_tag_are_found_by_their_index(api: Api) -> None:
+    api.register("job")
+    api.register("other")
+    tasks = [
+        api.create(name, {"n": n}, tags=tags)
+        for n, (name, tags) in enumerate(
+            [
+                ("job", ["import", "customer 7"]),
+                ("other", ["import"]),
+                ("job", ["import", "import"]),
+                ("job", []),
+                ("job", ["Import"]),
+            ]
+        )
+    ]
+    assert tasks[0]["tags"] == ["import", "customer 7"]
+    assert tasks[2]["tags"] == ["import"]
+    assert api.get(f"/api/tasks/{tasks[3]['id']}")["tags"] == []
+    assert found(api, "tag=import") == [0, 1, 2]
+    assert found(api, "tag=customer+7") == [0]
+    assert found(api, "tag=customer") == []
+    api.post(f"/api/tasks/{tasks[1]['id']}/cancel", {})
+    assert found(api, "tag=import&type=job&status=pending") == [0, 2]
+    page = api.get("/api/tasks?tag=import&with_total=true&limit=1")
+    assert (page["total"], page["tasks"][0]["id"]) == (3, tasks[2]["id"])
+    page = api.get(f"/api/tasks?tag=import&limit=2&cursor={page['next_cursor']}")
+    assert [task["id"] for task in page["tasks"]] == [tasks[1]["id"], tasks[0]["id"]]
+    assert page["next_cursor"] is None
+    assert api.get("/api/tasks?tag=import&status=cancelled&with_total=true")["total"] == 1
+    by_key = f"/api/tasks?dedupe_key={tasks[0]['dedupe_key']}"
+    assert [api.get(f"{by_key}&tag={tag}")["count"] for tag in ("import", "Import")] == [1, 0]
+
+
+def test_a_tag_goes_with_its_task(api: Api, clock: Clock) -> None:
+    api.register("job", dedupe_days=1_000)
+    for dedupe in ("none", "forever"):
+        api.create("job", dedupe=dedupe, tags=["import"])
+        api.complete(api.claim())
+    gone = api.create("job", {"n": 1}, tags=["import"])
+    api.post(f"/api/tasks/{gone['id']}/cancel", {})
+    assert api.post("/api/tasks/delete", {"filter": {"tag": "import"}, "limit": 1})["changed"] == 1
+    clock.advance(31 * 86_400)
+    assert api.post("/api/maintenance/run", {})["pruned"] == 2
+    [kept] = api.get("/api/tasks")["tasks"]
+    assert kept["tags"] == []
+    assert fetch_value("SELECT COUNT(*) FROM {task_tags}") == 0
+
+
+@pytest.mark.parametrize("tags", [["x"] * 11, ["x" * 51], [""], [" x"], [1], "x"])
+def test_tags_that_cannot_be_are_refused(api: Api, tags: Any) -> None:
+    api.register("job")
+    refused = api.post("/api/tasks", {"type": "job", "params": {}, "tags": tags}, 400)
+    assert refused["details"][0]["path"].startswith("tags")
+
+
 @pytest.mark.parametrize(
     "query",
     [
+        "tag=x&sort_by=priority",
         "dedupe_key=mine",
         "dedupe_key=mine&type=jo%25",
         "parent_task_id=1&sort_by=priority",
@@ -155,7 +211,7 @@ def test_a_page_that_was_cut_short_says_so_and_the_next_one_goes_on(
         got += [task["id"] for task in page["tasks"]]
         scanned += page["scanned"]
         cut_short += not page["is_complete"]
-        assert page["is_complete"] is (page["next_cursor"] is None)
+        assert page.get("is_complete", True) is (page["next_cursor"] is None)
         if page["next_cursor"] is None:
             break
         page = api.get(f"{query}&cursor={page['next_cursor']}")
@@ -185,6 +241,17 @@ def test_a_search_of_large_params_reads_no_more_than_an_answer_holds(
     page = api.get(f"/api/tasks?params.n=0&cursor={page['next_cursor']}")
     page = api.get(f"/api/tasks?params.n=0&cursor={page['next_cursor']}")
     assert (page["scanned"], page["is_complete"], page["count"]) == (2, True, 1)
+
+
+def test_the_tasks_of_a_tag_are_read_in_the_order_of_its_index(api: Api) -> None:
+    stream = read._TAGGED
+    select = f"SELECT id FROM {stream} WHERE tag = 'x' AND id < 9 ORDER BY id DESC LIMIT 5"
+    explain = "EXPLAIN QUERY PLAN" if dialect() is SQLITE else "EXPLAIN"
+    plan = str(execute(f"{explain} {select}").fetchall())
+    assert "task_tags_tag" in plan or "autoindex_task_tags" in plan
+    assert "TEMP B-TREE" not in plan
+    assert "filesort" not in plan
+    assert "DERIVED" not in plan
 
 
 def test_children_are_read_in_the_order_of_their_index(api: Api) -> None:

@@ -15,12 +15,14 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 from typing import Any, NamedTuple, NoReturn
 
 from taskmanager_client.errors import Stopped
 from taskmanager_client.task import Handler, HeldTask, failure, run_handler
 
+WATCHED_AFTER_SECONDS = 0.05
 MAIN = "__mp_main__"  # the name under which multiprocessing, too, imports a program in a child
 
 
@@ -67,36 +69,68 @@ def main() -> NoReturn:
         signal.signal(signal.SIGTERM, _on_sigterm)
     sys.argv[:] = json.loads(tasks.readline())
     program = Program(*json.loads(tasks.readline()))
-    inbox = _Inbox()
-    threading.Thread(target=inbox.read, args=(tasks,), daemon=True).start()
+    inbox = _Inbox(tasks)
+    threading.Thread(target=inbox.watch, daemon=True).start()
     while True:
         _serve(inbox.next_task(), program)
 
 
 class _Inbox:
-    """The tasks that wait for their turn, and what stops the present one."""
+    """What the worker sends: tasks, and "stop" for the present one.
 
-    def __init__(self) -> None:
-        self._tasks: list[dict[str, Any]] = []
-        self._changed = threading.Condition()
+    The thread that runs the handlers also reads the next task. To hand it over from another thread
+    would cost more than a short handler takes. Where a handler takes longer than
+    WATCHED_AFTER_SECONDS, the thread of watch() reads in its place, so that a "stop" arrives, and
+    the end of the worker is noticed.
+    """
 
-    def read(self, lines: Any) -> None:
-        for line in lines:
-            message = json.loads(line)
-            if message == "stop":
-                stopping.set()
-            else:
-                stopping.clear()  # here, where no later "stop" can be lost by it
-                with self._changed:
-                    self._tasks.append(message)
-                    self._changed.notify()
-        os._exit(0)  # the worker has ended or has died: nobody waits for the result
+    def __init__(self, lines: Any) -> None:
+        self._lines = lines
+        self._reading = threading.Lock()
+        self._next: dict[str, Any] | None = None  # guarded by _reading, as the lines are
+        self._busy = threading.Event()
+        self._handlers = 0  # how many have begun
+        self._runs = False
 
     def next_task(self) -> dict[str, Any]:
-        with self._changed:
-            while not self._tasks:
-                self._changed.wait()
-            return self._tasks.pop()
+        self._runs = False
+        with self._reading:
+            task, self._next = self._next, None
+            while task is None:
+                task = self._read()
+            stopping.clear()  # here, where no later "stop" can be lost by it
+            self._handlers += 1
+            self._runs = True
+        self._busy.set()
+        return task
+
+    def watch(self) -> None:
+        while True:
+            self._busy.wait()
+            present = self._handlers
+            time.sleep(WATCHED_AFTER_SECONDS)
+            if not self._is_running():
+                self._busy.clear()
+                if self._is_running():  # since a moment ago
+                    self._busy.set()
+            elif self._handlers == present:
+                with self._reading:
+                    if self._is_running() and self._handlers == present:
+                        self._next = self._read()
+
+    def _is_running(self) -> bool:
+        return self._runs
+
+    def _read(self) -> dict[str, Any] | None:
+        """The next task; None where it was something else."""
+        line = self._lines.readline()
+        if not line:
+            os._exit(0)  # the worker has ended or has died: nobody waits for the result
+        message: Any = json.loads(line)
+        if message == "stop":
+            stopping.set()
+            return None
+        return dict(message)
 
 
 stopping = threading.Event()
@@ -129,7 +163,7 @@ def _serve(task: dict[str, Any], program: Program) -> None:
         report = failure("The handler was stopped.", "stopped")
     finally:
         _is_running = False
-    send(report=report, memory=resident_bytes())
+    send(report=report, memory=resident_bytes() if task["is_measured"] else 0)
 
 
 def send(**message: Any) -> None:

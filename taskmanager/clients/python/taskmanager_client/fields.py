@@ -33,6 +33,7 @@ class TaskOptions(TypedDict, total=False):
     dedupe: Literal["forever", "active", "none"]
     dedupe_key: str
     parent_task_id: int | None
+    tags: Sequence[str]
 
 
 class NewTask(TaskOptions, total=False):
@@ -61,6 +62,7 @@ class TaskFilters(TypedDict, total=False):
     available_before: str
     error_code: str
     error: str
+    tag: str
     params: Mapping[str, Json]
 
 

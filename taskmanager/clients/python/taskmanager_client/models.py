@@ -40,6 +40,7 @@ class Task:
     dedupe: str = ""
     dedupe_key: str = ""
     parent_task_id: int | None = None
+    tags: list[str] | None = None
     worker_id: str | None = None
     type_version: str = ""
     claimed_at: datetime | None = None

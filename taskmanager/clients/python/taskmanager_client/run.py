@@ -51,10 +51,17 @@ class Run:
         self._burst = burst
         self._tasks_left = math.inf if max_tasks is None else max_tasks
         self._claims_until = math.inf if max_runtime is None else now() + max_runtime
-        self._changed = threading.Condition()  # guards everything below
+        # One lock guards everything below. Each thread waits for what concerns it alone: to wake
+        # all of them at the end of a short handler would take longer than the handler.
+        self._lock = threading.RLock()
+        self._over = threading.Condition(self._lock)  # for the thread that called run()
+        self._wants = threading.Condition(self._lock)  # for the one that claims
+        self._reported = threading.Condition(self._lock)  # for the one that reports
         self._held: dict[int, Held] = {}
         self._waiting: deque[Held] = deque()  # held, and not yet started
         self._reports: deque[Held] = deque()  # ended, and not yet reported
+        self._open = 0  # how many of those that are held have not ended
+        self._collects = False  # whether the thread that reports waits for more
         self._reporter = Reporter(worker, self._send, lambda: now() < self._gives_up_at)
         self._slots: list[Slot] = [self._new_slot() for _ in range(worker.concurrency)]
         self._idle = list(self._slots)
@@ -95,8 +102,8 @@ class Run:
             # Condition.wait() without a timeout would keep signal handlers from running.
             while not self._is_over():
                 self._follow_stops()
-                with self._changed:
-                    self._changed.wait(TICK_SECONDS)
+                with self._lock:
+                    self._over.wait(TICK_SECONDS)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -107,9 +114,13 @@ class Run:
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - run() raises it
-            with self._changed:
+            with self._lock:
                 self._fault, self._gives_up_at = error, 0
-                self._changed.notify_all()
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        for condition in (self._over, self._wants, self._reported):
+            condition.notify_all()
 
     def _listen_to_signals(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -133,7 +144,7 @@ class Run:
         while self._stops_seen < min(self._stops, 2):
             self._stops_seen += 1
             grace = self._worker.grace if self._stops_seen == 1 else 0
-            with self._changed:
+            with self._lock:
                 self._is_claiming = False
                 count = len(self._held)
                 self._gives_up_at = now() + grace + KILL_SECONDS + 2
@@ -145,19 +156,19 @@ class Run:
                     else:
                         held.stop(RELEASED, grace)
                 self._waiting.clear()
-                self._changed.notify_all()
+                self._wake_all()
             self._worker.log(f"stopping; {count} tasks are still held")
 
     def _is_over(self) -> bool:
-        with self._changed:
+        with self._lock:
             return (not self._is_claiming and not self._held) or now() > self._gives_up_at
 
     def _end(self) -> None:
-        with self._changed:
+        with self._lock:
             self._is_claiming = False
             still_running = [held for held in self._held.values() if held.report is None]
             self._gives_up_at = 0
-            self._changed.notify_all()
+            self._wake_all()
         for slot in self._slots:
             if slot not in self._idle:
                 slot.kill()
@@ -194,38 +205,37 @@ class Run:
                 self._pause(1)
                 continue
             if empty_turns == 0:
-                with self._changed:
+                with self._lock:
                     was_idle = not self._held
             found, hint = self._claim(wanted)
             empty_turns = 0 if found else empty_turns + 1
             if empty_turns == len(self._turns):
                 empty_turns = 0
-                with self._changed:
+                with self._lock:
                     # Otherwise a task that was held may wait for its next attempt by now.
                     if self._burst and was_idle:
                         self._is_claiming = False
                 self._pause(jitter(hint))
-        with self._changed:
+        with self._lock:
             self._is_claiming = False
-            self._changed.notify_all()
+            self._wake_all()
 
     def _may_claim(self) -> bool:
-        with self._changed:
+        with self._lock:
             if now() > self._claims_until or self._tasks_left < 1:
                 self._is_claiming = False
             return self._is_claiming
 
     def _wanted(self) -> int:
         """How many tasks to claim: as many as there are free slots, or ahead of short handlers."""
-        with self._changed:
+        with self._lock:
             capacity = self._worker.concurrency
             if self._handler_seconds < SHORT_HANDLER_SECONDS:
                 a_second = capacity / max(self._handler_seconds, 1e-6)
                 capacity = max(capacity, int(min(a_second, MAX_AHEAD)))
-                if len(self._waiting) > capacity // 2:
+                if len(self._waiting) > capacity // 4:
                     return 0
-            open_tasks = sum(1 for held in self._held.values() if held.report is None)
-            return int(min(capacity - open_tasks, self._tasks_left, MAX_AHEAD))
+            return int(min(capacity - self._open, self._tasks_left, MAX_AHEAD))
 
     def _claim(self, limit: int) -> tuple[bool, float]:
         """Claims until it is answered; whether there were tasks, and when to ask again."""
@@ -251,7 +261,7 @@ class Run:
                     return False, float((error.details or {}).get("poll_after_seconds", 5))
                 self._worker.log(f"cannot claim: {error}")
                 if is_for_good(error) or self._is_at_wrong_address(error):
-                    with self._changed:
+                    with self._lock:
                         self._fault, self._is_claiming = error, False
                     self.stop()
                     return False, 1
@@ -269,11 +279,12 @@ class Run:
         return has_refused and not self._has_been_answered
 
     def _take(self, tasks: Sequence[Mapping[str, Any]], sent_at: float, is_repeated: bool) -> None:
-        with self._changed:
+        with self._lock:
             self._tasks_left -= len(tasks)
             for task in tasks:
                 held = Held(task, sent_at, self._worker.types[task["type"]].timeout)
                 self._held[held.id] = held
+                self._open += 1
                 heartbeat_at = sent_at + task["next_heartbeat_in"]
                 if is_repeated:
                     # The lease may have begun with an earlier request.
@@ -295,23 +306,26 @@ class Run:
             held.start(self._idle.pop(), handler, functools.partial(self._handler_ended, held))
 
     def _handler_ended(self, held: Held, report: Report) -> None:
-        with self._changed:
+        with self._lock:
             if held.slot is not None:
                 self._idle.append(held.slot)
             self._handler_seconds = _average(self._handler_seconds, held.seconds)
             if held.report is None:
                 self._finish(held, held.judge(report))
             self._start_waiting()
-            self._changed.notify_all()
 
     def _finish(self, held: Held, report: Report) -> None:
         held.report = report
+        self._open -= 1
         if report is DROPPED:
             self._held.pop(held.id, None)
             self._worker.log(f"task {held.id} is not this worker's any more")
         else:
             self._reports.append(held)
-        self._changed.notify_all()
+        if not self._collects or self._has_enough_reports():
+            self._reported.notify()
+        if self._wanted() > 0:
+            self._wants.notify()
 
     def _count(self, held: Held, report: Report) -> None:
         if is_release(report):
@@ -327,37 +341,42 @@ class Run:
 
     def _report_until_end(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._reports:
                     if self._gives_up_at == 0:
                         return
-                    self._changed.wait(1)
+                    self._reported.wait(1)
                 if self._handler_seconds < SHORT_HANDLER_SECONDS:
                     self._wait_for_more_reports()
                 together = [
                     self._reports.popleft() for _ in range(min(len(self._reports), MAX_REPORTS))
                 ]
             self._reporter.send(together)
-            with self._changed:
+            with self._lock:
                 for held in together:
                     self._held.pop(held.id, None)
                     self._count(held, held.report or {})
-                self._changed.notify_all()
+                if not self._held:
+                    self._over.notify()
+                    self._wants.notify()
 
     def _wait_for_more_reports(self) -> None:
         """A report waits a moment for others, while handlers are running that may end in it."""
         ends_at = now() + REPORT_WAIT_SECONDS
-        while len(self._reports) < len(self._held) and len(self._reports) < MAX_REPORTS:
-            if (left := ends_at - now()) <= 0:
-                return
-            self._changed.wait(left)
+        self._collects = True
+        while not self._has_enough_reports() and (left := ends_at - now()) > 0:
+            self._reported.wait(left)
+        self._collects = False
+
+    def _has_enough_reports(self) -> bool:
+        return len(self._reports) >= min(len(self._held), MAX_REPORTS)
 
     # The thread that enforces deadlines. It sends nothing, so no server can make it late.
 
     def _enforce_until_end(self) -> None:
         while self._gives_up_at != 0:
             time.sleep(TICK_SECONDS)
-            with self._changed:
+            with self._lock:
                 for held in list(self._held.values()):
                     given_up = held.enforce_deadlines()
                     if given_up is not None:
@@ -379,7 +398,7 @@ class Run:
         while self._gives_up_at != 0:
             time.sleep(TICK_SECONDS)
             self._renew_leases_if_due()
-            with self._changed:
+            with self._lock:
                 progress = [(held, held.due_progress()) for held in self._held.values()]
             for held, fields in progress:
                 if fields is not None:
@@ -391,7 +410,7 @@ class Run:
             self._renew_leases()
 
     def _renew_leases(self) -> None:
-        with self._changed:
+        with self._lock:
             claims = [held.claim for held in self._held.values()]
             if not claims:
                 self._heartbeat_at = math.inf
@@ -407,7 +426,7 @@ class Run:
             self._heartbeat_at = now() + (delay_after(error, tries) or backoff(tries))
             return
         self._failed_heartbeats = 0
-        with self._changed:
+        with self._lock:
             self._heartbeat_at = sent_at + answer["next_heartbeat_in"]
             for task_id in answer["renewed"]:
                 if task_id in self._held:
@@ -436,10 +455,10 @@ class Run:
             answer = self._send(f"/tasks/{held.id}/progress", fields)
         except ClientError as error:
             if isinstance(error, ApiError) and error.status in (403, 404, 409):
-                with self._changed:
+                with self._lock:
                     self._drop(held.id)
             return
-        with self._changed:
+        with self._lock:
             held.renewed(sent_at)
             if answer.get("cancelled"):
                 self._drop(held.id)
@@ -448,16 +467,16 @@ class Run:
 
     def _send(self, path: str, body: Mapping[str, Any]) -> Any:
         """One request, which does not take so long that the leases end meanwhile."""
-        with self._changed:
+        with self._lock:
             leases = [held.task["lease_seconds"] / 4 for held in self._held.values()]
         seconds = max(1.0, min([MAX_REQUEST_SECONDS, *leases]))
         return call_once(self._transport, "POST", path, body, seconds)
 
     def _pause(self, seconds: float) -> None:
         """Sleeps until the time is over or something has changed."""
-        with self._changed:
+        with self._lock:
             if self._is_claiming:
-                self._changed.wait(min(seconds, max(0.0, self._claims_until - now())))
+                self._wants.wait(min(seconds, max(0.0, self._claims_until - now())))
 
 
 def _average(average: float, seconds: float) -> float:

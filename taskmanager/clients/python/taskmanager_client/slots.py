@@ -87,7 +87,8 @@ class ProcessSlot:
             threading.Timer(NO_PROCESS_SECONDS, self._end, [report]).start()
             return
         self._tasks += 1
-        self._tell({**task, "handler": name_of(handler)})
+        is_measured = self._limits.max_memory is not None
+        self._tell({**task, "handler": name_of(handler), "is_measured": is_measured})
 
     def ask_to_stop(self) -> None:
         self._tell("stop")
