@@ -137,7 +137,7 @@ def _what_constraints_ask(table: str, number: int) -> dict[str, Any]:
             "claim_rank": -priority,
             "parent_task_id": (None, 1, 2)[number],
         }
-    if table == "task_logs":
+    if table in ("task_logs", "task_tags"):
         return {"task_id": (1, 2, FAR_ID)[number]}
     return {}
 

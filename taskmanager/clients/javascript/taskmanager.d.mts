@@ -30,6 +30,7 @@ export interface Task {
   dedupe: DedupePolicy;
   dedupe_key: string;
   parent_task_id: number | null;
+  tags: string[];
   worker_id: string | null;
   claimed_at: string | null;
   lease_expires_at: string | null;
@@ -70,6 +71,8 @@ export interface TaskOptions {
   dedupe?: DedupePolicy;
   dedupe_key?: string;
   parent_task_id?: number;
+  /** Up to 10, of 1 to 50 characters. */
+  tags?: string[];
 }
 
 export interface NewTask extends TaskOptions {
@@ -83,6 +86,7 @@ export interface TaskQuery {
   status?: Status;
   type?: string;
   worker_id?: string;
+  tag?: string;
   priority_min?: number;
   priority_max?: number;
   created_after?: string;

@@ -138,6 +138,8 @@ final class Task
     public int $attempt = 0;
     public int $max_attempts = 0;
     public ?int $parent_task_id = null;
+    /** @var list<string> */
+    public array $tags = [];
     public ?string $worker_id = null;
     public ?string $available_at = null;
     public ?string $completed_at = null;
@@ -260,7 +262,7 @@ class Client
      *
      * @param array<string, mixed> $params
      * @param array<string, mixed> $options priority, max_attempts, delay_seconds, available_at,
-     *     dedupe, dedupe_key, parent_task_id
+     *     dedupe, dedupe_key, parent_task_id, tags
      */
     public function create(string $type, array $params = [], array $options = []): Task
     {
