@@ -3,9 +3,9 @@
     python -m benchmarks.operating [--rows 1000000] [--engine sqlite|mariadb] [--json]
 
 Fills a table with finished tasks, one in ten of them failed for one of six reasons, and with
-pending tasks. The calls are made in this process, key and rate limit included, without a socket.
-The slices of a bulk call are timed one by one. At last a process of its own retries all failed
-tasks, while this one goes on claiming; before that it claims alone.
+pending tasks; 300 of all have a tag. The calls are made in this process, key and rate limit
+included, without a socket. The slices of a bulk call are timed one by one. At last a process of its
+own retries all failed tasks, while this one goes on claiming; before that it claims alone.
 """
 
 import os
@@ -33,6 +33,7 @@ from taskmanager.db.statements import execute
 from taskmanager.queue import bulk
 
 CALLS = 100
+TAGGED = 300  # tasks
 CLAIMS = 300
 PAUSE_SECONDS = 0.02  # so that the tasks of the type last
 REASONS = (
@@ -51,6 +52,8 @@ SEARCHES = {
     "search params": "params.depth=4",
     "search times": "finished_after=2020-01-01T00:00:00Z",
     "search all types": "attempts_min=9",
+    "list tag": "tag=import&limit=100",
+    "list tag and status": "tag=import&status=failed",
 }
 
 
@@ -106,6 +109,12 @@ def _fill(rows: int, now: int) -> None:
         completed_at=now,
     )
     fill_tasks(rows - finished, seed="open", now=now)
+    tagged = "SELECT id FROM {tasks} WHERE id % ? = 0"
+    execute(
+        f"INSERT INTO {{task_tags}} (tag, task_id) SELECT 'import', id FROM ({tagged}) AS tagged",
+        (rows // TAGGED,),
+    )
+    execute("UPDATE {tasks} SET tags = '[\"import\"]' WHERE id % ? = 0", (rows // TAGGED,))
     execute("ANALYZE" if dialect().name == "sqlite" else "ANALYZE TABLE tasks")
 
 
