@@ -29,7 +29,7 @@ from taskmanager.access.caller import OPERATOR
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import dialect
-from taskmanager.db.statements import execute
+from taskmanager.db.statements import execute, fetch_value, insert_many
 from taskmanager.queue import bulk
 
 CALLS = 100
@@ -109,12 +109,10 @@ def _fill(rows: int, now: int) -> None:
         completed_at=now,
     )
     fill_tasks(rows - finished, seed="open", now=now)
-    tagged = "SELECT id FROM {tasks} WHERE id % ? = 0"
-    execute(
-        f"INSERT INTO {{task_tags}} (tag, task_id) SELECT 'import', id FROM ({tagged}) AS tagged",
-        (rows // TAGGED,),
-    )
-    execute("UPDATE {tasks} SET tags = '[\"import\"]' WHERE id % ? = 0", (rows // TAGGED,))
+    first = fetch_value("SELECT MIN(id) FROM {tasks}")
+    tagged = list(range(first, first + rows, rows // TAGGED))
+    insert_many("task_tags", [{"tag": "import", "task_id": task_id} for task_id in tagged])
+    execute("UPDATE {tasks} SET tags = ? WHERE id IN ?", ('["import"]', tagged))
     execute("ANALYZE" if dialect().name == "sqlite" else "ANALYZE TABLE tasks")
 
 
