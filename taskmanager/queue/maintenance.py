@@ -320,7 +320,7 @@ def _prune_slice(cutoff: int, rows: int, key_ms: Mapping[int, int], now: int) ->
         else:
             gone.append(task["id"])
     if old:
-        execute("DELETE FROM {task_logs} WHERE task_id IN ?", ([task["id"] for task in old],))
+        history.delete([task["id"] for task in old])
     if gone:
         execute("DELETE FROM {tasks} WHERE id IN ?", (gone,))
     for type_id, ids in kept.items():
