@@ -245,6 +245,12 @@ LIST_TASKS = QueryParameters(
     include=list_of(one_of(*LARGE_COLUMNS)),
     with_total=FLAG,
 )
+LIST_EVENTS = QueryParameters(
+    after=TEXT,
+    limit={**integer(1, 1_000), "default": 100},
+    type=TEXT,
+    status=TASK_FILTERS["status"],
+)
 LIST_ERRORS = QueryParameters(**TASK_FILTERS, cursor=TEXT)
 TASK_FILTER = QueryParameters(**TASK_FILTERS)
 

@@ -38,11 +38,15 @@ class Position(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Rows in order, the position after them, and whether nothing follows that can be read now."""
+    """Rows in order, and the position after them.
+
+    With `is_at_end` nothing follows that can be read now; with `is_held_back` there are later rows.
+    """
 
     rows: list[Row]
     position: Position
     is_at_end: bool
+    is_held_back: bool
 
 
 class Page(NamedTuple):
@@ -108,17 +112,17 @@ def read_after(position: Position, count: int, *, now: int) -> Part:
     settled = rows[: _count_settled(rows, position.log_id, now)]
     if settled:
         position = position._replace(log_id=settled[-1]["id"])
-    return Part(settled, position, len(settled) < count)
+    return Part(settled, position, len(settled) < count, len(settled) < len(rows))
 
 
 # One statement, so that the rows and the cut are of one moment.
 _NEXT_ROWS = (
-    "SELECT logs.*, tasks.task_type_id, "
+    "SELECT log.*, task.task_type_id, "
     "(SELECT COALESCE(MAX(id), 0) FROM {task_log_cuts}) AS cut FROM "
     "(SELECT id, task_id, event, status, worker_id, created_at, "
     "COALESCE(LENGTH(message), 0) + COALESCE(LENGTH(metadata), 0) AS size "
-    "FROM {task_logs} WHERE id > ? ORDER BY id LIMIT ?) AS logs "
-    "JOIN {tasks} AS tasks ON tasks.id = logs.task_id ORDER BY logs.id"
+    "FROM {task_logs} WHERE id > ? ORDER BY id LIMIT ?) AS log "
+    "JOIN {tasks} AS task ON task.id = log.task_id ORDER BY log.id"
 )
 
 
@@ -197,12 +201,11 @@ def _cursor(cut: int, log_id: int) -> str:
 
 
 def _position(cursor: str | None) -> Position:
-    if cursor is None:
-        return Position(0, 0)
-    if cursor == LATEST:
+    if cursor is None or cursor == LATEST:
+        end = "MAX(id)" if cursor else "MIN(id) - 1"
         row = fetch_all(
             "SELECT (SELECT COALESCE(MAX(id), 0) FROM {task_log_cuts}) AS cut, "
-            "(SELECT COALESCE(MAX(id), 0) FROM {task_logs}) AS log_id"
+            f"(SELECT COALESCE({end}, 0) FROM {{task_logs}}) AS log_id"
         )[0]
         return Position(**row)
     if not re.fullmatch(r"[0-9]{1,18}\.[0-9]{1,18}", cursor):

@@ -77,7 +77,7 @@ def queue_tables() -> tuple[Table, ...]:
             name=plain_name(model),
             model=model,
             key=model._meta.primary_key.column_name,  # type: ignore[union-attr]
-            # No entry of the history is asked for by its id, so the id may be used again.
+            # An id of the history may be used again: an import notes a cut for its readers.
             is_counted=isinstance(model._meta.primary_key, peewee.AutoField)
             and model is not TaskLog,
             columns={field.column_name: _column(field) for field in model._meta.sorted_fields},

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import peewee
+from peewee import fn
 
 from taskmanager.access import audit, keys
 from taskmanager.access.caller import Caller
@@ -13,10 +14,11 @@ from taskmanager.db.connection import database
 from taskmanager.db.errors import is_connection_lost, is_rolled_back
 from taskmanager.db.ids import skip_ids_below
 from taskmanager.db.migrations import MIGRATIONS, DataStep
-from taskmanager.db.models import Schedule, Task, TaskType, plain_name
+from taskmanager.db.models import Schedule, Task, TaskLog, TaskType, plain_name
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TransferFailed
+from taskmanager.queue import history
 from taskmanager.transfer.exporting import Report
 from taskmanager.transfer.format import FORMAT_VERSION, LineReader, Table, first_wrong, queue_tables
 
@@ -78,6 +80,8 @@ def _replace_all(
     for table in reversed(import_.tables.values()):
         table.model.delete().execute()
     import_.run()
+    # Where the file comes from, rows with higher ids may have been deleted that readers have seen.
+    history.record_cut(TaskLog.select(fn.MAX(TaskLog.id)).scalar() or 0)
     message = f"{sum(import_.rows.values())} rows, exported by {import_.origin}"
     audit.record(event="queue_imported", message=message, caller=caller, now=now)
     keys_after = _keys_by_hash()
