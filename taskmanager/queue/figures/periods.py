@@ -56,6 +56,8 @@ SLICE_EVENTS = 500
 ROWS_ADDED = 100  # by one statement
 MAX_REST_SECONDS = 0.1
 
+# MySQL would read the whole table while it is small.
+_COUNTS = "{period_counts} {unique period_counts_period}"
 # (measure, period_seconds, period_at, task_type_id, label, bucket)
 Key = tuple[str, int, int, int, str, int]
 _KEY = ("measure", "period_seconds", "period_at", "task_type_id", "label", "bucket")
@@ -259,7 +261,7 @@ def _ids_of(keys: Iterable[Key]) -> dict[Key, int]:
     found: dict[Key, int] = {}
     for period, type_ids in parts.items():
         for row in fetch_all(
-            f"SELECT id, {', '.join(_KEY)} FROM {{period_counts}} WHERE measure = ? "
+            f"SELECT id, {', '.join(_KEY)} FROM {_COUNTS} WHERE measure = ? "
             "AND period_seconds = ? AND period_at = ? AND task_type_id IN ?",
             (*period, list(type_ids)),
         ):
@@ -326,7 +328,7 @@ def _prune_slice(measures: Sequence[str], period_seconds: int, before: int, rows
 
 def _oldest(measure: str, period_seconds: int, before: int, rows: int) -> list[Row]:
     return fetch_all(
-        "SELECT * FROM {period_counts} WHERE measure = ? AND period_seconds = ? AND period_at < ? "
+        f"SELECT * FROM {_COUNTS} WHERE measure = ? AND period_seconds = ? AND period_at < ? "
         "ORDER BY period_at LIMIT ?",
         (measure, period_seconds, before, rows),
     )
@@ -376,7 +378,7 @@ def _durations(condition: str, values: Sequence[int]) -> dict[str, ByType]:
     for measure in DURATIONS:
         rows = fetch_all(
             "SELECT task_type_id, bucket, SUM(events) AS events, SUM(total_ms) AS total_ms "
-            f"FROM {{period_counts}} WHERE measure = ? AND {condition} "
+            f"FROM {_COUNTS} WHERE measure = ? AND {condition} "
             "GROUP BY task_type_id, bucket",
             (measure, *values),
         )

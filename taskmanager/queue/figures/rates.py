@@ -115,7 +115,8 @@ def _done_per_minute(
         of_types = "" if type_ids is None else "AND task_type_id IN ? "
         rows = fetch_all(
             "SELECT label, SUM(CASE WHEN period_at >= ? THEN events ELSE 0 END) AS lately, "
-            "SUM(events) AS events FROM {period_counts} WHERE measure = ? AND period_seconds = ? "
+            "SUM(events) AS events FROM {period_counts} {unique period_counts_period} "
+            "WHERE measure = ? AND period_seconds = ? "
             f"AND period_at >= ? AND period_at < ? {of_types}AND label IN ? GROUP BY label",
             (
                 end - RATE_MS,
