@@ -102,6 +102,7 @@ TASK = Fields(
     dedupe_key=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
     parent_task_id=or_null(NUMBER),
     tags=like(list_of(TEXT), []),
+    traceparent=like(or_null(TEXT), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     worker_id=or_null(WORKER_ID),
     claimed_by=or_null(WORKER_ID),
     claimed_at=or_null(TIME),

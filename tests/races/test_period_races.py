@@ -48,7 +48,7 @@ def count_all(database_url: str, now: int) -> None:
 
 
 def die_while_counting(database_url: str, slices: int) -> None:
-    """In a process of its own: the same, killed within the transaction of the last of the slices."""
+    """In a process of its own: the same, killed within the transaction of the last slice."""
     connect_database(database_url)
     feed.SETTLED_MS = 0
     periods.SLICE_EVENTS = SLICE
