@@ -22,7 +22,7 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 # one line do not know each other.
 ROOMS = [
     ("errors", "clock", "manifest", "rates", "files"),
-    ("config", "clients"),
+    ("config", "clients", "logs"),
     ("db",),
     ("access", "params"),
     ("queue",),

@@ -37,6 +37,7 @@ def create(body: Values) -> Response:
     """
     outcome = create_task(_traced(body), defaults=task_defaults(), caller=g.caller, now=g.now)
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
+    g.task_ids = [data["id"]]  # for the log
     if outcome.deduplicated:
         return success(data, "Task already exists (deduplicated)")
     return success(data, "Task created successfully", 201)
