@@ -32,6 +32,7 @@ DUE_RESOLUTION_MS = 500  # how late a task that another process delayed may be n
 MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
 MAX_COUNTING_SECONDS = 10.0  # of these; after an upgrade there are the events of a month
 COUNTED_EVERY_MS = 60_000  # on claims, where no other run has counted
+COUNTED_ON_CLAIM = 100  # events
 DAY_MS = 86_400_000
 
 # What a task loses when it is pruned and its row is kept for its dedupe key.
@@ -210,7 +211,7 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
     if due.task_at is not None and due.task_at <= now:
         moved += _start_slice(now, SLICE_ROWS)
     if due.events_at is not None and due.events_at <= now:
-        periods.count_slice(now=now)
+        periods.count_slice(now=now, events=COUNTED_ON_CLAIM)
     maintenance_runs.record_slice_of_claim(started_at=now, started=started, tasks_moved=moved)
     return moved
 

@@ -174,6 +174,7 @@ COMPONENTS: dict[str, Schema] = {
         uptime_seconds=COUNT,
         timestamp=TIME,
     ),
+    "Quantiles": QUANTILES,
     "Statistics": record(
         by_status=BY_STATUS,
         by_type=_by_type(BY_STATUS),
@@ -181,8 +182,8 @@ COMPONENTS: dict[str, Schema] = {
         oldest_pending_seconds={"type": ["number", "null"], "examples": [1.5]},
         finished=record(minute=FINISHED, hour=FINISHED, day=FINISHED),
         counted_at=TIME,
-        wait_seconds=_by_type(QUANTILES),
-        run_seconds=_by_type(QUANTILES),
+        wait_seconds=_by_type(ref("Quantiles")),
+        run_seconds=_by_type(ref("Quantiles")),
         drains_at=_by_type(or_null(TIME)),
         failed_attempts=list_of(
             record(type=TYPE, error_code=like(or_null(TEXT), "timeout"), hour=COUNT, day=COUNT)

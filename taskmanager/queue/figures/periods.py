@@ -52,7 +52,8 @@ SHORT_LIVED_MS = 2 * HOUR_MS
 REPORTS = ("completed", "failed", "retry_scheduled")
 NO_CODE = ""  # of a failure that was reported without one
 
-SLICE_EVENTS = 500
+# A transaction that stores what so many events add up to takes 3 ms on SQLite, 10 on MariaDB.
+SLICE_EVENTS = 250
 ROWS_ADDED = 100  # by one statement
 MAX_REST_SECONDS = 0.1
 
@@ -125,15 +126,15 @@ def count_events(*, now: int, deadline: float) -> int:
     total = 0
     while True:
         started = time.monotonic()
-        counted = count_slice(now=now)
+        counted = count_slice(now=now, events=SLICE_EVENTS)
         total += counted
         if counted < SLICE_EVENTS or time.monotonic() > deadline:
             return total
         time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
 
 
-def count_slice(*, now: int) -> int:
-    """Counts up to SLICE_EVENTS events that were not counted yet; returns how many.
+def count_slice(*, now: int, events: int) -> int:
+    """Counts up to `events` events that were not counted yet; returns how many.
 
     Transition: none.
     Commits together: the counts, and how far the history was read.
@@ -143,7 +144,7 @@ def count_slice(*, now: int) -> int:
     reader = _reader()
     # A cut moves the reader with it, so its position is always one of the present numbering.
     position = feed.Position(reader["cut"], reader["last_log_id"])
-    part = feed.read_after(position, SLICE_EVENTS, now=now)
+    part = feed.read_after(position, events, now=now)
     until = reader["read_until"]
     if part.is_at_end and not part.is_held_back:
         until = now

@@ -228,7 +228,7 @@ def test_claims_leave_the_counting_to_maintenance_that_runs(
     api.register()
     api.create()
     maintain(api)
-    monkeypatch.setattr(periods, "count_slice", lambda now: pytest.fail("counted on a claim"))
+    monkeypatch.setattr(periods, "count_slice", lambda **_: pytest.fail("counted on a claim"))
     clock.advance(maintenance.COUNTED_EVERY_MS / 1000 - 1)
     api.complete(api.claim())
 
@@ -385,7 +385,7 @@ def test_no_statement_reads_the_whole_history_or_all_counts(busy: Api, clock: Cl
 
     def read_all() -> None:
         feed.read_after(position, 100, now=clock.now)
-        periods.count_slice(now=clock.now)
+        periods.count_slice(now=clock.now, events=100)
         periods.fold_slice(now=clock.now, rows=10)
         periods.prune_minutes_slice(now=clock.now, rows=10)
         periods.durations_since(clock.now - periods.HOUR_MS)
