@@ -52,7 +52,7 @@ SHORT_LIVED_MS = 2 * HOUR_MS
 REPORTS = ("completed", "failed", "retry_scheduled")
 NO_CODE = ""  # of a failure that was reported without one
 
-# A transaction that stores what so many events add up to takes 3 ms on SQLite, 10 on MariaDB.
+# A transaction that stores what so many events add up to takes 6 ms on SQLite, 14 on MariaDB.
 SLICE_EVENTS = 250
 ROWS_ADDED = 100  # by one statement
 MAX_REST_SECONDS = 0.1
@@ -256,20 +256,16 @@ def _add(tally: _Tally) -> None:
 def _ids_of(keys: Iterable[Key]) -> dict[Key, int]:
     """The rows that these keys have already."""
     wanted = set(keys)
-    parts: dict[tuple[str, int, int], set[int]] = {}
-    for measure, period_seconds, period_at, type_id, _, _ in wanted:
-        parts.setdefault((measure, period_seconds, period_at), set()).add(type_id)
-    found: dict[Key, int] = {}
-    for period, type_ids in parts.items():
-        for row in fetch_all(
-            f"SELECT id, {', '.join(_KEY)} FROM {_COUNTS} WHERE measure = ? "
-            "AND period_seconds = ? AND period_at = ? AND task_type_id IN ?",
-            (*period, list(type_ids)),
-        ):
-            key = tuple(row[column] for column in _KEY)
-            if key in wanted:
-                found[key] = row["id"]
-    return found
+    if not wanted:
+        return {}
+    parts = [list(set(values)) for values in list(zip(*wanted, strict=True))[:4]]
+    rows = fetch_all(
+        f"SELECT id, {', '.join(_KEY)} FROM {_COUNTS} WHERE measure IN ? "
+        "AND period_seconds IN ? AND period_at IN ? AND task_type_id IN ?",
+        parts,
+    )
+    found = {tuple(row[column] for column in _KEY): row["id"] for row in rows}
+    return {key: found[key] for key in wanted & found.keys()}
 
 
 @write_transaction
