@@ -115,14 +115,14 @@ def read_after(position: Position, count: int, *, now: int) -> Part:
     return Part(settled, position, len(settled) < count, len(settled) < len(rows))
 
 
-# One statement, so that the rows and the cut are of one moment.
+# One statement, so that the rows and the cut are of one moment. For a join, SQLite would read all
+# tasks.
 _NEXT_ROWS = (
-    "SELECT log.*, task.task_type_id, "
-    "(SELECT COALESCE(MAX(id), 0) FROM {task_log_cuts}) AS cut FROM "
-    "(SELECT id, task_id, event, status, worker_id, created_at, "
-    "COALESCE(LENGTH(message), 0) + COALESCE(LENGTH(metadata), 0) AS size "
-    "FROM {task_logs} WHERE id > ? ORDER BY id LIMIT ?) AS log "
-    "JOIN {tasks} AS task ON task.id = log.task_id ORDER BY log.id"
+    "SELECT id, task_id, event, status, created_at, "
+    "COALESCE(LENGTH(message), 0) + COALESCE(LENGTH(metadata), 0) AS size, "
+    "(SELECT task_type_id FROM {tasks} AS task WHERE task.id = log.task_id) AS task_type_id, "
+    "(SELECT COALESCE(MAX(id), 0) FROM {task_log_cuts}) AS cut "
+    "FROM {task_logs} AS log WHERE id > ? ORDER BY id LIMIT ?"
 )
 
 
