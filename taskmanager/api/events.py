@@ -20,7 +20,7 @@ def list_all(query: Values) -> Response:
     `after`: `next_cursor` of the page before, `latest` to begin with what happens
     next, or nothing to begin with the oldest event that is kept; `limit` (100, at
     most 1,000); `type` (exact, or a pattern with %), `status` (several with
-    commas). Up to 5,000 events are looked at, `scanned` counts them: without
+    commas), `tag`. Up to 5,000 events are looked at, `scanned` counts them: without
     `is_complete` there is more to read at once. `next_cursor` is never null, and no
     event is left out or repeated between two pages. 200; 400.
     """
@@ -29,6 +29,7 @@ def list_all(query: Values) -> Response:
         limit=query["limit"],
         type_pattern=query["type"],
         statuses=query["status"],
+        tag=query["tag"],
         caller=g.caller,
         now=g.now,
     )

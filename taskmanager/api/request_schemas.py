@@ -259,6 +259,7 @@ LIST_EVENTS = QueryParameters(
     limit={**integer(1, 1_000), "default": 100},
     type=TEXT,
     status=TASK_FILTERS["status"],
+    tag=TEXT,
 )
 LIST_ERRORS = QueryParameters(**TASK_FILTERS, cursor=TEXT)
 TASK_FILTER = QueryParameters(**TASK_FILTERS)

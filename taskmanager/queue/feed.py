@@ -64,6 +64,7 @@ def list_events(
     limit: int,
     type_pattern: str | None,
     statuses: Sequence[str],
+    tag: str | None,
     caller: Caller,
     now: int,
 ) -> Page:
@@ -83,8 +84,7 @@ def list_events(
         part = read_after(position, ROWS_AT_ONCE, now=now)
         matching = [
             {**row, "type": names[row["task_type_id"]]}
-            for row in part.rows
-            # A filter by tag belongs here, with `tags` among the columns that are read.
+            for row in (part.rows if tag is None else _tagged(part.rows, tag))
             if row["task_type_id"] in names and (not statuses or row["status"] in statuses)
         ]
         wanted = _that_fit(matching[: limit - len(events)], events)
@@ -173,6 +173,18 @@ def _settled_up_to(ids: Sequence[int]) -> int:
     )
     late = [row["id"] for row in stored if row["id"] not in set(ids)]
     return min(late, default=assigned)
+
+
+def _tagged(rows: Sequence[Row], tag: str) -> list[Row]:
+    """Those of the rows whose tasks have the tag."""
+    if not rows:
+        return []
+    found = fetch_all(
+        "SELECT task_id FROM {task_tags} WHERE tag = ? AND task_id IN ?",
+        (tag, list({row["task_id"] for row in rows})),
+    )
+    tagged = {row["task_id"] for row in found}
+    return [row for row in rows if row["task_id"] in tagged]
 
 
 def _that_fit(rows: list[Row], before: Sequence[Row]) -> list[Row]:

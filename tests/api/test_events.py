@@ -102,6 +102,21 @@ def test_types_and_statuses_are_filters(api: Api) -> None:
     assert api.get("/api/events?type=nothing")["events"] == []
 
 
+def test_a_tag_is_a_filter(api: Api) -> None:
+    api.register()
+    tagged = api.create(tags=["blue", "new"])
+    for tags in (["new"], []):
+        api.create(tags=tags)
+    api.post(f"/api/tasks/{tagged['id']}/cancel")
+    events = api.get("/api/events?tag=blue")["events"]
+    assert [(each["task_id"], each["event"]) for each in events] == [
+        (tagged["id"], "created"),
+        (tagged["id"], "cancelled"),
+    ]
+    assert api.get("/api/events?tag=blu")["count"] == 0
+    assert api.get("/api/events?tag=new&status=cancelled")["count"] == 1
+
+
 def test_a_key_sees_events_of_its_own_types_alone(api: Api) -> None:
     for name in ("mine", "other"):
         api.register(name)

@@ -12,8 +12,9 @@ from tests.conftest import Api, Clock
 FIELDS = {
     *("id", "type", "task_type_id", "type_id", "type_version", "status", "params", "result"),
     *("error_message", "error_code", "priority", "progress", "progress_message", "attempts"),
-    *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "traceparent", "worker_id"),
+    *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "tags", "traceparent"),
     *(
+        "worker_id",
         "claimed_by",
         "claimed_at",
         "lease_expires_at",

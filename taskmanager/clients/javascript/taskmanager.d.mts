@@ -234,6 +234,7 @@ export class Client {
     limit?: number;
     type?: string;
     status?: string | string[];
+    tag?: string;
   }): Promise<{ events: any[]; next_cursor: string; is_complete: boolean; [field: string]: any }>;
   /** Failed tasks in groups: type, error_code, message, count and an example. */
   errors(query?: TaskQuery): Promise<any[]>;

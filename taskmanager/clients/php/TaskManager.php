@@ -401,7 +401,7 @@ class Client
     /**
      * What happened to tasks, oldest first: next_cursor is the `after` of the next call.
      *
-     * @param array<string, mixed> $query after, limit, type, status
+     * @param array<string, mixed> $query after, limit, type, status, tag
      * @return array<string, mixed> events, next_cursor, is_complete, …
      */
     public function events(array $query = []): array

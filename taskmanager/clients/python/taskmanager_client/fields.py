@@ -81,6 +81,7 @@ class EventFilters(TypedDict, total=False):
 
     type: str
     status: str | Sequence[str]
+    tag: str
     limit: int
 
 
