@@ -165,6 +165,34 @@ CREATE TABLE task_tags (
 
 CREATE INDEX task_tags_by_task ON task_tags (task_id);
 
+-- Where the newest rows of task_logs were deleted. Their ids may be used again: see queue/feed.py.
+CREATE TABLE task_log_cuts (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    last_log_id     BIGINT NOT NULL              -- the highest id that was left
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+-- How far a part of the program has read task_logs.
+CREATE TABLE task_log_readers (
+    name            VARCHAR(20) NOT NULL PRIMARY KEY,
+    last_log_id     BIGINT NOT NULL,
+    slices          BIGINT NOT NULL,             -- read so far; whoever finds another number is late
+    read_until      BIGINT NOT NULL              -- what happened up to then has been read
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+-- What happened in each period, counted from task_logs by maintenance: see queue/figures/periods.py.
+CREATE TABLE period_counts (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    measure         VARCHAR(10) NOT NULL,        -- 'wait', 'run', 'created', 'finished', …
+    period_seconds  INTEGER NOT NULL,            -- 60 or 3600; 0: since counting began
+    period_at       BIGINT NOT NULL,             -- when the period begins
+    task_type_id    BIGINT NOT NULL,
+    label           VARCHAR(255) NOT NULL,       -- an error code or a worker's id, else empty
+    bucket          SMALLINT NOT NULL,           -- of the duration, else 0
+    events          BIGINT NOT NULL,
+    total_ms        BIGINT NOT NULL,             -- the sum of the durations
+    CONSTRAINT period_counts_period UNIQUE (measure, period_seconds, period_at, task_type_id, label, bucket)
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
 CREATE TABLE workers (
     id              VARCHAR(255) NOT NULL PRIMARY KEY,
     metadata        MEDIUMTEXT,                  -- JSON

@@ -10,6 +10,7 @@ from taskmanager.api import register_api
 from taskmanager.api.auth import takes_no_key
 from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
+from taskmanager.api.request_logs import register_request_logs
 from taskmanager.bootstrap import load_plugins, open_database, prepare_database
 from taskmanager.config import Settings, load_settings
 from taskmanager.db import schema
@@ -50,6 +51,8 @@ def create_app(
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # no answer sends anybody to the host that a request named
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    if settings.log_format == "json":
+        register_request_logs(app)
     load_plugins(settings)
     register_api(app)
     _use_own_database(app, settings, report)

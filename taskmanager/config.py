@@ -210,6 +210,11 @@ class Settings:
         _origins,
         "Comma-separated origins whose pages may call the API from a browser. *: every origin",
     )
+    log_format: str = _setting(
+        "text",
+        lambda value: _matching("text|json", "text or json")(value.lower()),
+        "json: the server logs each request, and all else, as one JSON object a line",
+    )
     max_body_bytes: int = _setting(
         "1048576", _whole_number(1_024, 8_388_608), "Maximum size of a request body in bytes"
     )

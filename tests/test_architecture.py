@@ -22,7 +22,7 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 # one line do not know each other.
 ROOMS = [
     ("errors", "clock", "manifest", "rates", "files"),
-    ("config", "clients"),
+    ("config", "clients", "logs"),
     ("db",),
     ("access", "params"),
     ("queue",),
@@ -38,13 +38,13 @@ ROOMS = [
 ROOMS_OF_QUEUE = [
     ("answer_size",),
     ("history", "dedupe", "retry", "task_types"),
-    ("search",),
+    ("search", "feed"),
     ("store", "read", "claim_sql"),
     ("holder", "waiting", "workers"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
-    ("figures.counts", "maintenance_runs", "clock_jumps"),
-    ("maintenance",),
+    ("figures.counts", "figures.periods", "maintenance_runs", "clock_jumps"),
+    ("maintenance", "figures.rates"),
     ("claim", "bulk", "failures", "figures.statistics"),
     ("figures.metrics",),
 ]

@@ -14,6 +14,7 @@ from taskmanager.api import (
     clients,
     doctor,
     documentation,
+    events,
     keys,
     maintenance,
     schedules,
@@ -33,7 +34,19 @@ from taskmanager.api.rate_limits import client_address
 from taskmanager.clock import utc_now
 
 RESOURCES = (
-    *(task_types, tasks, bulk, claims, schedules, workers, service, keys, audit, maintenance),
+    *(
+        task_types,
+        tasks,
+        bulk,
+        claims,
+        events,
+        schedules,
+        workers,
+        service,
+        keys,
+        audit,
+        maintenance,
+    ),
     *(doctor, documentation, clients),
 )
 

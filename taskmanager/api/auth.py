@@ -49,6 +49,8 @@ def requires(
                     read = taken.read()
                     if taken.fields:
                         values[name] = read
+                    if "worker_id" in read:
+                        g.worker_id = read["worker_id"]  # for the log
             return view(**values)
 
         call.required_scope = scope  # type: ignore[attr-defined]

@@ -46,6 +46,7 @@ def claim(body: Values) -> Response:
         caller=g.caller,
         now=g.now,
     )
+    g.task_ids = [task["id"] for task in claimed]  # for the log
     if "limit" not in body:
         return success(_claimed_json(claimed[0]), "Task claimed successfully")
     found = [_claimed_json(row) for row in claimed]

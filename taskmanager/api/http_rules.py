@@ -21,7 +21,7 @@ _ON_EVERY_ANSWER = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 )
 _OVER_TLS_ONLY = ("Strict-Transport-Security", f"max-age={_ONE_YEAR}")
-_SENT_BY_BROWSERS = "Authorization, Content-Type, X-API-Key, X-Request-ID"
+_SENT_BY_BROWSERS = "Authorization, Content-Type, X-API-Key, X-Request-ID, traceparent"
 _READ_BY_BROWSERS = (
     "Retry-After, RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, "
     "X-RateLimit-Reset, X-Request-ID"

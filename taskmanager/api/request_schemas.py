@@ -55,6 +55,14 @@ TYPE_PATTERN = _text(
     description="letters, digits, '.', '_', '-', and '%' for any characters",
 )
 TAG = {**NAME, "maxLength": 50}
+# W3C Trace Context: version, trace id, parent id and flags. Neither id is all zeros.
+TRACEPARENT = _text(
+    55,
+    55,
+    pattern="^(?!ff|..-0{32}|.{36}0{16})[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}" + _END,
+    description="a traceparent of W3C Trace Context, such as "
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
 TOKEN = or_null(_text(1, 64))
 PRIORITY = integer(-1_000_000, 1_000_000)
 ATTEMPTS = integer(1, 100)
@@ -107,6 +115,7 @@ CREATE_TASK = RequestBody(
     dedupe_key=_text(1, 255),
     parent_task_id=or_null(ID),
     tags={**list_of(TAG), "maxItems": 10},
+    traceparent=or_null(TRACEPARENT),
 )
 CREATE_TASKS = RequestBody(
     required=("tasks",),
@@ -244,6 +253,13 @@ LIST_TASKS = QueryParameters(
     sort_order=one_of("asc", "desc", "ASC", "DESC"),
     include=list_of(one_of(*LARGE_COLUMNS)),
     with_total=FLAG,
+)
+LIST_EVENTS = QueryParameters(
+    after=TEXT,
+    limit={**integer(1, 1_000), "default": 100},
+    type=TEXT,
+    status=TASK_FILTERS["status"],
+    tag=TEXT,
 )
 LIST_ERRORS = QueryParameters(**TASK_FILTERS, cursor=TEXT)
 TASK_FILTER = QueryParameters(**TASK_FILTERS)

@@ -29,6 +29,7 @@ from taskmanager.queue.schedules import definitions
 NUMBER = like({"type": "integer"}, 1)
 COUNT = like({"type": "integer", "minimum": 0}, 1)
 SECONDS = like({"type": "number"}, 30)
+RATE = like({"type": "number"}, 1.5)
 TIME = like(ANY_TIME, "2026-01-31T12:00:00.000Z")
 PARAMS = like(OBJECT, {"url": "https://example.org/"})
 METADATA = like(OBJECT, {"host": "worker-1.example.org"})
@@ -101,6 +102,7 @@ TASK = Fields(
     dedupe_key=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
     parent_task_id=or_null(NUMBER),
     tags=like(list_of(TEXT), []),
+    traceparent=like(or_null(TEXT), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     worker_id=or_null(WORKER_ID),
     claimed_by=or_null(WORKER_ID),
     claimed_at=or_null(TIME),
@@ -129,18 +131,20 @@ ATTEMPT_ERROR = Fields(
     error_code=or_null(TEXT),
     failed_at=TIME,
 )
-LOG_ENTRY = Fields(
-    id=NUMBER,
-    task_id=NUMBER,
-    event=like(TEXT, "created"),
-    status=or_null(one_of(*STATUSES)),
-    attempt=or_null(COUNT),
-    worker_id=or_null(TEXT),
-    api_key_id=or_null(NUMBER),
-    message=or_null(TEXT),
-    metadata=or_null(METADATA),
-    created_at=TIME,
-)
+_LOG_ENTRY: dict[str, Schema] = {
+    "id": NUMBER,
+    "task_id": NUMBER,
+    "event": like(TEXT, "created"),
+    "status": or_null(one_of(*STATUSES)),
+    "attempt": or_null(COUNT),
+    "worker_id": or_null(TEXT),
+    "api_key_id": or_null(NUMBER),
+    "message": or_null(TEXT),
+    "metadata": or_null(METADATA),
+    "created_at": TIME,
+}
+LOG_ENTRY = Fields(**_LOG_ENTRY)
+EVENT = Fields(**_LOG_ENTRY, type=TYPE, task_type_id=NUMBER)
 TASK_TYPE = Fields(
     id=NUMBER,
     name=TYPE,
@@ -167,6 +171,7 @@ WORKER = Fields(
     tasks_failed=or_null(COUNT),
     metadata=or_null(METADATA),
 )
+DONE_PER_MINUTE = or_null(record(ten_minutes=RATE, hour=RATE))
 SCHEDULE = Fields(
     id=NUMBER,
     name=like(TEXT, "nightly report"),
@@ -262,7 +267,8 @@ def task_type_json(row: Row) -> dict[str, Any]:
 
 
 def worker_json(row: Row) -> dict[str, Any]:
-    return WORKER.of({**row, "worker_id": row["id"]})
+    worker = WORKER.of({**row, "worker_id": row["id"]})
+    return {**worker, "done_per_minute": row["done_per_minute"]}
 
 
 def schedule_json(row: Row) -> dict[str, Any]:
@@ -274,7 +280,10 @@ def schedule_json(row: Row) -> dict[str, Any]:
 
 
 def statistics_json(figures: dict[str, Any]) -> dict[str, Any]:
-    return {**figures, "counted_at": format_time(figures["counted_at"])}
+    """The statistics with their times as text."""
+    times = {name: format_time(figures[name]) for name in ("counted_at", "measured_until")}
+    drains_at = {name: format_time(moment) for name, moment in figures["drains_at"].items()}
+    return {**figures, **times, "drains_at": drains_at}
 
 
 def page_json(name: str, page: task_types.Page, row_json: Callable[[Row], Any]) -> dict[str, Any]:

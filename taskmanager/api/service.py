@@ -62,7 +62,7 @@ def stats() -> Response:
 @requires("metrics:read", query=request_schemas.NO_PARAMETERS)
 def show_metrics() -> Response:
     """GET /api/metrics: these figures and more in the text format of Prometheus. 200."""
-    gauges = metrics.read_gauges(
+    found = metrics.read_metrics(
         caller=g.caller, heartbeat_seconds=settings().heartbeat_seconds, now=g.now
     )
-    return Response(prometheus.text_of(gauges), content_type=prometheus.CONTENT_TYPE)
+    return Response(prometheus.text_of(found), content_type=prometheus.CONTENT_TYPE)

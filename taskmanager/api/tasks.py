@@ -1,9 +1,10 @@
 """/api/tasks: creating, listing, reading, cancelling and retrying tasks."""
 
+import re
 from collections import Counter
 from typing import Any
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
@@ -19,6 +20,8 @@ from taskmanager.queue.create import Outcome, create_task, create_tasks
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 
+_TRACEPARENT = request_schemas.TRACEPARENT["pattern"]
+
 
 @blueprint.post("")
 @requires("tasks:create", body=request_schemas.CREATE_TASK)
@@ -26,16 +29,29 @@ def create(body: Values) -> Response:
     """POST /api/tasks: creates a task, or returns the one that exists.
 
     `type`, `params`; optionally `priority` (higher first), `max_attempts`,
-    `delay_seconds` or `available_at`, `dedupe`, `dedupe_key`, `parent_task_id`.
+    `delay_seconds` or `available_at`, `dedupe`, `dedupe_key`, `parent_task_id`,
+    `traceparent` (else the header of that name, if that is valid).
 
     201 created; 200 `deduplicated`; 400 a field or the params are wrong, or the
     type is not active; 403; 404 no such type.
     """
-    outcome = create_task(body, defaults=task_defaults(), caller=g.caller, now=g.now)
+    outcome = create_task(_traced(body), defaults=task_defaults(), caller=g.caller, now=g.now)
     data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
+    g.task_ids = [data["id"]]  # for the log
     if outcome.deduplicated:
         return success(data, "Task already exists (deduplicated)")
     return success(data, "Task created successfully", 201)
+
+
+def _traced(body: Values) -> Values:
+    """The body with the trace context of the request, unless it has one of its own.
+
+    W3C Trace Context wants a header that cannot be read to be ignored.
+    """
+    header = request.headers.get("traceparent", "")
+    if body.get("traceparent") is None and re.fullmatch(_TRACEPARENT, header):
+        body["traceparent"] = header
+    return body
 
 
 @blueprint.post("/batch")
@@ -53,7 +69,7 @@ def create_batch(body: Values) -> Response:
     outcomes = []
     for item in body["tasks"]:
         try:
-            good.append(request_schemas.CREATE_TASK.check(item))
+            good.append(_traced(request_schemas.CREATE_TASK.check(item)))
             outcomes.append(Outcome())
         except TaskManagerError as error:
             outcomes.append(Outcome(error=error))

@@ -9,6 +9,7 @@ from taskmanager.api.requests import Values, settings
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import page_json, worker_json
 from taskmanager.queue import lease, workers
+from taskmanager.queue.figures import rates
 
 
 class WorkerId(PathConverter):
@@ -63,6 +64,7 @@ def list_all(query: Values) -> Response:
     page = workers.list_workers(
         **query, heartbeat_seconds=settings().heartbeat_seconds, caller=g.caller, now=g.now
     )
+    page = page._replace(rows=rates.with_rates(page.rows, caller=g.caller, now=g.now))
     return success(page_json("workers", page, worker_json))
 
 
@@ -76,6 +78,7 @@ def get(worker_id: str) -> Response:
         caller=g.caller,
         now=g.now,
     )
+    [row] = rates.with_rates([row], caller=g.caller, now=g.now)
     return success(worker_json(row))
 
 

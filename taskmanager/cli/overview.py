@@ -1,5 +1,6 @@
 """`taskmanager types`, `workers` and `schedules`: what is registered, who works, what runs when."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +10,20 @@ from taskmanager.cli.queue_api import Call, with_api
 from taskmanager.cli.terminal import json_option, say, show, show_json, show_table
 
 _name = click.argument("name")
+
+# What the statistics have for each type, and how it is shown.
+RATES = ("wait_seconds", "run_seconds", "drains_at")
+RATE_COLUMNS = ("wait p50", "wait p95", "run p50", "run p95", "drained at")
+
+
+def rate_cells(rates: Mapping[str, Any]) -> list[Any]:
+    """The cells of RATE_COLUMNS: seconds, and a time in UTC."""
+    cells = [
+        None if rates[name] is None else rates[name][share]
+        for name in ("wait_seconds", "run_seconds")
+        for share in ("p50", "p95")
+    ]
+    return [*cells, rates["drains_at"] and rates["drains_at"][:19]]
 
 
 @click.group("types")
@@ -20,14 +35,21 @@ def types_group() -> None:
 @json_option
 @with_api
 def list_types(api: Call, as_json: bool) -> None:
-    """List the task types."""
-    types = api("GET", "/task-types")["task_types"]
+    """List the task types, with how long their tasks waited and ran in the last hour."""
+    figures = api("GET", "/stats")
+    types = [
+        {**one, **{name: figures[name].get(one["name"]) for name in RATES}}
+        for one in api("GET", "/task-types")["task_types"]
+    ]
     if as_json:
         show_json(types)
         return
     show_table(
-        ("name", "version", "state", "open tasks"),
-        ((one["name"], one["version"], _state(one), one["open_tasks"]) for one in types),
+        ("name", "version", "state", "open tasks", *RATE_COLUMNS),
+        (
+            (one["name"], one["version"], _state(one), one["open_tasks"], *rate_cells(one))
+            for one in types
+        ),
     )
 
 
@@ -81,7 +103,7 @@ def list_workers(api: Call, as_json: bool) -> None:
         show_json(workers)
         return
     show_table(
-        ("worker", "state", "held", "completed", "failed", "last seen"),
+        ("worker", "state", "held", "completed", "failed", "done/min", "last hour", "last seen"),
         (
             (
                 one["id"],
@@ -89,11 +111,17 @@ def list_workers(api: Call, as_json: bool) -> None:
                 one["tasks_held"],
                 one["tasks_completed"],
                 one["tasks_failed"],
+                *_per_minute(one["done_per_minute"]),
                 one["last_seen_at"][:19],
             )
             for one in workers
         ),
     )
+
+
+def _per_minute(done: Mapping[str, float] | None) -> tuple[float | None, float | None]:
+    """In the last ten minutes and in the last hour."""
+    return (None, None) if done is None else (done["ten_minutes"], done["hour"])
 
 
 def _all(api: Call, path: str, name: str) -> list[Any]:

@@ -1,5 +1,6 @@
 """`taskmanager serve` and `demo`: the commands that run a server."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from taskmanager.config import load_settings
 from taskmanager.db import schema
 from taskmanager.db.connection import close_connection
 from taskmanager.errors import DatabaseUnavailable
+from taskmanager.logs import write_json_lines
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -31,6 +35,10 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     # Imported here because no other command needs gunicorn.
     from taskmanager.serving.server import address_of, require_free_address, run_server
 
+    log_format = load_settings().log_format
+    if log_format == "json":
+        write_json_lines()
+    tell = log.info if log_format == "json" else say
     host = host.removeprefix("[").removesuffix("]")
     require_free_address(host, port)
     try:
@@ -42,13 +50,13 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
             say("Your admin key. It is shown only once, so save it now:")
             click.echo(key)
     except DatabaseUnavailable as error:
-        say(f"Starting without the database: {error.message}")
+        tell(f"Starting without the database: {error.message}")
     close_connection()  # each serving process opens its own
-    say(f"The queue is in {load_settings().database_place}")
+    tell(f"The queue is in {load_settings().database_place}")
     address = address_of(host, port)
-    say(f"TaskManager {__version__} is listening on http://{address} (press Ctrl-C to stop)")
+    tell(f"TaskManager {__version__} is listening on http://{address} (press Ctrl-C to stop)")
     sys.stdout.flush()
-    run_server(host=host, port=port, workers=workers, threads=threads)
+    run_server(host=host, port=port, workers=workers, threads=threads, log_format=log_format)
 
 
 @click.command()

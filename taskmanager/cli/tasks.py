@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from taskmanager.cli.overview import RATE_COLUMNS, RATES, rate_cells
 from taskmanager.cli.queue_api import Call, with_api
 from taskmanager.cli.terminal import json_option, number_option, say, show, show_json, show_table
 
 PAGE = 100
+MAX_FAILURES_SHOWN = 5
 
 _task_id = click.argument("task_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 _filters = click.argument("filters", metavar="[NAME=VALUE]...", nargs=-1)
@@ -285,12 +287,24 @@ def watch(api: Call, interval: int) -> None:
             click.clear()
         for line in _watched(figures):
             show(line)
+        if figures["by_type"]:
+            show_table(
+                ("type", "pending", *RATE_COLUMNS),
+                (
+                    (name, counts["pending"], *_rates_of(figures, name))
+                    for name, counts in sorted(figures["by_type"].items())
+                ),
+            )
         if failed:
             show_table(
                 ("failed", "type", "attempts", "error"),
                 ((task["id"], task["type"], task["attempts"], _error_of(task)) for task in failed),
             )
         time.sleep(interval)
+
+
+def _rates_of(figures: Any, type_name: str) -> list[Any]:
+    return rate_cells({name: figures[name].get(type_name) for name in RATES})
 
 
 def _watched(figures: Any) -> list[str]:
@@ -300,5 +314,13 @@ def _watched(figures: Any) -> list[str]:
         f"last {period}: " + ", ".join(f"{count} {status}" for status, count in counts.items())
         for period, counts in figures["finished"].items()
     ]
-    oldest = figures["oldest_pending_seconds"]
-    return lines if oldest is None else [*lines, f"oldest pending task: {oldest:.0f} s"]
+    if (oldest := figures["oldest_pending_seconds"]) is not None:
+        lines.append(f"oldest pending task: {oldest:.0f} s")
+    failures = [
+        f"{one['hour']} {one['type']} {one['error_code'] or 'without a code'}"
+        for one in figures["failed_attempts"]
+        if one["hour"]
+    ]
+    if failures:
+        lines.append(f"failed attempts, last hour: {', '.join(failures[:MAX_FAILURES_SHOWN])}")
+    return lines

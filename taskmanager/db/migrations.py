@@ -243,6 +243,44 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             "CREATE INDEX task_tags_by_task ON task_tags (task_id)",
         ),
         Ddl(
+            "make task_log_cuts",
+            """
+            CREATE TABLE task_log_cuts (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                last_log_id     BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make task_log_readers",
+            """
+            CREATE TABLE task_log_readers (
+                name            VARCHAR(20) NOT NULL PRIMARY KEY,
+                last_log_id     BIGINT NOT NULL,
+                slices          BIGINT NOT NULL,
+                read_until      BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make period_counts",
+            """
+            CREATE TABLE period_counts (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                measure         VARCHAR(10) NOT NULL,
+                period_seconds  INTEGER NOT NULL,
+                period_at       BIGINT NOT NULL,
+                task_type_id    BIGINT NOT NULL,
+                label           VARCHAR(255) NOT NULL,
+                bucket          SMALLINT NOT NULL,
+                events          BIGINT NOT NULL,
+                total_ms        BIGINT NOT NULL,
+                CONSTRAINT period_counts_period UNIQUE
+                    (measure, period_seconds, period_at, task_type_id, label, bucket)
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
             "keep tasks that only hold a key apart from those that are to be pruned",
             "DROP INDEX IF EXISTS tasks_by_completed_at; CREATE INDEX tasks_by_completed_at "
             "ON tasks (dedupe_until, completed_at) WHERE completed_at IS NOT NULL",

@@ -149,6 +149,30 @@ class TaskTag(_Model):
     task_id = peewee.BigIntegerField()
 
 
+class TaskLogCut(_Model):
+    id = peewee.BigAutoField()
+    last_log_id = peewee.BigIntegerField()
+
+
+class TaskLogReader(_Model):
+    name = peewee.CharField(20, primary_key=True)
+    last_log_id = peewee.BigIntegerField()
+    slices = peewee.BigIntegerField()
+    read_until = peewee.BigIntegerField()
+
+
+class PeriodCount(_Model):
+    id = peewee.BigAutoField()
+    measure = peewee.CharField(10)
+    period_seconds = peewee.IntegerField()
+    period_at = peewee.BigIntegerField()
+    task_type_id = peewee.BigIntegerField()
+    label = peewee.CharField(255)
+    bucket = peewee.SmallIntegerField()
+    events = peewee.BigIntegerField()
+    total_ms = peewee.BigIntegerField()
+
+
 class Worker(_Model):
     id = peewee.CharField(255, primary_key=True)
     metadata = peewee.TextField(null=True)
@@ -235,7 +259,7 @@ class StatisticsSnapshot(_Model):
 
 MODELS = (
     *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskTag, TaskLog, Worker, Schedule),
-    ApiKey,
+    *(ApiKey, TaskLogCut, TaskLogReader, PeriodCount),
     *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
 )
 

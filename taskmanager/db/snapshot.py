@@ -1,7 +1,10 @@
-"""Reading the database as it was at one moment, row by row, without blocking writers."""
+"""Reads that see something else than what is committed now, and block no writer.
+
+The database as it was at one moment, row by row; or rows that are still to be committed.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import peewee
@@ -10,7 +13,7 @@ from taskmanager.db.connection import close_connection, database, dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import translated
 from taskmanager.db.queries import Select
-from taskmanager.db.statements import execute
+from taskmanager.db.statements import Row, execute, fetch_all
 
 # A reader may pause while it writes to a slow disk or pipe; the server's default is a minute.
 MYSQL_WRITE_PATIENCE_SECONDS = 3600
@@ -62,3 +65,18 @@ def streamed_rows(query: Select) -> Iterator[Iterator[tuple[Any, ...]]]:
                 # Otherwise PyMySQL reads all remaining rows, which a lost connection cannot give.
                 cursor._result.unbuffered_active = False
             cursor.close()
+
+
+def fetch_uncommitted(template: str, values: Sequence[Any] = ()) -> list[Row]:
+    """The rows of a SELECT with those that open transactions have written. MySQL and MariaDB only.
+
+    Raises DatabaseUnavailable.
+    """
+    try:
+        database.connection()
+        with database.manual_commit():  # a new connection would not have the level set here
+            execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+            return fetch_all(template, values)
+    except (peewee.DatabaseError, peewee.InterfaceError) as error:
+        close_connection()
+        raise translated(error) from error

@@ -17,7 +17,7 @@ from taskmanager.access.caller import Caller
 from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, execute, fetch_all, parts_of, update
 from taskmanager.db.transactions import write_transaction
-from taskmanager.queue import operate
+from taskmanager.queue import history, operate
 from taskmanager.queue.holder import lock_tasks, put_back
 from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter, find_ids
 from taskmanager.queue.task_types import allowed_rows
@@ -201,7 +201,7 @@ def _changeable(
 
 def _delete(tasks: Sequence[Row]) -> None:
     if ids := [task["id"] for task in tasks]:
-        execute("DELETE FROM {task_logs} WHERE task_id IN ?", (ids,))
+        history.delete(ids)
         execute("DELETE FROM {tasks} WHERE id IN ?", (ids,))
 
 

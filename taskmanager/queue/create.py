@@ -160,6 +160,7 @@ def _new_row(
         **dedupe.held_keys(policy),
         "parent_task_id": request.get("parent_task_id"),
         "tags": _tags_text(request.get("tags")),
+        "traceparent": request.get("traceparent"),
         "available_at": available_at,
         "created_at": now,
         "updated_at": now,

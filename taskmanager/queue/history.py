@@ -1,7 +1,8 @@
 """One row for every transition of a task.
 
 Always written in the transaction of what it records, so the two cannot disagree. A task may go
-round in circles for ever, so its oldest events are removed and counted.
+round in circles for ever, so its oldest events are removed and counted. feed.py reads the rows of
+all tasks in order.
 """
 
 import json
@@ -11,12 +12,15 @@ from typing import Any
 
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
+from taskmanager.db.connection import dialect
+from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import (
     MAX_ROWS,
     Row,
     execute,
     fetch_all,
     fetch_value,
+    insert,
     insert_many,
     parts_of,
     update,
@@ -74,6 +78,33 @@ def record(tasks: Iterable[Row], event: str, **details: Any) -> None:
 def record_rows(rows: Sequence[Row]) -> None:
     """Stores rows made by `event_row`, in order."""
     insert_many("task_logs", rows)
+
+
+def delete(task_ids: list[int]) -> None:
+    """Deletes the whole history of these tasks, as part of the transaction that deletes them."""
+    newest = _newest_id()
+    execute("DELETE FROM {task_logs} WHERE task_id IN ?", (task_ids,))
+    # SQLite numbers the next row from the highest id that is left; other servers count on.
+    if dialect() is SQLITE and (left := _newest_id()) < newest:
+        record_cut(left)
+
+
+def _newest_id() -> int:
+    return fetch_value("SELECT MAX(id) FROM {task_logs}") or 0
+
+
+def record_cut(last_log_id: int) -> None:
+    """Notes that the next row gets the id after this one, although it may have been given before.
+
+    Part of a transaction. Whoever has read further goes on after `last_log_id`.
+    """
+    # An earlier cut at or behind this one sends nobody back who is not sent back by this one.
+    execute("DELETE FROM {task_log_cuts} WHERE last_log_id >= ?", (last_log_id,))
+    insert("task_log_cuts", {"last_log_id": last_log_id})
+    execute(
+        "UPDATE {task_log_readers} SET last_log_id = ?, slices = slices + 1 WHERE last_log_id > ?",
+        (last_log_id, last_log_id),
+    )
 
 
 def _shorten(task_ids: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from taskmanager.db.statements import Row, execute, fetch_all, update
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from taskmanager.queue import clock_jumps, history, maintenance_runs
-from taskmanager.queue.figures import counts
+from taskmanager.queue.figures import counts, periods
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.schedules import runs
 from taskmanager.queue.task_types import TaskDefaults
@@ -30,6 +30,9 @@ SLICE_SECONDS = 0.005  # what a slice should take, and so hold its locks
 CLAIM_SLICE_INTERVAL_MS = 1_000
 DUE_RESOLUTION_MS = 500  # how late a task that another process delayed may be noticed
 MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
+MAX_COUNTING_SECONDS = 10.0  # of these; after an upgrade there are the events of a month
+COUNTED_EVERY_MS = 60_000  # on claims, where no other run has counted
+COUNTED_ON_CLAIM = 100  # events
 DAY_MS = 86_400_000
 
 # What a task loses when it is pruned and its row is kept for its dedupe key.
@@ -57,8 +60,9 @@ def maintain(
     """Everything that is due, for `max_seconds` at the most; returns how many of each.
 
     What is left over is done by the next run. The pruning is recorded as the
-    caller's action. The statistics are counted anew where that takes long and
-    was not done lately, so that no request has to.
+    caller's action. What happened since the last run is counted before it is pruned.
+    The statistics are counted anew where that takes long and was not done lately, so
+    that no request has to.
     """
     started = time.monotonic()
     deadline = started + max_seconds
@@ -67,10 +71,11 @@ def maintain(
         "created": runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
         "started": start_due_tasks(now=now, deadline=deadline),
-        "pruned": prune_finished_tasks(
-            retention_days=retention_days, caller=caller, now=now, deadline=deadline
-        ),
     }
+    count_events(now=now, deadline=min(deadline, time.monotonic() + MAX_COUNTING_SECONDS))
+    done["pruned"] = prune_finished_tasks(
+        retention_days=retention_days, caller=caller, now=now, deadline=deadline
+    )
     passed = time.monotonic() - started
     if passed < max_seconds:
         # The work is done, whatever becomes of this.
@@ -93,6 +98,14 @@ def start_due_tasks(*, now: int, deadline: float) -> int:
     return _until_done(lambda rows: _start_slice(now, rows), deadline)
 
 
+def count_events(*, now: int, deadline: float) -> int:
+    """Counts what happened into periods, and folds the old ones; returns how many events."""
+    counted = periods.count_events(now=now, deadline=deadline)
+    _until_done(lambda rows: periods.fold_slice(now=now, rows=rows), deadline)
+    _until_done(lambda rows: periods.prune_minutes_slice(now=now, rows=rows), deadline)
+    return counted
+
+
 def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadline: float) -> int:
     """Prunes tasks that were finished `retention_days` ago, with their history; returns how many.
 
@@ -109,6 +122,7 @@ def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadl
     pruned = _until_done(lambda rows: _prune_slice(cutoff, rows, key_ms, now), deadline)
     _until_done(lambda rows: _release_keys_slice(now, rows), deadline)
     _until_done(lambda rows: _prune_workers_slice(cutoff, rows), deadline)
+    _until_done(lambda rows: periods.prune_hours_slice(before=cutoff, rows=rows), deadline)
     if pruned:
         message = f"{pruned} tasks finished before {format_time(cutoff)} pruned by {caller.name}"
         write_transaction(audit.record)(event="pruned", message=message, caller=caller, now=now)
@@ -131,7 +145,8 @@ def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
 
 
 class NextDue(NamedTuple):
-    """When the next schedule, lease and delayed task fall due; None: there is none of the kind.
+    """When the next schedule, lease, delayed task and counting of events fall due; None: there is
+    none of the kind.
 
     `latest` is the latest time that is stored, which shows whether the clock was set back.
     """
@@ -139,10 +154,11 @@ class NextDue(NamedTuple):
     schedule_at: int | None
     lease_at: int | None
     task_at: int | None
+    events_at: int | None
     latest: int
 
     def is_anything_due(self, now: int) -> bool:
-        due = [moment is not None and moment <= now for moment in self[:3]]
+        due = [moment is not None and moment <= now for moment in self[:4]]
         return any(due) or clock_jumps.is_set_back(self.latest, now=now)
 
 
@@ -161,9 +177,15 @@ def next_due(*, now: int) -> NextDue:
         "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
         "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
         "ORDER BY available_at LIMIT 1) AS task_at, "
+        f"({periods.UNCOUNTED_SINCE}), "
         f"({clock_jumps.LATEST_SEEN}), ({clock_jumps.LATEST_RUN}), ({clock_jumps.LATEST_LEASE})"
     ).fetchone()
-    found = NextDue(row[0], row[1], row[2], latest=max([moment or 0 for moment in row[3:]]))
+    events_at = row[3]
+    if events_at is not None:
+        # One in the future is from before the clock was set back.
+        events_at = events_at + COUNTED_EVERY_MS if events_at <= now else now
+    latest = max([moment or 0 for moment in row[4:]])
+    found = NextDue(row[0], row[1], row[2], events_at, latest)
     remembered.next_due = (now, found)
     return found
 
@@ -188,6 +210,8 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
         moved += _requeue_slice(now, SLICE_ROWS)
     if due.task_at is not None and due.task_at <= now:
         moved += _start_slice(now, SLICE_ROWS)
+    if due.events_at is not None and due.events_at <= now:
+        periods.count_slice(now=now, events=COUNTED_ON_CLAIM)
     maintenance_runs.record_slice_of_claim(started_at=now, started=started, tasks_moved=moved)
     return moved
 
@@ -320,7 +344,7 @@ def _prune_slice(cutoff: int, rows: int, key_ms: Mapping[int, int], now: int) ->
         else:
             gone.append(task["id"])
     if old:
-        execute("DELETE FROM {task_logs} WHERE task_id IN ?", ([task["id"] for task in old],))
+        history.delete([task["id"] for task in old])
     if gone:
         execute("DELETE FROM {tasks} WHERE id IN ?", (gone,))
     for type_id, ids in kept.items():

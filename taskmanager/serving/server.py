@@ -4,9 +4,12 @@ import socket
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
 from taskmanager.app import create_app  # a missing part is found before there are processes
 from taskmanager.errors import ConfigurationError
+from taskmanager.logs import JsonLines
 from taskmanager.serving.patient_worker import PatientWorker
 
 
@@ -21,6 +24,16 @@ class _Server(BaseApplication):
 
     def load(self) -> Any:
         return create_app()
+
+
+class _JsonLogger(Logger):
+    """What gunicorn itself has to say, as JSON lines. The application logs the requests."""
+
+    def setup(self, cfg: Config) -> None:
+        super().setup(cfg)
+        for logger in (self.error_log, self.access_log):
+            for handler in logger.handlers:
+                handler.setFormatter(JsonLines())
 
 
 def address_of(host: str, port: int) -> str:
@@ -42,7 +55,7 @@ def require_free_address(host: str, port: int) -> None:
         ) from None
 
 
-def run_server(*, host: str, port: int, workers: int, threads: int) -> None:
+def run_server(*, host: str, port: int, workers: int, threads: int, log_format: str) -> None:
     """Serves until it is told to stop; `workers` processes of `threads` threads each."""
     _Server(
         {
@@ -57,6 +70,7 @@ def run_server(*, host: str, port: int, workers: int, threads: int) -> None:
             # (docs/decisions/0012).
             "reuse_port": True,
             "loglevel": "warning",
+            "logger_class": _JsonLogger if log_format == "json" else Logger,
             # gunicorn would otherwise open a control socket in the home directory.
             "control_socket_disable": True,
             "graceful_timeout": 10,

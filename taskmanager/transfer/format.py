@@ -27,7 +27,6 @@ from taskmanager.db.models import (
     MigrationStep,
     SchemaVersion,
     StatisticsSnapshot,
-    TaskLog,
     plain_name,
 )
 from taskmanager.errors import TransferFailed
@@ -77,9 +76,7 @@ def queue_tables() -> tuple[Table, ...]:
             name=plain_name(model),
             model=model,
             key=model._meta.primary_key.column_name,  # type: ignore[union-attr]
-            # No entry of the history is asked for by its id, so the id may be used again.
-            is_counted=isinstance(model._meta.primary_key, peewee.AutoField)
-            and model is not TaskLog,
+            is_counted=isinstance(model._meta.primary_key, peewee.AutoField),
             columns={field.column_name: _column(field) for field in model._meta.sorted_fields},
         )
         for model in MODELS

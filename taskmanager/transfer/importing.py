@@ -5,18 +5,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import peewee
+from peewee import fn
 
 from taskmanager.access import audit, keys
 from taskmanager.access.caller import Caller
 from taskmanager.db import schema
-from taskmanager.db.connection import database
+from taskmanager.db.connection import database, dialect
+from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import is_connection_lost, is_rolled_back
 from taskmanager.db.ids import skip_ids_below
 from taskmanager.db.migrations import MIGRATIONS, DataStep
-from taskmanager.db.models import Schedule, Task, TaskType, plain_name
+from taskmanager.db.models import Schedule, Task, TaskLog, TaskType, plain_name
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import TransferFailed
+from taskmanager.queue import history
 from taskmanager.transfer.exporting import Report
 from taskmanager.transfer.format import FORMAT_VERSION, LineReader, Table, first_wrong, queue_tables
 
@@ -24,6 +27,7 @@ from taskmanager.transfer.format import FORMAT_VERSION, LineReader, Table, first
 # the rows of the file replace.
 WORK = (TaskType, Task, Schedule)
 
+HISTORY = "task_logs"
 BATCH_ROWS = 500
 MAX_ID = 2**63 - 1
 BATCH_BYTES = 1_000_000
@@ -63,7 +67,8 @@ def import_queue(
     imports = (_Import(LineReader(stream), chosen, report) for stream in streams)
     first = next(imports)
     for table, wanted in first.next_ids().items():
-        skip_ids_below(table, wanted)
+        if _counts_on(table):
+            skip_ids_below(table, wanted)
     again = itertools.chain([first], imports)
     return _replace_all(again, replace_keys=replace_keys, caller=caller, now=now)
 
@@ -78,11 +83,19 @@ def _replace_all(
     for table in reversed(import_.tables.values()):
         table.model.delete().execute()
     import_.run()
+    if HISTORY in import_.next_ids() and not _counts_on(HISTORY):
+        # Readers of the history have seen rows with higher ids, which were deleted.
+        history.record_cut(TaskLog.select(fn.MAX(TaskLog.id)).scalar() or 0)
     message = f"{sum(import_.rows.values())} rows, exported by {import_.origin}"
     audit.record(event="queue_imported", message=message, caller=caller, now=now)
     keys_after = _keys_by_hash()
     gone = [name for key_hash, name in keys_before.items() if key_hash not in keys_after]
     return Imported(import_.rows, tuple(gone))
+
+
+def _counts_on(table: str) -> bool:
+    """Whether this database goes on from the highest id of a table that was ever given out."""
+    return table != HISTORY or dialect() is not SQLITE
 
 
 def _require_replaceable(*, replace_keys: bool) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`taskmanager serve` and many clients that keep their connections open."""
 
 import http.client
+import json
 import socket
 import statistics
 import threading
@@ -158,3 +159,21 @@ def test_an_answer_without_a_body_arrives(one_thread: Server) -> None:
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (200, b"")
         assert_answered(one_thread, connection)
+
+
+def test_with_log_format_json_every_line_of_the_log_is_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKMANAGER_LOG_FORMAT", "json")
+    server = Server(tmp_path, workers=1, threads=1).start()
+    server.call("GET", "/api/stats")
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"NONSENSE\r\n\r\n")
+        connection.recv(1)
+    server.stop()
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
+    assert any("is listening on" in line["message"] for line in lines)
+    [request] = [line for line in lines if line.get("route") == "/api/stats"]
+    assert (request["status"], request["key"], request["method"]) == (200, "test", "GET")
+    assert any(line["logger"].startswith("gunicorn") for line in lines)

@@ -68,6 +68,7 @@ RULES = {
         "tasks:complete", {"worker_id": "w", "completions": [{"id": 1, "success": True}]}, 200
     ),
     "GET /api/tasks/errors": Rule("tasks:read", others=200),
+    "GET /api/events": Rule("tasks:read", others=200),
     "POST /api/tasks/retry": Rule("tasks:manage", {"ids": [1]}, 200),
     "POST /api/tasks/cancel": Rule("tasks:manage", {"ids": [1]}, 200),
     "POST /api/tasks/release": Rule("tasks:manage", {"ids": [1]}, 200),

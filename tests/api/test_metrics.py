@@ -11,22 +11,26 @@ from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 
+HISTOGRAMS = ("taskmanager_wait_seconds", "taskmanager_run_seconds")
 Labels = tuple[tuple[str, str], ...]
 
 
 def read(api: Api) -> dict[str, dict[Labels, float]]:
-    """Name of each metric → its labels, sorted → value."""
+    """Name of each metric → its labels, sorted → value. Those of a histogram have `sample` too."""
     response = api.call("GET", "/api/metrics")
     assert response.status_code == 200, response.text
     found: dict[str, dict[Labels, float]] = {}
     for family in text_string_to_metric_families(response.text):
-        assert family.type == "gauge"
+        assert family.type == ("histogram" if family.name in HISTOGRAMS else "gauge")
         assert family.documentation
         assert family.name not in found
         found[family.name] = {}
         for sample in family.samples:
-            labels = tuple(sorted(sample.labels.items()))
-            assert sample.name == family.name
+            suffix = sample.name.removeprefix(family.name)
+            labels = tuple(sorted({**sample.labels, "sample": suffix}.items()))
+            if family.type == "gauge":
+                assert not suffix
+                labels = tuple(sorted(sample.labels.items()))
             assert labels not in found[family.name]
             found[family.name][labels] = sample.value
     return found

@@ -49,6 +49,9 @@ def test_an_empty_queue_has_figures(api: Api, clock: Clock) -> None:
         "oldest_pending_seconds": None,
         "finished": {"minute": nothing, "hour": nothing, "day": nothing},
         "counted_at": format_time(clock.now),
+        **{name: {} for name in ("wait_seconds", "run_seconds", "drains_at")},
+        "failed_attempts": [],
+        "measured_until": None,
     }
 
 

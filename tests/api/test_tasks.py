@@ -12,8 +12,10 @@ from tests.conftest import Api, Clock
 FIELDS = {
     *("id", "type", "task_type_id", "type_id", "type_version", "status", "params", "result"),
     *("error_message", "error_code", "priority", "progress", "progress_message", "attempts"),
-    *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "tags", "worker_id", "claimed_by"),
+    *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "tags", "traceparent"),
     *(
+        "worker_id",
+        "claimed_by",
         "claimed_at",
         "lease_expires_at",
         "available_at",
@@ -35,6 +37,55 @@ def job(api: Api) -> Api:
 
 def ask(api: Api, params: Any, status: int, **fields: Any) -> Any:
     return api.post("/api/tasks", {"type": "job", "params": params, **fields}, status)
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER_TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+WRONG_TRACES = (
+    "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+    "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+    "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+    "0af7651916cd43dd8448eb211c80319c",
+    f"{TRACE}-more",
+    f"{TRACE}\n",
+)
+
+
+def test_the_trace_of_a_task_is_kept_from_its_creation_to_its_claim(job: Api) -> None:
+    assert ask(job, {"n": 0}, 201)["traceparent"] is None
+    job.claim()
+    assert ask(job, {"n": 1}, 201, traceparent=TRACE)["traceparent"] == TRACE
+    claimed = job.claim()
+    assert claimed["traceparent"] == TRACE
+    job.complete(claimed)
+    assert job.get(f"/api/tasks/{claimed['id']}")["traceparent"] == TRACE
+    # The task that exists keeps its own.
+    assert ask(job, {"n": 1}, 200, traceparent=OTHER_TRACE)["traceparent"] == TRACE
+
+
+@pytest.mark.parametrize("path", ["/api/tasks", "/api/tasks/batch"])
+def test_the_header_traceparent_is_for_tasks_without_one_of_their_own(job: Api, path: str) -> None:
+    tasks: list[dict[str, Any]] = [
+        {"type": "job", "params": {"n": 1}},
+        {"type": "job", "params": {"n": 2}, "traceparent": OTHER_TRACE},
+    ]
+    for body in [{"tasks": tasks}] if path.endswith("batch") else tasks:
+        job.call("POST", path, body, headers={"X-API-Key": job.key, "traceparent": TRACE})
+    claimed = job.claim(limit=2)["tasks"]
+    assert [task["traceparent"] for task in claimed] == [TRACE, OTHER_TRACE]
+
+
+@pytest.mark.parametrize("wrong", WRONG_TRACES)
+def test_a_trace_that_is_none_is_refused_in_a_body_and_ignored_in_a_header(
+    job: Api, wrong: str
+) -> None:
+    refused = ask(job, {}, 400, traceparent=wrong)
+    assert "traceparent" in refused["message"]
+    if wrong.isprintable():
+        headers = {"X-API-Key": job.key, "traceparent": wrong}
+        made = job.call("POST", "/api/tasks", {"type": "job", "params": {}}, headers=headers)
+        assert (made.status_code, made.get_json()["data"]["traceparent"]) == (201, None)
 
 
 def test_a_created_task_can_be_claimed_and_completed(api: Api) -> None:

@@ -58,6 +58,7 @@ def test_a_worker_is_known_from_its_first_sign_of_life(api: Api, clock: Clock) -
         "tasks_completed": 0,
         "tasks_failed": 0,
         "metadata": {"host": "höst", "pid": 7},
+        "done_per_minute": None,
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from taskmanager.cli import main
+from taskmanager.cli import main, tasks
 from tests.conftest import Api, Clock
 from tests.support.server import Server
 
@@ -145,6 +145,48 @@ def test_types_workers_and_schedules_are_listed_and_switched(
     assert api.get(f"/api/tasks/{created}")["type"] == "other"
     for name in ("types", "workers", "schedules"):
         assert len(json.loads(run(name, "list", "--json").stdout)) >= 1
+
+
+@pytest.fixture
+def measured(api: Api, clock: Clock) -> None:
+    """Of three tasks that waited a minute one ended after ten seconds, and one failed."""
+    clock.now += 60_000 - clock.now % 60_000
+    api.register("video", max_attempts=1)
+    for _ in range(3):
+        api.create("video")
+    clock.advance(600)
+    for report in ({}, {"success": False, "error": "no", "error_code": "timeout"}):
+        task = api.claim("w1")
+        clock.advance(10)
+        api.complete(task, **report)
+    clock.advance(60)
+    api.post("/api/maintenance/run")
+
+
+def test_lists_show_how_long_tasks_wait_and_run_and_when_they_are_done(
+    run: Callable[..., Result], measured: None, api: Api
+) -> None:
+    [cells] = rows(run("types", "list"))
+    shown = dict(zip(("wait", "wait95", "run", "run95", "drained"), cells[4:], strict=True))
+    assert float(shown["wait"]) == pytest.approx(600, rel=0.125)
+    assert float(shown["run"]) == pytest.approx(10, rel=0.125)
+    assert shown["drained"] == api.get("/api/stats")["drains_at"]["video"][:19]
+    [as_json] = json.loads(run("types", "list", "--json").stdout)
+    assert as_json["run_seconds"]["count"] == 2
+    assert rows(run("workers", "list"))[0][5:7] == ["0.2", "0.03"]
+
+
+def test_watch_shows_rates_and_what_fails(
+    run: Callable[..., Result], measured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks.time, "sleep", leave)
+    shown = run("tasks", "watch", exit_code=1).stdout
+    assert "failed attempts, last hour: 1 video timeout" in shown
+    [heading] = [line for line in shown.splitlines() if line.startswith("type ")]
+    assert heading.split("  ")[-1] == "drained at"
 
 
 def test_the_same_commands_work_from_anywhere(

@@ -29,6 +29,7 @@ CALLS_FIELDS: dict[str, tuple[RequestBody | QueryParameters, set[str]]] = {
     "NewTask": (request_schemas.CREATE_TASK, set()),
     "TaskFilters": (request_schemas.TASK_FILTER, set()),
     "TaskList": (request_schemas.LIST_TASKS, {"cursor", "offset", "with_total"}),
+    "EventFilters": (request_schemas.LIST_EVENTS, {"after"}),
     "ManyTasks": (request_schemas.CHANGE_MANY, set()),
     "ManyChanges": (request_schemas.UPDATE_MANY, set()),
     "Claim": (request_schemas.CLAIM, WORKER),
@@ -45,6 +46,7 @@ OTHER_NAMES = {"type_id", "task_type_id", "claimed_by"}
 OBJECTS = {
     models.Task: ("TaskWithReason", {"deduplicated"}, {"more_attempt_errors"}),
     models.LogEntry: ("LogEntry", set(), set()),
+    models.Event: ("Event", set(), set()),
     models.TaskType: ("TaskTypeInList", {"param_schema"}, set()),
     models.Schedule: ("ScheduleWithRuns", set(), set()),
     models.WorkerState: ("Worker", set(), {"worker_id"}),
@@ -58,6 +60,7 @@ ANSWERS = {
     "ErrorGroup": "FailureGroup",
     "Health": "Health",
     "Statistics": "Statistics",
+    "Quantiles": "Quantiles",
     "AuditEvent": "AuditEvent",
     "ClientFile": "ClientFile",
 }
@@ -167,6 +170,9 @@ def make_each_call(tm: Client) -> None:
     assert tm.retry(task.id).status == "pending"
     assert tm.cancel(task.id, "no longer needed").status == "cancelled"
     assert [entry.event for entry in tm.logs(task.id)][-1] == "cancelled"
+    page = tm.events("0.0", status=["cancelled"])
+    assert [(event.task_id, event.type) for event in page["events"]] == [(task.id, "job")]
+    assert tm.events(page["next_cursor"])["events"] == []
     assert tm.retry_many(filter={"params": {"user.id": 5}}, dry_run=True)["matched"] == 1
     assert tm.retry_many(ids=[task.id])["changed"] == 1
     assert tm.update_many(filter={"status": "pending"}, priority=9)["changed"] == 1

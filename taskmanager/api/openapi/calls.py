@@ -99,6 +99,15 @@ CALLS: dict[str, Call] = {
     "tasks.logs": Call(page_of("logs", "LogEntry", next_cursor=CURSOR)),
     "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
     "tasks.retry": Call(ref("Task")),
+    "events.list_all": Call(
+        page_of(
+            "events",
+            "Event",
+            next_cursor=like(TEXT, "0.4711"),
+            scanned=COUNT,
+            is_complete=like(FLAG, True),
+        )
+    ),
     "bulk.list_errors": Call(
         page_of(
             "groups",

@@ -14,11 +14,11 @@ from taskmanager.api.auth import PUBLIC
 from taskmanager.api.json_schema import TEXT, like, record
 from taskmanager.api.openapi.calls import CALLS, Call
 from taskmanager.api.openapi.schemas import COMPONENTS, example_of, ref
+from taskmanager.api.request_logs import ARGUMENT, path_of_rule
 from taskmanager.api.requests import QueryParameters
 from taskmanager.api.serializers import NUMBER
 
 _PREFIX = "api."
-_ARGUMENT = re.compile(r"<(?:[^>]*:)?((?:[a-z]+_)?([a-z]+))>")
 _ARGUMENT_SCHEMAS = {"name": request_schemas.TYPE_NAME, "worker_id": request_schemas.NAME}
 # A status that a docstring lists; not a part of a larger number such as 86,400.
 _STATUS = re.compile(r"(?<![\d,])[245]\d\d(?!,?\d)")
@@ -104,7 +104,7 @@ def build_document(app: Flask) -> dict[str, Any]:
         if name == rule.endpoint:
             continue
         views.add(name)
-        path = _ARGUMENT.sub(r"{\2}", rule.rule)
+        path = path_of_rule(rule.rule)
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
             view = app.view_functions[rule.endpoint]
             paths.setdefault(path, {})[method.lower()] = _operation(
@@ -169,7 +169,7 @@ def _parameters(query: QueryParameters | None, rule: Rule) -> list[dict[str, Any
             "schema": _ARGUMENT_SCHEMAS.get(argument, request_schemas.ID),
             "example": {"name": "PrismQ.Script.Generate", "worker_id": "worker-1"}.get(argument, 1),
         }
-        for argument, short in _ARGUMENT.findall(rule.rule)
+        for argument, short in ARGUMENT.findall(rule.rule)
     ]
     of_query = [
         {"name": name, "in": "query", "schema": schema}

@@ -14,7 +14,7 @@ from taskmanager.api.json_schema import (
     or_null,
     record,
 )
-from taskmanager.api.serializers import COUNT, KEY, NUMBER, SCHEDULE, TASK_TYPE, TIME
+from taskmanager.api.serializers import COUNT, KEY, NUMBER, SCHEDULE, TASK_TYPE, TIME, TYPE
 from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
 
 CURSOR = or_null(TEXT)
@@ -33,6 +33,10 @@ def task(**more: Schema) -> Schema:
     return serializers.TASK.schema("params", "result", **more)
 
 
+def _by_type(values: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": values, "examples": [{}]}
+
+
 PARAM_SCHEMA = like(OBJECT, {"type": "object"})
 DETAILS = like({"type": ["array", "object"]}, [])
 PROBLEM = record(
@@ -41,6 +45,7 @@ PROBLEM = record(
 SECRET = like(TEXT, "tm_… (shown this once)")
 BY_STATUS = record(**dict.fromkeys(STATUSES, COUNT))
 FINISHED = record(**dict.fromkeys(FINISHED_STATUSES, COUNT))
+QUANTILES = record(p50=serializers.RATE, p95=serializers.RATE, count=COUNT)
 ITEM_ERROR = record(
     "details",
     message=like(TEXT, "There is no task type 'x'."),
@@ -93,6 +98,7 @@ COMPONENTS: dict[str, Schema] = {
     ),
     "Lease": serializers.LEASE.schema(),
     "LogEntry": serializers.LOG_ENTRY.schema(),
+    "Event": serializers.EVENT.schema(),
     "FailureGroup": serializers.FAILURE_GROUP.schema(),
     "BulkChange": record(
         matched=COUNT,
@@ -123,7 +129,7 @@ COMPONENTS: dict[str, Schema] = {
             ),
         ]
     },
-    "Worker": serializers.WORKER.schema(),
+    "Worker": serializers.WORKER.schema(done_per_minute=serializers.DONE_PER_MINUTE),
     "WorkerHeartbeat": record(
         lease_seconds=like(or_null(NUMBER), 300),
         next_heartbeat_in=serializers.SECONDS,
@@ -168,13 +174,21 @@ COMPONENTS: dict[str, Schema] = {
         uptime_seconds=COUNT,
         timestamp=TIME,
     ),
+    "Quantiles": QUANTILES,
     "Statistics": record(
         by_status=BY_STATUS,
-        by_type={"type": "object", "additionalProperties": BY_STATUS, "examples": [{}]},
+        by_type=_by_type(BY_STATUS),
         total=COUNT,
         oldest_pending_seconds={"type": ["number", "null"], "examples": [1.5]},
         finished=record(minute=FINISHED, hour=FINISHED, day=FINISHED),
         counted_at=TIME,
+        wait_seconds=_by_type(ref("Quantiles")),
+        run_seconds=_by_type(ref("Quantiles")),
+        drains_at=_by_type(or_null(TIME)),
+        failed_attempts=list_of(
+            record(type=TYPE, error_code=like(or_null(TEXT), "timeout"), hour=COUNT, day=COUNT)
+        ),
+        measured_until=or_null(TIME),
     ),
 }
 

@@ -228,6 +228,14 @@ export class Client {
   cancel(id: number, reason?: string | null): Promise<Task>;
   /** Puts a failed or cancelled task back into the queue, with all its attempts. */
   retry(id: number): Promise<Task>;
+  /** What happened to tasks, oldest first: `next_cursor` is the `after` of the next call. */
+  events(query?: {
+    after?: string;
+    limit?: number;
+    type?: string;
+    status?: string | string[];
+    tag?: string;
+  }): Promise<{ events: any[]; next_cursor: string; is_complete: boolean; [field: string]: any }>;
   /** Failed tasks in groups: type, error_code, message, count and an example. */
   errors(query?: TaskQuery): Promise<any[]>;
   /** Changes many tasks: `fields` has ids or a filter. Returns matched, changed, skipped, next_cursor. */

@@ -160,6 +160,10 @@ export class Client {
     return this.call("POST", `/tasks/${id}/retry`, {}, false);
   }
 
+  events(query = {}) {
+    return this.call("GET", "/events" + queryString(query));
+  }
+
   async errors(query = {}) {
     return (await this.call("GET", "/tasks/errors" + queryString(query))).groups;
   }

@@ -399,6 +399,17 @@ class Client
     }
 
     /**
+     * What happened to tasks, oldest first: next_cursor is the `after` of the next call.
+     *
+     * @param array<string, mixed> $query after, limit, type, status, tag
+     * @return array<string, mixed> events, next_cursor, is_complete, …
+     */
+    public function events(array $query = []): array
+    {
+        return $this->call('GET', '/events' . self::query($query));
+    }
+
+    /**
      * Failed tasks in groups.
      *
      * @param array<string, mixed> $query the filters of tasks()

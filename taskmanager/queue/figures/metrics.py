@@ -4,6 +4,7 @@ All of them are read from the database, so every process gives the same answer.
 Refuses to know the format in which they are sent.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,11 +12,30 @@ from taskmanager import __version__
 from taskmanager.access.caller import Caller
 from taskmanager.db.facts import clock_skew_ms
 from taskmanager.queue import clock_jumps, maintenance, maintenance_runs, workers
+from taskmanager.queue.figures import periods
 from taskmanager.queue.figures.counts import PERIODS_MS
+from taskmanager.queue.figures.periods import Durations, bucket_bound
+from taskmanager.queue.figures.rates import failed_attempts
 from taskmanager.queue.figures.statistics import QueueFigures, queue_figures
 from taskmanager.queue.schedules import definitions
 
+# The buckets whose bounds Prometheus gets: each is 3.8 times as long as the one before, from 9 ms
+# to a day. Durations are whole milliseconds, so a bound that is rounded down counts the same.
+BOUNDS = range(10, 88, 6)
+
 Sample = tuple[Mapping[str, str], float]
+
+
+class Histogram(NamedTuple):
+    """Durations in seconds under one name, one series for each set of labels.
+
+    A series has how many were at most as long as each bound, from the shortest on, how many there
+    were, and their sum.
+    """
+
+    name: str
+    help: str
+    series: Sequence[tuple[Mapping[str, str], Mapping[float, int], int, float]]
 
 
 class Gauge(NamedTuple):
@@ -26,14 +46,14 @@ class Gauge(NamedTuple):
     samples: Sequence[Sample]
 
 
-def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gauge]:
-    """All gauges, limited to the task types that the caller may use and their schedules.
+def read_metrics(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gauge | Histogram]:
+    """All metrics, limited to the task types that the caller may use and their schedules.
 
     A caller that is limited to types gets no gauge of what is overdue, because
     that is known only for all types together.
     """
     figures = queue_figures(caller=caller, now=now)
-    gauges = [
+    found: list[Gauge | Histogram] = [
         Gauge("taskmanager_build_info", "The version that runs.", [({"version": __version__}, 1)]),
         Gauge("taskmanager_database_up", "1: the database has answered.", [({}, 1)]),
         *_of_tasks(figures),
@@ -57,6 +77,7 @@ def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gau
             "Schedules by whether they make tasks.",
             _by("status", definitions.count_schedules(caller=caller)),
         ),
+        *_of_periods(figures.names),
         *_of_maintenance(),
         Gauge(
             "taskmanager_stored_times_ahead_seconds",
@@ -66,8 +87,8 @@ def read_gauges(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gau
         _clock_skew(),
     ]
     if caller.task_types is None:
-        gauges.append(_overdue(now))
-    return gauges
+        found.append(_overdue(now))
+    return found
 
 
 def _of_tasks(figures: QueueFigures) -> Iterator[Gauge]:
@@ -87,6 +108,42 @@ def _of_tasks(figures: QueueFigures) -> Iterator[Gauge]:
             f"Tasks that were finished in the {period} before they were counted.",
             _by_type_and_status({name: each[period] for name, each in figures.finished.items()}),
         )
+
+
+def _of_periods(names: Mapping[int, str]) -> Iterator[Gauge | Histogram]:
+    of_all_time = periods.durations_of_all_time()
+    for measure, what in (
+        ("wait", "How long tasks waited from pending to claimed."),
+        ("run", "How long attempts took from the claim to the report."),
+    ):
+        series = [
+            ({"type": names[type_id]}, _up_to_bounds(each), each.events, each.total_ms / 1000)
+            for type_id, each in of_all_time[measure].items()
+            if type_id in names
+        ]
+        yield Histogram(f"taskmanager_{measure}_seconds", what, series)
+    until = periods.read_until()
+    failed = [] if until is None else failed_attempts(names=names, until=until)
+    yield Gauge(
+        "taskmanager_failed_attempts_last_hour",
+        "Failed attempts by error code, of the most frequent of the last day.",
+        [({"type": each.type, "error_code": each.error_code or ""}, each.hour) for each in failed],
+    )
+    yield Gauge(
+        "taskmanager_measured_until_timestamp_seconds",
+        "Up to when waits, runs and failed attempts were counted.",
+        [] if until is None else [({}, until / 1000)],
+    )
+
+
+def _up_to_bounds(durations: Durations) -> dict[float, int]:
+    """How many durations were at most as long as each of BOUNDS, in seconds."""
+    return {
+        math.floor(bucket_bound(bound)) / 1000: sum(
+            count for bucket, count in durations.buckets.items() if bucket <= bound
+        )
+        for bound in BOUNDS
+    }
 
 
 def _of_maintenance() -> Iterator[Gauge]:

@@ -1,7 +1,7 @@
 """Figures about the whole queue, for the task types that a caller may use.
 
-The counts can be a minute old: see counts.py. The oldest pending task of each
-type is the first entry of an index and is read for every answer.
+The counts can be a minute old: see counts.py, and for how fast it works rates.py. The oldest
+pending task of each type is the first entry of an index and is read for every answer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,8 @@ from taskmanager.db.statements import MAX_ROWS, fetch_all, parts_of
 from taskmanager.queue import task_types
 from taskmanager.queue.claim_sql import claim_order, find_heads
 from taskmanager.queue.figures.counts import PERIODS_MS, task_counts
+from taskmanager.queue.figures.periods import Durations
+from taskmanager.queue.figures.rates import Rates, queue_rates
 from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
 
 Counts = dict[str, int]
@@ -20,10 +22,13 @@ Counts = dict[str, int]
 class QueueFigures(NamedTuple):
     """By the type's name: `tasks` by status, `finished` by period and status.
 
+    `names` has every type that the caller may use, by id.
+
     `oldest_pending_seconds` has only types with pending tasks and is of this
     moment; the other figures are of `counted_at`.
     """
 
+    names: Mapping[int, str]
     tasks: Mapping[str, Counts]
     finished: Mapping[str, Mapping[str, Counts]]
     oldest_pending_seconds: Mapping[str, float]
@@ -48,7 +53,7 @@ def queue_figures(*, caller: Caller, now: int) -> QueueFigures:
             for period in PERIODS_MS:
                 finished[name][period][group.status] = getattr(group, period)
     oldest = _oldest_pending_seconds(names, now)
-    return QueueFigures(tasks, finished, oldest, counts.counted_at, counts.duration_ms)
+    return QueueFigures(names, tasks, finished, oldest, counts.counted_at, counts.duration_ms)
 
 
 def _oldest_pending_seconds(names: Mapping[int, str], now: int) -> dict[str, float]:
@@ -63,9 +68,12 @@ def _oldest_pending_seconds(names: Mapping[int, str], now: int) -> dict[str, flo
 def queue_statistics(*, caller: Caller, now: int) -> dict[str, Any]:
     """Counts by status and type, the age of the oldest pending task, and what finished lately.
 
+    With how long tasks waited and ran, when each backlog ends, and which attempts failed.
     Types that the caller may not use are left out.
     """
     figures = queue_figures(caller=caller, now=now)
+    backlog = {name: each["pending"] + each["claimed"] for name, each in figures.tasks.items()}
+    rates = queue_rates(names=figures.names, backlog=backlog, now=now)
     by_status = _sum(STATUSES, figures.tasks.values())
     return {
         "by_status": by_status,
@@ -77,7 +85,24 @@ def queue_statistics(*, caller: Caller, now: int) -> dict[str, Any]:
             for period in PERIODS_MS
         },
         "counted_at": figures.counted_at,
+        **_of_rates(rates),
     }
+
+
+def _of_rates(rates: Rates) -> dict[str, Any]:
+    return {
+        "wait_seconds": {name: _quantiles(found) for name, found in rates.waits.items()},
+        "run_seconds": {name: _quantiles(found) for name, found in rates.runs.items()},
+        "drains_at": rates.drains_at,
+        "failed_attempts": [failure._asdict() for failure in rates.failures],
+        "measured_until": rates.measured_until,
+    }
+
+
+def _quantiles(durations: Durations) -> dict[str, float]:
+    """Seconds that half, and 95 of 100, did not exceed, and how many were counted."""
+    p50, p95 = (round(durations.quantile_ms(share) / 1000, 3) for share in (0.5, 0.95))
+    return {"p50": p50, "p95": p95, "count": durations.events}
 
 
 def _sum(statuses: Iterable[str], counts: Iterable[Counts]) -> Counts:

@@ -59,6 +59,7 @@ assert.equal((await tm.changeSchedule(schedule.id, { is_active: false })).is_act
 assert.equal((await tm.runSchedule(schedule.id)).type, "calls");
 await tm.deleteSchedule(schedule.id);
 assert.equal((await tm.health()).status, "healthy");
+assert.deepEqual((await tm.events({ after: "latest" })).events, []);
 assert((await tm.stats()).total > 0);
 
 await assert.rejects(tm.get(999999), (error) => {

@@ -69,6 +69,7 @@ check($tm->changeSchedule($schedule['id'], ['is_active' => false])['is_active'] 
 check($tm->runSchedule($schedule['id'])->type === 'calls', 'runSchedule');
 $tm->deleteSchedule($schedule['id']);
 check($tm->health()['status'] === 'healthy', 'health');
+check($tm->events(['after' => 'latest'])['events'] === [], 'events');
 check($tm->stats()['total'] > 0, 'stats');
 
 try {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:  # a type checker brings its own; nothing is installed for it
     from typing_extensions import Required
 
-    from taskmanager_client.models import Key
+    from taskmanager_client.models import Event, Key
 
 Json = Any
 
@@ -75,6 +75,19 @@ class ErrorGroup(TypedDict):
     example_message: str | None
 
 
+class EventPage(TypedDict):
+    """Events in order. `next_cursor` is the `after` of the next call.
+
+    `is_complete` is false where more can be read at once.
+    """
+
+    events: list[Event]
+    count: int
+    next_cursor: str
+    scanned: int
+    is_complete: bool
+
+
 class Verdict(TypedDict, total=False):
     """Of params: `valid`, `errors`, `warnings`. Of a schema: how many open tasks it rejects."""
 
@@ -97,8 +110,25 @@ class Health(TypedDict):
     timestamp: str
 
 
+class Quantiles(TypedDict):
+    """Seconds that half, and 95 of 100, did not exceed; of how many."""
+
+    p50: float
+    p95: float
+    count: int
+
+
+class FailedAttempts(TypedDict):
+    """How many attempts failed with one error code in the last hour and day."""
+
+    type: str
+    error_code: str | None
+    hour: int
+    day: int
+
+
 class Statistics(TypedDict):
-    """Tasks by status and type, and what was finished in the last minute, hour and day."""
+    """Tasks by status and type, what was finished lately, and by type how fast it goes."""
 
     by_status: dict[str, int]
     by_type: dict[str, dict[str, int]]
@@ -106,6 +136,11 @@ class Statistics(TypedDict):
     oldest_pending_seconds: float | None
     finished: dict[str, dict[str, int]]
     counted_at: str
+    wait_seconds: dict[str, Quantiles]
+    run_seconds: dict[str, Quantiles]
+    drains_at: dict[str, str | None]
+    failed_attempts: list[FailedAttempts]
+    measured_until: str | None
 
 
 class NewKey(TypedDict):

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
 from urllib.parse import quote, urlencode
 
 from taskmanager_client.errors import ApiError, ClientError, NoAnswer, WaitTimeout
-from taskmanager_client.models import Key, LogEntry, Schedule, Task, TaskType, WorkerState, read
+from taskmanager_client.models import (
+    Event,
+    Key,
+    LogEntry,
+    Schedule,
+    Task,
+    TaskType,
+    WorkerState,
+    read,
+)
 from taskmanager_client.transport import HttpTransport, Transport, call_once, delay_after, text_once
 
 if TYPE_CHECKING:
@@ -134,6 +143,18 @@ class Client:
         """The history of a task, oldest first."""
         data = self.call("GET", f"/tasks/{task_id}/logs")
         return [read(LogEntry, entry) for entry in data["logs"]]
+
+    def events(
+        self, after: str | None = None, **filters: Unpack[fields.EventFilters]
+    ) -> answers.EventPage:
+        """What happened to tasks after the cursor `after`, oldest first; keep its `next_cursor`.
+
+        "latest" begins with what happens next, None with the oldest event that is kept.
+        """
+        data = self.call("GET", "/events" + _query({"after": after, **filters}))
+        data["events"] = [read(Event, event) for event in data["events"]]
+        page: answers.EventPage = data
+        return page
 
     def cancel(self, task_id: int, reason: str | None = None) -> Task:
         """Cancels an unfinished task."""

@@ -34,6 +34,7 @@ class TaskOptions(TypedDict, total=False):
     dedupe_key: str
     parent_task_id: int | None
     tags: Sequence[str]
+    traceparent: str | None
 
 
 class NewTask(TaskOptions, total=False):
@@ -73,6 +74,15 @@ class TaskList(TaskFilters, total=False):
     sort_by: Literal["created_at", "priority", "id"]
     sort_order: Literal["asc", "desc"]
     include: Sequence[Literal["params", "result"]]
+
+
+class EventFilters(TypedDict, total=False):
+    """Which events, and how many at most."""
+
+    type: str
+    status: str | Sequence[str]
+    tag: str
+    limit: int
 
 
 class ManyTasks(TypedDict, total=False):

@@ -41,6 +41,7 @@ class Task:
     dedupe_key: str = ""
     parent_task_id: int | None = None
     tags: list[str] | None = None
+    traceparent: str | None = None
     worker_id: str | None = None
     type_version: str = ""
     claimed_at: datetime | None = None
@@ -74,6 +75,13 @@ class LogEntry:
     message: str | None = None
     metadata: dict[str, Any] | None = None
     created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Event(LogEntry):
+    """One event of the feed: it says the type of its task too."""
+
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,13 +132,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What the server knows of a worker. `status` is "active", "stale" or "inactive"."""
+    """What the server knows of a worker. `status` is "active", "stale" or "inactive".
+
+    `done_per_minute` has the attempts reported a minute in the last `ten_minutes` and `hour`.
+    """
 
     id: str
     status: str
     tasks_held: int = 0
     tasks_completed: int = 0
     tasks_failed: int = 0
+    done_per_minute: dict[str, float] | None = None
     metadata: dict[str, Any] | None = None
     first_seen_at: datetime | None = None
     last_seen_at: datetime | None = None

@@ -1,0 +1,44 @@
+"""/api/events: the feed of what happens to tasks, for a program that follows it."""
+
+from flask import Blueprint, Response, g
+
+from taskmanager.api import request_schemas
+from taskmanager.api.auth import requires
+from taskmanager.api.requests import Values
+from taskmanager.api.responses import success
+from taskmanager.api.serializers import EVENT
+from taskmanager.queue import feed
+
+blueprint = Blueprint("events", __name__, url_prefix="/events")
+
+
+@blueprint.get("")
+@requires("tasks:read", query=request_schemas.LIST_EVENTS)
+def list_all(query: Values) -> Response:
+    """GET /api/events: what happened to tasks, oldest first.
+
+    `after`: `next_cursor` of the page before, `latest` to begin with what happens
+    next, or nothing to begin with the oldest event that is kept; `limit` (100, at
+    most 1,000); `type` (exact, or a pattern with %), `status` (several with
+    commas), `tag`. Up to 5,000 events are looked at, `scanned` counts them: without
+    `is_complete` there is more to read at once. `next_cursor` is never null, and no
+    event is left out or repeated between two pages. 200; 400.
+    """
+    page = feed.list_events(
+        after=query["after"],
+        limit=query["limit"],
+        type_pattern=query["type"],
+        statuses=query["status"],
+        tag=query["tag"],
+        caller=g.caller,
+        now=g.now,
+    )
+    return success(
+        {
+            "events": [EVENT.of(row) for row in page.events],
+            "count": len(page.events),
+            "next_cursor": page.next_cursor,
+            "scanned": page.scanned,
+            "is_complete": page.is_complete,
+        }
+    )
