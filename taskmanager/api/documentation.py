@@ -5,19 +5,13 @@ import json
 import secrets
 from pathlib import Path
 
-from flask import Blueprint, Flask, Response, current_app, request, url_for
+from flask import Blueprint, Flask, Response, current_app, make_response, redirect, request, url_for
 from werkzeug.exceptions import NotFound
 
 from taskmanager.api.auth import PUBLIC, requires
 
 blueprint = Blueprint("documentation", __name__)
 
-# For who opens the address of the service in a browser. It loads nothing.
-_START = """<!doctype html><html lang="en"><meta charset="utf-8"><title>TaskManager</title>
-<h1>TaskManager</h1><p>A task queue. Programs use it over HTTP, below <code>API</code>.</p>
-<ul><li><a href="API/docs">Every call, to read and to try</a></li>
-<li><a href="API/health">Whether the service works</a></li></ul></html>
-"""
 _EXTENSION = "taskmanager.openapi"
 
 
@@ -69,8 +63,7 @@ def page() -> Response:
 
 @requires(PUBLIC)
 def start() -> Response:
-    """GET /: for a browser, where to go; for a program there is nothing at this address."""
+    """GET /: leads a browser to the dashboard; for a program there is nothing at this address."""
     if "text/html" not in request.headers.get("Accept", ""):
         raise NotFound
-    address = html.escape(f"{request.script_root}/api")
-    return Response(_START.replace("API", address), mimetype="text/html")
+    return make_response(redirect(f"{request.script_root}/dashboard", 303))

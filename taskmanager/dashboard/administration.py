@@ -145,7 +145,7 @@ def show_settings() -> Response:
     rows = []
     for item in fields(current):
         value, default = getattr(current, item.name), item.metadata["default"]
-        shown = ",".join(value) if isinstance(value, tuple) else str(value)
+        shown = ",".join(value) if type(value) is tuple else str(value)
         if item.name in HOLDING_SECRETS:
             shown = "set" if shown else ""
         if item.name == "database_url" and shown:

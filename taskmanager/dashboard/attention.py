@@ -49,8 +49,8 @@ def _of_types(figures: QueueFigures, types: Mapping[str, Row]) -> Iterator[Notic
             if tasks["pending"]:
                 yield Notice(False, name, f"is paused and {waiting}.", "type")
         elif oldest >= FORGOTTEN_SECONDS and is_idle:
-            since = duration(oldest * 1000)
-            yield Notice(True, name, f"{waiting}, and nobody works on it: {since}.", "pending")
+            since = f"the oldest for {duration(oldest * 1000)}"
+            yield Notice(True, name, f"{waiting}, {since}, and nobody works on it.", "pending")
         hour = finished["hour"]
         all_of_hour = hour["failed"] + hour["completed"]
         if hour["failed"] >= MANY_FAILURES and hour["failed"] > FAILURE_SHARE * all_of_hour:

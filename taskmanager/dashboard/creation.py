@@ -63,7 +63,8 @@ def fields_of(schema: Any) -> list[Field]:
     if not isinstance(properties, dict) or not 0 < len(properties) <= MAX_FIELDS:
         return []
     required = schema.get("required", [])
-    return [_field(name, one, name in required) for name, one in properties.items()]
+    fields = [_field(name, one, name in required) for name, one in properties.items()]
+    return sorted(fields, key=lambda field: not field.is_required)
 
 
 def _field(name: str, schema: Any, is_required: bool) -> Field:

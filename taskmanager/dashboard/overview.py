@@ -27,7 +27,8 @@ def show() -> Response:
     if not types:
         return page("first_visit.html")
     figures = statistics.queue_figures(caller=g.caller, now=g.now)
-    rows = type_rows(figures)
+    paused = {row["name"] for row in types if row["is_paused"]}
+    rows = [{**row, "is_paused": row["name"] in paused} for row in type_rows(figures)]
     seen: Any = None
     if g.caller.may("workers:read"):
         seen = workers.list_workers(

@@ -21,6 +21,15 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
+def rate(value: float | None) -> str:
+    """`412`, `0.4`; 0 and nothing below a tenth are told apart."""
+    if value is None:
+        return "–"
+    if 0 < value < 0.1:
+        return "< 0.1"
+    return f"{value:.1f}" if 0 < value < 10 else number(value)
+
+
 def duration(milliseconds: float | None) -> str:
     """`0.4 s`, `38 s`, `4 min`, `1 h 12 min`, `3 days`; a dash where there is none."""
     if milliseconds is None:
@@ -117,6 +126,7 @@ def status_word(status: str) -> str:
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": number,
+    "rate": rate,
     "duration": duration,
     "ago": ago,
     "moment": moment,
