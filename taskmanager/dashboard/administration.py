@@ -36,6 +36,7 @@ def _keys_page(status: int = 200, **more: Any) -> Response:
     rows = sorted(keys.list_keys(), key=lambda row: (not _is_valid(row), -row["id"]))
     return page(
         "keys.html",
+        status,
         rows=[{**row, "is_valid": _is_valid(row)} for row in rows],
         roles=keys.ROLES,
         form=request.form,

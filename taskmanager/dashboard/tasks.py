@@ -79,6 +79,7 @@ def show() -> Response:
         problem = error.message
     return page(
         "tasks.html",
+        400 if problem else 200,
         page=found,
         filters=filters,
         line=search_line.line_of(filters),

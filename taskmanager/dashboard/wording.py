@@ -1,18 +1,17 @@
 """How pages write figures, times and JSON: the filters of the templates."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from flask import g
-from markupsafe import Markup, escape
 
 LARGE_JSON = 100_000  # characters; what is longer is shown as it is stored
 MAX_NESTING = 60
 
 _UNITS = ((86_400, "day", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+_PART = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _CLOSING = {"{": "}", "[": "]"}
 
 
@@ -87,32 +86,32 @@ def count_of(many: int, noun: str) -> str:
     return f"{many:,} {noun}{'' if many == 1 else 's'}"
 
 
-def json_text(text: str | None) -> Markup:
-    """JSON as it is stored, indented and with marks for its parts. No number is converted."""
-    if text is None:
-        return Markup("")
-    if len(text) > LARGE_JSON:
-        return escape(text)
-    parts: list[Markup | str] = []
+def json_parts(text: str | None) -> Iterator[tuple[str, str]]:
+    """The parts of JSON as it is stored, indented: each with its kind, and its text.
+
+    The kind is `key`, `text`, `value`, or empty for what is between. No number is converted.
+    """
+    if text is None or len(text) > LARGE_JSON:
+        yield "", text or ""
+        return
     depth = 0
-    tokens = [found[0] for found in _TOKEN.finditer(text)]
-    for at, one in enumerate(tokens):
-        following = tokens[at + 1] if at + 1 < len(tokens) else ""
-        before = tokens[at - 1] if at else ""
-        if one in _CLOSING:
+    parts = [found[0] for found in _PART.finditer(text)]
+    for at, part in enumerate(parts):
+        following = parts[at + 1] if at + 1 < len(parts) else ""
+        before = parts[at - 1] if at else ""
+        if part in _CLOSING:
             depth += 1
-            parts += [one, "" if following == _CLOSING[one] else _line(depth)]
-        elif one in "}]":
+            yield "", part if following == _CLOSING[part] else part + _line(depth)
+        elif part in "}]":
             depth -= 1
-            parts += ["" if before in _CLOSING else _line(depth), one]
-        elif one == ",":
-            parts += [one, _line(depth)]
-        elif one == ":":
-            parts.append(": ")
+            yield "", part if before in _CLOSING else _line(depth) + part
+        elif part == ",":
+            yield "", part + _line(depth)
+        elif part == ":":
+            yield "", ": "
         else:
-            kind = "key" if following == ":" else "text" if one.startswith('"') else "value"
-            parts.append(Markup('<span class="{}">{}</span>').format(kind, one))
-    return Markup("").join(parts)
+            kind = "key" if following == ":" else "text" if part.startswith('"') else "value"
+            yield kind, part
 
 
 def _line(depth: int) -> str:
@@ -133,6 +132,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "clock_time": clock_time,
     "machine_time": machine_time,
     "count_of": count_of,
-    "json_text": json_text,
+    "json_parts": json_parts,
     "status_word": status_word,
 }

@@ -2,7 +2,6 @@
 
 import gzip
 import logging
-import re
 from typing import Any
 
 import pytest
