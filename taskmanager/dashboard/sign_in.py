@@ -51,6 +51,8 @@ def require_session() -> Response | None:
                 "This form is no longer valid, because its session has ended or cookies are off. "
                 "Go back, reload the page and send it again."
             ) from None
+    if takes_no_key() or "key" not in session:
+        rate_limits.count_without_key()
     if takes_no_key():
         return None
     try:
@@ -75,6 +77,7 @@ def _caller_of_session() -> Caller:
     caller = sessions.caller_of(sessions.Entry(session["key"], session["epoch"]), now=g.now)
     if g.now - seen >= SEEN_RESOLUTION_MS and REFRESH not in request.headers:
         session["seen"] = g.now
+        keys.mark_used(caller, now=g.now)
     address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
     return caller._replace(address=address, request_id=g.request_id)
 

@@ -14,6 +14,7 @@ from taskmanager.access.caller import OPERATOR
 from taskmanager.api.rate_limits import FAILURES
 from taskmanager.app import create_app
 from taskmanager.dashboard.sign_in import ABSOLUTE_MS, IDLE_MS
+from taskmanager.rates import Rate
 from tests.conftest import Api, Clock
 from tests.dashboard.conftest import Person, key_with, text_of
 
@@ -107,6 +108,24 @@ def test_a_wrong_key_is_refused_recorded_and_throttled(app: Flask, clock: Clock)
     assert int(answer.headers["Retry-After"]) > 0
     # The right key still gets in: others behind the same address must not keep its owner out.
     assert somebody.sign_in(key_with(["admin"])).status_code == 303
+
+
+def test_requests_of_somebody_who_is_not_signed_in_are_limited(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskmanager.api.rate_limits.WITHOUT_KEY", Rate(3))
+    somebody = Person(app.test_client())
+    answers = [somebody.get(path) for path in ("/dashboard", "/dashboard/sign-in") * 2]
+    assert [answer.status_code for answer in answers] == [303, 200, 303, 429]
+    assert "an address may make 3 requests a minute" in text_of(answers[-1])
+
+
+def test_a_key_that_opens_pages_is_in_use(person: SignIn, clock: Clock) -> None:
+    somebody = person()
+    assert keys.list_keys()[-1]["last_used_at"] is None
+    clock.advance(100)
+    somebody.get("/dashboard/types")
+    assert keys.list_keys()[-1]["last_used_at"] == clock.now
 
 
 @pytest.mark.parametrize("method", ["sign-in", "sign-out", "tasks/change", "types/job/pause"])
