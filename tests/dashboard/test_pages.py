@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
 
+from taskmanager.access import keys
 from tests.conftest import Api, Clock
 from tests.dashboard.conftest import Person, key_with, text_of
 
@@ -132,7 +134,8 @@ def hostile(api: Api) -> dict[str, Any]:
 PAGES = [
     *("", "/tasks", "/tasks?status=failed", "/tasks/{task}", "/tasks/{running}", "/tasks/{done}"),
     *("/errors", "/types", "/types/job", "/schedules", "/workers", "/tasks/new?like={task}"),
-    *("/tasks/new?type=job", "/admin", "/admin/audit"),
+    *("/tasks/new?type=job", "/admin", "/admin/audit", f"/workers/{quote(EVIL)}"),
+    *(f"/tasks?error={quote(EVIL)}", f"/errors?error={quote(EVIL)}"),
 ]
 
 
@@ -148,6 +151,24 @@ def test_a_script_in_every_field_comes_out_as_text(
     assert SCRIPT not in answer.text
     assert "{49}" not in answer.text
     assert "</pre></title>" not in answer.text
+
+
+@pytest.mark.usefixtures("hostile")
+def test_a_script_comes_out_as_text_where_people_are_asked(person: SignIn) -> None:
+    somebody = person()
+    key_id = next(row["id"] for row in keys.list_keys() if row["name"] == EVIL)
+    forms: dict[str, dict[str, str]] = {
+        "tasks/change": {"action": "retry", "everything": "1", "error": EVIL, "priority": EVIL},
+        f"admin/keys/{key_id}/revoke": {},
+        "admin/keys": {"name": EVIL, "role": "king", "task_types": EVIL, "rate_limit": EVIL},
+        "types/job/check": {"param_schema": EVIL},
+        "tasks/new": {"type": "job", "params": EVIL, "priority": EVIL, "delay_seconds": EVIL},
+    }
+    for path, form in forms.items():
+        answer = somebody.post(f"/dashboard/{path}", form)
+        assert answer.status_code in (200, 400), path
+        assert "alert(1)" in answer.text, path
+        assert SCRIPT not in answer.text, path
 
 
 def test_a_script_in_the_address_comes_out_as_text(api: Api, person: SignIn) -> None:
