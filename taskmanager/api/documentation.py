@@ -8,6 +8,7 @@ from pathlib import Path
 from flask import Blueprint, Flask, Response, current_app, make_response, redirect, request, url_for
 from werkzeug.exceptions import NotFound
 
+from taskmanager import __version__
 from taskmanager.api.auth import PUBLIC, requires
 
 blueprint = Blueprint("documentation", __name__)
@@ -47,16 +48,19 @@ def document() -> Response:
 def page() -> Response:
     """GET /api/docs: a page that shows every call and sends it. 200.
 
-    It loads nothing but the document above, and never stores the key.
+    It loads the document above and the stylesheet of the dashboard. The key stays in the tab.
     """
     nonce = secrets.token_urlsafe(16)
     text = Path(__file__).with_name("docs.html").read_text(encoding="utf-8")
     text = text.replace("NONCE", nonce)
+    root = html.escape(request.script_root)
     text = text.replace("DOCUMENT_URL", html.escape(url_for("api.documentation.document")))
+    text = text.replace("ASSETS", f"{root}/dashboard/static/{__version__}").replace("ROOT", root)
     response = Response(text, mimetype="text/html")
     response.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'nonce-{nonce}'; "
+        f"style-src 'self' 'nonce-{nonce}'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return response
 

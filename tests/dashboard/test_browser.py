@@ -367,6 +367,13 @@ def test_no_page_has_a_fault_that_axe_finds(
                 if violation["impact"] in ("moderate", "serious", "critical"):
                     nodes = [node["html"][:150] for node in violation["nodes"][:3]]
                     found.append((path, size["width"], violation["id"], nodes))
+        page.goto(f"{filled.url}/api/docs#tasks.create")
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        found += [
+            ("/api/docs", size["width"], violation["id"], violation["nodes"][0]["html"][:150])
+            for violation in Axe().run(page).response["violations"]
+            if violation["impact"] in ("moderate", "serious", "critical")
+        ]
     assert found == []
 
 
@@ -398,6 +405,29 @@ def test_without_javascript_every_page_and_form_works(
     page.get_by_label("Search").fill("status:cancelled")
     page.get_by_role("button", name="Search").click()
     expect(page.get_by_role("link", name="#3")).to_be_visible()
+
+
+def test_the_page_of_the_api_finds_calls_and_sends_them(
+    open_window: Callable[..., Window], filled: Server
+) -> None:
+    window = open_window()
+    page = window.page
+    page.goto(f"{filled.url}/api/docs")
+    page.get_by_label("API key").fill(filled.key)
+    page.get_by_label("Search").fill("open_tasks limit")
+    call = page.locator('details[id="task_types.list_all"]')
+    expect(page.locator(".call:visible")).to_have_count(1)
+    call.locator("summary").first.click()
+    call.get_by_role("button", name="Python").click()
+    expect(call.locator("pre").last).to_contain_text('client.call("GET", "/task-types')
+    call.get_by_role("button", name="Send").click()
+    expect(call).to_contain_text("mail.send")
+    expect(page.locator("p code").first).to_have_text("X-API-Key")
+    page.reload()
+    expect(page.get_by_label("API key")).to_have_value(filled.key)
+    other = window.context.new_page()
+    other.goto(f"{filled.url}/api/docs")
+    expect(other.get_by_label("API key")).to_have_value("")
 
 
 def test_a_script_that_a_worker_reports_does_not_run(

@@ -28,8 +28,10 @@ SCHEMA = {
 GOOD = {"type": "job", "param.to": "you@example.org"}
 
 
-def params_of(api: Api, task_id: int = 1) -> Any:
-    return api.get(f"/api/tasks/{task_id}")["params"]
+def created(api: Api) -> Any:
+    """The only task."""
+    [task] = api.get("/api/tasks?include=params")["tasks"]
+    return task
 
 
 def test_each_property_gets_a_field_required_ones_first() -> None:
@@ -70,9 +72,10 @@ def test_a_form_creates_the_task_with_values_of_their_kinds(api: Api, person: Si
         "priority": "7",
     }
     answer = somebody.post("/dashboard/tasks/new", form)
-    assert answer.headers["Location"] == "/dashboard/tasks/1"
-    assert "The task is created." in somebody.page("/dashboard/tasks/1")
-    assert params_of(api) == {
+    path = f"/dashboard/tasks/{created(api)['id']}"
+    assert answer.headers["Location"] == path
+    assert "The task is created." in somebody.page(path)
+    assert created(api)["params"] == {
         "to": "you@example.org",
         "count": 9007199254740993,
         "fast": True,
@@ -80,13 +83,13 @@ def test_a_form_creates_the_task_with_values_of_their_kinds(api: Api, person: Si
         "data": {"a": 1},
         "note": "two\nlines",
     }
-    assert api.get("/api/tasks/1")["priority"] == 7
+    assert created(api)["priority"] == 7
 
 
 def test_empty_fields_are_left_out(api: Api, person: SignIn) -> None:
     api.register(schema=SCHEMA)
     person().post("/dashboard/tasks/new", {**GOOD, "param.count": "", "param.fast": ""})
-    assert params_of(api) == {"to": "you@example.org"}
+    assert created(api)["params"] == {"to": "you@example.org"}
 
 
 @pytest.mark.parametrize(
@@ -128,15 +131,15 @@ def test_params_can_be_written_as_json(api: Api, person: SignIn) -> None:
     assert "params.to must have at least 3 characters" in text_of(answer)
     assert "Params, as JSON" in text_of(answer)
     somebody.post("/dashboard/tasks/new", {**form, "params": '{"to": "you"}'})
-    assert params_of(api) == {"to": "you"}
+    assert created(api)["params"] == {"to": "you"}
 
 
 def test_one_like_another_is_created_from_its_params(api: Api, person: SignIn) -> None:
     api.register(schema=SCHEMA)
     params = {"to": "you@example.org", "count": 9007199254740993, "data": {"a": 1}, "fast": False}
-    api.create(params=params)
+    task = api.create(params=params)
     somebody = person()
-    page = somebody.get("/dashboard/tasks/new?like=1").text
+    page = somebody.get(f"/dashboard/tasks/new?like={task['id']}").text
     assert 'value="9007199254740993"' in page
     assert '<option value="false" selected>' in page
     assert "<option selected>none</option>" in page
@@ -146,17 +149,17 @@ def test_one_like_another_whose_params_have_no_fields_is_shown_as_json(
     api: Api, person: SignIn
 ) -> None:
     api.register(schema={"type": "object", "properties": {"a": {"type": "string"}}})
-    api.create(params={"other": [1]})
-    assert '"other"' in person().page("/dashboard/tasks/new?like=1")
+    task = api.create(params={"other": [1]})
+    assert '"other"' in person().page(f"/dashboard/tasks/new?like={task['id']}")
 
 
 def test_a_task_that_exists_already_is_shown_instead(api: Api, person: SignIn) -> None:
     api.register(schema=SCHEMA)
     somebody = person()
-    for _ in range(2):
-        answer = somebody.post("/dashboard/tasks/new", GOOD)
-        assert answer.headers["Location"] == "/dashboard/tasks/1"
-    assert "There was such a task already" in somebody.page("/dashboard/tasks/1")
+    first, second = (somebody.post("/dashboard/tasks/new", GOOD) for _ in range(2))
+    path = first.headers["Location"]
+    assert second.headers["Location"] == path
+    assert "There was such a task already" in somebody.page(path)
 
 
 def test_the_curl_command_of_a_task_creates_the_same_one(api: Api, person: SignIn) -> None:
