@@ -2,24 +2,20 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.conftest import require
+from tests.support.browser import PROGRAM, chromium
 from tests.support.server import Server
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 PHONE = {"width": 360, "height": 740}
 SCRIPT = "<script>document.title='hit'</script>"
 REFRESHED_AFTER_MS = 6_000
@@ -37,12 +33,9 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    require("Chromium", program is not None)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+    require("Chromium", PROGRAM is not None)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

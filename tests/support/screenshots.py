@@ -4,22 +4,18 @@ python -m tests.support.screenshots [PAGE …]    all pages, or those that are n
 """
 
 import base64
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.support import sample_queue
+from tests.support.browser import chromium
 from tests.support.server import Server
 
 IMAGES = Path(__file__).resolve().parent.parent.parent / "docs" / "images"
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 SCREENS = {
     "desktop": {"width": 1120, "height": 760},
     "phone": {"width": 360, "height": 740},
@@ -52,11 +48,9 @@ def main() -> None:
     if unknown:
         sys.exit(f"There is no page {', '.join(unknown)}; pages: {', '.join(PAGES)}.")
     IMAGES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as name, chromium() as browser:
         key = sample_queue.build(Path(name))
         server = Server(Path(name), workers=1).start()
-        program = shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         for screen, size in SCREENS.items():
             for scheme in ("light", "dark"):
                 _take(browser, server, key, wanted, screen, size, scheme)
