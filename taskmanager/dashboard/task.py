@@ -49,6 +49,7 @@ def show(task_id: int) -> Response:
         "task.html",
         task=task,
         sentence=outlook(task, waiting.explain(task, now=g.now)),
+        tags=json.loads(task["tags"] or "[]"),
         events=timeline(logs),
         more_events=more,
         children=_children(task_id),

@@ -1,5 +1,6 @@
 """What the pages say: of an empty queue, of one at work, and of texts that somebody made up."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -88,6 +89,18 @@ def test_a_task_says_what_happens_next(api: Api, person: SignIn, clock: Clock) -
     assert "Failed attempt 1 w timeout after 0.0 s" in said
 
 
+def test_the_tags_of_a_task_lead_to_the_tasks_that_share_them(api: Api, person: SignIn) -> None:
+    api.register()
+    task = api.create(tags=["order 5", "shop"])
+    api.create()
+    somebody = person()
+    page = somebody.get(f"/dashboard/tasks/{task['id']}").text
+    address = page.split("Tags</dt>")[1].split('href="')[1].split('"')[0]
+    found = somebody.get(address).text
+    assert re.findall('name="id" value="([0-9]+)"', found) == [str(task["id"])]
+    assert 'value="tag:&#34;order 5&#34;"' in found
+
+
 def test_a_task_shows_its_json_as_it_is_stored(api: Api, person: SignIn) -> None:
     api.register()
     params = '{"big": 123456789012345678, "half": 1.50, "e": [], "o": {}, "t": "a,b:{\\"c\\"}"}'
@@ -115,7 +128,7 @@ def hostile(api: Api) -> dict[str, Any]:
     """The same text in every field that a stranger fills."""
     api.register(schema={"type": "object", "description": EVIL}, version=SCRIPT)
     worker = EVIL.strip()
-    task = api.create(params={EVIL: EVIL}, max_attempts=1)
+    task = api.create(params={EVIL: EVIL}, max_attempts=1, tags=[SCRIPT])
     held = api.claim(worker)
     progress = {"worker_id": worker, "progress": 5, "message": EVIL}
     api.post(f"/api/tasks/{task['id']}/progress", progress)
