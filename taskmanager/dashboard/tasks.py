@@ -19,7 +19,7 @@ blueprint = Blueprint("tasks", __name__)
 PAGE_SIZE = 50
 # Of those that a filter finds, how many one click changes; the rest with the next one.
 CHANGED_AT_ONCE = 5_000
-SORTS = {"id": "Newest first", "priority": "Highest priority first"}
+SORTS = ("id", "priority")
 
 
 class Change(NamedTuple):
@@ -86,7 +86,6 @@ def show() -> Response:
         problem=problem,
         statuses=read.STATUSES,
         types=[row["name"] for row in find_task_types(caller=g.caller)],
-        sorts=SORTS,
         sort_by=sort_by,
         is_first="cursor" not in request.args,
         changes=CHANGES,

@@ -1,5 +1,7 @@
 """The search line: what people type against the filters that it becomes."""
 
+import re
+
 import pytest
 
 from taskmanager.dashboard.search_line import filters_of, line_of, task_id_of
@@ -75,6 +77,18 @@ def test_a_filter_with_a_wrong_value_is_said_on_the_page(api: Api, person: SignI
         assert answer.status_code == 400, path
         assert 'role="alert"' in answer.text
         assert 'id="line"' in answer.text
+
+
+def test_the_heads_of_the_columns_sort_the_list(api: Api, person: SignIn) -> None:
+    api.register()
+    ids = [api.create(priority=priority)["id"] for priority in (1, 9, 5)]
+    somebody = person()
+    page = somebody.get("/dashboard/tasks?type=job").text
+    address = re.findall(r'href="([^"]+)">Priority<', page)[0].replace("&amp;", "&")
+    page = somebody.get(address).text
+    order = re.findall('name="id" value="([0-9]+)"', page)
+    assert order == [str(ids[1]), str(ids[2]), str(ids[0])]
+    assert page.count('aria-sort="descending"') == 1
 
 
 def test_pages_go_on_by_the_last_task_and_back_to_the_newest(api: Api, person: SignIn) -> None:
