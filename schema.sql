@@ -244,6 +244,7 @@ CREATE TABLE api_keys (
     last_used_at    BIGINT,
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
+    session_epoch   INTEGER NOT NULL DEFAULT 0,  -- sessions of the dashboard that began in an earlier one have ended
     CONSTRAINT api_keys_key_hash UNIQUE (key_hash)
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 

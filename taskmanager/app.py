@@ -13,6 +13,7 @@ from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.api.request_logs import register_request_logs
 from taskmanager.bootstrap import load_plugins, open_database, prepare_database
 from taskmanager.config import Settings, load_settings
+from taskmanager.dashboard import mount_dashboard
 from taskmanager.db import schema
 from taskmanager.db.connection import (
     close_connection,
@@ -55,8 +56,9 @@ def create_app(
         register_request_logs(app)
     load_plugins(settings)
     register_api(app)
-    _use_own_database(app, settings, report)
+    use_prepared_database = _use_own_database(app, settings, report)
     register_rate_limits(app, settings, takes_no_key=takes_no_key)
+    mount_dashboard(app, use_prepared_database)
     register_http_rules(app, settings)
     if dialect() is MYSQL:
         close_connection()  # the thread that starts may serve nothing, or be forked
@@ -72,8 +74,12 @@ def close_app(app: Flask) -> None:
     disconnect_database(app.extensions[_DATABASE])
 
 
-def _use_own_database(app: Flask, settings: Settings, report: Callable[[str], None] | None) -> None:
+def _use_own_database(
+    app: Flask, settings: Settings, report: Callable[[str], None] | None
+) -> Callable[[], None]:
     """Each request uses the database of its application: a process may have several.
+
+    Returns what does so for the present request.
 
     Its tables are created or upgraded at the start, or else before the first request that
     can. The health call is answered all the same: it says what is wrong.
@@ -116,6 +122,8 @@ def _use_own_database(app: Flask, settings: Settings, report: Callable[[str], No
             if request.endpoint != HEALTH_ENDPOINT:
                 raise
             g.database_refusal = error
+
+    return use_prepared_database
 
 
 def _tell_the_owner(error: DatabaseUnavailable, report: Callable[[str], None] | None) -> None:

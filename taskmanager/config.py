@@ -35,7 +35,9 @@ FOREIGN_NAMES = frozenset(
     }
 )
 # Errors do not repeat the values of these: the text ends up in logs.
-HOLDING_SECRETS = frozenset({"database_url", "rate_limit_storage_uri", "bootstrap_admin_key"})
+HOLDING_SECRETS = frozenset(
+    {"database_url", "rate_limit_storage_uri", "bootstrap_admin_key", "secret_key"}
+)
 
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
@@ -225,6 +227,12 @@ class Settings:
     )
     bootstrap_admin_key: str = _setting(
         "", str, "The first admin key, for hosts without a shell. At least 32 characters"
+    )
+    secret_key: str = _setting(
+        "",
+        _matching("|.{32,}", "empty, or at least 32 random characters"),
+        "Signs the sessions of the dashboard. Empty: generated into the instance path. "
+        "Another value signs everybody out",
     )
     plugins: tuple[str, ...] = _setting(
         "", _names, "Comma-separated Python modules that register format checkers"

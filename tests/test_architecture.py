@@ -29,6 +29,7 @@ ROOMS = [
     ("transfer", "ratelimits"),
     ("doctor", "bootstrap"),
     ("api",),
+    ("dashboard",),
     ("app",),
     ("serving", "demo"),
     ("cli",),
@@ -50,8 +51,9 @@ ROOMS_OF_QUEUE = [
 ]
 # What only some rooms may use, libraries by the name under which they are imported.
 KEPT_TO = {
-    "flask": {"app", "api", "cli"},
-    "werkzeug": {"app", "api"},
+    "flask": {"app", "api", "cli", "dashboard"},
+    "werkzeug": {"app", "api", "dashboard"},
+    "flask_wtf": {"dashboard"},
     "flask_limiter": {"api"},
     "limits": {"ratelimits", "api", "doctor"},
     "click": {"cli"},

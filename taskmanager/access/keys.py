@@ -194,21 +194,30 @@ def authenticate(key: str, *, now: int) -> Caller:
             raise NotAuthenticated(
                 "This API key is not known. Keys are made with: taskmanager keys create"
             )
-        caller = Caller(
-            key_id=row["id"],
-            name=row["name"],
-            scopes=frozenset(json.loads(row["scopes"])),
-            task_types=tuple(json.loads(row["task_types"])) if row["task_types"] else None,
-            rate_limit=row["rate_limit"],
-        )
-        remembered = (time.monotonic() + CACHE_SECONDS, row, caller)
+        remembered = (time.monotonic() + CACHE_SECONDS, row, caller_of(row))
         cache().keys[key_hash] = remembered
     _, row, caller = remembered
+    require_in_force(row, now=now)
+    return caller
+
+
+def caller_of(row: Row) -> Caller:
+    """The caller that the key in `row` stands for."""
+    return Caller(
+        key_id=row["id"],
+        name=row["name"],
+        scopes=frozenset(json.loads(row["scopes"])),
+        task_types=tuple(json.loads(row["task_types"])) if row["task_types"] else None,
+        rate_limit=row["rate_limit"],
+    )
+
+
+def require_in_force(row: Row, *, now: int) -> None:
+    """Raises NotAuthenticated if the key in `row` is revoked or expired."""
     if row["revoked_at"] is not None:
         raise NotAuthenticated("This API key has been revoked.")
     if row["expires_at"] is not None and row["expires_at"] <= now:
         raise NotAuthenticated("This API key has expired.")
-    return caller
 
 
 def mark_used(caller: Caller, *, now: int) -> None:

@@ -60,7 +60,7 @@ def register_api(app: Flask) -> None:
     api.before_request(authenticate_request)
     for resource in RESOURCES:
         api.register_blueprint(resource.blueprint)
-    app.before_request(_begin_request)
+    app.before_request(begin_request)
     app.after_request(_end_request)
     register_error_handlers(app)
     app.register_blueprint(api)
@@ -68,7 +68,7 @@ def register_api(app: Flask) -> None:
     check_every_route_has_a_rule(app, api)
 
 
-def _begin_request() -> None:
+def begin_request() -> None:
     """Puts on `g` what later steps ask for: `request_id`, `now` (ms), `scope` and `policy`."""
     request_id = request.headers.get("X-Request-ID", "")
     if not _SANE_REQUEST_ID.fullmatch(request_id):

@@ -5,19 +5,14 @@ import json
 import secrets
 from pathlib import Path
 
-from flask import Blueprint, Flask, Response, current_app, request, url_for
+from flask import Blueprint, Flask, Response, current_app, make_response, redirect, request, url_for
 from werkzeug.exceptions import NotFound
 
+from taskmanager import __version__
 from taskmanager.api.auth import PUBLIC, requires
 
 blueprint = Blueprint("documentation", __name__)
 
-# For who opens the address of the service in a browser. It loads nothing.
-_START = """<!doctype html><html lang="en"><meta charset="utf-8"><title>TaskManager</title>
-<h1>TaskManager</h1><p>A task queue. Programs use it over HTTP, below <code>API</code>.</p>
-<ul><li><a href="API/docs">Every call, to read and to try</a></li>
-<li><a href="API/health">Whether the service works</a></li></ul></html>
-"""
 _EXTENSION = "taskmanager.openapi"
 
 
@@ -53,24 +48,26 @@ def document() -> Response:
 def page() -> Response:
     """GET /api/docs: a page that shows every call and sends it. 200.
 
-    It loads nothing but the document above, and never stores the key.
+    It loads the document above and the stylesheet of the dashboard. The key stays in the tab.
     """
     nonce = secrets.token_urlsafe(16)
     text = Path(__file__).with_name("docs.html").read_text(encoding="utf-8")
     text = text.replace("NONCE", nonce)
+    root = html.escape(request.script_root)
     text = text.replace("DOCUMENT_URL", html.escape(url_for("api.documentation.document")))
+    text = text.replace("ASSETS", f"{root}/dashboard/static/{__version__}").replace("ROOT", root)
     response = Response(text, mimetype="text/html")
     response.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'nonce-{nonce}'; "
+        f"style-src 'self' 'nonce-{nonce}'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return response
 
 
 @requires(PUBLIC)
 def start() -> Response:
-    """GET /: for a browser, where to go; for a program there is nothing at this address."""
+    """GET /: leads a browser to the dashboard; for a program there is nothing at this address."""
     if "text/html" not in request.headers.get("Accept", ""):
         raise NotFound
-    address = html.escape(f"{request.script_root}/api")
-    return Response(_START.replace("API", address), mimetype="text/html")
+    return make_response(redirect(f"{request.script_root}/dashboard", 303))

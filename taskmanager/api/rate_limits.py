@@ -156,6 +156,17 @@ def count_failure(purpose: str) -> None:
         raise _refusal(quota, "More than {} attempts in a {} have failed from this address")
 
 
+def count_without_key() -> None:
+    """Counts a request for a page by somebody who has not signed in. Raises RateLimited.
+
+    The application of the pages is not the one whose requests Flask-Limiter counts.
+    """
+    quota = _hit("address", client_address(), WITHOUT_KEY)
+    if quota.is_exceeded:
+        g.quota = quota
+        raise _refusal(quota, "Without a key, an address may make {} requests a {}")
+
+
 def counts_are_shared() -> bool:
     """False while each process counts for itself: by setting, or because the storage is broken."""
     return _limits().storage.is_shared

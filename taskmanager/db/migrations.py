@@ -54,7 +54,7 @@ Step = Ddl | DataStep | Definition
 
 
 def _new_columns(table: str, columns: Sequence[str]) -> Ddl:
-    """Columns that may be NULL, after all others: no server copies the table for these."""
+    """Columns that may be NULL or have a default, after all others: no server copies the table."""
     added = [f"ADD COLUMN {column}" for column in columns]
     return Ddl(
         f"add columns to {table}",
@@ -225,6 +225,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             ),
         ),
         _new_columns("task_logs", ("payload_key VARCHAR(32)",)),
+        _new_columns("api_keys", ("session_epoch INTEGER NOT NULL DEFAULT 0",)),
         Ddl(
             "make task_tags",
             """

@@ -217,6 +217,7 @@ class ApiKey(_Model):
     last_used_at = peewee.BigIntegerField(null=True)
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
+    session_epoch = peewee.IntegerField(default=0)
 
 
 class AuditEvent(_Model):

@@ -180,6 +180,15 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
     return {**row, **older}
 
 
+def list_versions(*, task_type_id: int) -> list[Row]:
+    """`version`, `created_at` and `updated_at` of every version of a type, the newest first."""
+    versions = TaskTypeVersion.select(
+        TaskTypeVersion.version, TaskTypeVersion.created_at, TaskTypeVersion.updated_at
+    )
+    of_type = versions.where(TaskTypeVersion.task_type_id == task_type_id)
+    return rows_of(of_type.order_by(TaskTypeVersion.id.desc()))
+
+
 # A template, since every create runs it.
 SELECT_CURRENT = (
     "SELECT type.*, current.param_schema FROM {task_types} AS type "

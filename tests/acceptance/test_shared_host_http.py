@@ -6,7 +6,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
+from tests.conftest import require
+from tests.support.browser import PROGRAM, chromium
 from tests.support.mariadb import free_port
 from tests.support.shared_host import LAYOUTS, Reply, Site
 
@@ -28,6 +31,29 @@ def test_links_lead_where_the_app_is_mounted(site: Site) -> None:
     assert document["servers"] == [{"url": site.layout.base_uri}]
     page = site.request("GET", "/api/docs").content.decode()
     assert f'data-document="{site.prefix}/api/openapi.json"' in page
+
+
+def test_the_dashboard_works_where_the_app_is_mounted(site: Site) -> None:
+    require("Chromium", PROGRAM is not None)
+    body = {"name": "mail.send", "version": "1", "param_schema": {"type": "object"}}
+    assert site.call("POST", "/api/task-types/register", body).status in (200, 201)
+    root = f"http://127.0.0.1:{site.port}{site.prefix}"
+    with chromium() as browser:
+        page = browser.new_page()
+        failed: list[str] = []
+        page.on("response", lambda answer: failed.append(answer.url) if not answer.ok else None)
+        page.goto(f"{root}/dashboard/types/mail.send")
+        page.get_by_label("API key").fill(site.key)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_role("status")).to_contain_text("mail.send is paused")
+        page.get_by_role("button", name="Resume").click()
+        page.get_by_role("link", name="Overview").click()
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        assert page.url == f"{root}/dashboard"
+        assert page.evaluate("getComputedStyle(document.body).margin") == "0px"
+        assert [url for url in failed if not url.startswith(root)] == []
+        assert [url for url in failed if "/static/" in url] == []
 
 
 def test_the_key_may_come_as_a_bearer_token(site: Site) -> None:

@@ -144,6 +144,14 @@ def clean_cron(cron: str) -> str:
     return " ".join(fields)
 
 
+def explain(cron: str) -> str:
+    """A valid expression in words: `At 03:00 every day`."""
+    from cronsim import CronSim
+
+    words: str = CronSim(cron, datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)).explain()
+    return words
+
+
 def _what_is_wrong(cron: str) -> str:
     """Each field tried by itself; where none is wrong, it is that they do not go together."""
     from cronsim import CronSim, CronSimError

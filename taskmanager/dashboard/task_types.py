@@ -1,0 +1,99 @@
+"""/dashboard/types: the task types with their figures, and one type with its schema."""
+
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from taskmanager.api.auth import requires
+from taskmanager.api.requests import parse_json
+from taskmanager.dashboard.answers import lead_to, page
+from taskmanager.dashboard.overview import type_rows
+from taskmanager.errors import InvalidRequest
+from taskmanager.params.empty_objects import schema_with_objects
+from taskmanager.queue import task_types
+from taskmanager.queue.figures import statistics
+
+blueprint = Blueprint("task_types", __name__)
+
+PAGE_SIZE = 100
+SWITCHES = {
+    "pause": ({"is_paused": True}, "is paused: none of its tasks is handed out."),
+    "resume": ({"is_paused": False}, "is handed out again."),
+    "activate": ({"is_active": True}, "takes new tasks again."),
+    "deactivate": ({"is_active": False}, "takes no new tasks."),
+}
+
+
+@blueprint.get("/types")
+@requires("task-types:read")
+def show_all() -> Response:
+    """GET /dashboard/types: every type that the key may use, by name."""
+    found = task_types.list_task_types(
+        active_only=False,
+        limit=PAGE_SIZE,
+        offset=0,
+        cursor=request.args.get("cursor") or None,
+        caller=g.caller,
+    )
+    figures = _figures()
+    return page(
+        "types.html",
+        page=found,
+        figures=figures,
+        most=max((row["open_tasks"] for row in found.rows), default=0),
+    )
+
+
+def _figures() -> dict[str, Any]:
+    """The rows of the overview by the type's name; none for a key that may not read tasks."""
+    if not g.caller.may("tasks:read"):
+        return {}
+    rows = type_rows(statistics.queue_figures(caller=g.caller, now=g.now))
+    return {row["name"]: row for row in rows}
+
+
+@blueprint.get("/types/<name>")
+@requires("task-types:read")
+def show(name: str) -> Response:
+    """GET /dashboard/types/{name}: one type; `version` shows the schema of an older one."""
+    return _page(name)
+
+
+def _page(name: str, **more: Any) -> Response:
+    g.caller.require_type(name)
+    shown = request.args.get("version") or None
+    row = task_types.get_task_type(name=name)
+    return page(
+        "type.html",
+        type=row,
+        shown=task_types.get_task_type(name=name, version=shown),
+        versions=task_types.list_versions(task_type_id=row["id"]),
+        figures=_figures().get(name),
+        defaults={one: row[one] for one in task_types.DEFAULTS if row[one] is not None},
+        **more,
+    )
+
+
+@blueprint.post("/types/<name>/check")
+@requires("tasks:create")
+def check(name: str) -> Response:
+    """POST /dashboard/types/{name}/check: which open tasks the schema `param_schema` rejects."""
+    draft = request.form.get("param_schema", "")
+    try:
+        schema = schema_with_objects(parse_json(draft.encode()))
+        if not isinstance(schema, dict):
+            raise InvalidRequest("A schema is a JSON object.")
+        verdict = task_types.open_tasks_rejected_by(name=name, param_schema=schema, caller=g.caller)
+    except InvalidRequest as error:
+        problem = error.message.replace("The body", "The schema")
+        return _page(name, draft=draft, problem=problem)
+    return _page(name, draft=draft, verdict=verdict)
+
+
+@blueprint.post("/types/<name>/<any(pause, resume, activate, deactivate):switch>")
+@requires("task-types:write")
+def change(name: str, switch: str) -> Response:
+    """POST /dashboard/types/{name}/pause, resume, activate or deactivate."""
+    changes, said = SWITCHES[switch]
+    task_types.change_task_type(name=name, changes=changes, now=g.now, caller=g.caller)
+    return lead_to("task_types.show", name=name, said=f"{name} {said}")

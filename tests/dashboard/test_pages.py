@@ -1,0 +1,286 @@
+"""What the pages say: of an empty queue, of one at work, and of texts that somebody made up."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from flask import Flask
+
+from taskmanager.access import keys
+from tests.conftest import Api, Clock
+from tests.dashboard.conftest import Person, key_with, text_of
+
+SignIn = Callable[..., Person]
+SCRIPT = "<script>alert(1)</script>"
+EVIL = f"\"'></pre></title>{SCRIPT}{{{{7*7}}}}&amp;"
+
+
+def test_the_first_visit_says_what_to_do_with_the_very_commands(person: SignIn) -> None:
+    answer = person().get("/dashboard")
+    page = text_of(answer)
+    for part in ("/api/task-types/register", "/api/tasks -H", "taskmanager worker --url"):
+        assert part in page
+    assert "http://localhost/api/tasks" in page
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "No type has a task yet"),
+        ("/tasks", "There are no tasks yet"),
+        ("/tasks?status=failed", "No task matches"),
+        ("/errors", "No task has failed"),
+        ("/schedules", "Nothing recurs yet"),
+        ("/workers", "No worker has been seen"),
+    ],
+)
+def test_an_empty_page_says_what_to_do(api: Api, person: SignIn, path: str, said: str) -> None:
+    api.register()
+    assert said in person().page(f"/dashboard{path}")
+
+
+def test_the_overview_says_what_needs_somebody(api: Api, person: SignIn, clock: Clock) -> None:
+    api.register("forgotten")
+    api.register("failing")
+    api.register("halted")
+    api.create("forgotten")
+    api.create("halted")
+    api.patch("/api/task-types/halted", {"is_paused": True})
+    clock.advance(600)
+    for _ in range(6):
+        api.create("failing")
+        api.complete(api.claim(type="failing"), success=False, is_retryable=False)
+    page = person().page("/dashboard")
+    assert "forgotten has 1 task waiting, the oldest for 10 min, and nobody works on it." in page
+    assert "halted is paused and has 1 task waiting." in page
+    assert "failing 6 of 6 tasks failed in the last hour." in page
+    assert "Maintenance has never run" in page
+    api.post("/api/maintenance/run")
+    assert "Maintenance" not in person().page("/dashboard")
+
+
+def test_a_key_that_is_about_to_expire_is_said_to_admins(
+    api: Api, person: SignIn, clock: Clock
+) -> None:
+    api.register()
+    key_with(["tasks:read"], expires_at=clock.now + 3 * 86_400_000)
+    assert "somebody is a key that expires in 3 days." in person().page("/dashboard")
+    assert "expires" not in person(["tasks:read"]).page("/dashboard")
+
+
+def test_a_task_says_what_happens_next(api: Api, person: SignIn, clock: Clock) -> None:
+    api.register()
+    task = api.create(max_attempts=1)
+    somebody = person()
+
+    def page() -> str:
+        return somebody.page(f"/dashboard/tasks/{task['id']}")
+
+    assert "No worker has taken a task of type 'job' so far." in page()
+    held = api.claim("w")
+    assert "w works on it, attempt 1 of 1. Without a heartbeat its lease ends in 5 min." in page()
+    api.complete(held, success=False, error="no answer", error_code="timeout")
+    said = page()
+    assert "It has failed in 1 attempt. It stays like this until somebody retries it." in said
+    assert "timeout" in said
+    assert "no answer" in said
+    assert "Failed attempt 1 w timeout after 0.0 s" in said
+
+
+def test_the_tags_of_a_task_lead_to_the_tasks_that_share_them(api: Api, person: SignIn) -> None:
+    api.register()
+    task = api.create(tags=["order 5", "shop"])
+    api.create()
+    somebody = person()
+    page = somebody.get(f"/dashboard/tasks/{task['id']}").text
+    address = page.split("Tags</dt>")[1].split('href="')[1].split('"')[0]
+    found = somebody.get(address).text
+    assert re.findall('name="id" value="([0-9]+)"', found) == [str(task["id"])]
+    assert 'value="tag:&#34;order 5&#34;"' in found
+
+
+def test_a_task_shows_its_json_as_it_is_stored(api: Api, person: SignIn) -> None:
+    api.register()
+    params = '{"big": 123456789012345678, "half": 1.50, "e": [], "o": {}, "t": "a,b:{\\"c\\"}"}'
+    body = f'{{"type": "job", "params": {params}}}'
+    headers = {"X-API-Key": api.key}
+    answer = api.client.post(
+        "/api/tasks", data=body, content_type="application/json", headers=headers
+    )
+    page = person().page(f"/dashboard/tasks/{answer.get_json()['data']['id']}")
+    assert '"big": 123456789012345678,' in page.replace(" :", ":")
+    assert r'"a,b:{\"c\"}"' in page
+
+
+def test_a_megabyte_of_params_is_shown_whole(api: Api, person: SignIn) -> None:
+    api.register()
+    long = "x" * 500_000 + SCRIPT
+    task = api.create(params={"long": long})
+    answer = person().get(f"/dashboard/tasks/{task['id']}")
+    assert "x" * 500_000 + "&lt;script&gt;" in answer.text
+    assert SCRIPT not in answer.text
+
+
+@pytest.fixture
+def hostile(api: Api) -> dict[str, Any]:
+    """The same text in every field that a stranger fills."""
+    api.register(schema={"type": "object", "description": EVIL}, version=SCRIPT)
+    worker = EVIL.strip()
+    task = api.create(params={EVIL: EVIL}, max_attempts=1, tags=[SCRIPT])
+    held = api.claim(worker)
+    progress = {"worker_id": worker, "progress": 5, "message": EVIL}
+    api.post(f"/api/tasks/{task['id']}/progress", progress)
+    api.post("/api/workers/heartbeat", {"worker_id": worker, "metadata": {EVIL: EVIL}})
+    running = api.create(params={EVIL: [EVIL]})
+    api.complete(held, success=False, error=EVIL, error_code=EVIL)
+    api.claim(worker)
+    done = api.create(parent_task_id=task["id"])
+    api.post(f"/api/tasks/{done['id']}/cancel", {"reason": EVIL})
+    schedule = {"name": EVIL, "type": "job", "params": {"a": EVIL}, "cron": "0 0 * * *"}
+    api.post("/api/schedules", schedule, 201)
+    api.post("/api/admin/keys", {"name": EVIL, "role": "viewer"}, 201)
+    return {"task": task["id"], "running": running["id"], "done": done["id"]}
+
+
+PAGES = [
+    *("", "/tasks", "/tasks?status=failed", "/tasks/{task}", "/tasks/{running}", "/tasks/{done}"),
+    *("/errors", "/types", "/types/job", "/schedules", "/workers", "/tasks/new?like={task}"),
+    *("/tasks/new?type=job", "/admin", "/admin/audit", f"/workers/{quote(EVIL)}"),
+    *(f"/tasks?error={quote(EVIL)}", f"/errors?error={quote(EVIL)}"),
+]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_script_in_every_field_comes_out_as_text(
+    person: SignIn, hostile: dict[str, Any], path: str
+) -> None:
+    for name, number in hostile.items():
+        path = path.replace("{" + name + "}", str(number))
+    answer = person().get(f"/dashboard{path}")
+    assert answer.status_code == 200
+    assert "alert(1)" in answer.text or path in ("/tasks/new?type=job",)
+    assert SCRIPT not in answer.text
+    assert "{49}" not in answer.text
+    assert "</pre></title>" not in answer.text
+
+
+@pytest.mark.usefixtures("hostile")
+def test_a_script_comes_out_as_text_where_people_are_asked(person: SignIn) -> None:
+    somebody = person()
+    key_id = next(row["id"] for row in keys.list_keys() if row["name"] == EVIL)
+    forms: dict[str, dict[str, str]] = {
+        "tasks/change": {"action": "retry", "everything": "1", "error": EVIL, "priority": EVIL},
+        f"admin/keys/{key_id}/revoke": {},
+        "admin/keys": {"name": EVIL, "role": "king", "task_types": EVIL, "rate_limit": EVIL},
+        "types/job/check": {"param_schema": EVIL},
+        "tasks/new": {"type": "job", "params": EVIL, "priority": EVIL, "delay_seconds": EVIL},
+    }
+    for path, form in forms.items():
+        answer = somebody.post(f"/dashboard/{path}", form)
+        assert answer.status_code in (200, 400), path
+        assert "alert(1)" in answer.text, path
+        assert SCRIPT not in answer.text, path
+
+
+def test_a_script_in_the_address_comes_out_as_text(api: Api, person: SignIn) -> None:
+    api.register()
+    somebody = person()
+    for path in ("/tasks?error=", "/tasks?type=", "/tasks?q=x:", "/errors?error=", "/nothing/"):
+        answer = somebody.get(f"/dashboard{path}", query_string=None)
+        answer = somebody.get(f"/dashboard{path}%3Cscript%3Ealert(1)%3C/script%3E")
+        assert SCRIPT not in answer.text, path
+
+
+def test_a_page_that_does_not_exist_says_so(person: SignIn) -> None:
+    assert "There is no page at this address." in person().page("/dashboard/nothing", 404)
+    assert "there is no task 99" in person().page("/dashboard/tasks/99", 404)
+
+
+def test_pages_load_nothing_inline_and_nothing_from_elsewhere(api: Api, person: SignIn) -> None:
+    api.register()
+    api.create()
+    answer = person().get("/dashboard")
+    policy = answer.headers["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "<style" not in answer.text
+    assert " style=" not in answer.text
+    assert " onclick=" not in answer.text
+    assert "http://" not in answer.text.replace("http://www.w3.org", "")
+
+
+def test_all_that_a_page_loads_is_small(api: Api, person: SignIn) -> None:
+    api.register()
+    tasks = [api.create() for _ in range(60)]
+    somebody = person()
+    assets = ("icon.svg", "dashboard.css", "dashboard.js")
+    size = sum(len(somebody.get(f"/dashboard/static/x/{name}").data) for name in assets)
+    for path in ("", "/tasks", f"/tasks/{tasks[0]['id']}", "/types", "/admin"):
+        assert size + len(somebody.get(f"/dashboard{path}").data) < 100_000
+
+
+def test_files_are_kept_by_browsers_under_the_address_of_their_content(person: SignIn) -> None:
+    somebody = person()
+    page = somebody.get("/dashboard").text
+    address = page.split('rel="stylesheet" href="')[1].split('"')[0]
+    answer = somebody.get(address)
+    assert (answer.mimetype, answer.headers["Cache-Control"]) == (
+        "text/css",
+        "public, max-age=31536000, immutable",
+    )
+    assert (
+        somebody.get("/dashboard/static/old/dashboard.css").headers["Cache-Control"] == "no-store"
+    )
+    assert somebody.get("/dashboard/static/x/layout.html").status_code == 404
+    assert somebody.get("/dashboard/static/x/..%2fpages.py").status_code == 404
+
+
+def test_everything_works_below_a_path(app: Flask, api: Api) -> None:
+    api.register()
+    task = api.create()
+    somebody = Person(app.test_client(), "http://localhost/queue")
+    assert somebody.sign_in(api.key).headers["Location"] == "/queue/dashboard"
+    page = somebody.get(f"/dashboard/tasks/{task['id']}").text
+    links = [part.split('"')[0] for part in page.split('href="')[1:]]
+    links += [part.split('"')[0] for part in page.split('action="')[1:]]
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith(("/queue/", "#"))] == []
+    assert "http://localhost/queue/api/tasks" in page
+
+
+def test_no_page_writes(app: Flask, api: Api, person: SignIn, monkeypatch: Any) -> None:
+    """Apart from the note that a key was used, which waits for nobody, and the session's start."""
+    api.register()
+    task = api.create()
+    somebody = person()
+    from taskmanager.db.connection import database
+
+    begun: list[str] = []
+    own = database.obj.execute_sql
+
+    def watch(sql: str, *values: Any, **options: Any) -> Any:
+        if sql.lstrip("( ").split()[0].upper() not in ("SELECT", "PRAGMA") or "FOR UPDATE" in sql:
+            begun.append(sql)
+        return own(sql, *values, **options)
+
+    monkeypatch.setattr(database.obj, "execute_sql", watch)
+    for path in ("", "/tasks", f"/tasks/{task['id']}", "/errors", "/types", "/types/job"):
+        assert somebody.get(f"/dashboard{path}").status_code == 200
+    for path in ("/schedules", "/workers", "/admin", "/admin/audit", "/admin/settings"):
+        assert somebody.get(f"/dashboard{path}").status_code == 200
+    assert begun == []
+
+
+def test_the_doctor_shows_its_findings_with_their_remedies(person: SignIn) -> None:
+    page = person().page("/dashboard/admin/doctor")
+    assert "Maintenance has never run" in page
+    assert "To do:" in page
+
+
+def test_settings_show_no_secret(app: Flask, person: SignIn) -> None:
+    page = person().page("/dashboard/admin/settings")
+    assert "TASKMANAGER_LEASE_SECONDS" in page
+    secret = app.extensions["taskmanager"].instance_path / "secret_key"
+    assert secret.read_text().strip() not in page
