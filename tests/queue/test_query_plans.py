@@ -38,6 +38,7 @@ SMALL, LARGE = 1_000, 200_000
 PLAN_TYPES = ("plan.a", "plan.b", "plan.c")
 OTHER_TYPES = tuple(f"other.{number:02}" for number in range(20))
 FAR_AWAY = 3_000_000_000_000  # milliseconds; in the year 2065
+STARTED_AT = utc_now()
 BY_KEY = ("search", "PRIMARY")
 
 
@@ -139,7 +140,7 @@ def _task(n: int, *, type_id: int, status: str, worker_id: str | None = None) ->
         "claimed_at": 1 if status == "claimed" else None,
         "lease_expires_at": FAR_AWAY if status == "claimed" else None,
         "available_at": FAR_AWAY if status == "scheduled" else 1,
-        "completed_at": FAR_AWAY if finished else None,
+        "completed_at": STARTED_AT if finished else None,
         "created_at": n,
         "updated_at": n,
     }
