@@ -261,9 +261,10 @@ CREATE TABLE audit_events (
 CREATE INDEX audit_events_by_event ON audit_events (event, id);
 CREATE INDEX audit_events_by_created_at ON audit_events (created_at);
 
--- When maintenance last ran on each of its roads; 'claims': when it last had something to do.
+-- When maintenance last ran on each of its roads; 'claims': when it last had something to do;
+-- 'clock': when it last corrected what was stored while the clock was ahead.
 CREATE TABLE maintenance_runs (
-    road            VARCHAR(10) NOT NULL PRIMARY KEY, -- 'command', 'http' or 'claims'
+    road            VARCHAR(10) NOT NULL PRIMARY KEY, -- 'command', 'http', 'claims' or 'clock'
     last_run_at     BIGINT NOT NULL,
     duration_ms     BIGINT NOT NULL,
     tasks_moved     BIGINT NOT NULL

@@ -54,7 +54,5 @@ class Cache:
     # Ids of task_logs: all up to the first were assigned some seconds ago; the newest seen since
     # then, and when (monotonic).
     log_ids_seen: tuple[int, int, float] = (0, 0, -60.0)
-    # When this process last corrected times that were stored while the clock was ahead.
-    clock_corrected_at: int = 0
     # When another worker last took a task first that a guarded claim had found.
     claims_contended_at: int = 0

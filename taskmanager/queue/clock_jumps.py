@@ -10,9 +10,12 @@ asked for, such as the delay of a new task. A jump ahead cannot be told from tim
 has passed, so nothing here looks for one.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
+
+import peewee
 
 from taskmanager.db.connection import cache
 from taskmanager.db.models import MaintenanceRun, Worker
@@ -23,14 +26,16 @@ from taskmanager.queue.schedules.runs import TOLERANCE_MS
 
 log = logging.getLogger(__name__)
 
-# After a correction, a request may still store a time that it read while the clock was ahead. No
-# request waits longer than this for the database.
-LATE_COMMIT_MS = 60_000
+# After a correction, a request may still store a time that it read while the clock was ahead. So
+# the corrections go on for as long as a request may wait for the database, and cron's next run.
+LATE_COMMIT_MS = 90_000
+CORRECTION = "clock"  # what the last correction is called among the runs of maintenance
 
 # Three looks at the last entry of an index or at a table of three rows. Every call of a worker
 # and every run of maintenance leaves its time in one of them.
 LATEST_SEEN = "SELECT MAX(last_seen_at) FROM {workers}"
 LATEST_RUN = "SELECT MAX(last_run_at) FROM {maintenance_runs}"
+CORRECTED_AT = f"SELECT last_run_at FROM {{maintenance_runs}} WHERE road = '{CORRECTION}'"
 LATEST_LEASE = (
     "SELECT lease_expires_at - lease_seconds * 1000 FROM {tasks} {index tasks_by_lease_expires_at} "
     "WHERE lease_expires_at > 0 ORDER BY lease_expires_at DESC LIMIT 1"
@@ -70,9 +75,13 @@ def is_set_back(latest: int | None, *, now: int) -> bool:
     return latest is not None and latest > now + TOLERANCE_MS
 
 
-def was_set_back_lately(*, now: int) -> bool:
-    """Whether this process has corrected stored times within LATE_COMMIT_MS."""
-    return abs(now - cache().clock_corrected_at) < LATE_COMMIT_MS
+def is_correction_due(latest: int, corrected_at: int | None, *, now: int) -> bool:
+    """Whether times may be stored that lie in the future, or may still come.
+
+    `latest` is the latest stored time, `corrected_at` that of the last correction.
+    """
+    was_lately = corrected_at is not None and abs(now - corrected_at) < LATE_COMMIT_MS
+    return was_lately or is_set_back(latest, now=now)
 
 
 def seconds_ahead(*, now: int) -> float:
@@ -104,8 +113,15 @@ def mend_slice(*, now: int, rows: int) -> int:
         remembered = cache()
         remembered.next_due, remembered.maintenance_recorded_at = None, 0
         remembered.workers_seen_at.clear()
-        remembered.clock_corrected_at = now
     return most
+
+
+def mend_ends_slice(*, now: int, rows: int) -> int:
+    """Mends up to `rows` tasks that have ended in the future; returns how many.
+
+    Who cancels a task leaves no other time than its end. What `mend_slice` says is true here too.
+    """
+    return _mend("ends", now, rows)
 
 
 def _mend(kind: str, now: int, rows: int) -> int:
@@ -132,10 +148,17 @@ def _limits(condition: str, now: int) -> Sequence[Any]:
 
 @write_transaction
 def _forget(now: int) -> None:
-    """Moves the sightings of workers to now, and removes runs of maintenance that were never."""
+    """Moves the sightings of workers to now, and removes runs of maintenance that were never.
+
+    Notes the correction.
+    """
     latest = now + TOLERANCE_MS
     Worker.update(last_seen_at=now).where(Worker.last_seen_at > latest).execute()
     MaintenanceRun.delete().where(MaintenanceRun.last_run_at > latest).execute()
+    MaintenanceRun.delete().where(MaintenanceRun.road == CORRECTION).execute()
+    run = {"road": CORRECTION, "last_run_at": now, "duration_ms": 0, "tasks_moved": 0}
+    with contextlib.suppress(peewee.IntegrityError):  # another process has just done the same
+        MaintenanceRun.insert(run).execute()
 
 
 def count_ahead(*, now: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
 from taskmanager.db.connection import cache, keeps_snapshot, skips_locked
-from taskmanager.db.statements import Row, execute, fetch_all, update
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from taskmanager.queue import clock_jumps, history, maintenance_runs
@@ -66,7 +66,11 @@ def maintain(
     """
     started = time.monotonic()
     deadline = started + max_seconds
-    _until_done(lambda rows: clock_jumps.mend_slice(now=now, rows=rows), deadline)
+    corrected_at = fetch_value(clock_jumps.CORRECTED_AT)
+    if clock_jumps.is_correction_due(clock_jumps.latest_time(), corrected_at, now=now):
+        _until_done(lambda rows: clock_jumps.mend_slice(now=now, rows=rows), deadline)
+    runs.reanchor_schedules(now=now)
+    _until_done(lambda rows: clock_jumps.mend_ends_slice(now=now, rows=rows), deadline)
     done = {
         "created": runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
@@ -148,18 +152,23 @@ class NextDue(NamedTuple):
     """When the next schedule, lease, delayed task and counting of events fall due; None: there is
     none of the kind.
 
-    `latest` is the latest time that is stored, which shows whether the clock was set back.
+    `latest` is the latest time that is stored, which shows whether the clock was set back, and
+    `corrected_at` when that was last corrected.
     """
 
     schedule_at: int | None
     lease_at: int | None
     task_at: int | None
     events_at: int | None
+    corrected_at: int | None
     latest: int
 
     def is_anything_due(self, now: int) -> bool:
         due = [moment is not None and moment <= now for moment in self[:4]]
-        return any(due) or clock_jumps.is_set_back(self.latest, now=now)
+        return any(due) or self.is_correction_due(now)
+
+    def is_correction_due(self, now: int) -> bool:
+        return clock_jumps.is_correction_due(self.latest, self.corrected_at, now=now)
 
 
 def next_due(*, now: int) -> NextDue:
@@ -177,15 +186,15 @@ def next_due(*, now: int) -> NextDue:
         "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
         "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
         "ORDER BY available_at LIMIT 1) AS task_at, "
-        f"({periods.UNCOUNTED_SINCE}), "
+        f"({periods.UNCOUNTED_SINCE}), ({clock_jumps.CORRECTED_AT}), "
         f"({clock_jumps.LATEST_SEEN}), ({clock_jumps.LATEST_RUN}), ({clock_jumps.LATEST_LEASE})"
     ).fetchone()
     events_at = row[3]
     if events_at is not None:
         # One in the future is from before the clock was set back.
         events_at = events_at + COUNTED_EVERY_MS if events_at <= now else now
-    latest = max([moment or 0 for moment in row[4:]])
-    found = NextDue(row[0], row[1], row[2], events_at, latest)
+    latest = max([moment or 0 for moment in row[5:]])
+    found = NextDue(row[0], row[1], row[2], events_at, corrected_at=row[4], latest=latest)
     remembered.next_due = (now, found)
     return found
 
@@ -196,11 +205,10 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
     Returns how many tasks that concerned; writes nothing where none is due.
     """
     due = next_due(now=now)
-    was_set_back = clock_jumps.was_set_back_lately(now=now)
-    if not (was_set_back or due.is_anything_due(now)):
+    if not due.is_anything_due(now):
         return 0
     started, moved = time.monotonic(), 0
-    if was_set_back or clock_jumps.is_set_back(due.latest, now=now):
+    if due.is_correction_due(now):
         moved += clock_jumps.mend_slice(now=now, rows=SLICE_ROWS)
         cache().next_due = None
     if due.schedule_at is not None and due.schedule_at <= now:

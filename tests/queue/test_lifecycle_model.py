@@ -21,7 +21,7 @@ from taskmanager.config import load_settings
 from taskmanager.db.cache import Cache
 from taskmanager.db.connection import close_connection, database
 from taskmanager.db.models import MODELS, SchemaVersion
-from taskmanager.db.statements import fetch_all
+from taskmanager.db.statements import fetch_all, fetch_value
 from taskmanager.errors import (
     ClaimLost,
     Conflict,
@@ -168,7 +168,7 @@ class Model:
         """Whether its lease can be renewed: while it may report and the task has not failed."""
         return self.may_report(claim) and self.tasks[claim.task_id].status not in FINISHED
 
-    def correct_the_future(self, rows: int) -> int:
+    def correct_the_future(self, rows: int, *, ends_only: bool = False) -> int:
         """What a clock stored that was ahead: at most `rows` of each kind, the latest first."""
         limit = self.now + 60_000
         tasks = self.tasks.values()
@@ -179,6 +179,8 @@ class Model:
             task for task in tasks if task.status == "scheduled" and (task.delayed_at or 0) > limit
         ]
         ends = [task for task in tasks if (task.finished_at or 0) > limit and not task.pruned_at]
+        if ends_only:
+            leases, delays = [], []
         leases.sort(key=lambda task: -(task.lease_expires_at or 0))
         delays.sort(key=lambda task: -task.available_at)
         ends.sort(key=lambda task: -(task.finished_at or 0))
@@ -191,11 +193,13 @@ class Model:
             task.finished_at = self.now
         return max(min(rows, len(kind)) for kind in (leases, delays, ends))
 
+    def is_correction_due(self) -> bool:
+        corrected_at = fetch_value(clock_jumps.CORRECTED_AT)
+        return clock_jumps.is_correction_due(clock_jumps.latest_time(), corrected_at, now=self.now)
+
     def run_slice(self) -> int:
         moved = 0
-        if clock_jumps.is_set_back(
-            clock_jumps.latest_time(), now=self.now
-        ) or clock_jumps.was_set_back_lately(now=self.now):
+        if self.is_correction_due():
             moved += self.correct_the_future(maintenance.SLICE_ROWS)
         for task in self.tasks.values():
             if task.lease_expires_at is not None and task.lease_expires_at <= self.now:
@@ -525,13 +529,16 @@ class Lifecycle(RuleBasedStateMachine):
     def maintain(self, data: Any, prune: bool) -> None:
         if prune:
             self.model.now += DAY_MS
+        is_correction_due = self.model.is_correction_due()
         done = maintenance.maintain(
             retention_days=RETENTION_DAYS,
             defaults=DEFAULTS,
             caller=OPERATOR,
             now=self.model.now,
         )
-        self.model.correct_the_future(len(self.model.tasks))
+        if is_correction_due:
+            self.model.correct_the_future(len(self.model.tasks))
+        self.model.correct_the_future(len(self.model.tasks), ends_only=True)
         self.model.run_slice()
         old = self.model.prune()
         for task_id in old:

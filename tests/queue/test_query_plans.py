@@ -38,7 +38,8 @@ SMALL, LARGE = 1_000, 200_000
 PLAN_TYPES = ("plan.a", "plan.b", "plan.c")
 OTHER_TYPES = tuple(f"other.{number:02}" for number in range(20))
 FAR_AWAY = 3_000_000_000_000  # milliseconds; in the year 2065
-STARTED_AT = utc_now()
+# When tasks have ended: not so long ago that they are pruned, nor so lately that they are counted.
+ENDED_AT = utc_now() - 7 * 86_400_000
 BY_KEY = ("search", "PRIMARY")
 
 
@@ -140,7 +141,7 @@ def _task(n: int, *, type_id: int, status: str, worker_id: str | None = None) ->
         "claimed_at": 1 if status == "claimed" else None,
         "lease_expires_at": FAR_AWAY if status == "claimed" else None,
         "available_at": FAR_AWAY if status == "scheduled" else 1,
-        "completed_at": STARTED_AT if finished else None,
+        "completed_at": ENDED_AT if finished else None,
         "created_at": n,
         "updated_at": n,
     }
