@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from taskmanager.access.caller import OPERATOR
-from taskmanager.db.statements import fetch_all, fetch_value
+from taskmanager.db.statements import fetch_all
 from taskmanager.queue import maintenance, retention
 from tests.conftest import Api, Clock, make_key
 
@@ -121,21 +121,27 @@ def test_a_run_that_has_no_time_goes_on_where_it_stopped(
     queue: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "LOOKED_AT", 3)
-    finish(queue, *["long", "short"] * 10)
+    finished_at = []
+    for _ in range(10):
+        clock.advance(1)
+        finish(queue, "long", "short")
+        finished_at.append(clock.now)
     clock.advance(6 * DAY)
-    [group] = [
-        group
-        for group in retention.groups(retention_days=RETENTION, now=clock.now)
-        if group.cutoff == clock.now - 5 * DAY * 1000
-    ]
+    cutoff = clock.now - 5 * DAY * 1000
+    groups = retention.groups(retention_days=RETENTION, now=clock.now)
+    [group] = [one for one in groups if one.cutoff == cutoff]
     search = retention.Search(group, deadline=float("inf"))
 
-    assert len(search.next_ids(4)) == 4
-    finished_at = fetch_value(
-        "SELECT completed_at AS found FROM {tasks} WHERE id = ?", (search.next_ids(1)[0],)
-    )
+    reached = []
+    for _ in range(10):
+        assert len(search.next_ids(1)) == 1
+        reached.append(search.reached())
+    assert search.next_ids(1) == []
 
-    assert search.reached() >= finished_at
+    # Each time all that is due before has been handed out, and it moves on.
+    assert all(at <= due for at, due in zip(reached, finished_at[1:], strict=False))
+    assert reached[5] >= finished_at[4]
+    assert search.reached() == cutoff
 
 
 @pytest.mark.parametrize("days", [-1, 36_501, 1.5, "5"])
