@@ -44,7 +44,7 @@ ROOMS_OF_QUEUE = [
     ("holder", "waiting", "workers"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
-    ("figures.counts", "figures.periods", "maintenance_runs", "clock_jumps"),
+    ("figures.counts", "figures.periods", "maintenance_runs", "retention", "clock_jumps"),
     ("maintenance", "figures.rates"),
     ("claim", "bulk", "failures", "figures.statistics"),
     ("figures.metrics",),

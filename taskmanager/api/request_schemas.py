@@ -70,6 +70,7 @@ LEASE_SECONDS = integer(1, 86_400)
 DELAY_SECONDS = _number(0, MAX_DELAY_SECONDS)
 DEDUPE = one_of(*dedupe.POLICIES)
 DEDUPE_DAYS = integer(1, 36_500)
+RETENTION_DAYS = integer(0, 36_500)
 # 100/minute; 100 is a minute's, 0 is no limit.
 RATE_LIMIT: Schema = {"type": ["string", "integer"], "minimum": 0, "maxLength": 50}
 SCOPES = list_of(one_of(*keys.SCOPES), most=len(keys.SCOPES))
@@ -91,6 +92,7 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "retry": or_null(RETRY),
     "dedupe": or_null(DEDUPE),
     "dedupe_days": or_null(DEDUPE_DAYS),
+    "retention_days": or_null(RETENTION_DAYS),
 }
 
 REGISTER_TASK_TYPE = RequestBody(

@@ -157,6 +157,7 @@ TASK_TYPE = Fields(
     retry=like(or_null(OBJECT), {"strategy": "exponential"}),
     dedupe=or_null(one_of(*dedupe.POLICIES)),
     dedupe_days=like(or_null(COUNT), None),
+    retention_days=like(or_null(COUNT), None),
     created_at=TIME,
     updated_at=TIME,
 )

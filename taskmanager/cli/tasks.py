@@ -121,10 +121,16 @@ def show_task(api: Call, task_id: int, as_json: bool) -> None:
 @click.argument("type_name", metavar="TYPE")
 @click.argument("params", metavar="PARAMS", default="{}")
 @click.argument("fields", metavar="[NAME=VALUE]...", nargs=-1)
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag of the task; repeatable.")
 @json_option
 @with_api
 def create_task(
-    api: Call, type_name: str, params: str, fields: tuple[str, ...], as_json: bool
+    api: Call,
+    type_name: str,
+    params: str,
+    fields: tuple[str, ...],
+    tags: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Create a task and print its id.
 
@@ -136,6 +142,8 @@ def create_task(
     except ValueError as error:
         raise click.BadParameter(f"is no JSON ({error})", param_hint="PARAMS") from None
     body = {name: _json_or_text(value) for name, value in _pairs(fields).items()}
+    if tags:
+        body["tags"] = list(tags)
     task = api("POST", "/tasks", body={**body, "type": type_name, "params": given})
     if task["deduplicated"]:
         say(f"Task {task['id']} ({task['status']}) exists already.")

@@ -18,9 +18,10 @@ from taskmanager.db.connection import cache, keeps_snapshot, skips_locked
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
-from taskmanager.queue import clock_jumps, history, maintenance_runs
+from taskmanager.queue import clock_jumps, history, maintenance_runs, retention
 from taskmanager.queue.figures import counts, periods
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
+from taskmanager.queue.retention import DAY_MS
 from taskmanager.queue.schedules import runs
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -33,7 +34,6 @@ MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
 MAX_COUNTING_SECONDS = 10.0  # of these; after an upgrade there are the events of a month
 COUNTED_EVERY_MS = 60_000  # on claims, where no other run has counted
 COUNTED_ON_CLAIM = 100  # events
-DAY_MS = 86_400_000
 
 # What a task loses when it is pruned and its row is kept for its dedupe key.
 EMPTIED: Row = {
@@ -113,22 +113,38 @@ def count_events(*, now: int, deadline: float) -> int:
 def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadline: float) -> int:
     """Prunes tasks that were finished `retention_days` ago, with their history; returns how many.
 
+    The `retention_days` of a type count for its tasks instead; 0 days keep everything.
     A task that holds its dedupe key for the `dedupe_days` of its type keeps an empty
-    row until then. 0 days keeps everything. Workers that nobody has seen for as long
-    and audit events as old go too.
+    row until then. Workers that nobody has seen for as long as the setting says and
+    audit events as old go too.
     """
-    if retention_days == 0:
-        audit.prune(before=None)
-        return 0
-    cutoff = now - retention_days * DAY_MS
+    cutoff = now - retention_days * DAY_MS if retention_days else None
     audit.prune(before=cutoff)
-    key_ms = _key_ms_by_type()
-    pruned = _until_done(lambda rows: _prune_slice(cutoff, rows, key_ms, now), deadline)
+    groups = retention.groups(retention_days=retention_days, now=now)
+    pruned = sum([_prune_group(group, caller, now, deadline) for group in groups])
     _until_done(lambda rows: _release_keys_slice(now, rows), deadline)
-    _until_done(lambda rows: _prune_workers_slice(cutoff, rows), deadline)
-    _until_done(lambda rows: periods.prune_hours_slice(before=cutoff, rows=rows), deadline)
+    if cutoff is not None:
+        _until_done(lambda rows: _prune_workers_slice(cutoff, rows), deadline)
+        _until_done(lambda rows: periods.prune_hours_slice(before=cutoff, rows=rows), deadline)
+    return pruned
+
+
+def _prune_group(group: retention.Group, caller: Caller, now: int, deadline: float) -> int:
+    search = retention.Search(group, deadline)
+    key_ms = _key_ms_by_type()
+    pruned = 0
+
+    def run_slice(rows: int) -> int:
+        nonlocal pruned
+        ids = search.next_ids(rows)
+        pruned += _prune_slice(ids, group.cutoff, key_ms, now) if ids else 0
+        return len(ids)
+
+    _until_done(run_slice, deadline)
+    retention.remember(group, search.reached())
     if pruned:
-        message = f"{pruned} tasks finished before {format_time(cutoff)} pruned by {caller.name}"
+        before = format_time(group.cutoff)
+        message = f"{pruned} tasks finished before {before} pruned by {caller.name}"
         write_transaction(audit.record)(event="pruned", message=message, caller=caller, now=now)
     return pruned
 
@@ -331,8 +347,8 @@ def _start_slice(now: int, rows: int) -> int:
 
 
 @write_transaction
-def _prune_slice(cutoff: int, rows: int, key_ms: Mapping[int, int], now: int) -> int:
-    """Prunes up to `rows` tasks that were finished before `cutoff`.
+def _prune_slice(ids: list[int], cutoff: int, key_ms: Mapping[int, int], now: int) -> int:
+    """Prunes those of some tasks that were finished before `cutoff`; returns how many.
 
     Transition: completed, failed or cancelled → gone. A task that holds its dedupe
     key for longer, by `key_ms` of its type, keeps its status and an empty row.
@@ -340,9 +356,12 @@ def _prune_slice(cutoff: int, rows: int, key_ms: Mapping[int, int], now: int) ->
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    columns = "id, task_type_id, completed_at, holds_key_forever"
-    condition = "dedupe_until IS NULL AND completed_at < ?"
-    old = _lock_slice(columns, condition, cutoff, rows, by="completed_at")
+    # Waits for who changes one of them: it would not be looked at again.
+    old = fetch_all(
+        "SELECT id, task_type_id, completed_at, holds_key_forever FROM {tasks} {by_id} "
+        "WHERE id IN ? AND dedupe_until IS NULL AND completed_at < ? ORDER BY id {lock_rows}",
+        (ids, cutoff),
+    )
     kept: dict[int, list[int]] = {}  # by type
     gone = []
     for task in old:

@@ -27,7 +27,15 @@ from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
 
 # What a type can set for its tasks; None: the settings decide.
-DEFAULTS = ("priority", "max_attempts", "lease_seconds", "retry", "dedupe", "dedupe_days")
+DEFAULTS = (
+    "priority",
+    "max_attempts",
+    "lease_seconds",
+    "retry",
+    "dedupe",
+    "dedupe_days",
+    "retention_days",
+)
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
 OPEN_TASKS_COUNTED = 10_000  # so that a list does not count millions of rows

@@ -92,6 +92,18 @@ def test_a_task_is_created_and_its_id_printed(run: Callable[..., Result], api: A
     assert "no JSON" in run("tasks", "create", "job", "{n: 1}", exit_code=2).stderr
 
 
+def test_a_task_is_created_with_tags_and_found_by_them(
+    run: Callable[..., Result], api: Api
+) -> None:
+    api.register("job")
+    task_id = run("tasks", "create", "job", "--tag", "a b", "--tag", "c").stdout.strip()
+    run("tasks", "create", "job", '{"n": 2}')
+
+    [found] = json.loads(run("tasks", "list", "tag=a b", "--json").stdout)
+
+    assert (str(found["id"]), found["tags"]) == (task_id, ["a b", "c"])
+
+
 def test_errors_are_grouped(run: Callable[..., Result], failures: list[str]) -> None:
     found = rows(run("tasks", "errors"))
     assert sorted((row[0], row[2], row[-1]) for row in found) == [

@@ -153,6 +153,7 @@ class TypeDefaults(TypedDict, total=False):
     retry: RetryPolicy | None
     dedupe: Literal["forever", "active", "none"] | None
     dedupe_days: int | None
+    retention_days: int | None
 
 
 class TypeChanges(TypeDefaults, total=False):

@@ -99,6 +99,7 @@ class TaskType:
     retry: dict[str, Any] | None = None
     dedupe: str | None = None
     dedupe_days: int | None = None
+    retention_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None
     created_at: datetime | None = None
