@@ -14,7 +14,7 @@ from taskmanager.db.statements import Row, fetch_all
 from taskmanager.errors import InvalidRequest
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT, count_that_fits, sizes_of
 
-MAX_SCANNED = 5_000
+MAX_SCANNED = 2_500
 ROUNDS = 10  # of looking at a tenth of them
 
 # What a filter asks of a row. Each has one `?`, for its value.
