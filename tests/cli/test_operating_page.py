@@ -78,6 +78,7 @@ def comparable(text: str) -> list[str]:
 def test_each_command_prints_what_the_page_shows(
     api: Api, clock: Clock, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock.now -= clock.now % 60_000  # rates are counted by the minute
     types = {name: api.register(name)["id"] for name in ("fetch", "report")}
     for worker_id in ("worker-1", "worker-2"):
         api.post("/api/workers/heartbeat", {"worker_id": worker_id})
