@@ -49,7 +49,7 @@ CREATE TABLE task_types (
     max_open        TEXT,                        -- JSON
     dedupe_days     INTEGER,                     -- how long a finished task holds its key; NULL: until it is pruned
     retention_days  INTEGER,                     -- NULL: the setting decides
-    pruned_until    BIGINT NOT NULL DEFAULT 0,   -- all its tasks finished before are gone
+    pruned_until    BIGINT,                      -- all its tasks finished before are gone
     notify          VARCHAR(255),                -- the name of a webhook endpoint
     is_encrypted    SMALLINT,
     CONSTRAINT task_types_name UNIQUE (name)

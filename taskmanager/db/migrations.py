@@ -220,7 +220,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 "max_open TEXT",
                 "dedupe_days INTEGER",
                 "retention_days INTEGER",
-                "pruned_until BIGINT NOT NULL DEFAULT 0",
+                "pruned_until BIGINT",
                 "notify VARCHAR(255)",
                 "is_encrypted SMALLINT",
             ),

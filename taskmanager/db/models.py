@@ -70,7 +70,7 @@ class TaskType(_Model):
     max_open = peewee.TextField(null=True)
     dedupe_days = peewee.IntegerField(null=True)
     retention_days = peewee.IntegerField(null=True)
-    pruned_until = peewee.BigIntegerField(default=0)
+    pruned_until = peewee.BigIntegerField(null=True)
     notify = peewee.CharField(255, null=True)
     is_encrypted = peewee.SmallIntegerField(null=True)
 

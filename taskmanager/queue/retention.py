@@ -54,7 +54,7 @@ def groups(*, retention_days: int, now: int) -> list[Group]:
         if days:
             cutoff = now - days * DAY_MS
             # Later than the cutoff: the days were raised, or the clock was set back.
-            start = min(cutoff, *(row["pruned_until"] for row in rows))
+            start = min(cutoff, *(row["pruned_until"] or 0 for row in rows))
             found.append(Group({row["id"] for row in rows}, start, cutoff))
     return found
 

@@ -59,7 +59,7 @@ def fill(types: dict[str, int], now: int) -> None:
 
 def let_workers_work(api: Api, clock: Clock) -> None:
     """Ten minutes in which one worker does ten times as much as the other; then maintenance."""
-    for minute in range(10):
+    for _ in range(10):
         clock.advance(60)
         for worker_id, count in (("worker-1", 10), ("worker-2", 1)):
             for task in api.claim(worker_id, type="fetch", limit=count)["tasks"]:

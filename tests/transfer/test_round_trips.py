@@ -108,9 +108,16 @@ def test_the_file_is_for_its_owner_alone_and_replaces_an_older_one(
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
 
-# How many columns version 3 has added at the end of each table.
-ADDED = {"task_types": 9, "tasks": 13, "task_logs": 1}
-NEW_TABLES = ("maintenance_runs", "task_tags")
+# What the columns hold that later versions have added at the end of each table.
+ADDED: dict[str, tuple[int | None, ...]] = {
+    "task_types": (None,) * 10,
+    "tasks": (None,) * 13,
+    "task_logs": (None,),
+    "api_keys": (0,),
+}
+NEW_TABLES = (
+    *("maintenance_runs", "task_tags", "task_log_cuts", "task_log_readers", "period_counts"),
+)
 
 
 def test_a_file_of_an_earlier_version_is_taken(old: Queue, new: Queue, tmp_path: Path) -> None:
@@ -121,8 +128,8 @@ def test_a_file_of_an_earlier_version_is_taken(old: Queue, new: Queue, tmp_path:
     old.run("export", str(file))
     rewrite(file, lambda lines: [with_schema_version(lines[0], 1), *_of_version_1(lines[1:])])
     new.run("import", str(file))
-    for table, count in ADDED.items():
-        before[table] = [(*row[:-count], *[None] * count) for row in before[table]]
+    for table, values in ADDED.items():
+        before[table] = [(*row[: -len(values)], *values) for row in before[table]]
     assert new.moved_rows() == before | {table: [] for table in NEW_TABLES}
 
 
@@ -132,9 +139,9 @@ def _of_version_1(lines: list[str]) -> Iterator[str]:
         content = json.loads(line)
         if isinstance(content, dict):
             table = content["table"]
-        if count := ADDED.get(table):
+        if table in ADDED:
             values = content["columns"] if isinstance(content, dict) else content
-            del values[-count:]
+            del values[-len(ADDED[table]) :]
         if table not in NEW_TABLES:
             yield json.dumps(content)
 
