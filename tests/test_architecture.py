@@ -45,7 +45,7 @@ ROOMS_OF_QUEUE = [
     ("create", "lease"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "figures.periods", "maintenance_runs", "retention", "clock_jumps"),
-    ("maintenance", "figures.rates"),
+    ("maintenance", "figures.rates", "figures.history"),
     ("claim", "bulk", "failures", "figures.statistics"),
     ("figures.metrics",),
 ]

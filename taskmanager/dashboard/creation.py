@@ -92,6 +92,7 @@ class Form:
     priority: str = ""
     delay_seconds: str = ""
     dedupe: str = ""
+    tags: str = ""  # with commas or spaces between them
     problem: str = ""
 
     def read(self) -> dict[str, Any]:
@@ -105,6 +106,8 @@ class Form:
                     raise InvalidRequest(f"{name} must be a number.") from None
         if self.dedupe:
             body["dedupe"] = self.dedupe
+        if tags := self.tags.replace(",", " ").split():
+            body["tags"] = tags
         return request_schemas.CREATE_TASK.check(body)
 
     def _read_params(self) -> Any:
@@ -183,6 +186,7 @@ def _form_like(task: Row) -> Form:
             if name in params:
                 field.show(params[name])
     form.priority = str(task["priority"]) if task["priority"] else ""
+    form.tags = ", ".join(json.loads(task["tags"] or "[]"))
     form.dedupe = "none"  # the very same params would find the task that they came from
     return form
 
@@ -200,7 +204,7 @@ def add() -> Response:
     form.params = sent.get("params", "{}")
     for field in form.fields:
         field.text = sent.get(f"param.{field.name}", "")
-    for name in ("priority", "delay_seconds", "dedupe"):
+    for name in ("priority", "delay_seconds", "dedupe", "tags"):
         setattr(form, name, sent.get(name, ""))
     try:
         outcome = create.create_task(

@@ -9,6 +9,7 @@ from taskmanager.dashboard import search_line
 from taskmanager.dashboard.answers import page
 from taskmanager.dashboard.filters import asked_filters, task_filter
 from taskmanager.queue import failures
+from taskmanager.queue.figures import history
 from taskmanager.queue.task_types import find_task_types
 
 blueprint = Blueprint("failures", __name__)
@@ -22,14 +23,23 @@ def show() -> Response:
     found = failures.group_failures(
         task_filter=task_filter(filters), cursor=request.args.get("cursor") or None, caller=g.caller
     )
+    types = find_task_types(caller=g.caller)
+    trends = history.failures_by_hour(names={row["id"]: row["name"] for row in types}, now=g.now)
     return page(
         "errors.html",
         found=found,
-        groups=[{**group, "filters": filters_of(group)} for group in found.groups],
+        groups=[
+            {
+                **group,
+                "filters": filters_of(group),
+                "trend": trends.get((group["type"], group["error_code"])),
+            }
+            for group in found.groups
+        ],
         most=max((group["count"] for group in found.groups), default=0),
         filters=filters,
         line=search_line.line_of(filters),
-        types=[row["name"] for row in find_task_types(caller=g.caller)],
+        types=[row["name"] for row in types],
     )
 
 

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, g, request
 
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import settings
 from taskmanager.dashboard.answers import page
 from taskmanager.dashboard.attention import notices
+from taskmanager.dashboard.chart import chart_of
 from taskmanager.queue import read, workers
-from taskmanager.queue.figures import statistics
+from taskmanager.queue.figures import history, rates, statistics
 from taskmanager.queue.task_types import find_task_types
 
 blueprint = Blueprint("overview", __name__)
@@ -22,13 +23,16 @@ WORKERS_SHOWN = 6
 @blueprint.get("")
 @requires("tasks:read")
 def show() -> Response:
-    """GET /dashboard: the overview; before there is a type, what to do first."""
+    """GET /dashboard: the overview; `range` is of its chart. Before there is a type, what to do."""
     types = find_task_types(caller=g.caller, columns="id, name, is_active, is_paused")
     if not types:
         return page("first_visit.html")
     figures = statistics.queue_figures(caller=g.caller, now=g.now)
     paused = {row["name"] for row in types if row["is_paused"]}
-    rows = [{**row, "is_paused": row["name"] in paused} for row in type_rows(figures)]
+    rows = [{**row, "is_paused": row["name"] in paused} for row in type_rows(figures, now=g.now)]
+    asked = request.args.get("range")
+    range_name = asked if asked in history.RANGES else "day"
+    steps = history.finished_by_time(names=figures.names, range_name=range_name, now=g.now)
     seen: Any = None
     if g.caller.may("workers:read"):
         seen = workers.list_workers(
@@ -43,6 +47,9 @@ def show() -> Response:
         "overview.html",
         notices=notices(figures, types, caller=g.caller, now=g.now),
         totals=_totals(figures),
+        chart=chart_of(steps, range_name) if steps else None,
+        ranges=history.RANGES,
+        range=range_name,
         types=sorted(rows, key=lambda row: -row["waiting"])[:TYPES_SHOWN],
         more_types=max(0, len(rows) - TYPES_SHOWN),
         most=max((row["waiting"] for row in rows), default=0),
@@ -52,34 +59,48 @@ def show() -> Response:
     )
 
 
-def type_rows(figures: statistics.QueueFigures) -> list[dict[str, Any]]:
+def type_rows(figures: statistics.QueueFigures, *, now: int) -> list[dict[str, Any]]:
     """One row for each type that has tasks: what waits, what was done, when it is drained.
 
-    `drained_in` is in milliseconds: 0 where nothing waits, None where nothing of it was done in
-    the last hour.
+    `drains_at` is None where nothing waits, and where the backlog does not shrink; then
+    `is_measured` tells whether that is known. `wait` and `run` are the durations of the last hour
+    that was counted, or None; `workers` those who worked on it then, the busiest first.
     """
+    backlog = {name: each["pending"] + each["claimed"] for name, each in figures.tasks.items()}
+    found = rates.queue_rates(names=figures.names, backlog=backlog, now=now)
+    until = found.measured_until
+    workers_of = history.workers_by_type(names=figures.names)
     return [
-        _type_row(name, tasks, figures.finished[name], figures.oldest_pending_seconds.get(name))
+        {
+            **_counted(name, tasks, figures.finished[name]),
+            "oldest_ms": _milliseconds(figures.oldest_pending_seconds.get(name)),
+            "drains_at": found.drains_at[name],
+            "is_measured": until is not None and now - until <= rates.STALE_MS,
+            "wait": found.waits.get(name),
+            "run": found.runs.get(name),
+            "workers": workers_of.get(name, []),
+        }
         for name, tasks in figures.tasks.items()
     ]
 
 
-def _type_row(name: str, tasks: Any, finished: Any, oldest: float | None) -> dict[str, Any]:
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
+
+
+def _counted(name: str, tasks: Any, finished: Any) -> dict[str, Any]:
     waiting = tasks["pending"] + tasks["scheduled"]
     hour, day = finished["hour"], finished["day"]
     done = hour["completed"] + hour["failed"]
-    per_minute = max(finished["minute"]["completed"] + finished["minute"]["failed"], done / 60)
-    drained_in = None if not per_minute else tasks["pending"] / per_minute * 60_000
     ended = day["completed"] + day["failed"]
     return {
         "name": name,
         "waiting": waiting,
-        "oldest_ms": None if oldest is None else oldest * 1000,
+        "pending": tasks["pending"],
         "running": tasks["claimed"],
         "per_minute": done / 60,
         "failed": day["failed"],
         "failed_share": day["failed"] / ended if ended else None,
-        "drained_in": drained_in if tasks["pending"] else 0,
     }
 
 

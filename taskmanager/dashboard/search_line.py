@@ -43,8 +43,8 @@ def filters_of(line: str) -> dict[str, str]:
             typed, value = "type", value if "%" in value else f"%{value}%"
         if typed not in TASK_FILTERS and not typed.startswith("params."):
             raise InvalidRequest(
-                f"There is no filter '{name}'; write type:, status:, error:, code:, worker:, "
-                "parent:, params.NAME: or one that docs/api.md names."
+                f"There is no filter '{name}'; write type:, status:, error:, code:, tag:, "
+                "worker:, parent:, params.NAME: or one that docs/api.md names."
             )
         filters[typed] = f"{filters[typed]},{value}" if typed in filters else value
     return filters

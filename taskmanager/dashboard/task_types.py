@@ -10,12 +10,13 @@ from taskmanager.dashboard.answers import lead_to, page
 from taskmanager.dashboard.overview import type_rows
 from taskmanager.errors import InvalidRequest
 from taskmanager.params.empty_objects import schema_with_objects
-from taskmanager.queue import task_types
+from taskmanager.queue import read, task_types
 from taskmanager.queue.figures import statistics
 
 blueprint = Blueprint("task_types", __name__)
 
 PAGE_SIZE = 100
+HELD_SHOWN = 20
 SWITCHES = {
     "pause": ({"is_paused": True}, "is paused: none of its tasks is handed out."),
     "resume": ({"is_paused": False}, "is handed out again."),
@@ -48,7 +49,7 @@ def _figures() -> dict[str, Any]:
     """The rows of the overview by the type's name; none for a key that may not read tasks."""
     if not g.caller.may("tasks:read"):
         return {}
-    rows = type_rows(statistics.queue_figures(caller=g.caller, now=g.now))
+    rows = type_rows(statistics.queue_figures(caller=g.caller, now=g.now), now=g.now)
     return {row["name"]: row for row in rows}
 
 
@@ -69,9 +70,26 @@ def _page(name: str, **more: Any) -> Response:
         shown=task_types.get_task_type(name=name, version=shown),
         versions=task_types.list_versions(task_type_id=row["id"]),
         figures=_figures().get(name),
+        held=_held(name),
         defaults={one: row[one] for one in task_types.DEFAULTS if row[one] is not None},
         **more,
     )
+
+
+def _held(name: str) -> list[Any]:
+    """Tasks of the type that workers hold, for a key that may read tasks."""
+    if not g.caller.may("tasks:read"):
+        return []
+    return read.list_tasks(
+        task_filter=read.TaskFilter(type_pattern=name, statuses=("claimed",)),
+        sort_by="id",
+        descending=False,
+        limit=HELD_SHOWN,
+        offset=0,
+        cursor=None,
+        with_total=False,
+        caller=g.caller,
+    ).tasks
 
 
 @blueprint.post("/types/<name>/check")

@@ -1,5 +1,6 @@
 """How pages write figures, times and JSON: the filters of the templates."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -76,6 +77,13 @@ def clock_time(milliseconds: int) -> str:
     return f"{at:%H:%M:%S}.{milliseconds % 1000:03d}"
 
 
+def hour_of(milliseconds: int) -> str:
+    """`15:01`, and on another day than today `29 Nov, 15:01`; in UTC."""
+    at = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    today = datetime.fromtimestamp(g.now / 1000, UTC).date()
+    return f"{at:%H:%M}" if at.date() == today else f"{at.day} {at:%b, %H:%M}"
+
+
 def machine_time(milliseconds: int) -> str:
     """What the attribute `datetime` of a time takes."""
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -118,6 +126,11 @@ def _line(depth: int) -> str:
     return "\n" + "  " * min(depth, MAX_NESTING)
 
 
+def json_list(text: str | None) -> list[Any]:
+    """The members of a list that is stored as JSON; none where nothing is stored."""
+    return json.loads(text) if text else []
+
+
 def status_word(status: str) -> str:
     """The status as a heading has it: `Failed`."""
     return status.capitalize()
@@ -130,8 +143,10 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "ago": ago,
     "moment": moment,
     "clock_time": clock_time,
+    "hour_of": hour_of,
     "machine_time": machine_time,
     "count_of": count_of,
+    "json_list": json_list,
     "json_parts": json_parts,
     "status_word": status_word,
 }

@@ -9,6 +9,7 @@ from taskmanager.api.requests import settings
 from taskmanager.dashboard.answers import page
 from taskmanager.db.statements import Row
 from taskmanager.queue import read, workers
+from taskmanager.queue.figures.rates import with_rates
 
 blueprint = Blueprint("workers", __name__)
 
@@ -30,7 +31,9 @@ def show_all() -> Response:
         now=g.now,
     )
     held = {row["id"]: _tasks(row, HELD_SHOWN) for row in found.rows if row["tasks_held"]}
-    return page("workers.html", page=found, held=held, is_first="cursor" not in request.args)
+    rows = with_rates(found.rows, caller=g.caller, now=g.now)
+    is_first = "cursor" not in request.args
+    return page("workers.html", page=found, rows=rows, held=held, is_first=is_first)
 
 
 @blueprint.get("/workers/<worker:worker_id>")
@@ -44,6 +47,7 @@ def show(worker_id: str) -> Response:
         now=g.now,
     )
     held = _tasks(row, TASKS_SHOWN) if row["tasks_held"] else []
+    row = with_rates([row], caller=g.caller, now=g.now)[0]
     return page("worker.html", worker=row, held=held)
 
 

@@ -7,6 +7,7 @@ table prefix:
     {index tasks_by_worker}     reads the table that it follows through this index
     {unique tasks_key_forever}  the same for the index of a UNIQUE constraint
     {by_id}                     the same for the primary key
+    {modulo}                    between two numbers: the rest of a division
     {lock_rows}                 closes a SELECT of rows that this transaction will change
     {lock_free_rows}            the same, but skips rows that another transaction has locked
 """
@@ -23,6 +24,7 @@ class Dialect(NamedTuple):
     placeholder: str
     lock_rows: str
     lock_free_rows: str
+    modulo: str  # a % is how pymysql marks a value
     index_hint: str
     # SQLite names the index of a UNIQUE constraint itself, and finds it without a hint.
     unique_hint: str
@@ -60,6 +62,7 @@ SQLITE = Dialect(
     placeholder="?",
     lock_rows="",
     lock_free_rows="",
+    modulo="%",
     index_hint="INDEXED BY %s",
     unique_hint="",
     by_id="NOT INDEXED",
@@ -70,6 +73,7 @@ MYSQL = Dialect(
     placeholder="%s",
     lock_rows="FOR UPDATE",
     lock_free_rows="FOR UPDATE SKIP LOCKED",
+    modulo="MOD",
     index_hint="FORCE INDEX (%s)",
     unique_hint="FORCE INDEX (%s)",
     by_id="FORCE INDEX (PRIMARY)",

@@ -174,3 +174,16 @@ def test_the_curl_command_of_a_task_creates_the_same_one(api: Api, person: SignI
     body = json.loads(shlex.split(command)[-1])
     assert (body["type"], body["params"], body["priority"]) == ("job", params, 3)
     assert api.key not in page
+
+
+def test_tags_are_given_in_the_form_and_copied(api: Api, person: SignIn) -> None:
+    api.register(schema=SCHEMA)
+    somebody = person()
+    somebody.post("/dashboard/tasks/new", {**GOOD, "tags": "nightly, shop-7  "})
+    assert created(api)["tags"] == ["nightly", "shop-7"]
+    page = somebody.get(f"/dashboard/tasks/new?like={created(api)['id']}").text
+    assert 'value="nightly, shop-7"' in page
+    answer = somebody.post("/dashboard/tasks/new", {**GOOD, "tags": "x" * 51})
+    assert answer.status_code == 400
+    assert "tags" in text_of(answer)
+    assert 'value="xxxxx' in answer.text

@@ -13,6 +13,7 @@ LINES = {
     "type:mail.send status:failed": {"type": "mail.send", "status": "failed"},
     'error:"no answer" code:timeout': {"error": "no answer", "error_code": "timeout"},
     "params.user.id:5": {"params.user.id": "5"},
+    "tag:nightly": {"tag": "nightly"},
     "worker:w-1 parent:7": {"worker_id": "w-1", "parent_task_id": "7"},
     "created_after:2026-01-31T12:00:00Z": {"created_after": "2026-01-31T12:00:00Z"},
     "params.url:https://example.org/": {"params.url": "https://example.org/"},
@@ -89,6 +90,20 @@ def test_the_heads_of_the_columns_sort_the_list(api: Api, person: SignIn) -> Non
     order = re.findall('name="id" value="([0-9]+)"', page)
     assert order == [str(ids[1]), str(ids[2]), str(ids[0])]
     assert page.count('aria-sort="descending"') == 1
+
+
+def test_lists_show_tags_and_find_tasks_by_one(api: Api, person: SignIn) -> None:
+    api.register()
+    api.create(tags=["nightly", "shop-7"])
+    api.create()
+    somebody = person()
+    page = somebody.get("/dashboard/tasks").text
+    assert 'href="/dashboard/tasks?tag=shop-7"' in page
+    assert page.count('name="id"') == 2
+    answer = somebody.get("/dashboard/tasks", query_string={"q": "tag:nightly"})
+    page = somebody.get(answer.headers["Location"]).text
+    assert page.count('name="id"') == 1
+    assert 'value="tag:nightly"' in page
 
 
 def test_pages_go_on_by_the_last_task_and_back_to_the_newest(api: Api, person: SignIn) -> None:

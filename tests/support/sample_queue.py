@@ -38,6 +38,12 @@ WORK = {
     "image.resize": (6, {"pixel-3": 6}, 0.01),
     "feed.poll": (4, {"poller-1": 4}, 0.2),
 }
+RECENT_MINUTES = 12
+RECENT_WORK = (
+    ("mailer-1", "mail.send"),
+    ("transcoder-1", "video.transcode"),
+    ("poller-1", "feed.poll"),
+)
 ERRORS = {
     "timeout": "No answer from the feed within {} s",
     "refused": "The server at 10.0.3.{} refused the connection",
@@ -129,7 +135,9 @@ def _task(name: str, number: int) -> dict[str, Any]:
     params: dict[str, Any] = {"source": f"https://example.org/{number}.xml", "since": 2**53 + 1}
     if name == "mail.send":
         params = {"to": f"user{number}@example.org", "template": "invoice", "data": {"no": number}}
-    return {"type": name, "params": params, "dedupe": "none", "priority": random.choice((0, 0, 5))}
+    priority = random.choice((0, 0, 5))
+    tags = {"tags": ["customer-17"]} if number % 9 == 0 else {}
+    return {"type": name, "params": params, "dedupe": "none", "priority": priority, **tags}
 
 
 def _report(task: Any, fails: float) -> dict[str, Any]:
@@ -143,7 +151,20 @@ def _report(task: Any, fails: float) -> dict[str, Any]:
 
 
 def _present(api: _Api) -> None:
-    api.post("tasks/batch", {"tasks": [_task("video.transcode", n) for n in range(40)]})
+    api.shift = -RECENT_MINUTES * 60_000
+    for name, count in (("video.transcode", 40), ("feed.poll", 30)):
+        api.post("tasks/batch", {"tasks": [_task(name, n) for n in range(count)]})
+    for minute in range(RECENT_MINUTES, 0, -1):
+        api.shift = -minute * 60_000
+        api.post("tasks/batch", {"tasks": [_task("mail.send", 10**4 + minute)]})
+        for worker, name in RECENT_WORK:
+            claim = {"worker_id": worker, "type": name, "limit": 2}
+            held = (api.post("tasks/claim", claim) or {}).get("tasks", [])
+            api.shift += random.choice((400, 1_900, 9_000, 20_000))
+            completions = [_report(task, 0.1) for task in held]
+            if completions:
+                api.post("tasks/complete", {"worker_id": worker, "completions": completions})
+    api.shift = 0
     for worker, name in (("transcoder-1", "video.transcode"), ("mailer-2", "mail.send")):
         task = api.post("tasks/claim", {"worker_id": worker, "type": name})
         if task:

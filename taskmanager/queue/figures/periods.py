@@ -43,11 +43,12 @@ BUCKET_FACTOR = 1.25
 DURATIONS = ("wait", "run")  # from pending to claimed; from claimed to the worker's report
 FAILED = "failed"  # an attempt failed; by error code
 CREATED = "created"  # a task came, or came back by a retry from outside
-FINISHED = "finished"  # a task ended
+FINISHED = "finished"  # a task ended; by status
 REPORTED = "reported"  # a worker reported the end of an attempt; by worker
-FOLDED = (*DURATIONS, FAILED)  # into hours once they are a day old
-SHORT_LIVED = (CREATED, FINISHED, REPORTED)
+SHORT_LIVED = (CREATED, REPORTED)
 SHORT_LIVED_MS = 2 * HOUR_MS
+# measure → how old its minutes are when they are folded into hours
+FOLDED = {"wait": DAY_MS, "run": DAY_MS, FAILED: DAY_MS, FINISHED: SHORT_LIVED_MS}
 
 REPORTS = ("completed", "failed", "retry_scheduled")
 NO_CODE = ""  # of a failure that was reported without one
@@ -189,7 +190,7 @@ def _tally(rows: Sequence[Row]) -> _Tally:
         if event in ("created", "retried"):
             tally.add_event(CREATED, row)
         elif row["status"] in FINISHED_STATUSES:
-            tally.add_event(FINISHED, row)
+            tally.add_event(FINISHED, row, row["status"])
     return tally
 
 
@@ -270,7 +271,7 @@ def _ids_of(keys: Iterable[Key]) -> dict[Key, int]:
 
 @write_transaction
 def fold_slice(*, now: int, rows: int) -> int:
-    """Adds up to `rows` counts of minutes that are a day old to those of their hours, per measure.
+    """Adds up to `rows` counts of old minutes to those of their hours, per measure of FOLDED.
 
     Transition: none.
     Commits together: the counts of the minutes and of the hours.
@@ -279,10 +280,9 @@ def fold_slice(*, now: int, rows: int) -> int:
     """
     # Whoever adds counts holds this row, so nobody else adds the same hour.
     fetch_one("SELECT slices FROM {task_log_readers} WHERE name = ? {lock_rows}", (READER,))
-    day_ago = now - DAY_MS
     tally, ids, most = _Tally(), [], 0
-    for measure in FOLDED:
-        old = _oldest(measure, MINUTE, day_ago - day_ago % HOUR_MS, rows)
+    for measure, age in FOLDED.items():
+        old = _oldest(measure, MINUTE, (now - age) // HOUR_MS * HOUR_MS, rows)
         most = max(most, len(old))
         for row in old:
             hour_at = row["period_at"] - row["period_at"] % HOUR_MS
@@ -312,7 +312,7 @@ def prune_hours_slice(*, before: int, rows: int) -> int:
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    return _prune_slice(FOLDED, HOUR, before, rows)
+    return _prune_slice(list(FOLDED), HOUR, before, rows)
 
 
 @write_transaction
@@ -398,3 +398,21 @@ def counts_between(measure: str, begin: int, end: int) -> Counter[tuple[int, str
         (measure, MINUTE, begin, end),
     )
     return Counter({(row["task_type_id"], row["label"]): int(row["events"]) for row in rows})
+
+
+def counts_by_time(measure: str, begin: int, end: int, step: int) -> Counter[tuple[int, int, str]]:
+    """Events from `begin` on and before `end`, by the step's beginning, type and label.
+
+    Of a measure of FOLDED. Before its age, a `step` of less than an hour has its events in the
+    first step of each hour.
+    """
+    rows = fetch_all(
+        "SELECT period_at - period_at {modulo} ? AS step_at, task_type_id, label, "
+        "SUM(events) AS events FROM {period_counts} {unique period_counts_period} "
+        "WHERE measure = ? AND period_seconds IN ? AND period_at >= ? AND period_at < ? "
+        "GROUP BY step_at, task_type_id, label",
+        (step, measure, [MINUTE, HOUR], begin, end),
+    )
+    return Counter(
+        {(row["step_at"], row["task_type_id"], row["label"]): int(row["events"]) for row in rows}
+    )

@@ -4,6 +4,7 @@ All of it is read from what periods.py has counted, so it is of the time up to w
 counted: about a minute ago while maintenance runs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -68,9 +69,13 @@ def _drains_at(
         return found
     end = until - until % MINUTE_MS
     came = periods.counts_between(periods.CREATED, end - RATE_MS, end)
-    went = periods.counts_between(periods.FINISHED, end - RATE_MS, end)
+    went: Counter[int] = Counter()
+    for (type_id, _), events in periods.counts_between(
+        periods.FINISHED, end - RATE_MS, end
+    ).items():
+        went[type_id] += events
     for type_id, name in names.items():
-        shrunk_by = went[type_id, ""] - came[type_id, ""]
+        shrunk_by = went[type_id] - came[type_id, ""]
         if backlog.get(name) and shrunk_by > 0:
             duration = backlog[name] * RATE_MS // shrunk_by
             found[name] = now + duration if duration <= MAX_DRAIN_MS else None
