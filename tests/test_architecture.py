@@ -26,7 +26,7 @@ ROOMS = [
     ("db",),
     ("access", "params"),
     ("queue",),
-    ("transfer", "ratelimits"),
+    ("transfer", "ratelimits", "notify"),
     ("doctor", "bootstrap"),
     ("api",),
     ("dashboard",),
