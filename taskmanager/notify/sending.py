@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from taskmanager.notify.addresses import (
     Address,
@@ -60,12 +60,7 @@ def post(
     `seconds` bounds everything after the name is resolved. Raises AddressRefused before anything
     is sent, and NotSent.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in (("https", "http") if rules.is_http_allowed else ("https",)):
-        raise AddressRefused("Only https addresses are allowed.")
-    if not parts.hostname or parts.username is not None:
-        raise AddressRefused("The address needs a host, and no user name or password.")
-    host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    parts, host, port = check_url(url, rules)
     addresses = permitted_addresses(host, allowed=rules.allowed_networks, resolver=rules.resolver)
     deadline = time.monotonic() + seconds
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -89,6 +84,22 @@ def post(
                 return answer
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotSent(f"No answer from {host}: {type(error).__name__}.") from error
+
+
+def check_url(url: str, rules: Rules) -> tuple[SplitResult, str, int]:
+    """The parts of `url`, its host and port. Raises AddressRefused; resolves nothing."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        raise AddressRefused("The address cannot be read.") from None
+    if parts.scheme not in (("https", "http") if rules.is_http_allowed else ("https",)):
+        raise AddressRefused("Only https addresses are allowed.")
+    if not parts.hostname or parts.username is not None:
+        raise AddressRefused("The address needs a host, and no user name or password.")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise AddressRefused("The address has characters that must be percent-encoded.")
+    return parts, parts.hostname, port
 
 
 def _connect(addresses: Sequence[Address], port: int, deadline: float) -> socket.socket:
