@@ -382,3 +382,21 @@ def test_a_transition_that_is_undone_tells_nobody(
             maintenance.requeue_expired_claims(now=clock.now, deadline=float("inf"))
     assert job.get("/api/tasks")["tasks"][0]["status"] == "claimed"
     assert fetch_value("SELECT COUNT(*) FROM {webhook_deliveries}") == 0
+
+
+def test_the_command_for_cron_sends_too(
+    job: Api, hook: Any, receiver: Receiver, database_url: str, tmp_path: Any
+) -> None:
+    job.create()
+    complete(job)
+    environment = {
+        **os.environ,
+        "TASKMANAGER_DATABASE_URL": database_url,
+        "TASKMANAGER_INSTANCE_PATH": str(tmp_path / "instance"),
+        "TASKMANAGER_WEBHOOKS_ALLOW_HTTP": "1",
+        "TASKMANAGER_WEBHOOKS_ALLOW_NETWORKS": LOOPBACK,
+    }
+    command = [sys.executable, "-m", "taskmanager", "maintain"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "delivered: 1" in done.stderr
+    assert delivery(job, hook)["status"] == "delivered"
