@@ -232,6 +232,43 @@ CREATE TABLE schedules (
 
 CREATE INDEX schedules_by_next_run_at ON schedules (next_run_at);
 
+-- Where to send that a task has ended. The secrets sign messages, so they are stored as they are.
+CREATE TABLE webhooks (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name            VARCHAR(255) NOT NULL,
+    url             TEXT NOT NULL,
+    secret          VARCHAR(100) NOT NULL,
+    old_secret      VARCHAR(100),                -- signs too, until the time below
+    old_secret_until BIGINT,
+    is_active       SMALLINT NOT NULL,
+    failing_since   BIGINT,                      -- since the last success; NULL: it works
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    CONSTRAINT webhooks_name UNIQUE (name)
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+-- The outbox: a row is committed with the end of the task that it is about.
+CREATE TABLE webhook_deliveries (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    webhook_id      BIGINT NOT NULL,             -- no reference: a deleted endpoint hinders no task
+    message_id      VARCHAR(40) NOT NULL,
+    task_id         BIGINT NOT NULL,             -- it may be pruned meanwhile
+    event           VARCHAR(32) NOT NULL,
+    body            TEXT NOT NULL,
+    status          VARCHAR(10) NOT NULL,       -- 'pending', 'delivered' or 'failed'
+    attempts        INTEGER NOT NULL,
+    next_attempt_at BIGINT NOT NULL,             -- moved by whoever sends it
+    give_up_at      BIGINT NOT NULL,
+    response_status INTEGER,
+    error           TEXT,
+    finished_at     BIGINT,
+    created_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX webhook_deliveries_by_next_attempt_at ON webhook_deliveries (status, next_attempt_at);
+CREATE INDEX webhook_deliveries_by_webhook ON webhook_deliveries (webhook_id, id);
+CREATE INDEX webhook_deliveries_by_give_up_at ON webhook_deliveries (give_up_at);
+
 CREATE TABLE api_keys (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     name            VARCHAR(255) NOT NULL,

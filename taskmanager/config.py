@@ -13,6 +13,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,13 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _networks(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(part) for part in _names(value))
+    except ValueError:
+        raise ValueError("a comma-separated list of networks, such as 10.1.0.0/16") from None
+
+
 def _origins(value: str) -> tuple[str, ...]:
     origins = _names(value)
     for origin in origins:
@@ -206,6 +214,15 @@ class Settings:
         "0",
         _whole_number(0, 1),
         "1: every call is also answered without /api, for clients that lose it from the address",
+    )
+    webhooks_allow_http: int = _setting(
+        "0", _whole_number(0, 1), "1: webhooks may have http:// addresses"
+    )
+    webhooks_allow_networks: tuple[IPv4Network | IPv6Network, ...] = _setting(
+        "",
+        _networks,
+        "Comma-separated networks that are not public but may receive webhooks, such as "
+        "10.1.0.0/16",
     )
     cors_origins: tuple[str, ...] = _setting(
         "",

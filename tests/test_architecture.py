@@ -26,7 +26,7 @@ ROOMS = [
     ("db",),
     ("access", "params"),
     ("queue",),
-    ("transfer", "ratelimits"),
+    ("transfer", "ratelimits", "notify"),
     ("doctor", "bootstrap"),
     ("api",),
     ("dashboard",),
@@ -37,7 +37,7 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size",),
+    ("answer_size", "outbox"),
     ("history", "dedupe", "retry", "task_types"),
     ("search", "feed"),
     ("store", "read", "claim_sql"),
@@ -58,10 +58,10 @@ KEPT_TO = {
     "limits": {"ratelimits", "api", "doctor"},
     "click": {"cli"},
     "gunicorn": {"serving"},
-    "peewee": {"db", "access", "queue", "transfer", "bootstrap"},
+    "peewee": {"db", "access", "queue", "transfer", "bootstrap", "notify"},
     "pymysql": {"db"},
     "cronsim": {"queue"},
-    "taskmanager.db.transactions": {"db", "access", "queue", "transfer"},
+    "taskmanager.db.transactions": {"db", "access", "queue", "transfer", "notify"},
 }
 # Folders of tests that belong to no room.
 OTHER_TESTS = {"acceptance", "clients", "races", "support"}

@@ -21,6 +21,7 @@ from taskmanager.api import (
     service,
     task_types,
     tasks,
+    webhooks,
     workers,
 )
 from taskmanager.api.auth import (
@@ -45,6 +46,7 @@ RESOURCES = (
         service,
         keys,
         audit,
+        webhooks,
         maintenance,
     ),
     *(doctor, documentation, clients),

@@ -8,6 +8,7 @@ from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import settings, task_defaults
 from taskmanager.api.responses import success
+from taskmanager.notify import deliveries
 from taskmanager.queue import maintenance
 from taskmanager.queue.maintenance_runs import record_run
 
@@ -15,6 +16,9 @@ blueprint = Blueprint("maintenance", __name__, url_prefix="/maintenance")
 
 # Web servers give up on a request after 30 seconds or so; what is left is for the next run.
 MAX_REQUEST_SECONDS = 20.0
+# Of webhooks, after that: no attempt begins later, and each ends within POST_SECONDS.
+SENDING_SECONDS = 2.0
+POST_SECONDS = 5.0
 
 
 @blueprint.post("/run")
@@ -25,6 +29,8 @@ MAX_REQUEST_SECONDS = 20.0
 )
 def run() -> Response:
     """POST /api/maintenance/run: does what is due, for at most 20 seconds.
+
+    Then sends webhooks for 2 seconds.
 
     200 with the number of tasks `created` (by schedules), `requeued` (expired
     leases), `started` (delayed until now) and `pruned` (past their retention);
@@ -39,4 +45,10 @@ def run() -> Response:
         max_seconds=MAX_REQUEST_SECONDS,
     )
     record_run("http", started_at=now, started=started, tasks_moved=sum(done.values()))
+    deliveries.prune(retention_days=settings().retention_days, now=now)
+    deliveries.send_due(
+        rules=deliveries.rules_of(settings()),
+        budget_seconds=SENDING_SECONDS,
+        post_seconds=POST_SECONDS,
+    )
     return success(done, "Maintenance done")

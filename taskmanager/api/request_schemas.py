@@ -20,6 +20,7 @@ from taskmanager.api.json_schema import (
     record,
 )
 from taskmanager.api.requests import MAX_INTEGER, PARAMS_PATH, QueryParameters, RequestBody
+from taskmanager.notify import endpoints
 from taskmanager.queue import claim_sql, dedupe, read, retry
 from taskmanager.queue.answer_size import LARGE_COLUMNS
 from taskmanager.queue.create import MAX_DELAY_SECONDS
@@ -93,6 +94,7 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "dedupe": or_null(DEDUPE),
     "dedupe_days": or_null(DEDUPE_DAYS),
     "retention_days": or_null(RETENTION_DAYS),
+    "notify": or_null(NAME),
 }
 
 REGISTER_TASK_TYPE = RequestBody(
@@ -118,6 +120,7 @@ CREATE_TASK = RequestBody(
     parent_task_id=or_null(ID),
     tags={**list_of(TAG), "maxItems": 10},
     traceparent=or_null(TRACEPARENT),
+    notify=NAME,
 )
 CREATE_TASKS = RequestBody(
     required=("tasks",),
@@ -209,6 +212,10 @@ CHANGE_KEY = RequestBody(
     rate_limit=or_null(RATE_LIMIT),
     expires_at=or_null(TIME),
 )
+_WEBHOOK_URL = _text(1, endpoints.MAX_URL_LENGTH)
+CREATE_WEBHOOK = RequestBody(required=("name", "url"), name=NAME, url=_WEBHOOK_URL, is_active=FLAG)
+CHANGE_WEBHOOK = RequestBody(keeps_null=True, url=_WEBHOOK_URL, is_active=FLAG)
+ROTATE_WEBHOOK = RequestBody(overlap_seconds=integer(0, endpoints.MAX_OVERLAP_SECONDS))
 ROTATE_KEY = RequestBody(overlap_seconds=integer(0, MAX_OVERLAP_SECONDS))
 
 _LIMIT = {**integer(1, 100), "default": 50}

@@ -103,6 +103,7 @@ TASK = Fields(
     parent_task_id=or_null(NUMBER),
     tags=like(list_of(TEXT), []),
     traceparent=like(or_null(TEXT), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    notify=like(or_null(TEXT), "billing"),
     worker_id=or_null(WORKER_ID),
     claimed_by=or_null(WORKER_ID),
     claimed_at=or_null(TIME),
@@ -158,6 +159,7 @@ TASK_TYPE = Fields(
     dedupe=or_null(one_of(*dedupe.POLICIES)),
     dedupe_days=like(or_null(COUNT), None),
     retention_days=like(or_null(COUNT), None),
+    notify=like(or_null(TEXT), None),
     created_at=TIME,
     updated_at=TIME,
 )
@@ -215,6 +217,32 @@ KEY = Fields(
     expires_at=or_null(TIME),
     revoked_at=like(or_null(TIME), None),
     last_used_at=or_null(TIME),
+    created_at=TIME,
+)
+# Never a secret.
+WEBHOOK = Fields(
+    id=NUMBER,
+    name=like(TEXT, "billing"),
+    url=like(TEXT, "https://example.org/hooks"),
+    is_active=like(FLAG, True),
+    failing_since=like(or_null(TIME), None),
+    old_secret_until=like(or_null(TIME), None),
+    created_at=TIME,
+    updated_at=TIME,
+)
+DELIVERY = Fields(
+    id=NUMBER,
+    webhook_id=NUMBER,
+    message_id=like(TEXT, "msg_9f86d081884c7d659a2feaa0c55ad015"),
+    task_id=NUMBER,
+    event=like(TEXT, "task.completed"),
+    status=one_of("pending", "delivered", "failed"),
+    attempts=COUNT,
+    next_attempt_at=TIME,
+    give_up_at=TIME,
+    response_status=like(or_null(NUMBER), 200),
+    error=like(or_null(TEXT), None),
+    finished_at=or_null(TIME),
     created_at=TIME,
 )
 AUDIT_EVENT = Fields(

@@ -27,7 +27,8 @@ def register(body: Values) -> Response:
 
     `name`, `version`, `param_schema` (a JSON Schema of at most 65,536 bytes);
     optionally the defaults of its tasks: `priority`, `max_attempts`,
-    `lease_seconds`, `retry`, `dedupe`, `dedupe_days`, `retention_days`.
+    `lease_seconds`, `retry`, `dedupe`, `dedupe_days`, `retention_days`,
+    `notify`.
 
     201 `created`; 200 `updated`, or unchanged; 400 a field or the schema is wrong.
     """

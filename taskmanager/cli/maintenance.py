@@ -12,14 +12,18 @@ from taskmanager.clock import utc_now
 from taskmanager.config import Settings
 from taskmanager.errors import ConfigurationError
 from taskmanager.files.locks import try_file_lock
+from taskmanager.notify import deliveries
 from taskmanager.queue import maintenance, maintenance_runs
 from taskmanager.queue.task_types import TaskDefaults
 
+MAX_SENDING_SECONDS = 40.0
 
-def _run_alone(work: Callable[[Settings, int, float], dict[str, int]]) -> None:
+
+def _run_alone(work: Callable[[Settings, int, float], dict[str, int]]) -> Settings:
     """Opens the queue and calls `work` with the settings, the time and a deadline.
 
-    Does nothing if another run holds the lock. Prints a line for each count above zero.
+    Returns the settings. Does nothing if another run holds the lock. Prints a line for each
+    count above zero.
     """
     settings = open_queue()
     now, started = utc_now(), time.monotonic()
@@ -35,7 +39,7 @@ def _run_alone(work: Callable[[Settings, int, float], dict[str, int]]) -> None:
                 "TASKMANAGER_INSTANCE_PATH to another folder."
             ) from error
         if not locked:
-            return
+            return settings
         done = work(settings, now, started + maintenance.MAX_RUN_SECONDS)
     maintenance_runs.record_run(
         "command", started_at=now, started=started, tasks_moved=sum(done.values())
@@ -43,6 +47,7 @@ def _run_alone(work: Callable[[Settings, int, float], dict[str, int]]) -> None:
     for what, count in done.items():
         if count:
             say(f"{what}: {count}")
+    return settings
 
 
 @click.command("requeue-stale")
@@ -78,8 +83,11 @@ def prune() -> None:
 
 @click.command()
 def maintain() -> None:
-    """Run all maintenance that is due. Run it from cron once a minute."""
-    _run_alone(
+    """Run all maintenance that is due. Run it from cron once a minute.
+
+    Sends webhooks after that.
+    """
+    settings = _run_alone(
         lambda settings, now, deadline: maintenance.maintain(
             retention_days=settings.retention_days,
             defaults=TaskDefaults.of(settings),
@@ -87,3 +95,12 @@ def maintain() -> None:
             now=now,
         )
     )
+    # Under a lock of its own: a slow receiver does not keep the next run from requeueing.
+    with try_file_lock(settings.instance_path / "webhooks.lock") as locked:
+        if locked:
+            deliveries.prune(retention_days=settings.retention_days, now=utc_now())
+            delivered = deliveries.send_due(
+                rules=deliveries.rules_of(settings), budget_seconds=MAX_SENDING_SECONDS
+            )
+            if delivered:
+                say(f"delivered: {delivered}")

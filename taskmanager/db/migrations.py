@@ -283,6 +283,56 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             """,
         ),
         Ddl(
+            "make webhooks",
+            """
+            CREATE TABLE webhooks (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                name            VARCHAR(255) NOT NULL,
+                url             TEXT NOT NULL,
+                secret          VARCHAR(100) NOT NULL,
+                old_secret      VARCHAR(100),
+                old_secret_until BIGINT,
+                is_active       SMALLINT NOT NULL,
+                failing_since   BIGINT,
+                created_at      BIGINT NOT NULL,
+                updated_at      BIGINT NOT NULL,
+                CONSTRAINT webhooks_name UNIQUE (name)
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make webhook_deliveries",
+            """
+            CREATE TABLE webhook_deliveries (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                webhook_id      BIGINT NOT NULL,
+                message_id      VARCHAR(40) NOT NULL,
+                task_id         BIGINT NOT NULL,
+                event           VARCHAR(32) NOT NULL,
+                body            TEXT NOT NULL,
+                status          VARCHAR(10) NOT NULL,
+                attempts        INTEGER NOT NULL,
+                next_attempt_at BIGINT NOT NULL,
+                give_up_at      BIGINT NOT NULL,
+                response_status INTEGER,
+                error           TEXT,
+                finished_at     BIGINT,
+                created_at      BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        *(
+            Ddl(
+                f"make the index webhook_deliveries_by_{name}",
+                f"CREATE INDEX webhook_deliveries_by_{name} ON webhook_deliveries ({columns})",
+            )
+            for name, columns in (
+                ("next_attempt_at", "status, next_attempt_at"),
+                ("webhook", "webhook_id, id"),
+                ("give_up_at", "give_up_at"),
+            )
+        ),
+        Ddl(
             "keep tasks that only hold a key apart from those that are to be pruned",
             "DROP INDEX IF EXISTS tasks_by_completed_at; CREATE INDEX tasks_by_completed_at "
             "ON tasks (dedupe_until, completed_at) WHERE completed_at IS NOT NULL",

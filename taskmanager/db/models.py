@@ -205,6 +205,39 @@ class Schedule(_Model):
     updated_at = peewee.BigIntegerField()
 
 
+class Webhook(_Model):
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255)
+    url = peewee.TextField()
+    secret = peewee.CharField(100)
+    old_secret = peewee.CharField(100, null=True)
+    old_secret_until = peewee.BigIntegerField(null=True)
+    is_active = peewee.SmallIntegerField()
+    failing_since = peewee.BigIntegerField(null=True)
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+
+class WebhookDelivery(_Model):
+    id = peewee.BigAutoField()
+    webhook_id = peewee.BigIntegerField()
+    message_id = peewee.CharField(40)
+    task_id = peewee.BigIntegerField()
+    event = peewee.CharField(32)
+    body = peewee.TextField()
+    status = peewee.CharField(10)
+    attempts = peewee.IntegerField()
+    next_attempt_at = peewee.BigIntegerField()
+    give_up_at = peewee.BigIntegerField()
+    response_status = peewee.IntegerField(null=True)
+    error = peewee.TextField(null=True)
+    finished_at = peewee.BigIntegerField(null=True)
+    created_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "webhook_deliveries"
+
+
 class ApiKey(_Model):
     id = peewee.BigAutoField()
     name = peewee.CharField(255)
@@ -261,6 +294,7 @@ class StatisticsSnapshot(_Model):
 
 MODELS = (
     *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskTag, TaskLog, Worker, Schedule),
+    *(Webhook, WebhookDelivery),
     *(ApiKey, TaskLogCut, TaskLogReader, PeriodCount),
     *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
 )

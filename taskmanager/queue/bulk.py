@@ -97,8 +97,8 @@ def change_tasks(
     A filter without statuses finds those that the action can change.
 
     Transition: that of the action; a task in another status is skipped.
-    Commits together: a slice of the transitions and their history rows; with the first slice
-    that changes something the audit event, with `asked`, which says what was asked for.
+    Commits together: a slice of the transitions, their history rows and deliveries; with the
+    first slice that changes something the audit event, with `asked`, which says what was asked for.
     Raises InvalidRequest for a cursor that no such call has returned.
     A crash leaves the slices before it done.
     """

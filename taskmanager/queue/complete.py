@@ -9,7 +9,7 @@ from taskmanager.db.connection import takes
 from taskmanager.db.statements import Row, fetch_all, fetch_one, fetch_value
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, ResultTooLarge, TaskManagerError
-from taskmanager.queue import dedupe, history, retry, workers
+from taskmanager.queue import dedupe, history, outbox, retry, workers
 from taskmanager.queue.holder import (
     Holder,
     finished,
@@ -65,7 +65,7 @@ def complete_task(
     this attempt expired and no other attempt has begun.
     A success whose result the database server cannot take → failed, without a retry.
     Commits together: status, result or error, the retry decision, the history
-    row and the worker's figures.
+    row, the delivery to a webhook and the worker's figures.
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed, and
     ResultTooLarge once the task has failed for it.
     A crash before the commit leaves the task claimed. The same report sent again
@@ -92,7 +92,7 @@ def complete_tasks(
     events: list[str] = []
     for completion in completions:
         if completion.task_id in unwritten:  # a second report is judged by what the first has left
-            _write(unwritten)
+            _write(unwritten, now)
         task = tasks.get(completion.task_id)
         holder = Holder(worker_id, completion.claim_token)
         try:
@@ -109,7 +109,7 @@ def complete_tasks(
             outcomes.append(CompletionOutcome(error=_result_too_large(completion)))
         else:
             outcomes.append(CompletionOutcome(done, will_retry=events[-1] == "retry_scheduled"))
-    _write(unwritten)
+    _write(unwritten, now)
     if events:
         completed = events.count("completed")
         workers.record_sign_of_life(
@@ -118,10 +118,11 @@ def complete_tasks(
     return outcomes
 
 
-def _write(unwritten: dict[int, Report]) -> None:
+def _write(unwritten: dict[int, Report], now: int) -> None:
     """Stores these reports and takes them out."""
-    update_held([(task, changes) for task, changes, _ in unwritten.values()])
+    tasks = update_held([(task, changes) for task, changes, _ in unwritten.values()])
     history.record_rows([event for _, _, event in unwritten.values()])
+    outbox.record(tasks, now=now)
     unwritten.clear()
 
 

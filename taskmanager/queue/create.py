@@ -16,7 +16,7 @@ from taskmanager.errors import (
     TooLarge,
 )
 from taskmanager.params import validation
-from taskmanager.queue import dedupe, task_types
+from taskmanager.queue import dedupe, outbox, task_types
 from taskmanager.queue.store import store_in_transaction
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -76,6 +76,8 @@ def _rows(
     rows: list[Row | TaskManagerError] = []
     types: dict[str, Row | TaskManagerError] = {}
     missing_parents = _missing_parents(requests, caller)
+    named = {request["notify"] for request in requests if request.get("notify")}
+    missing_endpoints = outbox.missing_endpoints(named)
     budget = validation.WorkBudget()
     for request in requests:
         try:
@@ -84,6 +86,8 @@ def _rows(
                     f"There is no task {request['parent_task_id']} to be the parent.",
                     code="parent_task_not_found",
                 )
+            if request.get("notify") in missing_endpoints:
+                raise outbox.no_such_endpoint(request["notify"])
             task_type = _type_for(request["type"], types, caller)
             rows.append(_new_row(request, task_type, defaults, now, budget))
         except DatabaseUnavailable:  # no fault of this one request
@@ -161,6 +165,7 @@ def _new_row(
         "parent_task_id": request.get("parent_task_id"),
         "tags": _tags_text(request.get("tags")),
         "traceparent": request.get("traceparent"),
+        "notify": request.get("notify") or task_type["notify"],
         "available_at": available_at,
         "created_at": now,
         "updated_at": now,

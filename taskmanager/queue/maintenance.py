@@ -18,12 +18,12 @@ from taskmanager.db.connection import cache, keeps_snapshot, skips_locked
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
-from taskmanager.queue import clock_jumps, history, maintenance_runs, retention
+from taskmanager.queue import clock_jumps, history, maintenance_runs, outbox, retention
 from taskmanager.queue.figures import counts, periods
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.retention import DAY_MS
 from taskmanager.queue.schedules import runs
-from taskmanager.queue.task_types import TaskDefaults
+from taskmanager.queue.task_types import TaskDefaults, with_type
 
 SLICE_ROWS = 25
 MAX_SLICE_ROWS = 50
@@ -298,11 +298,11 @@ def _requeue_slice(now: int, rows: int) -> int:
     Transition: claimed → pending, or → failed with `lease_expired` where no
     attempt is left. The claim token stays until another worker takes the task or
     a caller retries it, so that work finished late is not lost.
-    Commits together: the slice's transitions and their history rows.
+    Commits together: the slice's transitions, their history rows and deliveries.
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    columns = "id, status, attempts, max_attempts, worker_id, claim_token"
+    columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify"
     expired = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
     exhausted = [row for row in expired if row["attempts"] >= row["max_attempts"]]
     again = [row for row in expired if row["attempts"] < row["max_attempts"]]
@@ -318,6 +318,8 @@ def _requeue_slice(now: int, rows: int) -> int:
     _move(exhausted, "claimed", failed)
     history.record(again, "lease_expired", status="pending", now=now)
     history.record(exhausted, "lease_expired", status="failed", now=now)
+    told = [with_type({**row, "status": "failed"}) for row in exhausted if row["notify"]]
+    outbox.record(told, now=now)
     return len(expired)
 
 

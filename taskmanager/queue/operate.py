@@ -11,7 +11,7 @@ from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, TaskFinished
-from taskmanager.queue import dedupe, history
+from taskmanager.queue import dedupe, history, outbox
 from taskmanager.queue.holder import NO_PROGRESS, finished, lock_tasks, waiting_again
 from taskmanager.queue.read import FINISHED_STATUSES, require_task
 
@@ -22,7 +22,8 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
 
     Transition: scheduled, pending or claimed → cancelled. The worker that holds
     it is told at its next heartbeat, progress report or completion.
-    Commits together: the transition, its history row and the audit event.
+    Commits together: the transition, its history row, the delivery to a webhook and
+    the audit event.
     Raises NotFound, TaskFinished.
     A crash leaves the task as it was.
     """
@@ -108,7 +109,8 @@ def _intervene(
 def record_intervention(
     tasks: Sequence[Row], event: str, status: str, reason: str | None, caller: Caller, now: int
 ) -> None:
-    """Stores in the history of tasks what somebody did to them from outside."""
+    """Stores in the history of tasks what somebody did to them from outside, and notifies."""
     # Without the claim token, so that it still tells how its attempt ended.
     rows = [{**task, "claim_token": None} for task in tasks]
     history.record(rows, event, status=status, message=reason, caller=caller, now=now)
+    outbox.record([{**task, "status": status} for task in tasks], now=now)

@@ -25,6 +25,7 @@ from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
 from taskmanager.params import validation
 from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
+from taskmanager.queue import outbox
 
 # What a type can set for its tasks; None: the settings decide.
 DEFAULTS = (
@@ -35,6 +36,7 @@ DEFAULTS = (
     "dedupe",
     "dedupe_days",
     "retention_days",
+    "notify",
 )
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
@@ -80,7 +82,8 @@ def register_task_type(
     """Creates or updates a type; returns its row and `created`, `updated` or `unchanged`.
 
     `defaults` has those of DEFAULTS that were sent; the others keep their values.
-    Raises ValidationFailed for a schema that cannot be used.
+    Raises ValidationFailed for a schema that cannot be used, and InvalidRequest for an
+    endpoint that does not exist.
     """
     caller.require_type(name)
     schema_text = json.dumps(param_schema, ensure_ascii=False, separators=(",", ":"))
@@ -90,6 +93,7 @@ def register_task_type(
             f"{MAX_SCHEMA_BYTES}."
         )
     validation.check_schema(param_schema)
+    outbox.require_endpoint(defaults.get("notify"))
     found = fetch_one(SELECT_BY_NAME, (name,))
     columns = _columns(defaults)
     if found and not _changes(found, {"version": version, "param_schema": schema_text, **columns}):
@@ -143,9 +147,10 @@ def _changes(row: Row, columns: Row) -> Row:
 
 
 def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller: Caller) -> Row:
-    """Sets switches and defaults of a type; returns its row. Raises NotFound."""
+    """Sets switches and defaults of a type; returns its row. Raises NotFound, InvalidRequest."""
     caller.require_type(name)
     row = get_task_type(name=name)
+    outbox.require_endpoint(changes.get("notify"))
     columns = _columns(changes)
     if _changes(row, columns):
         _change(row, columns, now, caller)

@@ -104,6 +104,14 @@ RULES = {
     "PATCH /api/admin/keys/{key}": Rule("admin", {"name": "n"}),
     "POST /api/admin/keys/{key}/rotate": Rule("admin", {}),
     "DELETE /api/admin/keys/{key}": Rule("admin"),
+    "GET /api/webhooks": Rule("admin"),
+    "POST /api/webhooks": Rule("admin", {"name": "h", "url": "https://example.org/"}),
+    "GET /api/webhooks/{webhook}": Rule("admin"),
+    "PATCH /api/webhooks/{webhook}": Rule("admin", {"is_active": True}),
+    "POST /api/webhooks/{webhook}/rotate": Rule("admin", {}),
+    "GET /api/webhooks/{webhook}/deliveries": Rule("admin"),
+    "POST /api/webhooks/{webhook}/deliveries/1/resend": Rule("admin", {}),
+    "DELETE /api/webhooks/{webhook}": Rule("admin"),
     "GET /api/admin/audit": Rule("admin"),
     "GET /api/admin/doctor": Rule("admin"),
     "GET /api/clients": Rule(PUBLIC, others=200),
@@ -131,7 +139,9 @@ def world(api: Api) -> dict[str, int]:
     task = api.claim("w")
     schedule = api.post("/api/schedules", {**SCHEDULE, "name": "s1"}, 201)
     key = api.post("/api/admin/keys", {"name": "n", "role": "viewer"}, 201)
-    return {"task": task["id"], "schedule": schedule["id"], "key": key["id"]}
+    webhook = api.post("/api/webhooks", {"name": "w", "url": "https://example.org/"}, 201)
+    numbers = {"task": task, "schedule": schedule, "key": key, "webhook": webhook}
+    return {name: row["id"] for name, row in numbers.items()}
 
 
 def call(api: Api, line: str, world: dict[str, int], body: Any = None) -> Any:

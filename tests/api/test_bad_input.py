@@ -47,6 +47,9 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "CHANGE_SCHEDULE": ("PATCH", "/api/schedules/7000000", {"priority": 1}),
     "CREATE_KEY": ("POST", "/api/admin/keys", {"name": "k", "role": "viewer"}),
     "CHANGE_KEY": ("PATCH", "/api/admin/keys/7000000", {"name": "k"}),
+    "CREATE_WEBHOOK": ("POST", "/api/webhooks", {"name": "h", "url": "https://example.org/"}),
+    "CHANGE_WEBHOOK": ("PATCH", "/api/webhooks/7000000", {"is_active": True}),
+    "ROTATE_WEBHOOK": ("POST", "/api/webhooks/7000000/rotate", {}),
     "ROTATE_KEY": ("POST", "/api/admin/keys/7000000/rotate", {}),
 }
 

@@ -23,7 +23,15 @@ CALLS = re.findall(
     r"^### `([A-Z]+) /api(/\S*)`$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE
 )
 # For administrators and for machines of other kinds; `call` makes them too.
-LEFT_TO_CALL = ("/admin/", "/maintenance/", "/openapi.json", "/docs", "/metrics", "/clients")
+LEFT_TO_CALL = (
+    "/admin/",
+    "/webhooks",
+    "/maintenance/",
+    "/openapi.json",
+    "/docs",
+    "/metrics",
+    "/clients",
+)
 # One method for all of them, and called where there are many tasks.
 CHANGE_MANY = {f"/tasks/{action}" for action in ("retry", "cancel", "release", "delete", "update")}
 

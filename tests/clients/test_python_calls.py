@@ -39,6 +39,7 @@ CALLS_FIELDS: dict[str, tuple[RequestBody | QueryParameters, set[str]]] = {
     "ScheduleOptions": (request_schemas.CREATE_SCHEDULE, {"name", "type", "params"}),
     "ScheduleChanges": (request_schemas.CHANGE_SCHEDULE, set()),
     "KeyOptions": (request_schemas.CREATE_KEY, {"name"}),
+    "WebhookChanges": (request_schemas.CHANGE_WEBHOOK, set()),
     "KeyChanges": (request_schemas.CHANGE_KEY, set()),
 }
 # What older clients of the API call a field that has another name too.
@@ -61,6 +62,9 @@ ANSWERS = {
     "Health": "Health",
     "Statistics": "Statistics",
     "Quantiles": "Quantiles",
+    "Webhook": "Webhook",
+    "NewWebhook": "NewWebhook",
+    "Delivery": "Delivery",
     "AuditEvent": "AuditEvent",
     "ClientFile": "ClientFile",
 }
@@ -121,6 +125,7 @@ def test_there_is_a_method_for_each_call(monkeypatch: pytest.MonkeyPatch) -> Non
 
         def send(method: str, path: str, content: bytes | None, timeout: float) -> Any:
             template = re.sub(r"/(\d+|w)(?=/|$)", "/{id}", path.partition("?")[0])
+            template = re.sub(r"(?<=/deliveries)/{id}", "/{delivery}", template)
             made.add((method, re.sub(r"(?<=/task-types)/job", "/{name}", template)))
             return send_on(method, path, content, timeout)
 
@@ -194,6 +199,16 @@ def make_each_call(tm: Client) -> None:
     assert tm.stats()["total"] >= 2
     assert "taskmanager_tasks{" in tm.metrics()
     assert "TaskManager.php" in [file["name"] for file in tm.clients()]
+
+    hook = tm.create_webhook("billing", "https://example.org/hooks")
+    assert hook["secret"].startswith("whsec_")
+    assert tm.cancel(tm.create("job", {"n": 4}, notify="billing").id).notify == "billing"
+    [delivery] = tm.deliveries(hook["id"])
+    assert tm.resend_delivery(hook["id"], delivery["id"])["event"] == "task.cancelled"
+    assert tm.rotate_webhook(hook["id"], overlap_seconds=60)["secret"] != hook["secret"]
+    assert tm.change_webhook(hook["id"], is_active=False)["is_active"] is False
+    assert [one["id"] for one in tm.webhooks()] == [tm.webhook(hook["id"])["id"]]
+    tm.delete_webhook(hook["id"])
 
     key = tm.create_key("worker", role="worker")
     assert key["secret"].startswith("tm_")

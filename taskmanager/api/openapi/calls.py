@@ -161,6 +161,16 @@ CALLS: dict[str, Call] = {
     "keys.change": Call(ref("Key"), {"rate_limit": "100/minute"}),
     "keys.rotate": Call(ref("RotatedKey"), {"overlap_seconds": 3_600}),
     "keys.revoke": Call(ref("Key")),
+    "webhooks.create": Call(
+        ref("NewWebhook"), {"name": "billing", "url": "https://example.org/hooks"}
+    ),
+    "webhooks.list_all": Call(page_of("webhooks", "Webhook")),
+    "webhooks.get": Call(ref("Webhook")),
+    "webhooks.change": Call(ref("Webhook"), {"is_active": True}),
+    "webhooks.delete": Call(ref("Webhook")),
+    "webhooks.rotate": Call(ref("NewWebhook"), {"overlap_seconds": 3_600}),
+    "webhooks.deliveries": Call(page_of("deliveries", "Delivery", next_cursor=CURSOR)),
+    "webhooks.resend": Call(ref("Delivery")),
     "audit.list_all": Call(page_of("events", "AuditEvent", next_cursor=CURSOR)),
     "maintenance.run": Call(record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT)),
     "doctor.examine_host": Call(ref("Diagnosis")),

@@ -142,6 +142,9 @@ COMPONENTS: dict[str, Schema] = {
     "Key": KEY.schema(),
     "NewKey": KEY.schema(key=SECRET),
     "RotatedKey": KEY.schema(key=SECRET, replaces=ref("Key")),
+    "Webhook": serializers.WEBHOOK.schema(),
+    "NewWebhook": serializers.WEBHOOK.schema(secret=like(TEXT, "whsec_… (shown this once)")),
+    "Delivery": serializers.DELIVERY.schema(),
     "AuditEvent": serializers.AUDIT_EVENT.schema(),
     "Diagnosis": record(
         version=like(TEXT, "1.0.0"),

@@ -150,6 +150,43 @@ class NewKey(TypedDict):
     key: Key
 
 
+class Webhook(TypedDict):
+    """An endpoint that is notified when tasks end."""
+
+    id: int
+    name: str
+    url: str
+    is_active: bool
+    failing_since: str | None
+    old_secret_until: str | None
+    created_at: str
+    updated_at: str
+
+
+class NewWebhook(Webhook):
+    """An endpoint with its secret, which is shown once."""
+
+    secret: str
+
+
+class Delivery(TypedDict):
+    """A message to an endpoint. `status` is "pending", "delivered" or "failed"."""
+
+    id: int
+    webhook_id: int
+    message_id: str
+    task_id: int
+    event: str
+    status: str
+    attempts: int
+    next_attempt_at: str
+    give_up_at: str
+    response_status: int | None
+    error: str | None
+    finished_at: str | None
+    created_at: str
+
+
 class AuditEvent(TypedDict):
     """What somebody did, or tried to do."""
 

@@ -431,6 +431,53 @@ class Client:
         """Makes a key useless, for good."""
         return read(Key, self.call("DELETE", f"/admin/keys/{key_id}"))
 
+    def create_webhook(self, name: str, url: str, *, is_active: bool = True) -> answers.NewWebhook:
+        """Creates an endpoint that is notified when tasks end. Returns its secret too."""
+        body = {"name": name, "url": url, "is_active": is_active}
+        made: answers.NewWebhook = self.call("POST", "/webhooks", body, repeat=False)
+        return made
+
+    def webhooks(self) -> list[answers.Webhook]:
+        """All endpoints, without their secrets."""
+        found: list[answers.Webhook] = self.call("GET", "/webhooks")["webhooks"]
+        return found
+
+    def webhook(self, webhook_id: int) -> answers.Webhook:
+        """One endpoint."""
+        found: answers.Webhook = self.call("GET", f"/webhooks/{webhook_id}")
+        return found
+
+    def change_webhook(
+        self, webhook_id: int, **changes: Unpack[fields.WebhookChanges]
+    ) -> answers.Webhook:
+        """Changes an endpoint; `is_active=False` switches it off."""
+        changed: answers.Webhook = self.call("PATCH", f"/webhooks/{webhook_id}", changes)
+        return changed
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        """Deletes an endpoint and its deliveries."""
+        self.call("DELETE", f"/webhooks/{webhook_id}", repeat=False)
+
+    def rotate_webhook(
+        self, webhook_id: int, *, overlap_seconds: int | None = None
+    ) -> answers.NewWebhook:
+        """Gives an endpoint a new secret. The old one signs too for `overlap_seconds`."""
+        body = {"overlap_seconds": overlap_seconds}
+        path = f"/webhooks/{webhook_id}/rotate"
+        rotated: answers.NewWebhook = self.call("POST", path, body, repeat=False)
+        return rotated
+
+    def deliveries(self, webhook_id: int) -> Iterator[answers.Delivery]:
+        """What was sent to an endpoint or is to be, the newest first."""
+        for page in self._pages(f"/webhooks/{webhook_id}/deliveries", {}):
+            yield from page["deliveries"]
+
+    def resend_delivery(self, webhook_id: int, delivery_id: int) -> answers.Delivery:
+        """Makes a delivery due again."""
+        path = f"/webhooks/{webhook_id}/deliveries/{delivery_id}/resend"
+        delivery: answers.Delivery = self.call("POST", path, {})
+        return delivery
+
     def audit(self) -> Iterator[answers.AuditEvent]:
         """What was done with keys and types and to many tasks, the newest first."""
         for page in self._pages("/admin/audit", {}):

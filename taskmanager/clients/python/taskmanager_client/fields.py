@@ -35,6 +35,7 @@ class TaskOptions(TypedDict, total=False):
     parent_task_id: int | None
     tags: Sequence[str]
     traceparent: str | None
+    notify: str
 
 
 class NewTask(TaskOptions, total=False):
@@ -154,6 +155,7 @@ class TypeDefaults(TypedDict, total=False):
     dedupe: Literal["forever", "active", "none"] | None
     dedupe_days: int | None
     retention_days: int | None
+    notify: str | None
 
 
 class TypeChanges(TypeDefaults, total=False):
@@ -207,3 +209,10 @@ class KeyChanges(TypedDict, total=False):
     task_types: Sequence[str] | None
     rate_limit: str | int | None
     expires_at: str | None
+
+
+class WebhookChanges(TypedDict, total=False):
+    """What `change_webhook` sets."""
+
+    url: str
+    is_active: bool

@@ -41,6 +41,7 @@ class Task:
     dedupe_key: str = ""
     parent_task_id: int | None = None
     tags: list[str] | None = None
+    notify: str | None = None
     traceparent: str | None = None
     worker_id: str | None = None
     type_version: str = ""
@@ -99,6 +100,7 @@ class TaskType:
     retry: dict[str, Any] | None = None
     dedupe: str | None = None
     dedupe_days: int | None = None
+    notify: str | None = None
     retention_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None
