@@ -14,6 +14,7 @@ FIELDS = {
     *("error_message", "error_code", "priority", "progress", "progress_message", "attempts"),
     *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "tags", "traceparent"),
     *(
+        "notify",
         "worker_id",
         "claimed_by",
         "claimed_at",
