@@ -300,6 +300,24 @@ MODELS = (
 )
 
 
+# Nothing writes them yet: schema.sql says why they exist.
+_UNUSED = frozenset(
+    (
+        *("batch_id", "group_key", "concurrency_key", "expires_at", "max_run_seconds"),
+        *("on_dependency_failed", "dedupe_seconds", "payload_key"),  # of a task, and
+        *("concurrency", "start_rate", "is_fair", "max_open", "is_encrypted"),  # of a type
+    )
+)
+
+
+def used_columns(model: type[peewee.Model]) -> tuple[str, ...]:
+    """The columns of a table of tasks or types that statements read.
+
+    PyMySQL parses a description of every column of every answer.
+    """
+    return tuple(column for column in model._meta.columns if column not in _UNUSED)
+
+
 def plain_name(model: type[peewee.Model]) -> str:
     """The name of a model's table without the prefix, as in schema.sql and in templates."""
     return str(model._meta.plain_name)  # type: ignore[attr-defined]

@@ -7,13 +7,13 @@ megabyte of empty lists takes twenty).
 
 from collections.abc import Iterable, Sequence
 
-from taskmanager.db.models import Task
+from taskmanager.db.models import Task, used_columns
 from taskmanager.db.statements import fetch_all
 from taskmanager.errors import ValidationFailed
 
 MAX_ANSWER_TEXT = 4_000_000  # characters of params and results, as they are stored
 
-COLUMNS: tuple[str, ...] = tuple(Task._meta.columns)
+COLUMNS = used_columns(Task)
 LARGE_COLUMNS = ("params", "result")
 LIGHT_COLUMNS = tuple(column for column in COLUMNS if column not in LARGE_COLUMNS)
 

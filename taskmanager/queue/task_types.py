@@ -17,7 +17,7 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller, matches
 from taskmanager.config import Settings
 from taskmanager.db.connection import cache
-from taskmanager.db.models import TaskType, TaskTypeVersion
+from taskmanager.db.models import TaskType, TaskTypeVersion, used_columns
 from taskmanager.db.queries import first_row, locking, rows_of
 from taskmanager.db.statements import Row, fetch_all, fetch_one, parts_of
 from taskmanager.db.transactions import write_transaction
@@ -202,9 +202,10 @@ def list_versions(*, task_type_id: int) -> list[Row]:
     return rows_of(of_type.order_by(TaskTypeVersion.id.desc()))
 
 
+_COLUMNS_OF_TYPE = ", ".join(f"type.{column}" for column in used_columns(TaskType))
 # A template, since every create runs it.
 SELECT_CURRENT = (
-    "SELECT type.*, current.param_schema FROM {task_types} AS type "
+    f"SELECT {_COLUMNS_OF_TYPE}, current.param_schema FROM {{task_types}} AS type "
     "JOIN {task_type_versions} AS current "
     "ON current.task_type_id = type.id AND current.version = type.version"
 )

@@ -14,7 +14,6 @@ from typing import Any
 from pymysql.connections import Connection
 from pymysql.constants import CR, ER
 from pymysql.err import OperationalError
-from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
@@ -49,13 +48,6 @@ def _context_that_trusts_anyone() -> ssl.SSLContext:
     return context
 
 
-# PyMySQL parses the description of every column of every answer anew. Statements repeat, and so do
-# the bytes of these descriptions, which nobody changes once they are parsed. What that saves is in
-# docs/decisions/0021.
-DESCRIPTIONS_KEPT = 1_000
-_described_column = functools.lru_cache(DESCRIPTIONS_KEPT)(FieldDescriptorPacket)
-
-
 class MySQLConnection(Connection):
     """PyMySQL's; where the URL names no authority, encrypted if the server offers it.
 
@@ -76,10 +68,6 @@ class MySQLConnection(Connection):
                 f"{self.max_packet}",
             )
         super()._execute_command(command, content)  # type: ignore[misc]
-
-    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
-        kind = _described_column if packet_type is FieldDescriptorPacket else packet_type
-        return super()._read_packet(kind)  # type: ignore[no-untyped-call]
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()
