@@ -165,20 +165,6 @@ class TypeChanges(TypeDefaults, total=False):
     is_paused: bool
 
 
-class ScheduleChanges(TypedDict, total=False):
-    """What `change_schedule` sets."""
-
-    name: str
-    params: Mapping[str, Json]
-    cron: str
-    timezone: str
-    interval_seconds: int
-    priority: int | None
-    max_attempts: int | None
-    overlap: Literal["allow", "skip"]
-    is_active: bool
-
-
 class ScheduleOptions(TypedDict, total=False):
     """What may be said of a new schedule. It has `cron` or `interval_seconds`."""
 
@@ -189,6 +175,13 @@ class ScheduleOptions(TypedDict, total=False):
     max_attempts: int | None
     overlap: Literal["allow", "skip"]
     is_active: bool
+
+
+class ScheduleChanges(ScheduleOptions, total=False):
+    """What `change_schedule` sets."""
+
+    name: str
+    params: Mapping[str, Json]
 
 
 class KeyOptions(TypedDict, total=False):
