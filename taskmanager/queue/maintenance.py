@@ -156,12 +156,19 @@ def _key_ms_by_type() -> dict[int, int]:
 
 
 def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
-    """Part of a claim: runs one slice, once a second per process, or always while much is due."""
+    """Part of a claim: runs one slice, once a second per process, or always while much is due.
+
+    Counts events too. That waits for the next second even if many are left: it makes no task
+    claimable, and every empty poll would write.
+    """
     remembered = cache()
-    if abs(now - remembered.maintenance_slice_at) >= CLAIM_SLICE_INTERVAL_MS:
-        moved = run_slice(defaults=defaults, now=now)
-        if moved < SLICE_ROWS:
-            remembered.maintenance_slice_at = now
+    if abs(now - remembered.maintenance_slice_at) < CLAIM_SLICE_INTERVAL_MS:
+        return
+    if run_slice(defaults=defaults, now=now) < SLICE_ROWS:
+        remembered.maintenance_slice_at = now
+        events_at = next_due(now=now).events_at
+        if events_at is not None and events_at <= now:
+            periods.count_slice(now=now, events=COUNTED_ON_CLAIM)
 
 
 class NextDue(NamedTuple):
@@ -180,7 +187,8 @@ class NextDue(NamedTuple):
     latest: int
 
     def is_anything_due(self, now: int) -> bool:
-        due = [moment is not None and moment <= now for moment in self[:4]]
+        """Whether run_slice() has something to do."""
+        due = [moment is not None and moment <= now for moment in self[:3]]
         return any(due) or self.is_correction_due(now)
 
     def is_correction_due(self, now: int) -> bool:
@@ -234,8 +242,6 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
         moved += _requeue_slice(now, SLICE_ROWS)
     if due.task_at is not None and due.task_at <= now:
         moved += _start_slice(now, SLICE_ROWS)
-    if due.events_at is not None and due.events_at <= now:
-        periods.count_slice(now=now, events=COUNTED_ON_CLAIM)
     maintenance_runs.record_slice_of_claim(started_at=now, started=started, tasks_moved=moved)
     return moved
 

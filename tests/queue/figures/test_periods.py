@@ -223,6 +223,23 @@ def test_claims_count_where_nobody_runs_maintenance(api: Api, clock: Clock) -> N
     assert counted(60) == expected()
 
 
+def test_empty_polls_count_once_a_second_however_much_is_left(api: Api, clock: Clock) -> None:
+    api.register()
+    for n in range(maintenance.COUNTED_ON_CLAIM):  # each task leaves three events
+        api.create(params={"n": n})
+        api.complete(api.claim())
+    clock.advance(maintenance.COUNTED_EVERY_MS / 1000)
+    slices = []
+    for _ in range(3):
+        api.claim(status=404)
+        slices.append(fetch_value("SELECT slices FROM {task_log_readers}"))
+    clock.advance(maintenance.CLAIM_SLICE_INTERVAL_MS / 1000)
+    api.claim(status=404)
+    slices.append(fetch_value("SELECT slices FROM {task_log_readers}"))
+    first = slices[0]
+    assert slices == [first, first, first, first + 1]
+
+
 def test_claims_leave_the_counting_to_maintenance_that_runs(
     api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
