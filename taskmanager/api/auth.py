@@ -5,12 +5,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, g, request
+from flask import Blueprint, Flask, Request, Response, current_app, g, request
+from werkzeug.datastructures import Headers
 
 from taskmanager.access import keys
 from taskmanager.access.audit import MAX_ADDRESS_LENGTH
 from taskmanager.access.caller import Caller
 from taskmanager.api import rate_limits
+from taskmanager.api.rate_limits import Policy
 from taskmanager.api.requests import QueryParameters, RequestBody
 from taskmanager.errors import NotAllowed, NotAuthenticated
 
@@ -68,21 +70,18 @@ def check_every_route_has_a_rule(app: Flask, blueprint: Blueprint) -> None:
             raise AssertionError(f"the view {endpoint} says nothing about who may call it")
 
 
-def find_rule() -> None:
-    """Puts on `g` what the present request takes, its `scope`, and the `policy` of its limit.
+def rule_of(asked: Request) -> tuple[str, Policy]:
+    """The scope that a request takes, and the limit that it counts against.
 
     The scope of a preflight is PUBLIC: nobody asks a key of it.
     """
-    asked = request._get_current_object()  # type: ignore[attr-defined]
     view = current_app.view_functions.get(asked.endpoint or "")
-    g.scope = scope = getattr(view, "required_scope", "admin")
-    g.policy = "key"
+    scope = getattr(view, "required_scope", "admin")
     if asked.method == "OPTIONS":
-        g.scope = PUBLIC
-    elif getattr(view, "ends_or_keeps_lease", False):
-        g.policy = "leases"
-    elif view is not None and scope in OPERATOR_SCOPES:
-        g.policy = "operator"
+        return PUBLIC, "key"
+    if getattr(view, "ends_or_keeps_lease", False):
+        return scope, "leases"
+    return scope, "operator" if view is not None and scope in OPERATOR_SCOPES else "key"
 
 
 def takes_no_key() -> bool:
@@ -95,37 +94,39 @@ def authenticate_request() -> None:
 
     Raises NotAuthenticated, NotAllowed, RateLimited.
     """
-    if takes_no_key():
+    known, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]
+    if known.scope == PUBLIC:
         return
-    own = request.environ.get(CALLER)
+    own = asked.environ.get(CALLER)
     if isinstance(own, Caller):
-        g.caller = own._replace(request_id=g.request_id)
+        known.caller = own._replace(request_id=known.request_id)
         return
     try:
-        caller = keys.authenticate(_presented_key(), now=g.now)
+        caller = keys.authenticate(_presented_key(asked.headers), now=known.now)
     except NotAuthenticated:
         rate_limits.count_failure("authentication")
         raise
     # Cut to where it is recorded: a proxy may send any text for an address.
-    address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
-    g.caller = caller = caller._replace(address=address, request_id=g.request_id)
-    may = caller.may(g.scope)
-    rate_limits.count_request(caller, g.policy if may else "key")
+    address = (asked.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
+    known.caller = caller = caller._replace(address=address, request_id=known.request_id)
+    may = caller.may(known.scope)
+    rate_limits.count_request(caller, known.policy if may else "key")
     if not may:
         raise NotAllowed(
-            f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",
+            f"This key lacks the scope '{known.scope}'; it has: "
+            f"{', '.join(sorted(caller.scopes))}.",
             code="scope_missing",
         )
 
 
-def _password(credentials: str) -> str:
+def _password(credentials: str, headers: Headers) -> str:
     """The password of HTTP Basic, which is a key: some clients can be told nothing but an address.
 
     A browser sends what it remembers with requests that a foreign page makes, so a request
     that a page may have made is refused. Raises NotAuthenticated.
     """
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    if "Origin" in request.headers or site not in ("none", "same-origin"):
+    site = headers.get("Sec-Fetch-Site", "none")
+    if "Origin" in headers or site not in ("none", "same-origin"):
         raise NotAuthenticated(
             "A web page may not send a key as the password of HTTP Basic; send it in the header "
             "X-API-Key."
@@ -140,14 +141,14 @@ def _password(credentials: str) -> str:
     return pair.partition(":")[2].strip()
 
 
-def _presented_key() -> str:
-    key = request.headers.get("X-API-Key", "").strip()
+def _presented_key(headers: Headers) -> str:
+    key = headers.get("X-API-Key", "").strip()
     if not key:
-        scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, rest = headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             key = rest.strip()
         elif scheme.lower() == "basic":
-            key = _password(rest.strip())
+            key = _password(rest.strip(), headers)
     if not key:
         raise NotAuthenticated("Send your API key in the header X-API-Key.")
     return key

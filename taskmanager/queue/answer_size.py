@@ -13,7 +13,9 @@ from taskmanager.errors import ValidationFailed
 
 MAX_ANSWER_TEXT = 4_000_000  # characters of params and results, as they are stored
 
-COLUMNS = used_columns(Task)
+# Conditions look at them; who reads a task has no use for them.
+_OF_CONDITIONS = ("claim_rank", "claim_request_id", "holds_key_forever", "holds_key_while_open")
+COLUMNS = tuple(column for column in used_columns(Task) if column not in _OF_CONDITIONS)
 LARGE_COLUMNS = ("params", "result")
 LIGHT_COLUMNS = tuple(column for column in COLUMNS if column not in LARGE_COLUMNS)
 

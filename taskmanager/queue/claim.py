@@ -16,7 +16,7 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import NoTaskAvailable
 from taskmanager.queue import history, maintenance, task_types, workers
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
-from taskmanager.queue.claim_sql import ClaimOrder, find_heads, lock_next
+from taskmanager.queue.claim_sql import OF_ITS_END, ClaimOrder, find_heads, lock_next
 from taskmanager.queue.task_types import TaskDefaults
 
 MAX_ROUNDS = 20  # of looking again, while other workers take first what was found
@@ -88,8 +88,7 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
         history.record(tasks, "claimed", caller=caller, now=now)
         workers.record_sign_of_life(request.worker_id, now=now)
     if len(types) > 1:
-        order = request.order
-        tasks.sort(key=lambda task: (task[order.column], task["id"]), reverse=order.backwards)
+        tasks.sort(key=request.order.place, reverse=request.order.backwards)
     return tasks
 
 
@@ -115,6 +114,7 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
         raise AssertionError("a locked task was not pending any more")
     return [
         {
+            **OF_ITS_END,
             **task,
             **held,
             "attempts": task["attempts"] + 1,

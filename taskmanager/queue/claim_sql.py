@@ -24,12 +24,14 @@ MAX_LOOKS = 10
 SPREAD_ROWS = 20
 CONTENDED_MS = 1_000
 
-# What a claim does not overwrite: see _hold() in claim.py.
+# The columns of a task that its end alone sets: each is NULL while it is pending.
+OF_ITS_END: Row = dict.fromkeys(("result", "completed_at", "pruned_at", "dedupe_until"))
+# What a claim overwrites: see _hold() in claim.py.
 _OVERWRITTEN = {
-    *("status", "worker_id", "claim_token", "claim_request_id", "lease_seconds", "claimed_at"),
-    *("lease_expires_at", "progress", "progress_message", "updated_at"),
+    *("status", "worker_id", "claim_token", "lease_seconds", "claimed_at", "lease_expires_at"),
+    *("progress", "progress_message", "updated_at"),
 }
-_COLUMNS = ", ".join(column for column in COLUMNS if column not in _OVERWRITTEN)
+_COLUMNS = ", ".join(column for column in COLUMNS if column not in {*_OVERWRITTEN, *OF_ITS_END})
 _LOCKED = " {lock_free_rows}"
 
 
@@ -51,6 +53,11 @@ class ClaimOrder:
         direction = "DESC" if self.backwards else "ASC"
         columns = [self.column] if self.column == "id" else [self.column, "id"]
         return ", ".join(f"{column} {direction}" for column in columns)
+
+    def place(self, task: Row) -> tuple[int, int]:
+        """What tasks are sorted by, where the index has not done it."""
+        rank = -task["priority"] if self.column == "claim_rank" else task[self.column]
+        return rank, task["id"]
 
     @cached_property
     def any_id_of_type(self) -> str:

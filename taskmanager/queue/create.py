@@ -118,7 +118,7 @@ def _type_for(name: str, known: dict[str, Row | TaskManagerError], caller: Calle
     if name not in known:
         caller.require_type(name)
         try:
-            known[name] = task_types.get_task_type(name=name)
+            known[name] = task_types.get_type_of_new_task(name=name)
         except NotFound as error:
             known[name] = error
     found = known[name]

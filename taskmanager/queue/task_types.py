@@ -170,13 +170,7 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
 
     Raises NotFound.
     """
-    row = fetch_one(SELECT_BY_NAME, (name,))
-    if row is None:
-        raise NotFound(
-            f"Task type '{name}' is not registered. "
-            "Register it first with POST /api/task-types/register.",
-            code="task_type_not_found",
-        )
+    row = _require(fetch_one(SELECT_BY_NAME, (name,)), name)
     if version is None or version == row["version"]:
         return row
     older = first_row(
@@ -193,6 +187,24 @@ def get_task_type(*, name: str, version: str | None = None) -> Row:
     return {**row, **older}
 
 
+def get_type_of_new_task(*, name: str) -> Row:
+    """What a new task needs of its type: `id`, `is_active`, `param_schema`, and its defaults.
+
+    Raises NotFound.
+    """
+    return _require(fetch_one(_SELECT_OF_NEW_TASK, (name,)), name)
+
+
+def _require(row: Row | None, name: str) -> Row:
+    if row is None:
+        raise NotFound(
+            f"Task type '{name}' is not registered. "
+            "Register it first with POST /api/task-types/register.",
+            code="task_type_not_found",
+        )
+    return row
+
+
 def list_versions(*, task_type_id: int) -> list[Row]:
     """`version`, `created_at` and `updated_at` of every version of a type, the newest first."""
     versions = TaskTypeVersion.select(
@@ -202,14 +214,25 @@ def list_versions(*, task_type_id: int) -> list[Row]:
     return rows_of(of_type.order_by(TaskTypeVersion.id.desc()))
 
 
-_COLUMNS_OF_TYPE = ", ".join(f"type.{column}" for column in used_columns(TaskType))
-# A template, since every create runs it.
-SELECT_CURRENT = (
-    f"SELECT {_COLUMNS_OF_TYPE}, current.param_schema FROM {{task_types}} AS type "
-    "JOIN {task_type_versions} AS current "
-    "ON current.task_type_id = type.id AND current.version = type.version"
+# Templates, since every create runs one of them.
+_OF_NEW_TASK = (
+    *("id", "name", "version", "is_active"),
+    *("dedupe", "priority", "max_attempts", "notify"),
 )
+
+
+def _select(columns: Iterable[str]) -> str:
+    of_type = ", ".join(f"type.{column}" for column in columns)
+    return (
+        f"SELECT {of_type}, current.param_schema FROM {{task_types}} AS type "
+        "JOIN {task_type_versions} AS current "
+        "ON current.task_type_id = type.id AND current.version = type.version"
+    )
+
+
+SELECT_CURRENT = _select(used_columns(TaskType))
 SELECT_BY_NAME = f"{SELECT_CURRENT} WHERE type.name = ?"
+_SELECT_OF_NEW_TASK = f"{_select(_OF_NEW_TASK)} WHERE type.name = ?"
 
 
 def list_task_types(
