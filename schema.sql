@@ -105,8 +105,8 @@ CREATE TABLE tasks (
     tags            TEXT,                        -- JSON list
     group_key       VARCHAR(255),
     concurrency_key VARCHAR(255),
-    expires_at      BIGINT,                      -- not handed out from then on
-    max_run_seconds INTEGER,
+    expires_at      BIGINT,                      -- cancelled then, if nobody has claimed it
+    max_run_seconds INTEGER,                     -- how long an attempt may run
     on_dependency_failed VARCHAR(10),
     dedupe_seconds  INTEGER,                     -- how long after its creation it holds its key
     dedupe_until    BIGINT,                      -- of a pruned task: it holds its key until then
@@ -165,6 +165,15 @@ CREATE TABLE task_tags (
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE INDEX task_tags_by_task ON task_tags (task_id);
+
+-- By when tasks must have been claimed; else they are cancelled. Tasks without have no row.
+CREATE TABLE task_deadlines (
+    task_id         BIGINT NOT NULL PRIMARY KEY,
+    expires_at      BIGINT NOT NULL,
+    CONSTRAINT task_deadlines_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at);
 
 -- Where the newest rows of task_logs were deleted. Their ids may be used again: see queue/feed.py.
 CREATE TABLE task_log_cuts (

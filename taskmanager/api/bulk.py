@@ -12,7 +12,7 @@ from taskmanager.api.serializers import FAILURE_GROUP
 from taskmanager.api.task_filters import task_filter_of
 from taskmanager.errors import InvalidRequest
 from taskmanager.queue import bulk, failures
-from taskmanager.queue.create import available_from
+from taskmanager.queue.columns import available_from
 
 blueprint = Blueprint("bulk", __name__, url_prefix="/tasks")
 

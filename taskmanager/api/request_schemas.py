@@ -23,7 +23,7 @@ from taskmanager.api.requests import MAX_INTEGER, PARAMS_PATH, QueryParameters, 
 from taskmanager.notify import endpoints
 from taskmanager.queue import claim_sql, dedupe, read, retry
 from taskmanager.queue.answer_size import LARGE_COLUMNS
-from taskmanager.queue.create import MAX_DELAY_SECONDS
+from taskmanager.queue.columns import MAX_DELAY_SECONDS
 from taskmanager.queue.schedules import definitions
 
 
@@ -56,6 +56,7 @@ TYPE_PATTERN = _text(
     description="letters, digits, '.', '_', '-', and '%' for any characters",
 )
 TAG = {**NAME, "maxLength": 50}
+TAGS = {**list_of(TAG), "maxItems": 10}
 # W3C Trace Context: version, trace id, parent id and flags. Neither id is all zeros.
 TRACEPARENT = _text(
     55,
@@ -69,6 +70,7 @@ PRIORITY = integer(-1_000_000, 1_000_000)
 ATTEMPTS = integer(1, 100)
 LEASE_SECONDS = integer(1, 86_400)
 DELAY_SECONDS = _number(0, MAX_DELAY_SECONDS)
+MAX_RUN_SECONDS = integer(1, 30 * 86_400)
 DEDUPE = one_of(*dedupe.POLICIES)
 DEDUPE_DAYS = integer(1, 36_500)
 RETENTION_DAYS = integer(0, 36_500)
@@ -95,6 +97,7 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "dedupe_days": or_null(DEDUPE_DAYS),
     "retention_days": or_null(RETENTION_DAYS),
     "notify": or_null(NAME),
+    "max_run_seconds": or_null(MAX_RUN_SECONDS),
 }
 
 REGISTER_TASK_TYPE = RequestBody(
@@ -117,10 +120,23 @@ CREATE_TASK = RequestBody(
     available_at=TIME,
     dedupe=DEDUPE,
     dedupe_key=_text(1, 255),
+    dedupe_seconds=integer(1, 31_622_400),
+    on_duplicate=one_of(*dedupe.ON_DUPLICATE),
     parent_task_id=or_null(ID),
-    tags={**list_of(TAG), "maxItems": 10},
+    tags=TAGS,
     traceparent=or_null(TRACEPARENT),
     notify=NAME,
+    expires_at=TIME,
+    expires_in_seconds=DELAY_SECONDS,
+    max_run_seconds=MAX_RUN_SECONDS,
+)
+CHANGE_TASK = RequestBody(
+    params=OBJECT,
+    priority=PRIORITY,
+    max_attempts=ATTEMPTS,
+    delay_seconds=DELAY_SECONDS,
+    available_at=TIME,
+    tags=TAGS,
 )
 CREATE_TASKS = RequestBody(
     required=("tasks",),

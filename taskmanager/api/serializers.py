@@ -108,7 +108,9 @@ TASK = Fields(
     claimed_by=or_null(WORKER_ID),
     claimed_at=or_null(TIME),
     lease_expires_at=or_null(TIME),
+    max_run_seconds=like(or_null(COUNT), None),
     available_at=TIME,
+    expires_at=like(or_null(TIME), None),
     completed_at=or_null(TIME),
     pruned_at=like(or_null(TIME), None),
     dedupe_until=like(or_null(TIME), None),
@@ -160,6 +162,7 @@ TASK_TYPE = Fields(
     dedupe_days=like(or_null(COUNT), None),
     retention_days=like(or_null(COUNT), None),
     notify=like(or_null(TEXT), None),
+    max_run_seconds=like(or_null(COUNT), None),
     created_at=TIME,
     updated_at=TIME,
 )

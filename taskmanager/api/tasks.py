@@ -13,8 +13,8 @@ from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
 from taskmanager.api.task_filters import task_filter_of
-from taskmanager.errors import TaskManagerError, ValidationFailed
-from taskmanager.queue import history, operate, read, waiting
+from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
+from taskmanager.queue import change, history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
 
@@ -36,7 +36,11 @@ def create(body: Values) -> Response:
     type is not active; 403; 404 no such type.
     """
     outcome = create_task(_traced(body), defaults=task_defaults(), caller=g.caller, now=g.now)
-    data = {**task_json(outcome.task or {}), "deduplicated": outcome.deduplicated}
+    data = {
+        **task_json(outcome.task or {}),
+        "deduplicated": outcome.deduplicated,
+        "on_duplicate": outcome.on_duplicate,
+    }
     g.task_ids = [data["id"]]  # for the log
     if outcome.deduplicated:
         return success(data, "Task already exists (deduplicated)")
@@ -115,6 +119,7 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
         results.append(
             {
                 "outcome": "deduplicated" if outcome.deduplicated else "created",
+                "on_duplicate": outcome.on_duplicate,
                 "task": task_json(task, without=["params"] if fits else LARGE_COLUMNS),
             }
         )
@@ -181,6 +186,22 @@ def get(task_id: int) -> Response:
             "waiting_because": waiting.explain(task, now=g.now),
         }
     )
+
+
+@blueprint.patch(TASK)
+@requires("tasks:manage", body=request_schemas.CHANGE_TASK)
+def change_one(task_id: int, body: Values) -> Response:
+    """PATCH /api/tasks/{id}: changes a task that waits.
+
+    `params`, `priority`, `max_attempts`, `available_at` or `delay_seconds`, `tags`.
+
+    200; 400; 403; 404; 409 `task_not_waiting`, and `duplicate_task` with the `task_id` of the
+    other task that has these params.
+    """
+    if not body:
+        raise InvalidRequest("Send at least one field that is to change.")
+    task = change.change_task(task_id=task_id, request=body, caller=g.caller, now=g.now)
+    return success(task_json(task), "Task changed")
 
 
 @blueprint.get(f"{TASK}/logs")

@@ -245,6 +245,21 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             "CREATE INDEX task_tags_by_task ON task_tags (task_id)",
         ),
         Ddl(
+            "make task_deadlines",
+            """
+            CREATE TABLE task_deadlines (
+                task_id         BIGINT NOT NULL PRIMARY KEY,
+                expires_at      BIGINT NOT NULL,
+                CONSTRAINT task_deadlines_task FOREIGN KEY (task_id) REFERENCES tasks (id)
+                    ON DELETE CASCADE
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make the index task_deadlines_by_expires_at",
+            "CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at)",
+        ),
+        Ddl(
             "make task_log_cuts",
             """
             CREATE TABLE task_log_cuts (

@@ -129,6 +129,11 @@ class Task(_Model):
     payload_key = peewee.CharField(32, null=True)
 
 
+class TaskDeadline(_Model):
+    task_id = peewee.BigIntegerField(primary_key=True)
+    expires_at = peewee.BigIntegerField()
+
+
 class TaskLog(_Model):
     id = peewee.BigAutoField()
     task_id = peewee.BigIntegerField()
@@ -293,7 +298,17 @@ class StatisticsSnapshot(_Model):
 
 
 MODELS = (
-    *(SchemaVersion, TaskType, TaskTypeVersion, Task, TaskTag, TaskLog, Worker, Schedule),
+    *(
+        SchemaVersion,
+        TaskType,
+        TaskTypeVersion,
+        Task,
+        TaskTag,
+        TaskDeadline,
+        TaskLog,
+        Worker,
+        Schedule,
+    ),
     *(Webhook, WebhookDelivery),
     *(ApiKey, TaskLogCut, TaskLogReader, PeriodCount),
     *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
@@ -303,8 +318,8 @@ MODELS = (
 # Nothing writes them yet: schema.sql says why they exist.
 _UNUSED = frozenset(
     (
-        *("batch_id", "group_key", "concurrency_key", "expires_at", "max_run_seconds"),
-        *("on_dependency_failed", "dedupe_seconds", "payload_key"),  # of a task, and
+        *("batch_id", "group_key", "concurrency_key"),
+        *("on_dependency_failed", "payload_key"),  # of a task, and
         *("concurrency", "start_rate", "is_fair", "max_open", "is_encrypted"),  # of a type
     )
 )

@@ -18,6 +18,7 @@ from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, execute, fetch_all, parts_of, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.queue import history, operate
+from taskmanager.queue.columns import when_available
 from taskmanager.queue.holder import lock_tasks, put_back
 from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter, find_ids
 from taskmanager.queue.task_types import allowed_rows
@@ -58,8 +59,7 @@ def updating(priority: int | None, available_at: int | None) -> Action:
         if priority is not None:
             changed |= {"priority": priority, "claim_rank": -priority}
         if available_at is not None:
-            status = "scheduled" if available_at > now else "pending"
-            changed |= {"status": status, "available_at": available_at}
+            changed |= when_available(available_at, now)
         return changed
 
     return Action("updated", ("scheduled", "pending"), "task_not_waiting", changes)

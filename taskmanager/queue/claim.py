@@ -8,6 +8,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from taskmanager.access.caller import Caller
@@ -17,6 +18,7 @@ from taskmanager.errors import NoTaskAvailable
 from taskmanager.queue import history, maintenance, task_types, workers
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
 from taskmanager.queue.claim_sql import OF_ITS_END, ClaimOrder, find_heads, lock_next
+from taskmanager.queue.flow import deadlines
 from taskmanager.queue.task_types import TaskDefaults
 
 MAX_ROUNDS = 20  # of looking again, while other workers take first what was found
@@ -80,6 +82,9 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
     room = MAX_ANSWER_TEXT
     for task_type, count in _count_per_type(types, request):
         locked = lock_next(request.order, task_type["id"], count=count, room=room, now=now)
+        if any(deadlines.is_late(task, now) for task in locked):
+            deadlines.cancel_late(now=now, rows=deadlines.CANCELLED_BY_A_CLAIM)
+            locked = [task for task in locked if not deadlines.is_late(task, now)]
         tasks += _hold(locked, task_type, request, now)
         room -= sum(len(task["params"]) for task in locked)
         if room <= 0:
@@ -97,6 +102,7 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
     if not locked:
         return []
     lease_seconds = request.lease_seconds or task_type["lease_seconds"]
+    lease_end = partial(deadlines.lease_end, lease_seconds=lease_seconds, claimed_at=now, now=now)
     nonce = secrets.token_urlsafe(16)
     held = {
         "status": "claimed",
@@ -104,19 +110,21 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
         "claim_request_id": request.request_id,
         "lease_seconds": lease_seconds,
         "claimed_at": now,
-        "lease_expires_at": now + lease_seconds * 1000,
         "progress": None,
         "progress_message": None,
         "updated_at": now,
     }
     ids = [task["id"] for task in locked]
-    if execute(HOLD, (*held.values(), f"{nonce}.", ids)).rowcount != len(ids):
+    lease = (lease_seconds, now, now + lease_seconds * 1000)
+    if execute(HOLD, (*held.values(), *lease, f"{nonce}.", ids)).rowcount != len(ids):
         raise AssertionError("a locked task was not pending any more")
     return [
         {
             **OF_ITS_END,
             **task,
             **held,
+            "lease_expires_at": lease_end(task),
+            "expires_at": None,
             "attempts": task["attempts"] + 1,
             "claim_token": f"{nonce}.{task['id']}",
             "type": task_type["name"],
@@ -127,8 +135,10 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
 
 HOLD = (
     "UPDATE {tasks} {by_id} SET status = ?, worker_id = ?, claim_request_id = ?, "
-    "lease_seconds = ?, claimed_at = ?, lease_expires_at = ?, progress = ?, progress_message = ?, "
-    "updated_at = ?, attempts = attempts + 1, claim_token = ? || id "
+    "lease_seconds = ?, claimed_at = ?, progress = ?, progress_message = ?, updated_at = ?, "
+    # As deadlines.lease_end() has it.
+    "lease_expires_at = CASE WHEN max_run_seconds < ? THEN ? + max_run_seconds * 1000 ELSE ? END, "
+    "expires_at = NULL, attempts = attempts + 1, claim_token = ? || id "
     "WHERE status = 'pending' AND id IN ?"
 )
 

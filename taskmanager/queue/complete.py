@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import takes
-from taskmanager.db.statements import Row, fetch_all, fetch_one, fetch_value
+from taskmanager.db.statements import Row, fetch_one, fetch_value
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, ResultTooLarge, TaskManagerError
-from taskmanager.queue import dedupe, history, outbox, retry, workers
+from taskmanager.queue import dedupe, history, outbox, retry, task_types, workers
 from taskmanager.queue.holder import (
     Holder,
     finished,
@@ -148,11 +148,8 @@ def _event_row(held: Row, changes: Row, completion: Completion, caller: Caller, 
 def _retry_policies(completions: Sequence[Completion], tasks: Mapping[int, Row]) -> dict[int, Any]:
     """The retry policy of each task type of which a task has failed, by the type's id."""
     failed = {completion.task_id for completion in completions if not completion.success}
-    type_ids = sorted({task["task_type_id"] for task in tasks.values() if task["id"] in failed})
-    if not type_ids:
-        return {}
-    rows = fetch_all("SELECT id, retry FROM {task_types} WHERE id IN ?", (type_ids,))
-    return {row["id"]: json.loads(row["retry"]) if row["retry"] else None for row in rows}
+    type_ids = {task["task_type_id"] for task in tasks.values() if task["id"] in failed}
+    return task_types.retry_policies(type_ids)
 
 
 def _decide(task: Row, completion: Completion, policies: dict[int, Any], now: int) -> Row:

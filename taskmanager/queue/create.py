@@ -1,6 +1,5 @@
 """Creating tasks: one or a thousand, de-duplicated by their dedupe keys."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from taskmanager.access.caller import Caller
 from taskmanager.db.connection import takes
 from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, parts_of
 from taskmanager.errors import (
+    Conflict,
     DatabaseUnavailable,
     InvalidRequest,
     NotFound,
@@ -16,11 +16,11 @@ from taskmanager.errors import (
     TooLarge,
 )
 from taskmanager.params import validation
-from taskmanager.queue import dedupe, outbox, task_types
+from taskmanager.queue import change, dedupe, outbox, task_types
+from taskmanager.queue.columns import available_from, params_text, tags_text
+from taskmanager.queue.flow import deadlines
 from taskmanager.queue.store import store_in_transaction
 from taskmanager.queue.task_types import TaskDefaults
-
-MAX_DELAY_SECONDS = 10 * 366 * 86_400
 
 # `type`, `params` and, where given, the other fields of `POST /api/tasks`; `available_at` in
 # milliseconds.
@@ -33,6 +33,7 @@ class Outcome:
 
     task: Row | None = None
     deduplicated: bool = False
+    on_duplicate: str | None = None  # what was done to the task that existed, where that was asked
     error: TaskManagerError | None = None
 
 
@@ -66,7 +67,30 @@ def create_tasks(
         unanswered = (outcome for outcome in outcomes if outcome.error is None)
         for outcome, (task, existed) in zip(unanswered, stored, strict=True):
             outcome.task, outcome.deduplicated = task_types.with_type(task), existed
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if outcome.deduplicated and request.get("on_duplicate", "keep") != "keep":
+                _change_existing(request, outcome, caller, now)
     return outcomes
+
+
+def _change_existing(request: Request, outcome: Outcome, caller: Caller, now: int) -> None:
+    """Makes the task that exists already wait for longer, or do what is asked now.
+
+    In a transaction of its own: a crash before leaves the task as it was, and the same request
+    again finds it and changes it. A task that no longer waits stays as it is.
+    """
+    task = outcome.task or {}
+    fields: dict[str, Any] = {"available_at": max(now, available_from(request, now))}
+    if request["on_duplicate"] == "replace":
+        names = ("params", "priority", "max_attempts", "tags")
+        fields |= {name: request[name] for name in names if request.get(name) is not None}
+    try:
+        outcome.task = change.change_existing(
+            task_id=task["id"], request=fields, caller=caller, now=now
+        )
+        outcome.on_duplicate = f"{request['on_duplicate'].removesuffix('e')}ed"
+    except (Conflict, NotFound):
+        outcome.on_duplicate = "kept"
 
 
 def _rows(
@@ -162,35 +186,27 @@ def _new_row(
             type_name=name, params=params, requested_key=request.get("dedupe_key")
         ),
         **dedupe.held_keys(policy),
+        "dedupe_seconds": _dedupe_seconds(request, policy),
         "parent_task_id": request.get("parent_task_id"),
-        "tags": _tags_text(request.get("tags")),
+        "tags": tags_text(request.get("tags")),
         "traceparent": request.get("traceparent"),
         "notify": request.get("notify") or task_type["notify"],
         "available_at": available_at,
+        "expires_at": deadlines.deadline_of(request, available_at=available_at, now=now),
+        "max_run_seconds": request.get("max_run_seconds") or task_type["max_run_seconds"],
         "created_at": now,
         "updated_at": now,
     }
 
 
-def params_text(params: Mapping[str, Any]) -> str:
-    """Params as they are stored: key order kept, no needless spaces."""
-    return json.dumps(params, ensure_ascii=False, separators=(",", ":"))
-
-
-def _tags_text(tags: Sequence[str] | None) -> str | None:
-    """Tags as they are stored, each once."""
-    return json.dumps(list(dict.fromkeys(tags)), ensure_ascii=False) if tags else None
+def _dedupe_seconds(request: Request, policy: str) -> int | None:
+    seconds: int | None = request.get("dedupe_seconds")
+    if seconds is not None and policy != "forever":
+        raise InvalidRequest(
+            f"dedupe_seconds shortens dedupe: forever, but the policy here is '{policy}'."
+        )
+    return seconds
 
 
 def _first_given(*values: int | None) -> int:
     return next(value for value in values if value is not None)
-
-
-def available_from(request: Request, now: int) -> int:
-    """When a task is available: at once, unless the request delays it. Raises InvalidRequest."""
-    delay, moment = request.get("delay_seconds"), request.get("available_at")
-    if delay is not None and moment is not None:
-        raise InvalidRequest("Send delay_seconds or available_at, not both.")
-    if moment is not None and moment > now + MAX_DELAY_SECONDS * 1000:
-        raise InvalidRequest("available_at is more than ten years away.")
-    return round(now + delay * 1000) if delay is not None else (moment or now)

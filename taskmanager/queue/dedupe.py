@@ -1,8 +1,9 @@
 """De-duplication: the key of a task, and how long the task holds it.
 
 A task holds its key as long as it exists (`forever`), until it is finished (`active`) or never
-(`none`). Pruning ends `forever`, unless the type has `dedupe_days`: then the task is emptied and
-keeps its key for so long after its end. Two unique indexes decide, on (dedupe_key,
+(`none`). With `dedupe_seconds`, `forever` ends so long after the task was created. Pruning ends it
+too, unless the type has `dedupe_days`: then the task is emptied and keeps its key for so long
+after its end. Two unique indexes decide, on (dedupe_key,
 holds_key_forever) and (dedupe_key, holds_key_while_open): a NULL in the second column never
 collides.
 """
@@ -14,6 +15,8 @@ from typing import Any
 from taskmanager.db.statements import Row
 
 POLICIES = ("forever", "active", "none")
+# What a request does to the task that exists already, if that still waits.
+ON_DUPLICATE = ("keep", "replace", "postpone")
 DEFAULT_POLICY = "forever"
 
 # Above this a float no longer tells neighbouring integers apart (IEEE 754, 53-bit significand).
@@ -51,12 +54,32 @@ def dedupe_key(*, type_name: str, params: Any, requested_key: str | None = None)
     return hashlib.sha256(f"{type_name}\0{content}".encode()).hexdigest()
 
 
+def key_of_text(*, type_name: str, text: str) -> str:
+    """The key of params as they are stored."""
+    return dedupe_key(type_name=type_name, params=json.loads(text))
+
+
 def held_keys(policy: str) -> Row:
     """The columns by which an unfinished task of this policy holds its key."""
     return {
         "holds_key_forever": 1 if policy == "forever" else None,
         "holds_key_while_open": None if policy == "none" else 1,
     }
+
+
+# The columns of a task that holds its key no longer.
+NO_KEYS: Row = {"holds_key_forever": None, "holds_key_while_open": None}
+
+
+def window_is_over(task: Row, now: int) -> bool:
+    """Whether a task with `dedupe_seconds` was created so long ago that its key is free."""
+    seconds = task["dedupe_seconds"]
+    return seconds is not None and int(task["created_at"]) + seconds * 1000 <= now
+
+
+def keys_of_retried(task: Row, now: int) -> Row:
+    """The columns by which a task that is tried again holds its key."""
+    return NO_KEYS if window_is_over(task, now) else held_keys(task["dedupe"])
 
 
 # What becomes of them when a task is finished.

@@ -29,7 +29,7 @@ from taskmanager.queue.answer_size import count_that_fits
 
 # A task without one of these has at most a few events for each of its 100 attempts. So a history
 # is bounded if it is shortened wherever one of them is stored.
-EVENTS_OF_CYCLES = frozenset({"released", "retried", "lease_restored"})
+EVENTS_OF_CYCLES = frozenset({"released", "retried", "lease_restored", "updated"})
 SHORTENED = "history_shortened"
 MAX_EVENTS = 1_000
 KEPT_EVENTS = 500

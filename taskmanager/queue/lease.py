@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import TaskManagerError
+from taskmanager.errors import ClaimLost, TaskManagerError
 from taskmanager.queue import history, workers
+from taskmanager.queue.flow import deadlines
 from taskmanager.queue.holder import (
     Holder,
     lock_tasks,
@@ -39,6 +40,18 @@ def next_heartbeat_in(tasks: Iterable[Row], *, heartbeat_seconds: int, now: int)
     return min(heartbeat_seconds, math.floor(third) or math.floor(third * 100) / 100)
 
 
+def _require_renewable(task: Row | None, task_id: int, holder: Holder, now: int) -> Row:
+    """The task, where the holder may go on working on it. Raises what require_holder() raises."""
+    held = require_holder(task, task_id, holder)
+    if deadlines.has_run_out(held, now):
+        raise ClaimLost(
+            f"The attempt has run for longer than the {held['max_run_seconds']} seconds of "
+            "max_run_seconds; nothing was changed. Stop working on it.",
+            details={"status": held["status"], "attempts": held["attempts"]},
+        )
+    return held
+
+
 def _renew(
     tasks: Collection[Row],
     *,
@@ -51,7 +64,10 @@ def _renew(
     updates = []
     for task in tasks:
         seconds = lease_seconds or task["lease_seconds"]
-        lease = {"lease_seconds": seconds, "lease_expires_at": now + seconds * 1000}
+        end = deadlines.lease_end(
+            task, lease_seconds=seconds, claimed_at=task["claimed_at"], now=now
+        )
+        lease = {"lease_seconds": seconds, "lease_expires_at": end}
         changes = {"status": "claimed", **lease, "updated_at": now, **(progress or {})}
         updates.append((task, changes))
     renewed = update_held(updates)
@@ -82,7 +98,7 @@ def renew_lease(
     task = lock_tasks([task_id], caller).get(task_id)
     if task is not None and task["status"] == "cancelled":
         return task
-    held = [require_holder(task, task_id, holder)]
+    held = [_require_renewable(task, task_id, holder, now)]
     [task] = _renew(held, lease_seconds=lease_seconds, progress=progress, caller=caller, now=now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task
@@ -201,7 +217,8 @@ def _renew_locked(
             outcomes.append((task_id, "cancelled"))
             continue
         try:
-            renewed[task_id] = require_holder(task, task_id, Holder(worker_id, claim_token))
+            holder = Holder(worker_id, claim_token)
+            renewed[task_id] = _require_renewable(task, task_id, holder, now)
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:
             outcomes.append((task_id, "lost"))

@@ -20,6 +20,7 @@ from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from taskmanager.queue import clock_jumps, history, maintenance_runs, outbox, retention
 from taskmanager.queue.figures import counts, periods
+from taskmanager.queue.flow import deadlines
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.retention import DAY_MS
 from taskmanager.queue.schedules import runs
@@ -75,6 +76,9 @@ def maintain(
         "created": runs.run_due_schedules(now=now, defaults=defaults, deadline=deadline),
         "requeued": requeue_expired_claims(now=now, deadline=deadline),
         "started": start_due_tasks(now=now, deadline=deadline),
+        "expired": _until_done(
+            lambda rows: deadlines.cancel_late_slice(now=now, rows=rows), deadline
+        ),
     }
     count_events(now=now, deadline=min(deadline, time.monotonic() + MAX_COUNTING_SECONDS))
     done["pruned"] = prune_finished_tasks(
@@ -172,8 +176,8 @@ def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
 
 
 class NextDue(NamedTuple):
-    """When the next schedule, lease, delayed task and counting of events fall due; None: there is
-    none of the kind.
+    """When the next schedule, lease, delayed task, deadline and counting of events fall due; None:
+    there is none of the kind.
 
     `latest` is the latest time that is stored, which shows whether the clock was set back, and
     `corrected_at` when that was last corrected.
@@ -182,13 +186,14 @@ class NextDue(NamedTuple):
     schedule_at: int | None
     lease_at: int | None
     task_at: int | None
+    deadline_at: int | None
     events_at: int | None
     corrected_at: int | None
     latest: int
 
     def is_anything_due(self, now: int) -> bool:
         """Whether run_slice() has something to do."""
-        due = [moment is not None and moment <= now for moment in self[:3]]
+        due = [moment is not None and moment <= now for moment in self[:4]]
         return any(due) or self.is_correction_due(now)
 
     def is_correction_due(self, now: int) -> bool:
@@ -209,16 +214,16 @@ def next_due(*, now: int) -> NextDue:
         "(SELECT lease_expires_at FROM {tasks} WHERE lease_expires_at > 0 "
         "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
         "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
-        "ORDER BY available_at LIMIT 1) AS task_at, "
+        f"ORDER BY available_at LIMIT 1) AS task_at, ({deadlines.NEXT}), "
         f"({periods.UNCOUNTED_SINCE}), ({clock_jumps.CORRECTED_AT}), "
         f"({clock_jumps.LATEST_SEEN}), ({clock_jumps.LATEST_RUN}), ({clock_jumps.LATEST_LEASE})"
     ).fetchone()
-    events_at = row[3]
+    events_at = row[4]
     if events_at is not None:
         # One in the future is from before the clock was set back.
         events_at = events_at + COUNTED_EVERY_MS if events_at <= now else now
-    latest = max([moment or 0 for moment in row[5:]])
-    found = NextDue(row[0], row[1], row[2], events_at, corrected_at=row[4], latest=latest)
+    latest = max([moment or 0 for moment in row[6:]])
+    found = NextDue(*row[:4], events_at, corrected_at=row[5], latest=latest)
     remembered.next_due = (now, found)
     return found
 
@@ -242,6 +247,8 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
         moved += _requeue_slice(now, SLICE_ROWS)
     if due.task_at is not None and due.task_at <= now:
         moved += _start_slice(now, SLICE_ROWS)
+    if due.deadline_at is not None and due.deadline_at <= now:
+        moved += deadlines.cancel_late_slice(now=now, rows=SLICE_ROWS)
     maintenance_runs.record_slice_of_claim(started_at=now, started=started, tasks_moved=moved)
     return moved
 
@@ -303,13 +310,17 @@ def _requeue_slice(now: int, rows: int) -> int:
 
     Transition: claimed → pending, or → failed with `lease_expired` where no
     attempt is left. The claim token stays until another worker takes the task or
-    a caller retries it, so that work finished late is not lost.
+    a caller retries it, so that work finished late is not lost. An attempt that has
+    run for `max_run_seconds` ends as its worker's report of a failure ends it.
     Commits together: the slice's transitions, their history rows and deliveries.
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.
     """
-    columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify"
-    expired = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
+    columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify, "
+    columns += "claimed_at, lease_expires_at, max_run_seconds"
+    over = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
+    deadlines.end_attempts([row for row in over if deadlines.is_timed_out(row)], now=now)
+    expired = [row for row in over if not deadlines.is_timed_out(row)]
     exhausted = [row for row in expired if row["attempts"] >= row["max_attempts"]]
     again = [row for row in expired if row["attempts"] < row["max_attempts"]]
     error = {
@@ -326,7 +337,7 @@ def _requeue_slice(now: int, rows: int) -> int:
     history.record(exhausted, "lease_expired", status="failed", now=now)
     told = [with_type({**row, "status": "failed"}) for row in exhausted if row["notify"]]
     outbox.record(told, now=now)
-    return len(expired)
+    return len(over)
 
 
 def _move(rows: list[Row], status: str, changes: Row) -> None:

@@ -85,12 +85,13 @@ def new_attempts(task: Row, now: int) -> Row:
     """The columns of a failed or cancelled task that is tried again."""
     return {
         **waiting_again(0, now),
-        **dedupe.held_keys(task["dedupe"]),
+        **dedupe.keys_of_retried(task, now),
         **NO_PROGRESS,
         "attempts": 0,
         "worker_id": None,
         "claimed_at": None,
         "completed_at": None,
+        "expires_at": None,
     }
 
 

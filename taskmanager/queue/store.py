@@ -21,11 +21,13 @@ from taskmanager.db.statements import (
     insert_halves,
     insert_many,
     parts_of,
+    update,
 )
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import Conflict
-from taskmanager.queue import history
+from taskmanager.queue import dedupe, history
 from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
+from taskmanager.queue.flow import deadlines
 
 ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
@@ -78,7 +80,8 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
     holders are read and left out. A holder may let go of its key between the
     refusal and the read, hence the rounds.
     """
-    found = _open_duplicates(rows)
+    now = next(iter(rows.values()))["created_at"]
+    found = _holders(_open_duplicates(rows), now)
     for _ in range(MAX_DUPLICATE_ROUNDS):
         free = {index: row for index, row in rows.items() if index not in found}
         if not free:
@@ -92,16 +95,18 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
                 raise
             if keeps_snapshot():  # the holder may be newer than what this transaction sees
                 raise SnapshotTooOld from None
-            found |= _duplicates(free)
+            found |= _holders(_duplicates(free), now)
         else:
-            _insert_tags(zip(ids, free.values(), strict=True))
+            made = list(zip(ids, free.values(), strict=True))
+            insert_tags(made)
+            deadlines.record(made)
             for (index, row), task_id in zip(free.items(), ids, strict=True):
                 found[index] = ({**dict.fromkeys(COLUMNS), **row, "id": task_id}, False)
             return found
     raise Conflict("Tasks with the same key come and go too fast; try again.")
 
 
-def _insert_tags(tasks: Iterable[tuple[int, Row]]) -> None:
+def insert_tags(tasks: Iterable[tuple[int, Row]]) -> None:
     """Makes new tasks known by their tags."""
     tags = [
         {"tag": tag, "task_id": task_id}
@@ -110,6 +115,14 @@ def _insert_tags(tasks: Iterable[tuple[int, Row]]) -> None:
         for tag in json.loads(row["tags"])
     ]
     insert_many("task_tags", tags)
+
+
+def _holders(found: dict[int, Stored], now: int) -> dict[int, Stored]:
+    """Those found that go on holding their keys; the others let go of them now."""
+    old = sorted({task["id"] for task, _ in found.values() if dedupe.window_is_over(task, now)})
+    if old:
+        update("tasks", dedupe.NO_KEYS, "id IN ?", (old,), hint="{by_id}")
+    return {index: stored for index, stored in found.items() if stored[0]["id"] not in old}
 
 
 def _open_duplicates(rows: dict[int, Row]) -> dict[int, Stored]:

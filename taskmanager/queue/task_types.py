@@ -6,7 +6,7 @@ version is kept; the one registered last is current.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, product
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ DEFAULTS = (
     "dedupe_days",
     "retention_days",
     "notify",
+    "max_run_seconds",
 )
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
@@ -217,7 +218,7 @@ def list_versions(*, task_type_id: int) -> list[Row]:
 # Templates, since every create runs one of them.
 _OF_NEW_TASK = (
     *("id", "name", "version", "is_active"),
-    *("dedupe", "priority", "max_attempts", "notify"),
+    *("dedupe", "priority", "max_attempts", "notify", "max_run_seconds"),
 )
 
 
@@ -267,6 +268,14 @@ def _count_open_tasks(type_ids: Sequence[int]) -> Counter[int]:
         for row in fetch_all(" UNION ALL ".join([members] * len(some)), list(chain(*values))):
             counts[row["type_id"]] += row["counted"]
     return counts
+
+
+def retry_policies(type_ids: Collection[int]) -> dict[int, Any]:
+    """The retry policy of each of these types by its id; None: the default."""
+    if not type_ids:
+        return {}
+    rows = fetch_all("SELECT id, retry FROM {task_types} WHERE id IN ?", (sorted(type_ids),))
+    return {row["id"]: json.loads(row["retry"]) if row["retry"] else None for row in rows}
 
 
 def with_type(row: Row) -> Row:

@@ -21,6 +21,7 @@ from taskmanager.errors import Conflict, InvalidRequest, NotFound
 from taskmanager.params import validation
 from taskmanager.queue import create, task_types
 from taskmanager.queue.answer_size import require_small
+from taskmanager.queue.columns import params_text
 from taskmanager.queue.schedules import due_times
 from taskmanager.queue.schedules.due_times import Timing
 from taskmanager.queue.task_types import Page, TaskDefaults
@@ -147,7 +148,7 @@ def change_schedule(
     if "params" in changes:
         schema_text = task_types.get_task_type(name=row["type"])["param_schema"]
         validation.check_params(schema_text, changes["params"], type_name=row["type"])
-        require_small("params", create.params_text(changes["params"]), MAX_PARAMS_LENGTH)
+        require_small("params", params_text(changes["params"]), MAX_PARAMS_LENGTH)
     _changed_columns(row, changes, now)  # raises before anything is locked
     _change(schedule_id, changes, caller, now)
     return get_schedule(schedule_id=schedule_id, caller=caller)
@@ -191,7 +192,7 @@ def _columns(fields: Mapping[str, Any], timing: Timing) -> Row:
     columns: Row = {name: fields[name] for name in _PLAIN_FIELDS if name in fields}
     columns |= timing._asdict()
     if "params" in fields:
-        columns["params"] = create.params_text(fields["params"])
+        columns["params"] = params_text(fields["params"])
     if "is_active" in fields:
         columns["is_active"] = int(fields["is_active"])
     return columns

@@ -13,8 +13,8 @@ from taskmanager.errors import ValidationFailed
 from taskmanager.params import validation
 from taskmanager.params.empty_objects import object_of, schema_with_objects
 from taskmanager.queue import dedupe
+from taskmanager.queue.columns import params_text
 from taskmanager.queue.complete import MAX_ERROR_CHARACTERS
-from taskmanager.queue.create import params_text
 from taskmanager.queue.read import FINISHED_STATUSES
 from taskmanager.transfer.php.notes import Notes
 

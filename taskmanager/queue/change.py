@@ -1,0 +1,121 @@
+"""Changing a task while it waits: what it asks for, how urgent it is, when it may run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+
+from taskmanager.access import audit
+from taskmanager.access.caller import Caller
+from taskmanager.db.connection import takes
+from taskmanager.db.errors import is_duplicate
+from taskmanager.db.statements import Row, execute, fetch_value, update
+from taskmanager.db.transactions import write_transaction
+from taskmanager.errors import Conflict, InvalidRequest, TooLarge
+from taskmanager.params import validation
+from taskmanager.queue import dedupe, history, store, task_types
+from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
+from taskmanager.queue.holder import lock_tasks
+from taskmanager.queue.read import get_task, require_task
+
+WAITING = ("scheduled", "pending")
+
+
+@write_transaction
+def change_task(*, task_id: int, request: Mapping[str, Any], caller: Caller, now: int) -> Row:
+    """Changes the fields that `request` names: those of `PATCH /api/tasks/{id}`.
+
+    Params are checked against the type's current schema. A task whose dedupe key came from its
+    params gets the key of the new ones.
+
+    Transition: none, or scheduled ↔ pending where its time changes.
+    Commits together: the fields, the tags, the history row and the audit event.
+    Raises NotFound, InvalidRequest, ValidationFailed, TooLarge, and Conflict where the task does
+    not wait or another task has the new dedupe key.
+    A crash leaves the task as it was.
+    """
+    task = _change(task_id, request, caller, now)
+    message = f"task {task_id} ({task['type']}) updated by {caller.name}: {_names(request)}"
+    audit.record(event="task_updated", message=message, caller=caller, now=now)
+    return task
+
+
+@write_transaction
+def change_existing(*, task_id: int, request: Mapping[str, Any], caller: Caller, now: int) -> Row:
+    """The same for a request to create a task that exists already, which is not audited."""
+    return _change(task_id, request, caller, now)
+
+
+def _change(task_id: int, request: Mapping[str, Any], caller: Caller, now: int) -> Row:
+    task = require_task(lock_tasks([task_id], caller).get(task_id), task_id)
+    if task["status"] not in WAITING:
+        raise Conflict(
+            f"Task {task_id} is {task['status']}; only a task that waits can be changed.",
+            code="task_not_waiting",
+            details={"status": task["status"]},
+        )
+    changes = _columns(task, request, now)
+    try:
+        update("tasks", changes, "id = ?", (task_id,), hint="{by_id}")
+    except peewee.IntegrityError as error:
+        if not is_duplicate(error):
+            raise
+        raise _duplicate(task_id, changes["dedupe_key"]) from None
+    if "tags" in changes:
+        execute("DELETE FROM {task_tags} WHERE task_id = ?", (task_id,))
+        store.insert_tags([(task_id, changes)])
+    history.record(
+        [{**task, **changes}], "updated", message=_names(request), caller=caller, now=now
+    )
+    return get_task(task_id=task_id, caller=caller)
+
+
+def _names(request: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(request))
+
+
+def _columns(task: Row, request: Mapping[str, Any], now: int) -> Row:
+    columns: Row = {"updated_at": now}
+    if "priority" in request:
+        columns |= {"priority": request["priority"], "claim_rank": -request["priority"]}
+    if "max_attempts" in request:
+        if request["max_attempts"] <= task["attempts"]:
+            raise InvalidRequest(
+                f"The task has used {task['attempts']} attempts already, so max_attempts must be "
+                "higher."
+            )
+        columns["max_attempts"] = request["max_attempts"]
+    if "available_at" in request or "delay_seconds" in request:
+        columns |= when_available(max(now, available_from(request, now)), now)
+    if "tags" in request:
+        columns["tags"] = tags_text(request["tags"])
+    if "params" in request:
+        columns |= _with_params(task, request["params"])
+    return columns
+
+
+def _with_params(task: Row, params: Mapping[str, Any]) -> Row:
+    name = task["type"]
+    task_type = task_types.get_task_type(name=name)
+    validation.check_params(task_type["param_schema"], params, type_name=name)
+    text = params_text(params)
+    if not takes(text):
+        raise TooLarge
+    columns = {"params": text, "type_version": task_type["version"]}
+    old = fetch_value("SELECT params FROM {tasks} WHERE id = ?", (task["id"],))
+    if task["dedupe_key"] == dedupe.key_of_text(type_name=name, text=old):
+        columns["dedupe_key"] = dedupe.dedupe_key(type_name=name, params=params)
+    return columns
+
+
+def _duplicate(task_id: int, dedupe_key: str) -> Conflict:
+    other = fetch_value(
+        "SELECT id FROM {tasks} WHERE dedupe_key = ? AND id <> ? "
+        "AND (holds_key_forever = 1 OR holds_key_while_open = 1) LIMIT 1",
+        (dedupe_key, task_id),
+    )
+    return Conflict(
+        f"Task {other} has these params already, so nothing was changed.",
+        code="duplicate_task",
+        details={"task_id": other},
+    )

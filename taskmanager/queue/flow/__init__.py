@@ -1,0 +1,1 @@
+"""What some task types and tasks ask for beyond the queue itself. Others pay nothing for it."""
