@@ -223,7 +223,7 @@ def next_due(*, now: int) -> NextDue:
         # One in the future is from before the clock was set back.
         events_at = events_at + COUNTED_EVERY_MS if events_at <= now else now
     latest = max([moment or 0 for moment in row[6:]])
-    found = NextDue(*row[:4], events_at, corrected_at=row[5], latest=latest)
+    found = NextDue(row[0], row[1], row[2], row[3], events_at, row[5], latest)
     remembered.next_due = (now, found)
     return found
 

@@ -75,6 +75,7 @@ RULES = {
     "POST /api/tasks/delete": Rule("tasks:manage", {"ids": [1]}, 200),
     "POST /api/tasks/update": Rule("tasks:manage", {"ids": [1], "priority": 1}, 200),
     "GET /api/tasks/{task}": Rule("tasks:read", others=NOT_THERE),
+    "PATCH /api/tasks/{task}": Rule("tasks:manage", {"priority": 1}, others=NOT_THERE),
     "GET /api/tasks/{task}/logs": Rule("tasks:read", others=NOT_THERE),
     "POST /api/tasks/{task}/heartbeat": Rule("tasks:claim", CLAIMED, others=NOT_THERE),
     "POST /api/tasks/{task}/progress": Rule(

@@ -24,6 +24,7 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "CHANGE_TASK_TYPE": ("PATCH", "/api/task-types/job", {"is_paused": False}),
     "VALIDATE": ("POST", "/api/task-types/job/validate", {"params": {}}),
     "CREATE_TASK": ("POST", "/api/tasks", {"type": "job", "params": {}}),
+    "CHANGE_TASK": ("PATCH", "/api/tasks/{held}", {"priority": 1}),
     "CREATE_TASKS": ("POST", "/api/tasks/batch", {"tasks": [{"type": "job", "params": {}}]}),
     "CLAIM": ("POST", "/api/tasks/claim", WORKER),
     "COMPLETE_TASK": ("POST", "/api/tasks/{held}/complete", {**WORKER, "success": True}),

@@ -97,6 +97,7 @@ CALLS: dict[str, Call] = {
     ),
     "tasks.get": Call(ref("TaskWithReason")),
     "tasks.logs": Call(page_of("logs", "LogEntry", next_cursor=CURSOR)),
+    "tasks.change_one": Call(ref("Task"), {"priority": 5}),
     "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
     "tasks.retry": Call(ref("Task")),
     "events.list_all": Call(

@@ -18,6 +18,7 @@ from taskmanager.api.serializers import COUNT, KEY, NUMBER, SCHEDULE, TASK_TYPE,
 from taskmanager.queue.read import FINISHED_STATUSES, STATUSES
 
 CURSOR = or_null(TEXT)
+ON_DUPLICATE = like(or_null(one_of("replaced", "postponed", "kept")), None)
 
 
 def ref(name: str) -> Schema:
@@ -74,7 +75,7 @@ COMPONENTS: dict[str, Schema] = {
             "type": ["object", "null"],
         },
     ),
-    "CreatedTask": task(deduplicated=like(FLAG, False)),
+    "CreatedTask": task(deduplicated=like(FLAG, False), on_duplicate=ON_DUPLICATE),
     "ClaimedTask": task(
         claim_token=like(TEXT, "fJ0f3m6v1pY2n8sX5wQ7Zg.1"),
         lease_seconds=like(NUMBER, 300),
@@ -84,7 +85,9 @@ COMPONENTS: dict[str, Schema] = {
     "TaskResult": record(
         "task",
         "error",
+        "on_duplicate",
         outcome=one_of("created", "deduplicated", "error"),
+        on_duplicate=ON_DUPLICATE,
         task=ref("Task"),
         error=ITEM_ERROR,
     ),

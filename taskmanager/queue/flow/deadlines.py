@@ -1,7 +1,7 @@
 """Deadlines: by when a task must have been claimed, and for how long an attempt may run.
 
-Owns the table task_deadlines, which has a row for each task that came with `expires_at`, until then.
-Refuses to end attempts: maintenance.py ends those that are over with the leases that expire.
+Owns the table task_deadlines: a row for each task that came with `expires_at`, until then. Refuses
+to find attempts that are over: maintenance.py finds them among the leases that expire.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

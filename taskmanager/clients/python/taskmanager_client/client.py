@@ -156,6 +156,10 @@ class Client:
         page: answers.EventPage = data
         return page
 
+    def change(self, task_id: int, **changes: Unpack[fields.TaskChanges]) -> Task:
+        """Changes a task that waits. Refused once a worker has claimed it."""
+        return read(Task, self.call("PATCH", f"/tasks/{task_id}", dict(changes)))
+
     def cancel(self, task_id: int, reason: str | None = None) -> Task:
         """Cancels an unfinished task."""
         return read(Task, self.call("POST", f"/tasks/{task_id}/cancel", {"reason": reason}))

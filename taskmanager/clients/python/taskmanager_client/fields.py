@@ -32,10 +32,26 @@ class TaskOptions(TypedDict, total=False):
     available_at: str
     dedupe: Literal["forever", "active", "none"]
     dedupe_key: str
+    dedupe_seconds: int
+    on_duplicate: Literal["keep", "replace", "postpone"]
     parent_task_id: int | None
     tags: Sequence[str]
     traceparent: str | None
     notify: str
+    expires_at: str
+    expires_in_seconds: float
+    max_run_seconds: int
+
+
+class TaskChanges(TypedDict, total=False):
+    """What `change` sets."""
+
+    params: Mapping[str, Json]
+    priority: int
+    max_attempts: int
+    delay_seconds: float
+    available_at: str
+    tags: Sequence[str]
 
 
 class NewTask(TaskOptions, total=False):
@@ -156,6 +172,7 @@ class TypeDefaults(TypedDict, total=False):
     dedupe_days: int | None
     retention_days: int | None
     notify: str | None
+    max_run_seconds: int | None
 
 
 class TypeChanges(TypeDefaults, total=False):

@@ -20,9 +20,10 @@ class Task:
     """A task. Lists leave out `params` and `result` unless they are asked for.
 
     `status` is "scheduled", "pending", "claimed", "completed", "failed" or "cancelled".
-    `deduplicated` is True where `create` found a task that existed already. `get` and `wait` alone
-    fill in `attempt_errors`, the error of each failed attempt, and `waiting_because`, a `code` and
-    a `message` for a task that has not been handed out.
+    `deduplicated` is True where `create` found a task that existed already; `on_duplicate` is then
+    "replaced", "postponed" or "kept", if the call asked for something to be done to it. `get` and
+    `wait` alone fill in `attempt_errors`, the error of each failed attempt, and `waiting_because`,
+    a `code` and a `message` for a task that has not been handed out.
     """
 
     id: int
@@ -47,7 +48,9 @@ class Task:
     type_version: str = ""
     claimed_at: datetime | None = None
     lease_expires_at: datetime | None = None
+    max_run_seconds: int | None = None
     available_at: datetime | None = None
+    expires_at: datetime | None = None
     completed_at: datetime | None = None
     pruned_at: datetime | None = None
     dedupe_until: datetime | None = None
@@ -56,6 +59,7 @@ class Task:
     attempt_errors: list[dict[str, Any]] | None = None
     waiting_because: dict[str, str] | None = None
     deduplicated: bool = False
+    on_duplicate: str | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -101,6 +105,7 @@ class TaskType:
     dedupe: str | None = None
     dedupe_days: int | None = None
     notify: str | None = None
+    max_run_seconds: int | None = None
     retention_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None
