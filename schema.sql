@@ -175,6 +175,41 @@ CREATE TABLE task_deadlines (
 
 CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at);
 
+CREATE TABLE batches (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name            VARCHAR(255),
+    metadata        TEXT,                        -- JSON
+    on_finished     MEDIUMTEXT,                  -- the row of a task to create, as JSON
+    on_completed    MEDIUMTEXT,
+    on_failed       MEDIUMTEXT,
+    on_finished_task_id BIGINT,                  -- what was created
+    on_completed_task_id BIGINT,
+    on_failed_task_id BIGINT,
+    parent_batch_id BIGINT,                      -- waits for this one too
+    api_key_id      BIGINT,                      -- who created it
+    tasks           BIGINT NOT NULL,             -- members ever added
+    completed       BIGINT NOT NULL,             -- how many of them ended so
+    failed          BIGINT NOT NULL,
+    cancelled       BIGINT NOT NULL,
+    open_batches    BIGINT NOT NULL,             -- batches in it that are not finished
+    closed_at       BIGINT,                      -- since when it takes no more tasks
+    finished_at     BIGINT,
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX batches_by_finished_at ON batches (finished_at);
+
+CREATE TABLE batch_members (
+    task_id         BIGINT NOT NULL PRIMARY KEY,
+    batch_id        BIGINT NOT NULL,
+    is_open         SMALLINT NOT NULL,           -- 0: it has ended
+    CONSTRAINT batch_members_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX batch_members_by_batch ON batch_members (batch_id, task_id);
+CREATE INDEX batch_members_open ON batch_members (batch_id, is_open, task_id);
+
 -- Where the newest rows of task_logs were deleted. Their ids may be used again: see queue/feed.py.
 CREATE TABLE task_log_cuts (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,

@@ -9,6 +9,7 @@ from taskmanager.access.audit import record_failed_authentication
 from taskmanager.access.keys import mark_used
 from taskmanager.api import (
     audit,
+    batches,
     bulk,
     claims,
     clients,
@@ -39,6 +40,7 @@ RESOURCES = (
         task_types,
         tasks,
         bulk,
+        batches,
         claims,
         events,
         schedules,

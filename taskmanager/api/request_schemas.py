@@ -144,6 +144,18 @@ CREATE_TASKS = RequestBody(
     tasks=list_of(OBJECT, most=1_000),
     atomic=FLAG,
 )
+_TASKS_OF_BATCH = {**list_of(OBJECT), "maxItems": 1_000}
+CREATE_BATCH = RequestBody(
+    name=NAME,
+    tasks=_TASKS_OF_BATCH,
+    is_open=FLAG,
+    on_finished=OBJECT,
+    on_completed=OBJECT,
+    on_failed=OBJECT,
+    metadata=OBJECT,
+    parent_batch_id=or_null(ID),
+)
+ADD_TO_BATCH = RequestBody(required=("tasks",), tasks=_TASKS_OF_BATCH)
 CLAIM = RequestBody(
     required=("worker_id",),
     worker_id=NAME,
@@ -255,6 +267,7 @@ TASK_FILTERS: dict[str, Schema] = {
     "type": TEXT,
     "worker_id": TEXT,
     "parent_task_id": ID,
+    "batch_id": ID,
     "dedupe_key": TEXT,
     "priority_min": _ANY_PRIORITY,
     "priority_max": _ANY_PRIORITY,

@@ -101,6 +101,7 @@ TASK = Fields(
     dedupe=one_of(*dedupe.POLICIES),
     dedupe_key=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
     parent_task_id=or_null(NUMBER),
+    batch_id=like(or_null(NUMBER), None),
     tags=like(list_of(TEXT), []),
     traceparent=like(or_null(TEXT), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     notify=like(or_null(TEXT), "billing"),
@@ -163,6 +164,19 @@ TASK_TYPE = Fields(
     retention_days=like(or_null(COUNT), None),
     notify=like(or_null(TEXT), None),
     max_run_seconds=like(or_null(COUNT), None),
+    created_at=TIME,
+    updated_at=TIME,
+)
+BATCH = Fields(
+    id=NUMBER,
+    name=like(or_null(TEXT), "invoices of May"),
+    metadata=like(or_null(METADATA), None),
+    parent_batch_id=like(or_null(NUMBER), None),
+    on_finished_task_id=like(or_null(NUMBER), None),
+    on_completed_task_id=like(or_null(NUMBER), None),
+    on_failed_task_id=like(or_null(NUMBER), None),
+    closed_at=or_null(TIME),
+    finished_at=or_null(TIME),
     created_at=TIME,
     updated_at=TIME,
 )

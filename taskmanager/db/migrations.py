@@ -260,6 +260,57 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             "CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at)",
         ),
         Ddl(
+            "make batches",
+            """
+            CREATE TABLE batches (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                name            VARCHAR(255),
+                metadata        TEXT,
+                on_finished     MEDIUMTEXT,
+                on_completed    MEDIUMTEXT,
+                on_failed       MEDIUMTEXT,
+                on_finished_task_id BIGINT,
+                on_completed_task_id BIGINT,
+                on_failed_task_id BIGINT,
+                parent_batch_id BIGINT,
+                api_key_id      BIGINT,
+                tasks           BIGINT NOT NULL,
+                completed       BIGINT NOT NULL,
+                failed          BIGINT NOT NULL,
+                cancelled       BIGINT NOT NULL,
+                open_batches    BIGINT NOT NULL,
+                closed_at       BIGINT,
+                finished_at     BIGINT,
+                created_at      BIGINT NOT NULL,
+                updated_at      BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make the index batches_by_finished_at",
+            "CREATE INDEX batches_by_finished_at ON batches (finished_at)",
+        ),
+        Ddl(
+            "make batch_members",
+            """
+            CREATE TABLE batch_members (
+                task_id         BIGINT NOT NULL PRIMARY KEY,
+                batch_id        BIGINT NOT NULL,
+                is_open         SMALLINT NOT NULL,
+                CONSTRAINT batch_members_task FOREIGN KEY (task_id) REFERENCES tasks (id)
+                    ON DELETE CASCADE
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make the index batch_members_by_batch",
+            "CREATE INDEX batch_members_by_batch ON batch_members (batch_id, task_id)",
+        ),
+        Ddl(
+            "make the index batch_members_open",
+            "CREATE INDEX batch_members_open ON batch_members (batch_id, is_open, task_id)",
+        ),
+        Ddl(
             "make task_log_cuts",
             """
             CREATE TABLE task_log_cuts (

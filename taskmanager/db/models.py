@@ -134,6 +134,38 @@ class TaskDeadline(_Model):
     expires_at = peewee.BigIntegerField()
 
 
+class Batch(_Model):
+    id = peewee.BigAutoField()
+    name = peewee.CharField(255, null=True)
+    metadata = peewee.TextField(null=True)
+    on_finished = peewee.TextField(null=True)
+    on_completed = peewee.TextField(null=True)
+    on_failed = peewee.TextField(null=True)
+    on_finished_task_id = peewee.BigIntegerField(null=True)
+    on_completed_task_id = peewee.BigIntegerField(null=True)
+    on_failed_task_id = peewee.BigIntegerField(null=True)
+    parent_batch_id = peewee.BigIntegerField(null=True)
+    api_key_id = peewee.BigIntegerField(null=True)
+    tasks = peewee.BigIntegerField()
+    completed = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    cancelled = peewee.BigIntegerField()
+    open_batches = peewee.BigIntegerField()
+    closed_at = peewee.BigIntegerField(null=True)
+    finished_at = peewee.BigIntegerField(null=True)
+    created_at = peewee.BigIntegerField()
+    updated_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "batches"
+
+
+class BatchMember(_Model):
+    task_id = peewee.BigIntegerField(primary_key=True)
+    batch_id = peewee.BigIntegerField()
+    is_open = peewee.SmallIntegerField()
+
+
 class TaskLog(_Model):
     id = peewee.BigAutoField()
     task_id = peewee.BigIntegerField()
@@ -305,6 +337,8 @@ MODELS = (
         Task,
         TaskTag,
         TaskDeadline,
+        Batch,
+        BatchMember,
         TaskLog,
         Worker,
         Schedule,
@@ -318,7 +352,7 @@ MODELS = (
 # Nothing writes them yet: schema.sql says why they exist.
 _UNUSED = frozenset(
     (
-        *("batch_id", "group_key", "concurrency_key"),
+        *("group_key", "concurrency_key"),
         *("on_dependency_failed", "payload_key"),  # of a task, and
         *("concurrency", "start_rate", "is_fair", "max_open", "is_encrypted"),  # of a type
     )

@@ -26,10 +26,10 @@ CONTENDED_MS = 1_000
 
 # The columns of a task that its end alone sets: each is NULL while it is pending.
 OF_ITS_END: Row = dict.fromkeys(("result", "completed_at", "pruned_at", "dedupe_until"))
-# What a claim overwrites: see _hold() in claim.py.
+# What a claim overwrites (see _hold() in claim.py), and what nobody asks of a claimed task.
 _OVERWRITTEN = {
     *("status", "worker_id", "claim_token", "lease_seconds", "claimed_at", "lease_expires_at"),
-    *("progress", "progress_message", "updated_at"),
+    *("progress", "progress_message", "updated_at", "dedupe_seconds"),
 }
 _COLUMNS = ", ".join(column for column in COLUMNS if column not in {*_OVERWRITTEN, *OF_ITS_END})
 _LOCKED = " {lock_free_rows}"

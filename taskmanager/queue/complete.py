@@ -9,7 +9,8 @@ from taskmanager.db.connection import takes
 from taskmanager.db.statements import Row, fetch_one, fetch_value
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, ResultTooLarge, TaskManagerError
-from taskmanager.queue import dedupe, history, outbox, retry, task_types, workers
+from taskmanager.queue import dedupe, endings, history, retry, task_types, workers
+from taskmanager.queue.flow import batches
 from taskmanager.queue.holder import (
     Holder,
     finished,
@@ -122,7 +123,10 @@ def _write(unwritten: dict[int, Report], now: int) -> None:
     """Stores these reports and takes them out."""
     tasks = update_held([(task, changes) for task, changes, _ in unwritten.values()])
     history.record_rows([event for _, _, event in unwritten.values()])
-    outbox.record(tasks, now=now)
+    # Late reports on tasks that failed for their leases.
+    ended_before = [task for task, _, _ in unwritten.values() if task["status"] == "failed"]
+    batches.record_retries(ended_before, now=now)
+    endings.record(tasks, now=now)
     unwritten.clear()
 
 

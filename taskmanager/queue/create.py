@@ -59,7 +59,7 @@ def create_tasks(
     With `atomic` one bad request keeps all of them from being created. Otherwise
     see `create_task`.
     """
-    rows = _rows(requests, defaults, caller, now)
+    rows = prepare_tasks(requests, defaults=defaults, caller=caller, now=now)
     outcomes = [Outcome(error=row if isinstance(row, TaskManagerError) else None) for row in rows]
     good = [row for row in rows if not isinstance(row, TaskManagerError)]
     if good and (len(good) == len(rows) or not atomic):
@@ -93,10 +93,10 @@ def _change_existing(request: Request, outcome: Outcome, caller: Caller, now: in
         outcome.on_duplicate = "kept"
 
 
-def _rows(
-    requests: Sequence[Request], defaults: TaskDefaults, caller: Caller, now: int
+def prepare_tasks(
+    requests: Sequence[Request], *, defaults: TaskDefaults, caller: Caller, now: int
 ) -> list[Row | TaskManagerError]:
-    """For each request the row to store, or why there is none."""
+    """For each request the row for `store_tasks`, or why there is none."""
     rows: list[Row | TaskManagerError] = []
     types: dict[str, Row | TaskManagerError] = {}
     missing_parents = _missing_parents(requests, caller)

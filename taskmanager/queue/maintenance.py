@@ -18,9 +18,9 @@ from taskmanager.db.connection import cache, keeps_snapshot, skips_locked
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
-from taskmanager.queue import clock_jumps, history, maintenance_runs, outbox, retention
+from taskmanager.queue import clock_jumps, endings, history, maintenance_runs, retention
 from taskmanager.queue.figures import counts, periods
-from taskmanager.queue.flow import deadlines
+from taskmanager.queue.flow import batches, deadlines
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.retention import DAY_MS
 from taskmanager.queue.schedules import runs
@@ -80,6 +80,7 @@ def maintain(
             lambda rows: deadlines.cancel_late_slice(now=now, rows=rows), deadline
         ),
     }
+    _until_done(lambda rows: batches.finish_stalled_slice(now=now, rows=rows), deadline)
     count_events(now=now, deadline=min(deadline, time.monotonic() + MAX_COUNTING_SECONDS))
     done["pruned"] = prune_finished_tasks(
         retention_days=retention_days, caller=caller, now=now, deadline=deadline
@@ -129,6 +130,7 @@ def prune_finished_tasks(*, retention_days: int, caller: Caller, now: int, deadl
     _until_done(lambda rows: _release_keys_slice(now, rows), deadline)
     if cutoff is not None:
         _until_done(lambda rows: _prune_workers_slice(cutoff, rows), deadline)
+        _until_done(lambda rows: batches.prune_slice(before=cutoff, rows=rows), deadline)
         _until_done(lambda rows: periods.prune_hours_slice(before=cutoff, rows=rows), deadline)
     return pruned
 
@@ -317,7 +319,7 @@ def _requeue_slice(now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify, "
-    columns += "claimed_at, lease_expires_at, max_run_seconds"
+    columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds"
     over = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
     deadlines.end_attempts([row for row in over if deadlines.is_timed_out(row)], now=now)
     expired = [row for row in over if not deadlines.is_timed_out(row)]
@@ -335,8 +337,7 @@ def _requeue_slice(now: int, rows: int) -> int:
     _move(exhausted, "claimed", failed)
     history.record(again, "lease_expired", status="pending", now=now)
     history.record(exhausted, "lease_expired", status="failed", now=now)
-    told = [with_type({**row, "status": "failed"}) for row in exhausted if row["notify"]]
-    outbox.record(told, now=now)
+    endings.record([with_type({**row, "status": "failed"}) for row in exhausted], now=now)
     return len(over)
 
 

@@ -11,7 +11,8 @@ from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, TaskFinished
-from taskmanager.queue import dedupe, history, outbox
+from taskmanager.queue import dedupe, endings, history
+from taskmanager.queue.flow import batches
 from taskmanager.queue.holder import NO_PROGRESS, finished, lock_tasks, waiting_again
 from taskmanager.queue.read import FINISHED_STATUSES, require_task
 
@@ -110,8 +111,13 @@ def _intervene(
 def record_intervention(
     tasks: Sequence[Row], event: str, status: str, reason: str | None, caller: Caller, now: int
 ) -> None:
-    """Stores in the history of tasks what somebody did to them from outside, and notifies."""
+    """Stores in the history of tasks what somebody did to them from outside, and follows it.
+
+    `tasks` are rows as they were before.
+    """
     # Without the claim token, so that it still tells how its attempt ended.
     rows = [{**task, "claim_token": None} for task in tasks]
     history.record(rows, event, status=status, message=reason, caller=caller, now=now)
-    outbox.record([{**task, "status": status} for task in tasks], now=now)
+    if event == "retried":
+        batches.record_retries(tasks, now=now)
+    endings.record([{**task, "status": status} for task in tasks], now=now)

@@ -48,6 +48,7 @@ class TaskFilter(NamedTuple):
     type_pattern: str | None = None
     worker_id: str | None = None
     parent_task_id: int | None = None
+    batch_id: int | None = None
     dedupe_key: str | None = None
     priority_min: int | None = None
     priority_max: int | None = None
@@ -183,6 +184,11 @@ def _stream(hint: str, conditions: list[_Condition]) -> _Stream:
     return _Stream(table, conditions, table)
 
 
+_MEMBERS = "(SELECT task_id AS id, batch_id AS member_of FROM {batch_members}) AS members"
+_WHOLE_MEMBERS = (
+    "(SELECT task_id, batch_id AS member_of FROM {batch_members}) AS members "
+    "JOIN {tasks} ON {tasks}.id = members.task_id"
+)
 _TAGGED = "(SELECT task_id AS id, tag FROM {task_tags}) AS tagged"
 _WHOLE_TAGGED = (
     "(SELECT task_id, tag FROM {task_tags}) AS tagged JOIN {tasks} ON {tasks}.id = tagged.task_id"
@@ -295,7 +301,8 @@ def _streams(
     if narrow := _narrow_stream(task_filter):
         if column != "id":
             raise InvalidRequest(
-                "With tag, parent_task_id or dedupe_key a list is sorted by created_at or id."
+                "With tag, batch_id, parent_task_id or dedupe_key a list is sorted by created_at "
+                "or id."
             )
         rest, left = narrow
         return rest, [*of_types, *of_status, *of_worker, *left]
@@ -316,23 +323,28 @@ def _streams(
 
 
 def _narrow_stream(task_filter: TaskFilter) -> tuple[list[_Stream], list[_Condition]] | None:
-    """What has one dedupe key, else one parent, else one tag; None where the filter has none.
+    """What has one dedupe key, else one parent, one batch or one tag; None: the filter has none.
 
     Also which of them are left to check. The tasks of one key are sorted by their ids: few share
     one, unless it is held by none.
     """
     of_key: list[_Condition] = [("dedupe_key = ?", task_filter.dedupe_key)]
     of_parent: list[_Condition] = [("parent_task_id = ?", task_filter.parent_task_id)]
+    of_batch: list[_Condition] = [("batch_id = ?", task_filter.batch_id)]
     of_tag: list[_Condition] = [("tag = ?", task_filter.tag)]
     left: list[_Condition] = []
     if task_filter.tag is not None:
         left = [("id IN (SELECT task_id FROM {task_tags} WHERE tag = ?)", task_filter.tag)]
     if task_filter.dedupe_key is not None:
-        if task_filter.parent_task_id is not None:
-            left += of_parent
+        left += of_parent if task_filter.parent_task_id is not None else []
+        left += of_batch if task_filter.batch_id is not None else []
         return [_stream("{unique tasks_key_while_open}", of_key)], left
     if task_filter.parent_task_id is not None:
+        left += of_batch if task_filter.batch_id is not None else []
         return [_stream("{index tasks_by_parent}", of_parent)], left
+    if task_filter.batch_id is not None:
+        of_members: list[_Condition] = [("member_of = ?", task_filter.batch_id)]
+        return [_Stream(_MEMBERS, of_members, _WHOLE_MEMBERS)], left
     if task_filter.tag is not None:
         return [_Stream(_TAGGED, of_tag, _WHOLE_TAGGED)], []
     return None

@@ -27,7 +27,6 @@ from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import Conflict
 from taskmanager.queue import dedupe, history
 from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
-from taskmanager.queue.flow import deadlines
 
 ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
@@ -99,7 +98,7 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
         else:
             made = list(zip(ids, free.values(), strict=True))
             insert_tags(made)
-            deadlines.record(made)
+            _insert_deadlines(made)
             for (index, row), task_id in zip(free.items(), ids, strict=True):
                 found[index] = ({**dict.fromkeys(COLUMNS), **row, "id": task_id}, False)
             return found
@@ -115,6 +114,15 @@ def insert_tags(tasks: Iterable[tuple[int, Row]]) -> None:
         for tag in json.loads(row["tags"])
     ]
     insert_many("task_tags", tags)
+
+
+def _insert_deadlines(tasks: Iterable[tuple[int, Row]]) -> None:
+    deadlines = [
+        {"task_id": task_id, "expires_at": row["expires_at"]}
+        for task_id, row in tasks
+        if row["expires_at"] is not None
+    ]
+    insert_many("task_deadlines", deadlines)
 
 
 def _holders(found: dict[int, Stored], now: int) -> dict[int, Stored]:

@@ -4,21 +4,23 @@ Owns the table task_deadlines: a row for each task that came with `expires_at`, 
 to find attempts that are over: maintenance.py finds them among the leases that expire.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskmanager.clock import format_time
-from taskmanager.db.statements import Row, execute, fetch_all, insert_many, update
+from taskmanager.db.statements import Row, execute, fetch_all, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest
-from taskmanager.queue import history, outbox, retry, task_types
+from taskmanager.queue import endings, history, retry, task_types
 from taskmanager.queue.holder import finished, update_held, waiting_again
 
 MAX_SECONDS = 10 * 366 * 86_400
 CANCELLED_BY_A_CLAIM = 25  # late tasks that a claim clears out of its way at a time
 
 NEXT = "SELECT expires_at FROM {task_deadlines} ORDER BY expires_at LIMIT 1"
-_COLUMNS = "id, task_type_id, status, attempts, worker_id, claim_token, notify, expires_at"
+_COLUMNS = (
+    "id, task_type_id, status, attempts, worker_id, claim_token, notify, batch_id, expires_at"
+)
 _EXPIRED: Row = {
     "error_code": "expired",
     "error_message": "No worker claimed the task before its deadline.",
@@ -45,16 +47,6 @@ def deadline_of(request: Mapping[str, Any], *, available_at: int, now: int) -> i
     if moment > now + MAX_SECONDS * 1000:
         raise InvalidRequest("expires_at is more than ten years away.")
     return int(moment)
-
-
-def record(tasks: Iterable[tuple[int, Row]]) -> None:
-    """Stores the deadlines of new tasks, given as pairs of id and row. In their transaction."""
-    deadlines = [
-        {"task_id": task_id, "expires_at": row["expires_at"]}
-        for task_id, row in tasks
-        if row["expires_at"] is not None
-    ]
-    insert_many("task_deadlines", deadlines)
 
 
 def is_late(task: Row, now: int) -> bool:
@@ -101,8 +93,8 @@ def _cancel(tasks: Sequence[Row], now: int) -> None:
         raise AssertionError("a locked task was gone")
     message = _EXPIRED["error_message"]
     history.record(tasks, "expired", status="cancelled", message=message, now=now)
-    ended = [{**task, "status": "cancelled"} for task in tasks if task["notify"]]
-    outbox.record([task_types.with_type(task) for task in ended], now=now)
+    ended = [task_types.with_type({**task, "status": "cancelled"}) for task in tasks]
+    endings.record(ended, now=now)
 
 
 def lease_end(task: Row, *, lease_seconds: int, claimed_at: int, now: int) -> int:
@@ -157,5 +149,4 @@ def end_attempts(tasks: Sequence[Row], *, now: int) -> None:
             },
             now=now,
         )
-        if task["notify"]:
-            outbox.record([task_types.with_type(ended)], now=now)
+        endings.record([task_types.with_type(ended)], now=now)

@@ -1,0 +1,246 @@
+"""Batches: what follows when the last of their tasks has ended, and that it follows once."""
+
+from typing import Any
+
+import pytest
+
+from taskmanager.db.statements import execute, fetch_value
+from taskmanager.db.transactions import write_transaction
+from tests.conftest import Api, Clock, make_key
+
+DONE = {"type": "report", "params": {"batch": {"$batch": "id"}}}
+
+
+@pytest.fixture
+def job(api: Api, clock: Clock) -> Api:
+    for name in ("job", "report"):
+        api.register(name)
+    return api
+
+
+def items(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [{"type": "job", "params": {"n": n}, **fields} for n in range(count)]
+
+
+def create(api: Api, count: int = 2, **fields: Any) -> Any:
+    return api.post("/api/batches", {"tasks": items(count), **fields}, 201)
+
+
+def batch_of(api: Api, batch_id: int) -> Any:
+    return api.get(f"/api/batches/{batch_id}")
+
+
+def work(api: Api, **report: Any) -> Any:
+    return api.complete(api.claim(type="job"), **report)
+
+
+def fail(api: Api) -> Any:
+    return work(api, success=False, is_retryable=False)
+
+
+def reports(api: Api) -> list[Any]:
+    return [task["params"] for task in api.get("/api/tasks?type=report&include=params")["tasks"]]
+
+
+def test_the_callbacks_of_a_good_batch_are_created_once_with_its_id(job: Api) -> None:
+    batch = create(job, name="two", metadata={"by": "me"}, on_completed=DONE, on_failed=DONE)
+    assert (batch["status"], batch["tasks"], batch["progress"]) == ("running", 2, 0)
+    assert (batch["name"], batch["metadata"]) == ("two", {"by": "me"})
+    assert [result["outcome"] for result in batch["results"]] == ["created", "created"]
+    assert {result["task"]["batch_id"] for result in batch["results"]} == {batch["id"]}
+    work(job)
+    assert (batch_of(job, batch["id"])["progress"], reports(job)) == (50, [])
+    work(job)
+    found = batch_of(job, batch["id"])
+    assert (found["status"], found["progress"]) == ("finished", 100)
+    assert found["counts"] == {"completed": 2, "failed": 0, "cancelled": 0, "unfinished": 0}
+    assert reports(job) == [{"batch": batch["id"]}]
+    assert found["on_failed_task_id"] is None
+    logs = job.get(f"/api/tasks/{found['on_completed_task_id']}/logs")["logs"]
+    assert logs[0]["metadata"] == {"batch_id": batch["id"]}
+
+
+def test_a_batch_with_a_failure_says_so_and_a_retry_creates_nothing_twice(job: Api) -> None:
+    callbacks = dict.fromkeys(("on_finished", "on_completed", "on_failed"), DONE)
+    batch = create(job, **callbacks)
+    work(job)
+    fail(job)
+    found = batch_of(job, batch["id"])
+    assert (found["status"], found["on_completed_task_id"]) == ("finished", None)
+    assert len(reports(job)) == 2
+    answer = job.post(f"/api/batches/{batch['id']}/retry", {})
+    assert (answer["changed"], answer["status"]) == (1, "running")
+    assert answer["counts"] == {"completed": 1, "failed": 0, "cancelled": 0, "unfinished": 1}
+    work(job)
+    again = batch_of(job, batch["id"])
+    assert again["status"] == "finished"
+    assert again["on_finished_task_id"] == found["on_finished_task_id"]
+    assert again["on_completed_task_id"] is not None  # for the first time
+    assert len(reports(job)) == 3
+
+
+def test_a_cancelled_batch_is_finished_and_not_completed(job: Api) -> None:
+    batch = create(job, 3, on_failed=DONE)
+    job.claim()
+    answer = job.post(f"/api/batches/{batch['id']}/cancel", {"reason": "no more"})
+    assert (answer["changed"], answer["status"], answer["counts"]["cancelled"]) == (
+        3,
+        "finished",
+        3,
+    )
+    assert reports(job) == [{"batch": batch["id"]}]
+
+
+def test_an_open_batch_waits_until_it_is_closed(job: Api) -> None:
+    batch = job.post("/api/batches", {"on_finished": DONE}, 201)
+    assert batch["status"] == "open"
+    path = f"/api/batches/{batch['id']}"
+    added = job.post(f"{path}/tasks", {"tasks": items(1)}, 201)
+    assert (added["tasks"], len(added["results"])) == (1, 1)
+    work(job)
+    assert (batch_of(job, batch["id"])["status"], reports(job)) == ("open", [])
+    assert job.post(f"{path}/close")["status"] == "finished"
+    assert len(reports(job)) == 1
+    refused = job.post(f"{path}/tasks", {"tasks": items(1)}, 409)
+    assert (refused["code"], refused["details"]) == ("batch_closed", {"status": "finished"})
+    assert job.post(f"{path}/close")["status"] == "finished"
+    assert len(reports(job)) == 1
+
+
+def test_a_task_that_exists_already_is_no_member(job: Api) -> None:
+    other = job.post("/api/tasks", items(1)[0], 201)
+    batch = create(job, 1, on_finished=DONE)
+    assert batch["results"][0]["outcome"] == "deduplicated"
+    assert batch["results"][0]["task"]["id"] == other["id"]
+    assert (batch["status"], batch["tasks"]) == ("finished", 0)
+    assert len(reports(job)) == 1
+
+
+def test_one_wrong_task_creates_nothing(job: Api) -> None:
+    body = {"tasks": [*items(1), {"type": "nothing", "params": {}}]}
+    refused = job.post("/api/batches", body, 400)
+    assert [one["path"] for one in refused["details"]] == ["tasks[1]"]
+    assert job.get("/api/batches")["count"] == 0
+    assert job.get("/api/tasks")["count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("callback", "part"),
+    [
+        ({"type": "nothing", "params": {}}, "on_failed: "),
+        ({"type": "report"}, "params"),
+        ({**DONE, "dedupe": "active"}, "de-duplicates"),
+        ({"type": "strict", "params": {"batch": "x"}}, "on_failed: "),
+    ],
+)
+def test_a_callback_that_could_not_be_created_is_refused_at_once(
+    job: Api, callback: Any, part: str
+) -> None:
+    schema = {"type": "object", "properties": {"batch": {"type": "integer"}}}
+    job.register("strict", schema)
+    assert part in job.post("/api/batches", {"on_failed": callback}, 400)["message"]
+    good = {"type": "strict", "params": DONE["params"]}
+    assert job.post("/api/batches", {"on_failed": good}, 201)["status"] == "open"
+
+
+def test_a_batch_in_a_batch_is_waited_for(job: Api) -> None:
+    outer = job.post("/api/batches", {"on_completed": DONE}, 201)
+    inner = create(job, 1, parent_batch_id=outer["id"])
+    job.post(f"/api/batches/{outer['id']}/close")
+    assert batch_of(job, outer["id"])["status"] == "running"
+    fail(job)
+    assert batch_of(job, outer["id"])["status"] == "finished"
+    job.post(f"/api/batches/{inner['id']}/retry", {})
+    assert batch_of(job, outer["id"])["status"] == "running"
+    work(job)
+    statuses = [batch_of(job, one["id"])["status"] for one in (inner, outer)]
+    assert (statuses, len(reports(job))) == (["finished", "finished"], 1)
+    refused = job.post("/api/batches", {"parent_batch_id": outer["id"]}, 409)
+    assert refused["code"] == "batch_closed"
+
+
+def test_every_end_of_a_task_counts(job: Api, clock: Clock) -> None:
+    """Failed for its lease and then finished late, timed out, expired, deleted."""
+    batch = job.post(
+        "/api/batches",
+        {
+            "tasks": [
+                {"type": "job", "params": {"n": 1}, "max_attempts": 1},
+                {"type": "job", "params": {"n": 2}, "max_attempts": 1, "max_run_seconds": 10},
+                {"type": "report", "params": {"n": 3}, "expires_in_seconds": 5},
+            ]
+        },
+        201,
+    )
+    late = job.claim(type="job", lease_seconds=20)
+    job.claim(type="job", lease_seconds=20)
+    clock.advance(30)
+    job.post("/api/maintenance/run", {})
+    found = batch_of(job, batch["id"])
+    assert found["counts"] == {"completed": 0, "failed": 2, "cancelled": 1, "unfinished": 0}
+    assert found["status"] == "finished"
+    job.complete(late)
+    found = batch_of(job, batch["id"])
+    assert found["counts"] == {"completed": 1, "failed": 1, "cancelled": 1, "unfinished": 0}
+    job.post("/api/tasks/delete", {"filter": {"batch_id": batch["id"]}})
+    assert batch_of(job, batch["id"])["counts"] == found["counts"]
+
+
+def test_a_task_that_is_tried_again_keeps_its_batch_waiting(job: Api) -> None:
+    batch = create(job, 1)
+    work(job, success=False)
+    assert batch_of(job, batch["id"])["status"] == "running"
+    held = job.claim(type="job")
+    job.post(f"/api/tasks/{held['id']}/release", {"worker_id": "worker-1"})
+    assert batch_of(job, batch["id"])["progress"] == 0
+    work(job)
+    assert batch_of(job, batch["id"])["status"] == "finished"
+
+
+def test_the_tasks_of_a_batch_are_a_list(job: Api) -> None:
+    first, second = create(job), job.post("/api/batches", {"tasks": items(4)[2:]}, 201)
+    work(job)
+    path = f"/api/tasks?batch_id={first['id']}"
+    assert job.get(path)["count"] == 2
+    assert job.get(f"{path}&status=completed")["count"] == 1
+    assert job.get(f"{path}&with_total=true")["total"] == 2
+    batches = job.get("/api/batches?limit=1")
+    assert [batch["id"] for batch in batches["batches"]] == [second["id"]]
+    rest = job.get(f"/api/batches?cursor={batches['next_cursor']}")
+    assert [batch["id"] for batch in rest["batches"]] == [first["id"]]
+    assert rest["next_cursor"] is None
+
+
+def test_a_key_of_some_types_sees_the_batches_that_it_has_created(job: Api) -> None:
+    limited = job.with_key(make_key("producer", task_types=["job"]))
+    own, other = create(limited, 1), create(job)
+    assert [batch["id"] for batch in limited.get("/api/batches")["batches"]] == [own["id"]]
+    for path in ("", "/close", "/cancel", "/retry"):
+        method = "POST" if path else "GET"
+        answer = limited.call(method, f"/api/batches/{other['id']}{path}", {} if path else None)
+        assert (answer.status_code, answer.get_json()["code"]) == (404, "batch_not_found")
+    assert limited.call("POST", "/api/batches", {"on_failed": DONE}).status_code == 400
+
+
+def test_pruning_keeps_the_figures_of_a_batch_until_it_is_old_itself(
+    job: Api, clock: Clock
+) -> None:
+    batch = job.post("/api/batches", {"tasks": items(1), "is_open": True}, 201)
+    work(job)
+    clock.advance(31 * 86_400)
+    job.post("/api/maintenance/run", {})
+    assert job.get("/api/tasks")["count"] == 0
+    found = job.post(f"/api/batches/{batch['id']}/close")
+    assert (found["status"], found["counts"]["completed"]) == ("finished", 1)
+    clock.advance(31 * 86_400)
+    job.post("/api/maintenance/run", {})
+    job.get(f"/api/batches/{batch['id']}", 404)
+
+
+def test_maintenance_finishes_a_batch_whose_tasks_were_removed_by_hand(job: Api) -> None:
+    batch = create(job, 1, on_finished=DONE)
+    write_transaction(execute)("DELETE FROM {tasks} WHERE batch_id = ?", (batch["id"],))
+    assert fetch_value("SELECT COUNT(*) FROM {batch_members}") == 0
+    job.post("/api/maintenance/run", {})
+    assert batch_of(job, batch["id"])["status"] == "finished"
+    assert len(reports(job)) == 1
