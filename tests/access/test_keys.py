@@ -75,6 +75,13 @@ RULES = {
     "POST /api/tasks/delete": Rule("tasks:manage", {"ids": [1]}, 200),
     "POST /api/tasks/update": Rule("tasks:manage", {"ids": [1], "priority": 1}, 200),
     "GET /api/tasks/{task}": Rule("tasks:read", others=NOT_THERE),
+    "POST /api/batches": Rule("tasks:create", {"tasks": [NEW_TASK]}, 400),
+    "GET /api/batches": Rule("tasks:read", others=200),
+    "GET /api/batches/{batch}": Rule("tasks:read", others=NOT_THERE),
+    "POST /api/batches/{batch}/tasks": Rule("tasks:create", {"tasks": []}, others=NOT_THERE),
+    "POST /api/batches/{batch}/close": Rule("tasks:create", others=NOT_THERE),
+    "POST /api/batches/{batch}/cancel": Rule("tasks:manage", {}, others=NOT_THERE),
+    "POST /api/batches/{batch}/retry": Rule("tasks:manage", others=NOT_THERE),
     "PATCH /api/tasks/{task}": Rule("tasks:manage", {"priority": 1}, others=NOT_THERE),
     "GET /api/tasks/{task}/logs": Rule("tasks:read", others=NOT_THERE),
     "POST /api/tasks/{task}/heartbeat": Rule("tasks:claim", CLAIMED, others=NOT_THERE),
@@ -141,7 +148,8 @@ def world(api: Api) -> dict[str, int]:
     schedule = api.post("/api/schedules", {**SCHEDULE, "name": "s1"}, 201)
     key = api.post("/api/admin/keys", {"name": "n", "role": "viewer"}, 201)
     webhook = api.post("/api/webhooks", {"name": "w", "url": "https://example.org/"}, 201)
-    numbers = {"task": task, "schedule": schedule, "key": key, "webhook": webhook}
+    batch = api.post("/api/batches", {}, 201)
+    numbers = {"task": task, "schedule": schedule, "key": key, "webhook": webhook, "batch": batch}
     return {name: row["id"] for name, row in numbers.items()}
 
 

@@ -25,6 +25,8 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "VALIDATE": ("POST", "/api/task-types/job/validate", {"params": {}}),
     "CREATE_TASK": ("POST", "/api/tasks", {"type": "job", "params": {}}),
     "CHANGE_TASK": ("PATCH", "/api/tasks/{held}", {"priority": 1}),
+    "CREATE_BATCH": ("POST", "/api/batches", {"name": "b"}),
+    "ADD_TO_BATCH": ("POST", "/api/batches/7000000/tasks", {"tasks": []}),
     "CREATE_TASKS": ("POST", "/api/tasks/batch", {"tasks": [{"type": "job", "params": {}}]}),
     "CLAIM": ("POST", "/api/tasks/claim", WORKER),
     "COMPLETE_TASK": ("POST", "/api/tasks/{held}/complete", {**WORKER, "success": True}),

@@ -27,6 +27,8 @@ WORKER = {"worker_id"}
 CALLS_FIELDS: dict[str, tuple[RequestBody | QueryParameters, set[str]]] = {
     "TaskOptions": (request_schemas.CREATE_TASK, {"type", "params"}),
     "NewTask": (request_schemas.CREATE_TASK, set()),
+    "TaskChanges": (request_schemas.CHANGE_TASK, set()),
+    "BatchOptions": (request_schemas.CREATE_BATCH, {"tasks"}),
     "TaskFilters": (request_schemas.TASK_FILTER, set()),
     "TaskList": (request_schemas.LIST_TASKS, {"cursor", "offset", "with_total"}),
     "EventFilters": (request_schemas.LIST_EVENTS, {"after"}),
@@ -45,7 +47,7 @@ CALLS_FIELDS: dict[str, tuple[RequestBody | QueryParameters, set[str]]] = {
 # What older clients of the API call a field that has another name too.
 OTHER_NAMES = {"type_id", "task_type_id", "claimed_by"}
 OBJECTS = {
-    models.Task: ("TaskWithReason", {"deduplicated"}, {"more_attempt_errors"}),
+    models.Task: ("TaskWithReason", {"deduplicated", "on_duplicate"}, {"more_attempt_errors"}),
     models.LogEntry: ("LogEntry", set(), set()),
     models.Event: ("Event", set(), set()),
     models.TaskType: ("TaskTypeInList", {"param_schema"}, set()),
@@ -62,6 +64,9 @@ ANSWERS = {
     "Health": "Health",
     "Statistics": "Statistics",
     "Quantiles": "Quantiles",
+    "Batch": "Batch",
+    "BatchWithTasks": "BatchWithTasks",
+    "BatchChanged": "BatchChange",
     "Webhook": "Webhook",
     "NewWebhook": "NewWebhook",
     "Delivery": "Delivery",
@@ -148,6 +153,8 @@ def make_each_call(tm: Client) -> None:
     found = list(tm.tasks(type="job", params={"user.id": 5}, status=["pending", "failed"]))
     assert [one.id for one in found] == [task.id]
 
+    assert tm.change(task.id, priority=2).priority == 2
+
     first, second = tm.claim("w", type="job", limit=2)
     assert (first["id"], second["id"]) == (task.id, made.id)
     token, other = first["claim_token"], second["claim_token"]
@@ -192,6 +199,13 @@ def make_each_call(tm: Client) -> None:
     assert [one.id for one in tm.schedules()] == [tm.schedule(schedule.id).id]
     assert tm.run_schedule(schedule.id).type == "job"
     tm.delete_schedule(schedule.id)
+
+    batch = tm.create_batch(name="two", on_finished={"type": "job", "params": {"n": 9}})
+    batch = tm.add_to_batch(batch["id"], [{"type": "job", "params": {"n": n}} for n in (7, 8)])
+    assert tm.close_batch(batch["id"])["status"] == "running"
+    assert tm.cancel_batch(batch["id"], "enough")["changed"] == 2
+    assert tm.retry_batch(batch["id"])["changed"] == 2
+    assert [one["id"] for one in tm.batches()] == [tm.batch(batch["id"])["id"]]
 
     assert [one.id for one in tm.workers()] == [tm.worker("w").id]
     assert tm.shut_down_worker("w") == []

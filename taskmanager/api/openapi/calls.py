@@ -11,6 +11,7 @@ from taskmanager.api.openapi.schemas import CURSOR, page_of, ref
 from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
 from taskmanager.api.requests import RequestBody
 from taskmanager.api.serializers import COUNT, NUMBER
+from taskmanager.queue.flow.batches import CALLBACKS
 
 
 class Call(NamedTuple):
@@ -53,6 +54,16 @@ _BATCH = RequestBody(
     tasks={**given.CREATE_TASKS.fields["tasks"], "items": given.CREATE_TASK.schema},
     atomic=FLAG,
 )
+
+_TASKS = {**given.CREATE_BATCH.fields["tasks"], "items": given.CREATE_TASK.schema}
+_WITH_TASKS = RequestBody(
+    **{
+        **given.CREATE_BATCH.fields,
+        "tasks": _TASKS,
+        **dict.fromkeys(CALLBACKS, given.CREATE_TASK.schema),
+    }
+)
+_MORE_TASKS = RequestBody(required=("tasks",), tasks=_TASKS)
 
 CALLS: dict[str, Call] = {
     "task_types.register": Call(
@@ -123,6 +134,21 @@ CALLS: dict[str, Call] = {
     "bulk.release": Call(ref("BulkChange"), {"filter": {"worker_id": "worker-1"}}),
     "bulk.delete": Call(ref("BulkChange"), {"ids": [1, 2, 3]}),
     "bulk.update": Call(ref("BulkChange"), {"filter": {"type": TYPE}, "priority": 5}),
+    "batches.create": Call(
+        ref("BatchWithTasks"),
+        {
+            "name": "invoices of May",
+            "tasks": [NEW_TASK],
+            "on_completed": {"type": "report", "params": {"batch": {"$batch": "id"}}},
+        },
+        body=_WITH_TASKS,
+    ),
+    "batches.add": Call(ref("BatchWithTasks"), {"tasks": [NEW_TASK]}, body=_MORE_TASKS),
+    "batches.close": Call(ref("Batch")),
+    "batches.list_all": Call(page_of("batches", "Batch", next_cursor=CURSOR)),
+    "batches.get": Call(ref("Batch")),
+    "batches.cancel": Call(ref("BatchChange"), {"reason": "no longer needed"}),
+    "batches.retry": Call(ref("BatchChange")),
     "claims.claim": Call(
         {"anyOf": [ref("ClaimedTask"), TASKS]},
         {**WORKER, "type_pattern": "PrismQ.%", "lease_seconds": 300},

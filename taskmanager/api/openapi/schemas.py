@@ -34,6 +34,17 @@ def task(**more: Schema) -> Schema:
     return serializers.TASK.schema("params", "result", **more)
 
 
+def batch(**more: Schema) -> Schema:
+    """A batch, with the fields that a call adds."""
+    return serializers.BATCH.schema(
+        status=one_of("open", "running", "finished"),
+        tasks=COUNT,
+        counts=record(**dict.fromkeys(FINISHED_STATUSES, COUNT), unfinished=COUNT),
+        progress=COUNT,
+        **more,
+    )
+
+
 def _by_type(values: Schema) -> Schema:
     return {"type": "object", "additionalProperties": values, "examples": [{}]}
 
@@ -44,6 +55,17 @@ PROBLEM = record(
     path=like(TEXT, "params.url"), message=like(TEXT, "is required"), keyword=like(TEXT, "required")
 )
 SECRET = like(TEXT, "tm_… (shown this once)")
+BULK_CHANGE: dict[str, Schema] = {
+    "matched": COUNT,
+    "changed": COUNT,
+    "skipped": {
+        "type": "object",
+        "additionalProperties": COUNT,
+        "examples": [{"task_finished": 1}],
+    },
+    "next_cursor": CURSOR,
+    "is_complete": like(FLAG, True),
+}
 BY_STATUS = record(**dict.fromkeys(STATUSES, COUNT))
 FINISHED = record(**dict.fromkeys(FINISHED_STATUSES, COUNT))
 QUANTILES = record(p50=serializers.RATE, p95=serializers.RATE, count=COUNT)
@@ -103,17 +125,12 @@ COMPONENTS: dict[str, Schema] = {
     "LogEntry": serializers.LOG_ENTRY.schema(),
     "Event": serializers.EVENT.schema(),
     "FailureGroup": serializers.FAILURE_GROUP.schema(),
-    "BulkChange": record(
-        matched=COUNT,
-        changed=COUNT,
-        skipped={
-            "type": "object",
-            "additionalProperties": COUNT,
-            "examples": [{"task_finished": 1}],
-        },
-        next_cursor=CURSOR,
-        is_complete=like(FLAG, True),
+    "BulkChange": record(**BULK_CHANGE),
+    "Batch": batch(),
+    "BatchWithTasks": batch(
+        results=list_of(record(outcome=one_of("created", "deduplicated"), task=ref("Task")))
     ),
+    "BatchChange": batch(**BULK_CHANGE),
     "TaskType": TASK_TYPE.schema(),
     "TaskTypeInList": TASK_TYPE.schema(open_tasks=COUNT),
     "TaskTypeWithSchema": TASK_TYPE.schema(param_schema=PARAM_SCHEMA),

@@ -150,6 +150,47 @@ class NewKey(TypedDict):
     key: Key
 
 
+class Batch(TypedDict):
+    """Tasks that belong together. `status` is "open", "running" or "finished".
+
+    `counts` says how many have ended, by status, and how many are "unfinished"; `progress` is the
+    share of those that have ended, in percent.
+    """
+
+    id: int
+    name: str | None
+    metadata: dict[str, Json] | None
+    status: str
+    tasks: int
+    counts: dict[str, int]
+    progress: int
+    parent_batch_id: int | None
+    on_finished_task_id: int | None
+    on_completed_task_id: int | None
+    on_failed_task_id: int | None
+    closed_at: str | None
+    finished_at: str | None
+    created_at: str
+    updated_at: str
+
+
+class BatchResult(TypedDict):
+    """One task of a batch. `outcome` is "created", or "deduplicated": then it is no member."""
+
+    outcome: str
+    task: dict[str, Json]
+
+
+class BatchWithTasks(Batch):
+    """A batch with what became of each task that a call has sent, in order."""
+
+    results: list[BatchResult]
+
+
+class BatchChanged(Batch, ManyChanged):
+    """A batch, and how many of its tasks were changed."""
+
+
 class Webhook(TypedDict):
     """An endpoint that is notified when tasks end."""
 
@@ -210,11 +251,12 @@ class Finding(TypedDict):
 
 
 class MaintenanceDone(TypedDict):
-    """How many tasks one run of maintenance created, requeued, started and pruned."""
+    """How many tasks one run of maintenance created, requeued, started, cancelled and pruned."""
 
     created: int
     requeued: int
     started: int
+    expired: int
     pruned: int
 
 

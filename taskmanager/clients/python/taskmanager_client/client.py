@@ -435,6 +435,56 @@ class Client:
         """Makes a key useless, for good."""
         return read(Key, self.call("DELETE", f"/admin/keys/{key_id}"))
 
+    def create_batch(
+        self, tasks: Iterable[fields.NewTask] = (), **options: Unpack[fields.BatchOptions]
+    ) -> answers.BatchWithTasks:
+        """Creates tasks that belong together; one that exists already does not become a member.
+
+        Not repeated if the answer is lost: that would be another batch.
+        """
+        body = {**options, "tasks": [_created_once({**task}) for task in tasks]}
+        made: answers.BatchWithTasks = self.call("POST", "/batches", body, repeat=False)
+        return made
+
+    def add_to_batch(
+        self, batch_id: int, tasks: Iterable[fields.NewTask]
+    ) -> answers.BatchWithTasks:
+        """Creates tasks in an open batch, all or none."""
+        prepared = [_created_once({**task}) for task in tasks]
+        made: answers.BatchWithTasks = self.call(
+            "POST",
+            f"/batches/{batch_id}/tasks",
+            {"tasks": prepared},
+            repeat=lambda: self._is_created_once(prepared),
+        )
+        return made
+
+    def close_batch(self, batch_id: int) -> answers.Batch:
+        """Lets a batch take no more tasks, so that it can finish."""
+        batch: answers.Batch = self.call("POST", f"/batches/{batch_id}/close", {})
+        return batch
+
+    def batch(self, batch_id: int) -> answers.Batch:
+        """One batch. Its tasks: `tasks(batch_id=…)`."""
+        batch: answers.Batch = self.call("GET", f"/batches/{batch_id}")
+        return batch
+
+    def batches(self) -> Iterator[answers.Batch]:
+        """Every batch, the newest first."""
+        for page in self._pages("/batches", {}):
+            yield from page["batches"]
+
+    def cancel_batch(self, batch_id: int, reason: str | None = None) -> answers.BatchChanged:
+        """Closes a batch and cancels its unfinished tasks, up to 10,000 a call."""
+        path = f"/batches/{batch_id}/cancel"
+        changed: answers.BatchChanged = self.call("POST", path, {"reason": reason})
+        return changed
+
+    def retry_batch(self, batch_id: int) -> answers.BatchChanged:
+        """Tries the failed and cancelled tasks of a batch again, up to 10,000 a call."""
+        changed: answers.BatchChanged = self.call("POST", f"/batches/{batch_id}/retry", {})
+        return changed
+
     def create_webhook(self, name: str, url: str, *, is_active: bool = True) -> answers.NewWebhook:
         """Creates an endpoint that is notified when tasks end. Returns its secret too."""
         body = {"name": name, "url": url, "is_active": is_active}

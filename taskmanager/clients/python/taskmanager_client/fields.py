@@ -61,6 +61,21 @@ class NewTask(TaskOptions, total=False):
     params: Required[Mapping[str, Json]]
 
 
+class BatchOptions(TypedDict, total=False):
+    """What may be said of a new batch beside its tasks.
+
+    The tasks `on_finished`, `on_completed` and `on_failed` are created when the batch has ended.
+    """
+
+    name: str
+    is_open: bool
+    on_finished: NewTask
+    on_completed: NewTask
+    on_failed: NewTask
+    metadata: Mapping[str, Json]
+    parent_batch_id: int | None
+
+
 class TaskFilters(TypedDict, total=False):
     """Which tasks. `params` asks for values within the params: {"user.id": 5}."""
 
@@ -68,6 +83,7 @@ class TaskFilters(TypedDict, total=False):
     type: str
     worker_id: str
     parent_task_id: int
+    batch_id: int
     dedupe_key: str
     priority_min: int
     priority_max: int

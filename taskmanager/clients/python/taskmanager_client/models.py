@@ -41,6 +41,7 @@ class Task:
     dedupe: str = ""
     dedupe_key: str = ""
     parent_task_id: int | None = None
+    batch_id: int | None = None
     tags: list[str] | None = None
     notify: str | None = None
     traceparent: str | None = None
