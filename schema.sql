@@ -51,7 +51,7 @@ CREATE TABLE task_types (
     retention_days  INTEGER,                     -- NULL: the setting decides
     pruned_until    BIGINT,                      -- all its tasks finished before are gone
     notify          VARCHAR(255),                -- the name of a webhook endpoint
-    is_encrypted    SMALLINT,
+    is_encrypted    SMALLINT,                    -- 1: its new tasks are encrypted
     CONSTRAINT task_types_name UNIQUE (name)
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
@@ -209,6 +209,13 @@ CREATE TABLE batch_members (
 
 CREATE INDEX batch_members_by_batch ON batch_members (batch_id, task_id);
 CREATE INDEX batch_members_open ON batch_members (batch_id, is_open, task_id);
+
+-- The keys that have encrypted something, each with the secret of the dedupe keys, encrypted by it.
+CREATE TABLE payload_keys (
+    id              VARCHAR(32) NOT NULL PRIMARY KEY,
+    secret          TEXT NOT NULL,
+    created_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 -- Where the newest rows of task_logs were deleted. Their ids may be used again: see queue/feed.py.
 CREATE TABLE task_log_cuts (

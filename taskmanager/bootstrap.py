@@ -15,6 +15,8 @@ from taskmanager.db import schema
 from taskmanager.db.connection import connect_database
 from taskmanager.db.errors import is_duplicate
 from taskmanager.errors import ConfigurationError
+from taskmanager.payloads import keys_in_use
+from taskmanager.payloads.keyring import Keyring
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ def load_plugins(settings: Settings) -> None:
 def open_database(settings: Settings) -> peewee.Database:
     """Makes the configured database the current one and creates the instance folder.
 
-    Raises ConfigurationError if the folder cannot be written or the URL cannot be understood.
+    Raises ConfigurationError if the folder cannot be written, the URL cannot be understood, or the
+    library for encryption is missing.
     """
     try:
         settings.instance_path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,6 +56,7 @@ def open_database(settings: Settings) -> peewee.Database:
         sqlite_synchronous=settings.sqlite_synchronous,
         idle_seconds=settings.database_idle_seconds,
         table_prefix=settings.table_prefix,
+        keyring=Keyring(settings.payload_key) if settings.payload_key else None,
     )
 
 
@@ -67,6 +71,7 @@ def prepare_database(
     Raises DatabaseUnavailable, ConfigurationError.
     """
     done = schema.create_schema(patience_seconds=patience_seconds, report=report)
+    keys_in_use.require_keys()
     if key := settings.bootstrap_admin_key:
         name, scopes = keys.BOOTSTRAP_KEY, keys.ROLES["admin"]
         try:

@@ -37,10 +37,11 @@ FOREIGN_NAMES = frozenset(
 )
 # Errors do not repeat the values of these: the text ends up in logs.
 HOLDING_SECRETS = frozenset(
-    {"database_url", "rate_limit_storage_uri", "bootstrap_admin_key", "secret_key"}
+    {"database_url", "rate_limit_storage_uri", "bootstrap_admin_key", "secret_key", "payload_key"}
 )
 
 
+_PAYLOAD_KEY = re.compile("[A-Za-z0-9_-]{43}=")  # 32 bytes as URL-safe base64
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/,?#@*]+")
 
 
@@ -119,6 +120,16 @@ def _networks(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(part) for part in _names(value))
     except ValueError:
         raise ValueError("a comma-separated list of networks, such as 10.1.0.0/16") from None
+
+
+def _payload_keys(value: str) -> tuple[str, ...]:
+    keys = _names(value)
+    for key in keys:
+        if not _PAYLOAD_KEY.fullmatch(key):
+            raise ValueError(
+                "one key or several with commas, each as `taskmanager payloads new-key` prints it"
+            )
+    return keys
 
 
 def _origins(value: str) -> tuple[str, ...]:
@@ -250,6 +261,12 @@ class Settings:
         _matching("|.{32,}", "empty, or at least 32 random characters"),
         "Signs the sessions of the dashboard. Empty: generated into the instance path. "
         "Another value signs everybody out",
+    )
+    payload_key: tuple[str, ...] = _setting(
+        "",
+        _payload_keys,
+        "Encrypts the tasks of types with is_encrypted: a key that `taskmanager payloads new-key` "
+        "prints. Several with commas: the first one encrypts, all decrypt",
     )
     plugins: tuple[str, ...] = _setting(
         "", _names, "Comma-separated Python modules that register format checkers"

@@ -13,8 +13,10 @@ from taskmanager.api.responses import success
 from taskmanager.api.serializers import BATCH, task_json
 from taskmanager.db.statements import Row
 from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
+from taskmanager.payloads.sealing import sealed
 from taskmanager.queue import bulk
 from taskmanager.queue.answer_size import LARGE_COLUMNS, require_small
+from taskmanager.queue.columns import params_text
 from taskmanager.queue.create import prepare_tasks
 from taskmanager.queue.flow import batches
 from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter
@@ -190,7 +192,7 @@ def _callback(name: str, body: Values) -> str | None:
         raise InvalidRequest(
             f"{name}: {checked.message}", code=checked.code, details=checked.details
         )
-    params = json.dumps(asked["params"], ensure_ascii=False, separators=(",", ":"))
+    params = sealed(params_text(asked["params"]), of=checked)
     return json.dumps({**checked, "params": params}, ensure_ascii=False)
 
 

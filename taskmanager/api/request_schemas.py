@@ -98,6 +98,7 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "retention_days": or_null(RETENTION_DAYS),
     "notify": or_null(NAME),
     "max_run_seconds": or_null(MAX_RUN_SECONDS),
+    "is_encrypted": or_null(FLAG),
 }
 
 REGISTER_TASK_TYPE = RequestBody(

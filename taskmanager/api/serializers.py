@@ -164,6 +164,7 @@ TASK_TYPE = Fields(
     retention_days=like(or_null(COUNT), None),
     notify=like(or_null(TEXT), None),
     max_run_seconds=like(or_null(COUNT), None),
+    is_encrypted=like(FLAG, False),
     created_at=TIME,
     updated_at=TIME,
 )

@@ -42,9 +42,16 @@ database = _CurrentDatabase()
 
 
 def connect_database(
-    url: str, *, sqlite_synchronous: str = "FULL", idle_seconds: float = 60, table_prefix: str = ""
+    url: str,
+    *,
+    sqlite_synchronous: str = "FULL",
+    idle_seconds: float = 60,
+    table_prefix: str = "",
+    keyring: Any = None,
 ) -> peewee.Database:
     """Makes the database at `url` the current one; the first statement opens a connection.
+
+    `keyring` is a payloads.keyring.Keyring, or None.
 
     Raises ConfigurationError where the URL cannot be understood.
     """
@@ -56,6 +63,7 @@ def connect_database(
         from taskmanager.db.mysql.engine import mysql_engine
 
         engine = mysql_engine(url, idle_seconds=idle_seconds, table_prefix=table_prefix)
+    engine.keyring = keyring
     _engines.add(engine)
     use_database(engine)
     database.initialize(engine)

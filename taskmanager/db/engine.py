@@ -29,6 +29,7 @@ class Recovering:
         super().__init__(*args, **kwargs)
         self.table_prefix = table_prefix
         self.cache = Cache()
+        self.keyring: Any = None  # what payloads/ encrypts with
 
     def spelled(self, template: str) -> str:
         """The statement of a template as this engine spells it; see dialect.py."""

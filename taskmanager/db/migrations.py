@@ -311,6 +311,16 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             "CREATE INDEX batch_members_open ON batch_members (batch_id, is_open, task_id)",
         ),
         Ddl(
+            "make payload_keys",
+            """
+            CREATE TABLE payload_keys (
+                id              VARCHAR(32) NOT NULL PRIMARY KEY,
+                secret          TEXT NOT NULL,
+                created_at      BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
             "make task_log_cuts",
             """
             CREATE TABLE task_log_cuts (

@@ -211,6 +211,12 @@ class PeriodCount(_Model):
     total_ms = peewee.BigIntegerField()
 
 
+class PayloadKey(_Model):
+    id = peewee.CharField(32, primary_key=True)
+    secret = peewee.TextField()
+    created_at = peewee.BigIntegerField()
+
+
 class Worker(_Model):
     id = peewee.CharField(255, primary_key=True)
     metadata = peewee.TextField(null=True)
@@ -340,6 +346,7 @@ MODELS = (
         Batch,
         BatchMember,
         TaskLog,
+        PayloadKey,
         Worker,
         Schedule,
     ),
@@ -353,8 +360,8 @@ MODELS = (
 _UNUSED = frozenset(
     (
         *("group_key", "concurrency_key"),
-        *("on_dependency_failed", "payload_key"),  # of a task, and
-        *("concurrency", "start_rate", "is_fair", "max_open", "is_encrypted"),  # of a type
+        *("on_dependency_failed",),  # of a task, and
+        *("concurrency", "start_rate", "is_fair", "max_open"),  # of a type
     )
 )
 

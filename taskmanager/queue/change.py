@@ -1,5 +1,6 @@
 """Changing a task while it waits: what it asks for, how urgent it is, when it may run."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from taskmanager.db.statements import Row, execute, fetch_value, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, TooLarge
 from taskmanager.params import validation
+from taskmanager.payloads.sealing import opened, sealed
 from taskmanager.queue import dedupe, history, store, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
 from taskmanager.queue.holder import lock_tasks
@@ -98,13 +100,15 @@ def _with_params(task: Row, params: Mapping[str, Any]) -> Row:
     name = task["type"]
     task_type = task_types.get_task_type(name=name)
     validation.check_params(task_type["param_schema"], params, type_name=name)
-    text = params_text(params)
+    text = sealed(params_text(params), of=task)
     if not takes(text):
         raise TooLarge
     columns = {"params": text, "type_version": task_type["version"]}
     old = fetch_value("SELECT params FROM {tasks} WHERE id = ?", (task["id"],))
-    if task["dedupe_key"] == dedupe.key_of_text(type_name=name, text=old):
-        columns["dedupe_key"] = dedupe.dedupe_key(type_name=name, params=params)
+    old_key = dedupe.dedupe_key(type_name=name, params=json.loads(opened(old)))
+    if task["dedupe_key"] == dedupe.stored_key(old_key, task_type):
+        key = dedupe.dedupe_key(type_name=name, params=params)
+        columns["dedupe_key"] = dedupe.stored_key(key, task_type)
     return columns
 
 

@@ -15,6 +15,7 @@ from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, execute, fetch_all
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import NoTaskAvailable
+from taskmanager.payloads.sealing import with_opened
 from taskmanager.queue import history, maintenance, task_types, workers
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
 from taskmanager.queue.claim_sql import OF_ITS_END, ClaimOrder, find_heads, lock_next
@@ -121,7 +122,7 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
     return [
         {
             **OF_ITS_END,
-            **task,
+            **with_opened(task),
             **held,
             "lease_expires_at": lease_end(task),
             "expires_at": None,

@@ -16,6 +16,7 @@ from taskmanager.errors import (
     TooLarge,
 )
 from taskmanager.params import validation
+from taskmanager.payloads.sealing import require_keyring, sealed
 from taskmanager.queue import change, dedupe, outbox, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text
 from taskmanager.queue.flow import deadlines
@@ -167,10 +168,13 @@ def _new_row(
     policy = request.get("dedupe") or task_type["dedupe"] or dedupe.DEFAULT_POLICY
     priority = _first_given(request.get("priority"), task_type["priority"], 0)
     available_at = max(now, available_from(request, now))
-    text = params_text(params)
+    of: Row = {"payload_key": require_keyring().current if task_type["is_encrypted"] else None}
+    text = sealed(params_text(params), of=of)
     if not takes(text):
         raise TooLarge
+    key = dedupe.dedupe_key(type_name=name, params=params, requested_key=request.get("dedupe_key"))
     return {
+        **of,
         "task_type_id": task_type["id"],
         "type_version": task_type["version"],
         "status": "scheduled" if available_at > now else "pending",
@@ -182,9 +186,7 @@ def _new_row(
             request.get("max_attempts"), task_type["max_attempts"], defaults.max_attempts
         ),
         "dedupe": policy,
-        "dedupe_key": dedupe.dedupe_key(
-            type_name=name, params=params, requested_key=request.get("dedupe_key")
-        ),
+        "dedupe_key": dedupe.stored_key(key, task_type),
         **dedupe.held_keys(policy),
         "dedupe_seconds": _dedupe_seconds(request, policy),
         "parent_task_id": request.get("parent_task_id"),

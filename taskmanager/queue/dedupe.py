@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 from taskmanager.db.statements import Row
+from taskmanager.payloads.sealing import require_keyring
 
 POLICIES = ("forever", "active", "none")
 # What a request does to the task that exists already, if that still waits.
@@ -54,9 +55,11 @@ def dedupe_key(*, type_name: str, params: Any, requested_key: str | None = None)
     return hashlib.sha256(f"{type_name}\0{content}".encode()).hexdigest()
 
 
-def key_of_text(*, type_name: str, text: str) -> str:
-    """The key of params as they are stored."""
-    return dedupe_key(type_name=type_name, params=json.loads(text))
+def stored_key(key: str, task_type: Row) -> str:
+    """A key as a task of this type has it: without the server's secret, that of an encrypted one
+    does not show what the params are.
+    """
+    return require_keyring().hide_key(key) if task_type["is_encrypted"] else key
 
 
 def held_keys(policy: str) -> Row:

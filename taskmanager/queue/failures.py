@@ -90,8 +90,11 @@ def _failures(ids: list[int]) -> Iterator[Row]:
     for some in parts_of(ids, MAX_ROWS):
         rows = fetch_all(
             "SELECT id, task_type_id, error_code, completed_at, updated_at, "
-            f"SUBSTR(error_message, 1, {MESSAGE_CHARACTERS}) AS message FROM {{tasks}} "
+            "CASE WHEN payload_key IS NULL "
+            f"THEN SUBSTR(error_message, 1, {MESSAGE_CHARACTERS}) ELSE error_message END "
+            "AS error_message FROM {tasks} "
             "WHERE id IN ? AND (error_code IS NOT NULL OR error_message IS NOT NULL)",
             (some,),
         )
-        yield from map(task_types.with_type, rows)
+        for row in map(task_types.with_type, rows):
+            yield {**row, "message": (row["error_message"] or "")[:MESSAGE_CHARACTERS] or None}

@@ -16,6 +16,7 @@ from taskmanager.db.dialect import SQLITE
 from taskmanager.db.snapshot import fetch_uncommitted
 from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, fetch_value, parts_of
 from taskmanager.errors import InvalidRequest
+from taskmanager.payloads.sealing import with_opened
 from taskmanager.queue import task_types
 from taskmanager.queue.answer_size import count_that_fits
 
@@ -198,7 +199,7 @@ def _whole(events: Sequence[Row]) -> list[Row]:
     details: dict[int, Row] = {}
     for some in parts_of([row["id"] for row in events], MAX_ROWS):
         rows = fetch_all("SELECT * FROM {task_logs} WHERE id IN ?", (list(some),))
-        details |= {row["id"]: row for row in rows}
+        details |= {row["id"]: with_opened(row, ("message",)) for row in rows}
     whole = [{**row, **details.get(row["id"], {"event": None})} for row in events]
     same = ("task_id", "event", "created_at")  # else its id has been given to another event
     return [

@@ -25,6 +25,7 @@ from taskmanager.db.statements import (
     parts_of,
     update,
 )
+from taskmanager.payloads.sealing import all_opened, require_keyring
 from taskmanager.queue.answer_size import count_that_fits
 
 # A task without one of these has at most a few events for each of its 100 attempts. So a history
@@ -53,6 +54,10 @@ def event_row(
 
     `status` is that of the task after the event, unless `task` has it already.
     """
+    payload_key = None
+    if message and task.get("payload_key"):
+        keys = require_keyring()
+        message, payload_key = keys.seal(message), keys.current
     return {
         "task_id": task["id"],
         "event": event,
@@ -62,6 +67,7 @@ def event_row(
         "api_key_id": caller.key_id if caller else None,
         "claim_token": task.get("claim_token"),
         "message": message,
+        "payload_key": payload_key,
         "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else None,
         "created_at": now,
     }
@@ -176,7 +182,7 @@ def list_logs(*, task_id: int, limit: int, cursor: int | None) -> tuple[list[Row
             "SELECT * FROM {task_logs} WHERE task_id = ? AND id >= ? AND id <= ? ORDER BY id",
             (task_id, ids[0], ids[-1]),
         )
-    return found, ids[-1] if len(sizes) > count else None
+    return all_opened(found, ("message",)), ids[-1] if len(sizes) > count else None
 
 
 def list_attempt_errors(*, task_id: int) -> tuple[list[Row], bool]:
@@ -189,5 +195,5 @@ def list_attempt_errors(*, task_id: int) -> tuple[list[Row], bool]:
         "AND event IN ('retry_scheduled', 'failed', 'lease_expired') ORDER BY id DESC LIMIT ?",
         (task_id, ATTEMPT_ERRORS_SHOWN + 1),
     )
-    shown = newest[:ATTEMPT_ERRORS_SHOWN]
+    shown = all_opened(newest[:ATTEMPT_ERRORS_SHOWN], ("message",))
     return shown[::-1], len(newest) > len(shown)

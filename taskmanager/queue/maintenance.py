@@ -47,6 +47,7 @@ EMPTIED: Row = {
     "tags": None,
     "worker_id": None,
     "claimed_at": None,
+    "payload_key": None,
 }
 
 

@@ -22,6 +22,7 @@ from taskmanager.db.connection import dialect
 from taskmanager.db.models import Task, used_columns
 from taskmanager.db.statements import Row, fetch_all, parts_of
 from taskmanager.errors import InvalidRequest, NotFound
+from taskmanager.payloads.sealing import keyring
 from taskmanager.queue import search, task_types
 from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits, sizes_of
 
@@ -118,6 +119,10 @@ def list_tasks(
     """
     if with_total and task_filter.params:
         raise InvalidRequest("with_total cannot count by values in the params; leave it out.")
+    if with_total and task_filter.error and keyring():
+        raise InvalidRequest(
+            "with_total cannot count by error where tasks may be encrypted; leave it out."
+        )
     listing = _listing(task_filter, sort_by, descending, caller)
     if listing is None:
         return Page(tasks=[], next_cursor=None, total=0 if with_total else None)
@@ -261,7 +266,7 @@ def _listing(
         streams,
         column,
         descending != (column == "claim_rank"),
-        search.Search(asked, task_filter.params),
+        search.Search(asked, task_filter.params, task_filter.error if keyring() else None),
     )
 
 

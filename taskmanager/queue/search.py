@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from taskmanager.db.statements import Row, fetch_all
 from taskmanager.errors import InvalidRequest
+from taskmanager.payloads.sealing import keyring, opened
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT, count_that_fits, sizes_of
 
 MAX_SCANNED = 2_500
@@ -37,10 +38,15 @@ Condition = tuple[str, Any]  # with one `?`, and its value
 
 
 class Search(NamedTuple):
-    """What is asked of each row: `conditions` in SQL, and values of its params by their path."""
+    """What is asked of each row: `conditions` in SQL, and values of its params by their path.
+
+    `sealed_error` is a part of the error message, which the database cannot see in a task that is
+    encrypted.
+    """
 
     conditions: Sequence[Condition]
     params: Sequence[tuple[str, str]]
+    sealed_error: str | None = None
 
     def __bool__(self) -> bool:
         return bool(self.conditions or self.params)
@@ -59,7 +65,12 @@ def conditions_of(filters: Row) -> list[Condition]:
     given = {name: filters[name] for name in CONDITIONS if filters.get(name) is not None}
     if "error" in given:
         given["error"] = _like(given["error"])
-    return [(CONDITIONS[name], value) for name, value in given.items()]
+    of_sealed = "(payload_key IS NOT NULL AND error_message IS NOT NULL OR {})"
+    conditions = {
+        name: of_sealed.format(text) if name == "error" and keyring() is not None else text
+        for name, text in CONDITIONS.items()
+    }
+    return [(conditions[name], value) for name, value in given.items()]
 
 
 def scan(
@@ -101,13 +112,25 @@ def _matching(ids: list[int], search: Search) -> set[int]:
     if not ids:
         return set()
     where = " AND ".join(["id IN ?", *(text for text, _ in search.conditions)])
+    columns = "id, params" if search.params else "id"
+    if search.sealed_error is not None:
+        columns += ", payload_key, error_message"
     rows = fetch_all(
-        f"SELECT {'id, params' if search.params else 'id'} FROM {{tasks}} {{by_id}} WHERE {where}",
+        f"SELECT {columns} FROM {{tasks}} {{by_id}} WHERE {where}",
         (ids, *(value for _, value in search.conditions)),
     )
+    if search.sealed_error is not None:
+        rows = [row for row in rows if _has_error(row, search.sealed_error)]
     if search.params:
-        rows = [row for row in rows if _has_params(json.loads(row["params"]), search.params)]
+        rows = [
+            row for row in rows if _has_params(json.loads(opened(row["params"])), search.params)
+        ]
     return {row["id"] for row in rows}
+
+
+def _has_error(row: Row, part: str) -> bool:
+    """Whether an encrypted message has the part; of the others the database has said so."""
+    return row["payload_key"] is None or part.lower() in opened(row["error_message"] or "").lower()
 
 
 def _has_params(params: Any, wanted: Sequence[tuple[str, str]]) -> bool:

@@ -25,6 +25,7 @@ from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
 from taskmanager.params import validation
 from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
+from taskmanager.payloads.sealing import opened, require_keyring, with_opened
 from taskmanager.queue import outbox
 
 # What a type can set for its tasks; None: the settings decide.
@@ -38,6 +39,7 @@ DEFAULTS = (
     "retention_days",
     "notify",
     "max_run_seconds",
+    "is_encrypted",
 )
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
@@ -137,9 +139,11 @@ def _columns(fields: Mapping[str, Any]) -> Row:
     columns = dict(fields)
     if columns.get("retry") is not None:
         columns["retry"] = json.dumps(columns["retry"])
-    for switch in SWITCHES:
-        if switch in columns:
+    for switch in (*SWITCHES, "is_encrypted"):
+        if columns.get(switch) is not None:
             columns[switch] = int(columns[switch])
+    if columns.get("is_encrypted"):
+        require_keyring()
     return columns
 
 
@@ -218,7 +222,7 @@ def list_versions(*, task_type_id: int) -> list[Row]:
 # Templates, since every create runs one of them.
 _OF_NEW_TASK = (
     *("id", "name", "version", "is_active"),
-    *("dedupe", "priority", "max_attempts", "notify", "max_run_seconds"),
+    *("dedupe", "priority", "max_attempts", "notify", "max_run_seconds", "is_encrypted"),
 )
 
 
@@ -279,14 +283,17 @@ def retry_policies(type_ids: Collection[int]) -> dict[int, Any]:
 
 
 def with_type(row: Row) -> Row:
-    """A row of tasks or schedules with its type's name, which each process remembers."""
+    """A row of tasks or schedules with its type's name, which each process remembers.
+
+    What is encrypted is opened: every row that leaves the queue passes here.
+    """
     names, type_id = cache().task_type_names, row["task_type_id"]
     if type_id not in names:
         found = first_row(TaskType.select(TaskType.name).where(TaskType.id == type_id))
         if found is None:
             raise NotFound(f"There is no task type with id {type_id}.", code="task_type_not_found")
         names[type_id] = found["name"]
-    return {**row, "type": names[type_id]}
+    return with_opened({**row, "type": names[type_id]})
 
 
 def allowed_rows(rows: Iterable[Row], caller: Caller) -> list[Row]:
@@ -355,7 +362,8 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     for task in islice(_open_tasks(row["id"]), OPEN_TASKS_VALIDATED):
         if budget.left < MAX_WORK:
             break
-        problems = validation.param_problems(schema_text, json.loads(task["params"]), budget=budget)
+        params = json.loads(opened(task["params"]))
+        problems = validation.param_problems(schema_text, params, budget=budget)
         checked += 1
         if problems and len(examples) < REJECTED_TASKS_SHOWN:
             examples.append({"id": task["id"], "errors": problems})

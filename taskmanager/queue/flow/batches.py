@@ -25,8 +25,9 @@ from taskmanager.db.statements import (
 )
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, NotFound, TooLarge
+from taskmanager.payloads.sealing import opened, sealed
 from taskmanager.queue import store
-from taskmanager.queue.columns import when_available
+from taskmanager.queue.columns import params_text, when_available
 from taskmanager.queue.read import FINISHED_STATUSES
 
 # What a batch may create when it is finished.
@@ -293,9 +294,8 @@ def _create_callback(batch: Row, callback: str, now: int) -> int:
     row |= when_available(row["available_at"] + later, now)
     if row["expires_at"] is not None:
         row["expires_at"] += later
-    row["params"] = json.dumps(
-        with_id(json.loads(row["params"]), batch["id"]), ensure_ascii=False, separators=(",", ":")
-    )
+    params = with_id(json.loads(opened(row["params"])), batch["id"])
+    row["params"] = sealed(params_text(params), of=row)
     [(task, _)] = store.store_tasks(
         [row],
         caller=OPERATOR,

@@ -19,6 +19,7 @@ from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
 from taskmanager.params import validation
+from taskmanager.payloads.sealing import require_keyring, sealed
 from taskmanager.queue import create, task_types
 from taskmanager.queue.answer_size import require_small
 from taskmanager.queue.columns import params_text
@@ -46,7 +47,7 @@ def create_schedule(
     timing = _new_timing(fields)
     request = {"type": fields["type"], "params": fields["params"]}
     task = create.prepare_task(request, defaults=defaults, caller=caller, now=now)
-    require_small("params", task["params"], MAX_PARAMS_LENGTH)
+    require_small("params", params_text(fields["params"]), MAX_PARAMS_LENGTH)
     first = due_times.first_after(timing, now)
     row: Row = {
         "task_type_id": task["task_type_id"],
@@ -57,6 +58,7 @@ def create_schedule(
         "updated_at": now,
     }
     row["next_run_at"] = first if row["is_active"] else None
+    row["params"] = sealed(row["params"], of=task)
     return get_schedule(schedule_id=_insert(row, caller, now), caller=caller)
 
 
@@ -161,6 +163,8 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
     if not changed:
         return
     columns = {**changed, "updated_at": now}
+    if "params" in columns:
+        columns["params"] = seal_if_encrypted(columns["params"], row["type"])
     with _unless_name_is_taken(changed.get("name")):
         Schedule.update(columns).where(Schedule.id == schedule_id).execute()
     # Params may be long, and the next run follows from the other columns.
@@ -171,6 +175,12 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
     )
     what = f"changed by {caller.name}: {shown}"
     _record("schedule_changed", schedule_id, row["name"], what, caller, now)
+
+
+def seal_if_encrypted(text: str, type_name: str) -> str:
+    """A text of a schedule as it is stored."""
+    is_encrypted = task_types.get_type_of_new_task(name=type_name)["is_encrypted"]
+    return require_keyring().seal(text) if is_encrypted else text
 
 
 def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:

@@ -57,7 +57,7 @@ def _run(schedule: Row, defaults: TaskDefaults, now: int) -> bool:
         request = _task_request(schedule, due_at)
         task = create.prepare_task(request, defaults=defaults, caller=OPERATOR, now=now)
     except InvalidRequest as error:
-        problem = error.message
+        problem = definitions.seal_if_encrypted(error.message, schedule["type"])
     return _store_run(schedule, task, due_at=due_at, next_run_at=next_run_at, problem=problem)
 
 
@@ -178,4 +178,4 @@ def run_schedule_now(
         message=f"schedule '{schedule['name']}' was run by hand",
         metadata={"schedule_id": schedule_id},
     )
-    return create.Outcome(task={**stored, "type": schedule["type"]}, deduplicated=existed)
+    return create.Outcome(task=task_types.with_type(stored), deduplicated=existed)

@@ -1,0 +1,1 @@
+"""Payloads at rest: what tasks carry is encrypted in the database where their type says so."""
