@@ -189,6 +189,7 @@ def test_rotation_encrypts_what_was_there_before_its_type_was_encrypted(
 
 def test_a_start_without_the_key_stops(job: Api, app: Flask, tmp_path: Path) -> None:
     settings = app.extensions["taskmanager"]
+    job.create()
     config = {"instance_path": tmp_path / "instance", "database_url": settings.database_url}
     with pytest.raises(ConfigurationError, match=key_id(KEY)):
         create_app(config)
@@ -198,6 +199,7 @@ def test_a_start_without_the_key_stops(job: Api, app: Flask, tmp_path: Path) -> 
 
 
 def test_two_first_starts_agree_on_the_secret(job: Api) -> None:
+    job.create()
     first, second = Keyring([NEWER, KEY]), Keyring([NEWER, KEY])
     rows = fetch_all("SELECT id, secret FROM {payload_keys}")
     secrets = [keys_in_use._secret(ring, rows) for ring in (first, second)]
@@ -209,6 +211,19 @@ def test_a_text_that_only_looks_encrypted_is_left_as_it_is(job: Api) -> None:
     job.create("plain", {}, max_attempts=1)
     job.complete(job.claim(), success=False, error=text)
     assert job.get("/api/tasks?status=failed")["tasks"][0]["error_message"] == text
+
+
+def test_a_key_that_has_encrypted_nothing_may_be_taken_away(app: Flask, tmp_path: Path) -> None:
+    settings = app.extensions["taskmanager"]
+    config = {"instance_path": tmp_path / "instance", "database_url": settings.database_url}
+    close_app(create_app(config))
+
+
+def test_an_encrypted_type_needs_a_key_at_the_start(job: Api, app: Flask, tmp_path: Path) -> None:
+    settings = app.extensions["taskmanager"]
+    config = {"instance_path": tmp_path / "instance", "database_url": settings.database_url}
+    with pytest.raises(ConfigurationError, match="'job' are to be encrypted"):
+        create_app(config)
 
 
 class TestWithoutAKey:

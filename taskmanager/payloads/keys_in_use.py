@@ -1,6 +1,6 @@
 """Which keys the database needs: owns the table payload_keys.
 
-It has a row for each key that has sealed something, with the secret of the dedupe keys sealed by
+It has a row for each key that has sealed a task, with the secret of the dedupe keys sealed by
 that key. So a start can tell whether it has all keys that it needs, and a new key gets the secret
 from an old one.
 """
@@ -14,13 +14,12 @@ from taskmanager.db.statements import Row, fetch_all, fetch_one, insert
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError
 from taskmanager.payloads.keyring import Keyring
-from taskmanager.payloads.sealing import keyring
+from taskmanager.payloads.sealing import keyring, require_keyring
 
 
 def require_keys() -> None:
     """Raises ConfigurationError where a key is missing without which tasks cannot be read."""
-    keys = keyring()
-    rows = fetch_all("SELECT id, secret FROM {payload_keys} ORDER BY created_at, id")
+    keys, rows = keyring(), _rows()
     missing = [row["id"] for row in rows if keys is None or row["id"] not in keys.ids]
     if missing:
         raise ConfigurationError(
@@ -35,8 +34,20 @@ def require_keys() -> None:
                 f"The tasks of type '{row['name']}' are to be encrypted, but "
                 "TASKMANAGER_PAYLOAD_KEY is empty. `taskmanager payloads new-key` prints a key."
             )
-        return
-    keys.secret = _secret(keys, rows)
+    elif rows:
+        keys.secret = _secret(keys, rows)
+
+
+def hide_key(dedupe_key: str) -> str:
+    """The dedupe key that an encrypted task has instead of this one."""
+    keys = require_keyring()
+    if not keys.secret:
+        keys.secret = _secret(keys, _rows())
+    return keys.hide_key(dedupe_key)
+
+
+def _rows() -> list[Row]:
+    return fetch_all("SELECT id, secret FROM {payload_keys} ORDER BY created_at, id")
 
 
 def _secret(keys: Keyring, rows: list[Row]) -> bytes:
@@ -49,5 +60,5 @@ def _secret(keys: Keyring, rows: list[Row]) -> bytes:
     try:
         write_transaction(insert)("payload_keys", row)
     except peewee.IntegrityError:  # another process has just done the same
-        return _secret(keys, fetch_all("SELECT id, secret FROM {payload_keys}"))
+        return _secret(keys, _rows())
     return secret

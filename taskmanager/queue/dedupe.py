@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from taskmanager.db.statements import Row
-from taskmanager.payloads.sealing import require_keyring
+from taskmanager.payloads import keys_in_use
 
 POLICIES = ("forever", "active", "none")
 # What a request does to the task that exists already, if that still waits.
@@ -59,7 +59,7 @@ def stored_key(key: str, task_type: Row) -> str:
     """A key as a task of this type has it: without the server's secret, that of an encrypted one
     does not show what the params are.
     """
-    return require_keyring().hide_key(key) if task_type["is_encrypted"] else key
+    return keys_in_use.hide_key(key) if task_type["is_encrypted"] else key
 
 
 def held_keys(policy: str) -> Row:

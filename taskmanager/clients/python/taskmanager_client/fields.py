@@ -189,6 +189,7 @@ class TypeDefaults(TypedDict, total=False):
     retention_days: int | None
     notify: str | None
     max_run_seconds: int | None
+    is_encrypted: bool | None
 
 
 class TypeChanges(TypeDefaults, total=False):

@@ -107,6 +107,7 @@ class TaskType:
     dedupe_days: int | None = None
     notify: str | None = None
     max_run_seconds: int | None = None
+    is_encrypted: bool = False
     retention_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None
