@@ -24,6 +24,7 @@ ROOMS = [
     ("errors", "clock", "manifest", "rates", "files"),
     ("config", "clients", "logs"),
     ("db",),
+    ("payloads",),
     ("access", "params"),
     ("queue",),
     ("transfer", "ratelimits", "notify"),
@@ -37,11 +38,13 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size", "outbox"),
+    ("answer_size", "outbox", "columns"),
     ("history", "dedupe", "retry", "task_types"),
     ("search", "feed"),
     ("store", "read", "claim_sql"),
-    ("holder", "waiting", "workers"),
+    ("holder", "waiting", "workers", "flow.batches"),
+    ("endings",),
+    ("change", "flow.deadlines"),
     ("create", "lease"),
     ("operate", "complete", "schedules"),
     ("figures.counts", "figures.periods", "maintenance_runs", "retention", "clock_jumps"),
@@ -58,10 +61,11 @@ KEPT_TO = {
     "limits": {"ratelimits", "api", "doctor"},
     "click": {"cli"},
     "gunicorn": {"serving"},
-    "peewee": {"db", "access", "queue", "transfer", "bootstrap", "notify"},
+    "peewee": {"db", "payloads", "access", "queue", "transfer", "bootstrap", "notify"},
     "pymysql": {"db"},
     "cronsim": {"queue"},
-    "taskmanager.db.transactions": {"db", "access", "queue", "transfer", "notify"},
+    "cryptography": {"payloads"},
+    "taskmanager.db.transactions": {"db", "payloads", "access", "queue", "transfer", "notify"},
 }
 # Folders of tests that belong to no room.
 OTHER_TESTS = {"acceptance", "clients", "races", "support"}
@@ -82,7 +86,8 @@ class Module(NamedTuple):
     def room_in_queue(self) -> str:
         """The empty string for what is no module of the queue."""
         inside = self.name.removeprefix("taskmanager.queue")[1:] if self.room == "queue" else ""
-        return inside if inside.startswith("figures.") else inside.partition(".")[0]
+        in_a_folder = inside.startswith(("figures.", "flow."))
+        return inside if in_a_folder else inside.partition(".")[0]
 
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
@@ -158,7 +163,7 @@ def test_every_module_stands_in_a_room_and_no_room_is_empty() -> None:
 
 def test_every_module_of_the_queue_has_its_place_there_and_no_place_is_empty() -> None:
     inside = {module.room_in_queue for module in in_rooms("queue")}
-    assert inside - {"", "figures"} == {*chain.from_iterable(ROOMS_OF_QUEUE)}
+    assert inside - {"", "figures", "flow"} == {*chain.from_iterable(ROOMS_OF_QUEUE)}
 
 
 def test_a_module_imports_nothing_of_the_rooms_beside_and_above_it() -> None:
@@ -188,6 +193,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     required = setup["options"]["install_requires"].split()
+    required += setup["options.extras_require"]["encryption"].split()
     declared = {_distribution(re.split("[<>=]", line)[0]) for line in required}
     used = {name.partition(".")[0] for module in MODULES.values() for name in used_by(module)}
     ours_or_pythons = {"taskmanager", "taskmanager_client", "_typeshed", *sys.stdlib_module_names}

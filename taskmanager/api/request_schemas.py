@@ -132,6 +132,7 @@ CREATE_TASK = RequestBody(
     max_run_seconds=MAX_RUN_SECONDS,
 )
 CHANGE_TASK = RequestBody(
+    keeps_null=True,
     params=OBJECT,
     priority=PRIORITY,
     max_attempts=ATTEMPTS,

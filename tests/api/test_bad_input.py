@@ -24,7 +24,7 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "CHANGE_TASK_TYPE": ("PATCH", "/api/task-types/job", {"is_paused": False}),
     "VALIDATE": ("POST", "/api/task-types/job/validate", {"params": {}}),
     "CREATE_TASK": ("POST", "/api/tasks", {"type": "job", "params": {}}),
-    "CHANGE_TASK": ("PATCH", "/api/tasks/{held}", {"priority": 1}),
+    "CHANGE_TASK": ("PATCH", "/api/tasks/{waiting}", {"priority": 1}),
     "CREATE_BATCH": ("POST", "/api/batches", {"name": "b"}),
     "ADD_TO_BATCH": ("POST", "/api/batches/7000000/tasks", {"tasks": []}),
     "CREATE_TASKS": ("POST", "/api/tasks/batch", {"tasks": [{"type": "job", "params": {}}]}),
@@ -72,12 +72,15 @@ def job(api: Api) -> Api:
     return api
 
 
-def held_id(api: Api) -> int:
-    return int(api.get("/api/tasks?status=claimed")["tasks"][0]["id"])
+def held_id(api: Api, status: str = "claimed") -> int:
+    return int(api.get(f"/api/tasks?status={status}")["tasks"][0]["id"])
 
 
 def path_to(api: Api, path: str) -> str:
-    return path.replace("{held}", str(held_id(api))) if "{held}" in path else path
+    for name, status in (("{held}", "claimed"), ("{waiting}", "scheduled")):
+        if name in path:
+            path = path.replace(name, str(held_id(api, status)))
+    return path
 
 
 def assert_the_next_request_is_fine(api: Api, before: Tables) -> None:

@@ -63,7 +63,7 @@ def test_an_address_that_is_not_there_answers_404(api: Api, path: str) -> None:
     [
         ("DELETE", "/api/tasks", {"GET", "POST"}),
         ("GET", "/api/tasks/claim", {"POST"}),
-        ("PUT", "/api/tasks/1", {"GET"}),
+        ("PUT", "/api/tasks/1", {"GET", "PATCH"}),
         ("POST", "/api/health", {"GET"}),
         ("PUT", "/api/task-types/job", {"GET", "PATCH"}),
         ("TRACE", "/api/stats", {"GET"}),

@@ -106,7 +106,7 @@ def test_a_created_task_can_be_claimed_and_completed(api: Api) -> None:
 
 def test_a_new_task_has_every_field_of_the_contract(job: Api, clock: Clock) -> None:
     made = ask(job, {"a": 1}, 201)
-    assert set(made) == FIELDS | {"deduplicated"}
+    assert set(made) == FIELDS | {"deduplicated", "on_duplicate"}
     now = format_time(clock.now)
     assert (
         made

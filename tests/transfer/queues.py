@@ -11,12 +11,14 @@ from typing import Any
 
 import peewee
 from click.testing import CliRunner, Result
+from cryptography.fernet import Fernet
 
 from taskmanager.cli import main
 from taskmanager.db import schema
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.models import MODELS
 from taskmanager.db.statements import fetch_all, insert
+from taskmanager.payloads.keyring import Keyring, key_id
 from taskmanager.transfer.format import OF_THE_DATABASE, queue_tables
 
 MODEL_OF = {model._meta.table_name: model for model in MODELS if model not in OF_THE_DATABASE}
@@ -27,6 +29,8 @@ NASTY_NAME = 'Größe 😀 "x" \\n '
 NASTY_JSON = '{"z": 1,  "a":[ 1.50, 12345678901234567890, 1e-7 ],"k":"\\u00e4ä😀 \\/"}'
 LONG_JSON = '{"text": "' + "ß😀\\n" * 100_000 + '"}'
 FAR_ID = 2**53 + 1  # a float would make another number of it
+
+PAYLOAD_KEYS = [Fernet.generate_key().decode() for _ in range(3)]
 
 Rows = dict[str, list[tuple[Any, ...]]]
 
@@ -41,6 +45,7 @@ class Queue:
         self.environment = {
             "TASKMANAGER_INSTANCE_PATH": str(folder),
             "TASKMANAGER_DATABASE_URL": url,
+            "TASKMANAGER_PAYLOAD_KEY": ",".join(PAYLOAD_KEYS),
         }
 
     def open(self) -> None:
@@ -137,7 +142,10 @@ def _what_constraints_ask(table: str, number: int) -> dict[str, Any]:
             "claim_rank": -priority,
             "parent_task_id": (None, 1, 2)[number],
         }
-    if table in ("task_logs", "task_tags"):
+    if table == "payload_keys":  # else no command would open the queue
+        key = PAYLOAD_KEYS[number]
+        return {"id": key_id(key), "secret": Keyring([key]).seal("00" * 32)}
+    if table in ("task_logs", "task_tags", "task_deadlines", "batch_members"):
         return {"task_id": (1, 2, FAR_ID)[number]}
     return {}
 
