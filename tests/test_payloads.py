@@ -1,6 +1,7 @@
 """Encryption at rest: what lies in the database of an encrypted type, and who can read it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from cryptography.fernet import Fernet
 from flask import Flask
 
 from taskmanager.app import close_app, create_app
-from taskmanager.db.models import MODELS
+from taskmanager.db.connection import database, use_database
+from taskmanager.db.models import MODELS, PayloadKey, Schedule, Task, TaskType, TaskTypeVersion
 from taskmanager.db.queries import rows_of
 from taskmanager.db.statements import fetch_all, fetch_value
 from taskmanager.errors import ConfigurationError
@@ -25,6 +27,15 @@ SECRET = "4111-1111-1111-1111"
 @pytest.fixture
 def settings() -> dict[str, Any]:
     return {"payload_key": KEY}
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_encrypted(app: Flask) -> Iterator[None]:
+    """The tests share a database on MariaDB, and others start on it without a key."""
+    yield
+    use_database(app.extensions["taskmanager.database"])  # a test may have closed another one
+    for model in (Task, Schedule, TaskTypeVersion, TaskType, PayloadKey):
+        model.delete().execute()
 
 
 @pytest.fixture
@@ -146,8 +157,6 @@ def test_new_schemas_are_tried_on_what_is_encrypted(job: Api) -> None:
 
 def other_keys(keys: str) -> None:
     """Lets the application at work have these keys."""
-    from taskmanager.db.connection import database
-
     database.obj.keyring = Keyring(keys.split(",")) if keys else None
     keys_in_use.require_keys()
 
