@@ -27,7 +27,7 @@ from taskmanager.clients import PYTHON
 from tests.support.mariadb import free_port
 from tests.support.server import Server
 
-PACKAGES = ("huey", "rq", "celery", "packaging", "redis", "django", "django-tasks-db")
+PACKAGES = ("huey", "rq", "celery", "packaging", "redis", "django", "django-tasks-db[compat]")
 PROCESSES = 2
 PATIENCE_SECONDS = 60
 

@@ -97,7 +97,8 @@ def complete_batch(body: Values) -> Response:
     """POST /api/tasks/complete: `worker_id` and 1 to 1,000 `completions`, each with its `id`.
 
     200: `results` in order, each with its `outcome` (the task's status, or
-    `error`) and what POST /api/tasks/{id}/complete would answer; 400.
+    `error`) and what POST /api/tasks/{id}/complete would answer, but no task where
+    `with_tasks` is false; 400.
     """
     outcomes = complete_tasks(
         [_completion(int(item["id"]), item) for item in body["completions"]],
@@ -106,7 +107,7 @@ def complete_batch(body: Values) -> Response:
         now=g.now,
     )
     results = [
-        {"id": item["id"], **_result_json(outcome)}
+        {"id": item["id"], **_result_json(outcome, with_task=body.get("with_tasks", True))}
         for item, outcome in zip(body["completions"], outcomes, strict=True)
     ]
     failed = sum(result["outcome"] == "error" for result in results)
@@ -117,9 +118,11 @@ def complete_batch(body: Values) -> Response:
     )
 
 
-def _result_json(outcome: CompletionOutcome) -> dict[str, Any]:
+def _result_json(outcome: CompletionOutcome, *, with_task: bool) -> dict[str, Any]:
     if outcome.error is not None:
         return {"outcome": "error", "error": error_json(outcome.error)}
+    if not with_task:
+        return {"outcome": (outcome.task or {})["status"]}
     task = _completed_json(outcome)
     return {"outcome": task["status"], "task": task}
 

@@ -189,6 +189,7 @@ COMPLETE_TASKS = RequestBody(
     completions=list_of(
         record(*(_COMPLETION.keys() - {"success"}), id=ID, **_COMPLETION), most=1_000
     ),
+    with_tasks=FLAG,
 )
 REPORT_PROGRESS = RequestBody(
     required=("worker_id", "progress"),

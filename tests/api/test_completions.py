@@ -542,6 +542,11 @@ def test_a_batch_of_completions_answers_for_each(job: Api, clock: Clock) -> None
         result["outcome"] for result in results
     ]
     assert dump_tables() == before
+    short = job.post("/api/tasks/complete", {**body, "with_tasks": False})
+    assert short["results"] == [
+        {name: value for name, value in result.items() if name != "task"}
+        for result in again["results"]
+    ]
 
 
 def test_a_batch_counts_for_its_worker(job: Api) -> None:

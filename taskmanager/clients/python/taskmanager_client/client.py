@@ -230,10 +230,18 @@ class Client:
         return read(Task, self.call("POST", f"/tasks/{task_id}/complete", report))
 
     def complete_many(
-        self, worker_id: str, completions: Sequence[fields.Completion]
+        self,
+        worker_id: str,
+        completions: Sequence[fields.Completion],
+        *,
+        with_tasks: bool = True,
     ) -> list[answers.CompletionResult]:
-        """Reports how many attempts ended; a result for each, in order."""
-        body = {"worker_id": worker_id, "completions": list(completions)}
+        """Reports how many attempts ended; a result for each, in order, with its task if wanted."""
+        body = {
+            "worker_id": worker_id,
+            "completions": list(completions),
+            "with_tasks": with_tasks,
+        }
         results: list[answers.CompletionResult] = self.call("POST", "/tasks/complete", body)[
             "results"
         ]

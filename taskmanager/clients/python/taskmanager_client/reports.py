@@ -45,7 +45,8 @@ class Reporter:
     def _report_many(self, ends: Sequence[Held]) -> bool:
         """All of them in one call; False if each has to be sent by itself."""
         completions = [{**held.claim, **(held.report or {})} for held in ends]
-        body = {"worker_id": self._worker_id, "completions": completions}
+        # The tasks themselves would be the largest part of the answer, and nobody reads them.
+        body = {"worker_id": self._worker_id, "completions": completions, "with_tasks": False}
         tries = 0
         while self._may_go_on():
             tries += 1
