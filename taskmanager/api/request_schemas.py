@@ -56,6 +56,7 @@ TYPE_PATTERN = _text(
     description="letters, digits, '.', '_', '-', and '%' for any characters",
 )
 TAG = {**NAME, "maxLength": 50}
+TAGS = {**list_of(TAG), "maxItems": 10}
 # W3C Trace Context: version, trace id, parent id and flags. Neither id is all zeros.
 TRACEPARENT = _text(
     55,
@@ -118,7 +119,7 @@ CREATE_TASK = RequestBody(
     dedupe=DEDUPE,
     dedupe_key=_text(1, 255),
     parent_task_id=or_null(ID),
-    tags={**list_of(TAG), "maxItems": 10},
+    tags=TAGS,
     traceparent=or_null(TRACEPARENT),
     notify=NAME,
 )
@@ -190,6 +191,8 @@ _SCHEDULE: dict[str, Any] = {
     "interval_seconds": integer(1, definitions.MAX_INTERVAL_SECONDS),
     "priority": or_null(PRIORITY),
     "max_attempts": or_null(ATTEMPTS),
+    "tags": TAGS,
+    "notify": or_null(NAME),
     "overlap": one_of(*definitions.OVERLAPS),
     "is_active": FLAG,
 }

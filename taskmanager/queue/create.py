@@ -163,7 +163,7 @@ def _new_row(
         ),
         **dedupe.held_keys(policy),
         "parent_task_id": request.get("parent_task_id"),
-        "tags": _tags_text(request.get("tags")),
+        "tags": tags_text(request.get("tags")),
         "traceparent": request.get("traceparent"),
         "notify": request.get("notify") or task_type["notify"],
         "available_at": available_at,
@@ -177,7 +177,7 @@ def params_text(params: Mapping[str, Any]) -> str:
     return json.dumps(params, ensure_ascii=False, separators=(",", ":"))
 
 
-def _tags_text(tags: Sequence[str] | None) -> str | None:
+def tags_text(tags: Sequence[str] | None) -> str | None:
     """Tags as they are stored, each once."""
     return json.dumps(list(dict.fromkeys(tags)), ensure_ascii=False) if tags else None
 
