@@ -276,6 +276,8 @@ CREATE TABLE schedules (
     last_error      TEXT,                        -- why the last run made no task
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,             -- when a caller last changed it; a run does not count
+    tags            TEXT,                        -- JSON: a list of texts, for its tasks
+    notify          VARCHAR(255),                -- the name of a webhook endpoint, for its tasks
     CONSTRAINT schedules_name UNIQUE (name),
     CONSTRAINT schedules_timing CHECK ((cron IS NULL) <> (interval_seconds IS NULL)),
     CONSTRAINT schedules_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)
@@ -293,6 +295,8 @@ CREATE TABLE webhooks (
     old_secret_until BIGINT,
     is_active       SMALLINT NOT NULL,
     failing_since   BIGINT,                      -- since the last success; NULL: it works
+    disabled_at     BIGINT,                      -- set when three days of failures switched it off
+    disabled_reason TEXT,                        -- why its last delivery failed then
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
     CONSTRAINT webhooks_name UNIQUE (name)
@@ -316,7 +320,7 @@ CREATE TABLE webhook_deliveries (
     created_at      BIGINT NOT NULL
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
-CREATE INDEX webhook_deliveries_by_next_attempt_at ON webhook_deliveries (status, next_attempt_at);
+CREATE INDEX webhook_deliveries_by_next_attempt_at ON webhook_deliveries (webhook_id, status, next_attempt_at);
 CREATE INDEX webhook_deliveries_by_webhook ON webhook_deliveries (webhook_id, id);
 CREATE INDEX webhook_deliveries_by_give_up_at ON webhook_deliveries (give_up_at);
 

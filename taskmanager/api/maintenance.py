@@ -45,6 +45,7 @@ def run() -> Response:
         max_seconds=MAX_REQUEST_SECONDS,
     )
     record_run("http", started_at=now, started=started, tasks_moved=sum(done.values()))
+    deliveries.correct_times(now=now)
     deliveries.prune(retention_days=settings().retention_days, now=now)
     deliveries.send_due(
         rules=deliveries.rules_of(settings()),

@@ -221,6 +221,8 @@ _SCHEDULE: dict[str, Any] = {
     "interval_seconds": integer(1, definitions.MAX_INTERVAL_SECONDS),
     "priority": or_null(PRIORITY),
     "max_attempts": or_null(ATTEMPTS),
+    "tags": TAGS,
+    "notify": or_null(NAME),
     "overlap": one_of(*definitions.OVERLAPS),
     "is_active": FLAG,
 }

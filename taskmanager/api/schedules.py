@@ -22,8 +22,8 @@ def create(body: Values) -> Response:
 
     `name` (unique), `type`, `params`; either `cron` (five fields), read in
     `timezone` (an IANA name, default UTC), or `interval_seconds` (1 to
-    31,622,400, counted from now); optionally `priority`, `max_attempts`,
-    `overlap` (`allow`, or `skip` a run while the last task is unfinished),
+    31,622,400, counted from now); optionally `priority`, `max_attempts`, `tags`,
+    `notify`, `overlap` (`allow`, or `skip` a run while the last task is unfinished),
     `is_active`.
 
     201 with `next_runs`; 400 a field, the expression, the zone or the params

@@ -12,7 +12,7 @@ from taskmanager import __version__
 from taskmanager.cli.database import init_db, migrate
 from taskmanager.cli.keys import keys_group
 from taskmanager.cli.maintenance import maintain, prune, requeue_stale
-from taskmanager.cli.overview import schedules_group, types_group, workers_group
+from taskmanager.cli.overview import schedules_group, types_group, webhooks_group, workers_group
 from taskmanager.cli.payloads import payloads_group
 from taskmanager.cli.reports import audit, doctor, openapi, stats
 from taskmanager.cli.server import demo, serve, worker
@@ -49,7 +49,7 @@ def main() -> None:
 
 for command in (
     *(serve, demo, worker, init_db, migrate, keys_group, payloads_group, stats, audit, openapi),
-    *(tasks_group, types_group, workers_group, schedules_group),
+    *(tasks_group, types_group, workers_group, schedules_group, webhooks_group),
     *(export, import_, import_php_, maintain, requeue_stale, prune, doctor),
 ):
     main.add_command(command)

@@ -98,6 +98,7 @@ def maintain() -> None:
     # Under a lock of its own: a slow receiver does not keep the next run from requeueing.
     with try_file_lock(settings.instance_path / "webhooks.lock") as locked:
         if locked:
+            deliveries.correct_times(now=utc_now())
             deliveries.prune(retention_days=settings.retention_days, now=utc_now())
             delivered = deliveries.send_due(
                 rules=deliveries.rules_of(settings), budget_seconds=MAX_SENDING_SECONDS

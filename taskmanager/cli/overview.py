@@ -1,4 +1,5 @@
-"""`taskmanager types`, `workers` and `schedules`: what is registered, who works, what runs when."""
+"""`taskmanager types`, `workers`, `schedules` and `webhooks`: what is registered, who works, what
+runs when, and who is notified."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,14 @@ from urllib.parse import quote
 import click
 
 from taskmanager.cli.queue_api import Call, with_api
-from taskmanager.cli.terminal import json_option, say, show, show_json, show_table
+from taskmanager.cli.terminal import (
+    json_option,
+    number_option,
+    say,
+    show,
+    show_json,
+    show_table,
+)
 
 _name = click.argument("name")
 
@@ -151,7 +159,7 @@ def list_schedules(api: Call, as_json: bool) -> None:
         show_json(schedules)
         return
     show_table(
-        ("id", "name", "type", "when", "next run", "last outcome"),
+        ("id", "name", "type", "when", "next run", "last outcome", "tags"),
         (
             (
                 one["id"],
@@ -160,6 +168,7 @@ def list_schedules(api: Call, as_json: bool) -> None:
                 one["cron"] or f"every {one['interval_seconds']} s",
                 (one["next_run_at"] or "paused")[:19],
                 one["last_outcome"],
+                ", ".join(one["tags"]),
             )
             for one in schedules
         ),
@@ -175,3 +184,72 @@ def run_schedule(api: Call, schedule_id: int) -> None:
     if task["deduplicated"]:
         say("The last task of this schedule is unfinished.")
     click.echo(task["id"])
+
+
+_webhook = click.argument("webhook_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+
+
+@click.group("webhooks")
+def webhooks_group() -> None:
+    """List webhooks and what was sent to them, and send something again."""
+
+
+@webhooks_group.command("list")
+@json_option
+@with_api
+def list_webhooks(api: Call, as_json: bool) -> None:
+    """List the webhooks."""
+    webhooks = api("GET", "/webhooks")["webhooks"]
+    if as_json:
+        show_json(webhooks)
+        return
+    show_table(
+        ("id", "name", "state", "since", "url"),
+        ((one["id"], one["name"], *_state_of_webhook(one), one["url"]) for one in webhooks),
+    )
+
+
+def _state_of_webhook(webhook: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The state and since when; `disabled` is one that was switched off for its failures."""
+    for state, name in (("disabled", "disabled_at"), ("failing", "failing_since")):
+        if webhook[name]:
+            return state, webhook[name][:19]
+    return ("active" if webhook["is_active"] else "inactive"), None
+
+
+@webhooks_group.command("deliveries")
+@_webhook
+@number_option("--limit", 1, 100, "How many.", default=50)
+@json_option
+@with_api
+def list_deliveries(api: Call, webhook_id: int, limit: int, as_json: bool) -> None:
+    """List what was sent to a webhook or is to be sent, the newest first."""
+    found = api("GET", f"/webhooks/{webhook_id}/deliveries", {"limit": limit})["deliveries"]
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ("id", "status", "event", "task", "attempts", "stored", "answer"),
+        (
+            (
+                one["id"],
+                one["status"],
+                one["event"],
+                one["task_id"],
+                one["attempts"],
+                one["created_at"][:19],
+                one["error"] or one["response_status"],
+            )
+            for one in found
+        ),
+    )
+
+
+@webhooks_group.command("resend")
+@_webhook
+@click.argument("delivery_id", metavar="DELIVERY", type=click.IntRange(1, 2**63 - 1))
+@with_api
+def resend_delivery(api: Call, webhook_id: int, delivery_id: int) -> None:
+    """Send a delivery again."""
+    found = api("POST", f"/webhooks/{webhook_id}/deliveries/{delivery_id}/resend", body={})
+    show(f"delivery {found['id']} is due again")

@@ -66,6 +66,8 @@ def _is_number(cell: str) -> bool:
 
 COLOURS = {
     "failed": "red",
+    "disabled": "red",
+    "failing": "yellow",
     "stale": "yellow",
     "paused": "yellow",
     "claimed": "cyan",

@@ -26,6 +26,7 @@ from taskmanager.dashboard import (
     task,
     task_types,
     tasks,
+    webhooks,
     wording,
     workers,
 )
@@ -36,7 +37,7 @@ from taskmanager.files.secret import read_or_create_secret
 
 ROOMS = (
     *(assets, sign_in, overview, creation, tasks, task, failures),
-    *(task_types, schedules, workers, administration),
+    *(task_types, schedules, workers, administration, webhooks),
 )
 
 _HEADERS = {

@@ -226,6 +226,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             ),
         ),
         _new_columns("task_logs", ("payload_key VARCHAR(32)",)),
+        _new_columns("schedules", ("tags TEXT", "notify VARCHAR(255)")),
         _new_columns("api_keys", ("session_epoch INTEGER NOT NULL DEFAULT 0",)),
         Ddl(
             "make task_tags",
@@ -370,6 +371,8 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 old_secret_until BIGINT,
                 is_active       SMALLINT NOT NULL,
                 failing_since   BIGINT,
+                disabled_at     BIGINT,
+                disabled_reason TEXT,
                 created_at      BIGINT NOT NULL,
                 updated_at      BIGINT NOT NULL,
                 CONSTRAINT webhooks_name UNIQUE (name)
@@ -403,7 +406,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 f"CREATE INDEX webhook_deliveries_by_{name} ON webhook_deliveries ({columns})",
             )
             for name, columns in (
-                ("next_attempt_at", "status, next_attempt_at"),
+                ("next_attempt_at", "webhook_id, status, next_attempt_at"),
                 ("webhook", "webhook_id, id"),
                 ("give_up_at", "give_up_at"),
             )

@@ -246,6 +246,8 @@ class Schedule(_Model):
     last_error = peewee.TextField(null=True)
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
+    tags = peewee.TextField(null=True)
+    notify = peewee.CharField(255, null=True)
 
 
 class Webhook(_Model):
@@ -257,6 +259,8 @@ class Webhook(_Model):
     old_secret_until = peewee.BigIntegerField(null=True)
     is_active = peewee.SmallIntegerField()
     failing_since = peewee.BigIntegerField(null=True)
+    disabled_at = peewee.BigIntegerField(null=True)
+    disabled_reason = peewee.TextField(null=True)
     created_at = peewee.BigIntegerField()
     updated_at = peewee.BigIntegerField()
 

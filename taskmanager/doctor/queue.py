@@ -12,9 +12,11 @@ from taskmanager.db.probe import find_creation_refusal, try_to_write
 from taskmanager.db.schema import PREFIX_REMEDY, SCHEMA_VERSION, foreign_tables, schema_version
 from taskmanager.doctor.case import TABLES, Case
 from taskmanager.doctor.findings import Finding, listed, not_applicable, ok, problem, warning
+from taskmanager.notify import endpoints
 from taskmanager.queue import clock_jumps, maintenance_runs, task_types
 
 SILENT_MS = 15 * 60_000
+FAILING_MS = 3_600_000  # shorter failures of a receiver are retried and need nobody
 CRON = (
     "Let cron run 'taskmanager maintain' every minute. If it can only fetch an address, let it "
     "call POST /api/maintenance/run. See docs/operations.md."
@@ -130,6 +132,27 @@ def check_maintenance(case: Case) -> Finding:
         "tasks are never deleted.",
         CRON,
     )
+
+
+def check_webhooks(case: Case) -> Iterator[Finding]:
+    """Webhooks that have failed for long, or were switched off for it."""
+    now, webhooks = utc_now(), endpoints.list_webhooks()
+    bad = False
+    for row in webhooks:
+        name, since = f"The webhook '{row['name']}'", row["failing_since"]
+        if row["disabled_at"] is not None:
+            found = f"{name} was switched off {_ago(now - row['disabled_at'])}, after three days "
+            found += f"of failures. The last one: {row['disabled_reason']}"
+            remedy = "Mend the receiver, switch the webhook on, and send again what failed."
+        elif since is not None and row["is_active"] and now - since >= FAILING_MS:
+            found = f"{name} is failing, first {_ago(now - since)}."
+            remedy = "Mend the receiver. After three days the webhook is switched off."
+        else:
+            continue
+        bad = True
+        yield warning(found, f"{remedy} See docs/operations.md.")
+    if not bad:
+        yield ok("No webhook is failing." if webhooks else "There are no webhooks.")
 
 
 def check_stored_times(case: Case) -> Finding:

@@ -25,6 +25,10 @@ class AddressRefused(Exception):
     """The host has an address that no message may be sent to, or none at all."""
 
 
+class NotResolved(AddressRefused):
+    """The host has no address, or none can be found out at the moment."""
+
+
 def resolve(host: str) -> Sequence[str]:
     """The addresses of `host`; raises OSError if there are none."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -37,14 +41,16 @@ def permitted_addresses(
     """Resolves `host` once. The caller connects to one of these addresses, never to the name.
 
     One refused address refuses the host: which of them is used would otherwise be chance.
-    Raises AddressRefused, also where the name cannot be resolved.
+    Raises AddressRefused, and NotResolved where the name cannot be resolved.
     """
     try:
         addresses = [ip_address(text) for text in resolver(host)]
-    except (OSError, UnicodeError, ValueError) as error:
-        raise AddressRefused(f"{host} cannot be resolved.") from error
+    except OSError as error:
+        raise NotResolved(f"{host} cannot be resolved.") from error
+    except (UnicodeError, ValueError) as error:
+        raise AddressRefused(f"{host} is not the name of a host.") from error
     if not addresses:
-        raise AddressRefused(f"{host} has no address.")
+        raise NotResolved(f"{host} has no address.")
     for address in addresses:
         if not _is_permitted(address, allowed):
             raise AddressRefused(f"{host} has the address {address}, which is not public.")

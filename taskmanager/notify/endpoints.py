@@ -15,7 +15,7 @@ from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
-from taskmanager.notify.addresses import AddressRefused
+from taskmanager.notify.addresses import AddressRefused, NotResolved, permitted_addresses
 from taskmanager.notify.sending import Rules, check_url
 from taskmanager.notify.signatures import new_secret
 from taskmanager.queue.outbox import RETRIED_MS
@@ -23,6 +23,7 @@ from taskmanager.queue.outbox import RETRIED_MS
 DEFAULT_OVERLAP_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 30 * 86_400
 MAX_URL_LENGTH = 2_000
+DELETED_AT_ONCE = 500
 
 
 def create_webhook(
@@ -30,9 +31,10 @@ def create_webhook(
 ) -> tuple[Row, str]:
     """Creates an endpoint from `name`, `url` and `is_active`; returns its row and its secret.
 
-    Raises InvalidRequest for an address that `rules` refuse, and Conflict if the name is taken.
+    Resolves the host. Raises InvalidRequest for an address that `rules` refuse, and Conflict if
+    the name is taken.
     """
-    _require_url(fields["url"], rules)
+    _require_permitted(fields["url"], rules)
     secret = new_secret()
     row = {
         "name": fields["name"],
@@ -80,25 +82,28 @@ def get_webhook(*, webhook_id: int) -> Row:
     return row
 
 
-@write_transaction
 def change_webhook(
     *, webhook_id: int, changes: Mapping[str, Any], rules: Rules, caller: Caller, now: int
 ) -> Row:
     """Sets `url` or `is_active`; returns the row. An endpoint keeps its name, which tasks store.
 
-    Raises NotFound and InvalidRequest.
+    Whoever changes it gives it three days again. Raises NotFound and InvalidRequest.
     """
-    before = get_webhook(webhook_id=webhook_id)
-    columns = dict(changes)
-    if "url" in columns:
-        _require_url(columns["url"], rules)
+    if "url" in changes:
+        _require_permitted(changes["url"], rules)  # takes as long as a name server: no lock is held
+    columns: Row = dict(changes)
     if "is_active" in columns:
-        columns["is_active"] = int(columns["is_active"])
-    # Whoever changes it gives it three days again.
-    update(
-        "webhooks", {**columns, "failing_since": None, "updated_at": now}, "id = ?", [webhook_id]
-    )
-    _record("webhook_changed", before, f"changed ({', '.join(sorted(columns))})", caller, now)
+        columns |= {"is_active": int(columns["is_active"]), "disabled_at": None}
+        columns["disabled_reason"] = None
+    return _change(webhook_id, columns, ", ".join(sorted(changes)), caller, now)
+
+
+@write_transaction
+def _change(webhook_id: int, columns: Row, what: str, caller: Caller, now: int) -> Row:
+    before = get_webhook(webhook_id=webhook_id)
+    columns = {**columns, "failing_since": None, "updated_at": now}
+    update("webhooks", columns, "id = ?", [webhook_id])
+    _record("webhook_changed", before, f"changed ({what})", caller, now)
     return get_webhook(webhook_id=webhook_id)
 
 
@@ -123,23 +128,43 @@ def rotate_secret(
     return get_webhook(webhook_id=webhook_id), secret
 
 
-@write_transaction
 def delete_webhook(*, webhook_id: int, caller: Caller, now: int) -> Row:
     """Deletes an endpoint and its deliveries; returns what it was.
 
-    Tasks that name it notify nobody. Raises NotFound, and Conflict while a type names it.
+    Tasks that name it notify nobody. Raises NotFound, and Conflict while a type or a schedule
+    names it. A crash may leave deliveries, which nobody sends and maintenance prunes.
     """
+    row = _delete(webhook_id, caller, now)
+    while _delete_deliveries(webhook_id) == DELETED_AT_ONCE:
+        pass
+    return row
+
+
+@write_transaction
+def _delete(webhook_id: int, caller: Caller, now: int) -> Row:
     row = get_webhook(webhook_id=webhook_id)
-    used = fetch_one("SELECT name FROM {task_types} WHERE notify = ? LIMIT 1", (row["name"],))
-    if used is not None:
-        raise Conflict(
-            f"Task type '{used['name']}' notifies this webhook; set its notify to null first.",
-            code="webhook_in_use",
-        )
-    execute("DELETE FROM {webhook_deliveries} WHERE webhook_id = ?", (webhook_id,))
+    for table, kind in (("task_types", "Task type"), ("schedules", "Schedule")):
+        used = fetch_one(f"SELECT name FROM {{{table}}} WHERE notify = ? LIMIT 1", (row["name"],))
+        if used is not None:
+            raise Conflict(
+                f"{kind} '{used['name']}' notifies this webhook; set its notify to null first.",
+                code="webhook_in_use",
+            )
     execute("DELETE FROM {webhooks} WHERE id = ?", (webhook_id,))
     _record("webhook_deleted", row, "deleted", caller, now)
     return row
+
+
+@write_transaction
+def _delete_deliveries(webhook_id: int) -> int:
+    """Deletes up to DELETED_AT_ONCE deliveries of an endpoint; returns how many."""
+    some = fetch_all(
+        "SELECT id FROM {webhook_deliveries} WHERE webhook_id = ? LIMIT ?",
+        (webhook_id, DELETED_AT_ONCE),
+    )
+    if ids := [row["id"] for row in some]:
+        execute("DELETE FROM {webhook_deliveries} WHERE id IN ?", (ids,))
+    return len(ids)
 
 
 def list_deliveries(*, webhook_id: int, limit: int, before_id: int | None) -> list[Row]:
@@ -175,9 +200,16 @@ def resend(*, webhook_id: int, delivery_id: int, caller: Caller, now: int) -> Ro
     return row
 
 
-def _require_url(url: str, rules: Rules) -> None:
+def _require_permitted(url: str, rules: Rules) -> None:
+    """Raises InvalidRequest where no message would be sent.
+
+    A name that cannot be resolved yet is accepted: it is resolved again before each attempt.
+    """
     try:
-        check_url(url, rules)
+        _, host, _ = check_url(url, rules)
+        permitted_addresses(host, allowed=rules.allowed_networks, resolver=rules.resolver)
+    except NotResolved:
+        return
     except AddressRefused as error:
         raise InvalidRequest(f"url: {error}") from None
 

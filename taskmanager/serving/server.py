@@ -8,8 +8,10 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from taskmanager.app import create_app  # a missing part is found before there are processes
+from taskmanager.config import Settings
 from taskmanager.errors import ConfigurationError
 from taskmanager.logs import JsonLines
+from taskmanager.serving.background import Background, has_tables, steps_of
 from taskmanager.serving.patient_worker import PatientWorker
 
 
@@ -24,6 +26,21 @@ class _Server(BaseApplication):
 
     def load(self) -> Any:
         return create_app()
+
+
+class _Worker(PatientWorker):
+    """A process that also works in the background."""
+
+    def run(self) -> None:
+        app: Any = self.wsgi
+        settings: Settings = app.extensions["taskmanager"]
+        with Background(
+            settings.instance_path / "background.lock",
+            steps_of(settings),
+            is_stopping=lambda: not self.alive,
+            is_ready=has_tables,
+        ):
+            super().run()
 
 
 class _JsonLogger(Logger):
@@ -62,7 +79,7 @@ def run_server(*, host: str, port: int, workers: int, threads: int, log_format: 
             "bind": address_of(host, port),
             "workers": workers,
             "threads": threads,
-            "worker_class": PatientWorker,
+            "worker_class": _Worker,
             # Every connection takes one of the files that a process may open: often 1,024.
             "worker_connections": 800,
             # Each process listens on a socket of its own. With one socket for all, the process

@@ -61,6 +61,8 @@ def test_a_new_schedule_says_when_it_runs_next(api: Api) -> None:
         "params": {"a": 1},
         "priority": 5,
         "max_attempts": None,
+        "tags": [],
+        "notify": None,
         "overlap": "allow",
         "cron": "0 * * * *",
         "timezone": "UTC",
@@ -129,6 +131,37 @@ def test_priority_and_attempts_come_from_the_type_where_the_schedule_leaves_them
     run_due(clock)
     [task] = made(api)
     assert (task["priority"], task["max_attempts"]) == (8, 9)
+
+
+@pytest.mark.usefixtures("job")
+def test_tags_and_the_webhook_come_from_the_schedule_or_from_the_type(
+    api: Api, clock: Clock
+) -> None:
+    for name in ("billing", "ops"):
+        api.post("/api/webhooks", {"name": name, "url": "https://nowhere.invalid/"}, 201)
+    api.patch("/api/task-types/job", {"notify": "ops"})
+    schedule = add(api, tags=["nightly", "a b", "nightly"], notify="billing")
+    assert (schedule["tags"], schedule["notify"]) == (["nightly", "a b"], "billing")
+    clock.advance(3_600)
+    run_due(clock)
+    api.post(f"/api/schedules/{schedule['id']}/run", {}, 201)
+    for task in made(api):
+        assert (task["tags"], task["notify"]) == (["nightly", "a b"], "billing")
+    assert api.get("/api/tasks?tag=nightly")["count"] == 2
+    changed = api.patch(f"/api/schedules/{schedule['id']}", {"tags": [], "notify": None})
+    assert (changed["tags"], changed["notify"]) == ([], None)
+    api.post(f"/api/schedules/{schedule['id']}/run", {}, 201)
+    last = made(api)[-1]
+    assert (last["tags"], last["notify"]) == ([], "ops")
+
+
+@pytest.mark.usefixtures("job")
+def test_a_webhook_that_does_not_exist_is_refused(api: Api) -> None:
+    assert add(api, status=400, notify="nobody")["code"] == "webhook_not_found"
+    schedule = add(api)
+    refused = api.patch(f"/api/schedules/{schedule['id']}", {"notify": "nobody"}, 400)
+    assert refused["code"] == "webhook_not_found"
+    assert shown(api, schedule) == schedule
 
 
 @pytest.mark.usefixtures("job")
@@ -606,6 +639,8 @@ def test_a_misspelt_time_zone_is_answered_with_the_nearest_one(api: Api) -> None
         ({"name": "n" * 256}, "name must have at most 255"),
         ({"overlap": "maybe"}, "overlap must be one of"),
         ({"params": [1]}, "params must be of type object"),
+        ({"tags": "nightly"}, "tags must be of type array"),
+        ({"tags": [str(n) for n in range(11)]}, "tags must have at most 10"),
         ({"max_attempts": 0}, "max_attempts must be at least 1"),
         ({"crn": "* * * * *"}, "did you mean 'cron'?"),
     ],

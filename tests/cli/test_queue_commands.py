@@ -1,4 +1,4 @@
-"""The commands on tasks, types, workers and schedules: on the server, and from anywhere."""
+"""The commands on tasks, types, workers, schedules and webhooks: on the server and elsewhere."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taskmanager.cli import main, tasks
+from taskmanager.db.statements import update
 from tests.conftest import Api, Clock
 from tests.support.server import Server
 
@@ -145,18 +146,60 @@ def test_types_workers_and_schedules_are_listed_and_switched(
     run: Callable[..., Result], api: Api, failures: list[str]
 ) -> None:
     api.register("other")
-    body = {"name": "nightly", "type": "other", "params": {}, "cron": "0 3 * * *"}
+    body = {
+        "name": "nightly",
+        "type": "other",
+        "params": {},
+        "cron": "0 3 * * *",
+        "tags": ["a", "b"],
+    }
     schedule = api.post("/api/schedules", body, 201)
     assert run("types", "pause", "other").stdout == "other is paused\n"
     assert [row[2] for row in rows(run("types", "list"))] == ["active", "paused"]
     assert run("types", "resume", "other").stdout == "other is active\n"
     assert json.loads(run("types", "show", "other").stdout)["param_schema"] == {"type": "object"}
     assert rows(run("workers", "list"))[0][:5] == ["w1", "active", "0", "20", "10"]
-    assert rows(run("schedules", "list"))[0][1:4] == ["nightly", "other", "0 3 * * *"]
+    [listed] = rows(run("schedules", "list"))
+    assert listed[1:4] == ["nightly", "other", "0 3 * * *"]
+    assert listed[-1] == "a, b"
     created = run("schedules", "run", str(schedule["id"])).stdout.strip()
     assert api.get(f"/api/tasks/{created}")["type"] == "other"
     for name in ("types", "workers", "schedules"):
         assert len(json.loads(run(name, "list", "--json").stdout)) >= 1
+
+
+def test_webhooks_and_their_deliveries_are_listed_and_sent_again(
+    run: Callable[..., Result], api: Api, clock: Clock
+) -> None:
+    url = "https://nowhere.invalid/"
+    hook = str(api.post("/api/webhooks", {"name": "billing", "url": url}, 201)["id"])
+    for name in ("off", "failing", "disabled"):
+        api.post("/api/webhooks", {"name": name, "url": url, "is_active": name != "off"}, 201)
+    now = {"failing_since": clock.now}
+    update("webhooks", now, "name IN ('failing', 'disabled')")
+    update("webhooks", {"disabled_at": clock.now}, "name = 'disabled'")
+    states = {row[1]: row[2] for row in rows(run("webhooks", "list"))}
+    assert states == {
+        "billing": "active",
+        "off": "inactive",
+        "failing": "failing",
+        "disabled": "disabled",
+    }
+    assert len(json.loads(run("webhooks", "list", "--json").stdout)) == 4
+    api.register()
+    for _ in range(2):
+        api.post(f"/api/tasks/{api.create(notify='billing')['id']}/cancel", {})
+    update("webhook_deliveries", {"status": "failed", "error": "No answer."}, "1 = 1")
+    newest, oldest = rows(run("webhooks", "deliveries", hook))
+    assert newest[1:3] == ["failed", "task.cancelled"]
+    assert newest[-1] == "No answer."
+    assert len(rows(run("webhooks", "deliveries", hook, "--limit", "1"))) == 1
+    assert (
+        run("webhooks", "resend", hook, oldest[0]).stdout == f"delivery {oldest[0]} is due again\n"
+    )
+    listed = json.loads(run("webhooks", "deliveries", hook, "--json").stdout)
+    assert [one["status"] for one in listed] == ["failed", "pending"]
+    assert "no delivery 999" in run("webhooks", "resend", hook, "999", exit_code=1).stderr
 
 
 @pytest.fixture

@@ -193,8 +193,9 @@ def make_each_call(tm: Client) -> None:
     assert tm.cancel_many(ids=[task.id], reason="enough")["changed"] == 1
     assert tm.delete_many(ids=[task.id])["changed"] == 1
 
-    schedule = tm.create_schedule("daily", "job", {"n": 3}, cron="0 6 * * *")
+    schedule = tm.create_schedule("daily", "job", {"n": 3}, cron="0 6 * * *", tags=["daily"])
     assert schedule.next_runs
+    assert (schedule.tags, schedule.notify) == (["daily"], None)
     assert tm.change_schedule(schedule.id, is_active=False).is_active is False
     assert [one.id for one in tm.schedules()] == [tm.schedule(schedule.id).id]
     assert tm.run_schedule(schedule.id).type == "job"

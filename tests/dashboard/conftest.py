@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.clock import utc_now
+from taskmanager.db.statements import insert
 
 
 class Person:
@@ -68,6 +69,15 @@ def key_with(scopes: Any, **options: Any) -> str:
         name="somebody", scopes=scopes, now=utc_now(), caller=OPERATOR, **options
     )
     return key
+
+
+def store_delivery(webhook_id: int, task_id: int, **fields: Any) -> int:
+    """A message to an endpoint, delivered unless told otherwise; returns its id."""
+    now = utc_now()
+    row = {"webhook_id": webhook_id, "task_id": task_id, "event": "task.completed", "body": "{}"}
+    row |= {"message_id": "msg_1", "status": "delivered", "attempts": 1, "response_status": 204}
+    times = {"next_attempt_at": now, "give_up_at": now, "created_at": now}
+    return insert("webhook_deliveries", {**row, **times, **fields})
 
 
 @pytest.fixture

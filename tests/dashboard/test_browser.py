@@ -23,6 +23,7 @@ PAGES = [
     *("", "/tasks", "/tasks?status=failed", "/tasks/1", "/tasks/2", "/tasks/new?type=mail.send"),
     *("/errors", "/types", "/types/mail.send", "/schedules", "/workers", "/workers/mailer"),
     *("/admin", "/admin/audit", "/admin/doctor", "/admin/settings", "/tasks/999"),
+    *("/webhooks", "/webhooks/1"),
 ]
 SCHEMA = {
     "type": "object",
@@ -111,7 +112,7 @@ def create(server: Server, count: int = 1, **fields: Any) -> list[int]:
 
 @pytest.fixture
 def filled(server: Server) -> Server:
-    """One of everything: a failed task, one that runs, one that waits, a schedule."""
+    """One of everything: a failed task, one that runs, one that waits, a schedule, a webhook."""
     register(server)
     create(server, 3, max_attempts=1)
     for success in (False, None):
@@ -124,6 +125,10 @@ def filled(server: Server) -> Server:
             server.call("POST", f"/api/tasks/{held['id']}/progress", body)
     schedule = {"name": "nightly", "type": "mail.send", "params": {"to": "all"}}
     server.call("POST", "/api/schedules", {**schedule, "cron": "0 3 * * *"})
+    hook = {"name": "billing", "url": f"https://nowhere.invalid/{'hook' * 30}"}
+    assert server.call("POST", "/api/webhooks", hook).status == 201
+    for task_id in create(server, 2, notify="billing"):
+        server.call("POST", f"/api/tasks/{task_id}/cancel", {})
     return server
 
 
@@ -289,6 +294,32 @@ def test_a_key_is_created_works_and_is_revoked(
     page.get_by_role("button", name="Revoke it").click()
     seen.reload()
     expect(seen.get_by_role("alert")).to_contain_text("revoked")
+
+
+def test_a_webhook_is_created_switched_off_and_deleted(
+    open_window: Callable[..., Window], server: Server
+) -> None:
+    window = open_window()
+    window.sign_in()
+    window.open("/admin").get_by_role("link", name="Webhooks").click()
+    page = window.page
+    page.get_by_label("Name").fill("billing")
+    page.get_by_label("Address").fill("https://127.0.0.1/hook")
+    page.get_by_role("button", name="Create the webhook").click()
+    expect(page.get_by_role("alert")).to_contain_text("127.0.0.1, which is not public")
+    page.get_by_label("Address").fill("https://nowhere.invalid/hook")
+    page.get_by_role("button", name="Create the webhook").click()
+    expect(page.locator("#new-secret")).to_contain_text("whsec_")
+    page.get_by_role("link", name="billing").click()
+    expect(page.locator("#new-secret")).to_have_count(0)
+    page.get_by_role("button", name="Switch off").click()
+    expect(page.get_by_role("status")).to_contain_text("billing is off.")
+    page.get_by_role("button", name="Rotate the secret").click()
+    expect(page.locator("#new-secret")).to_contain_text("whsec_")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_role("status")).to_contain_text("billing is deleted")
+    assert server.call("GET", "/api/webhooks").data["count"] == 0
 
 
 def test_the_first_visit_leads_to_the_overview_by_its_own_commands(

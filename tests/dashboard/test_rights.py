@@ -10,7 +10,7 @@ from flask import Flask
 from taskmanager.access import keys
 from taskmanager.dashboard.application import create_pages
 from tests.conftest import Api
-from tests.dashboard.conftest import Person, key_with, text_of
+from tests.dashboard.conftest import Person, key_with, store_delivery, text_of
 
 SignIn = Callable[..., Person]
 HIDDEN = "Hidden.Type"
@@ -19,7 +19,7 @@ PUBLIC = "public"
 
 class Rule(NamedTuple):
     """The scope that a route takes, a form that works, and the status that a key gets which is
-    limited to task types other than HIDDEN. {task}, {schedule} and {key} are ids of HIDDEN things.
+    limited to task types other than HIDDEN. {task}, {schedule} and so on are ids of HIDDEN things.
     """
 
     scope: str
@@ -57,6 +57,14 @@ RULES = {
     "GET /dashboard/admin/audit": Rule("admin"),
     "GET /dashboard/admin/doctor": Rule("admin"),
     "GET /dashboard/admin/settings": Rule("admin"),
+    "GET /dashboard/webhooks": Rule("admin"),
+    "POST /dashboard/webhooks": Rule("admin", {"name": "h", "url": "https://example.org/"}),
+    "GET /dashboard/webhooks/{webhook}": Rule("admin"),
+    "POST /dashboard/webhooks/{webhook}/change": Rule("admin", {"url": "https://example.org/"}),
+    "POST /dashboard/webhooks/{webhook}/switch-off": Rule("admin"),
+    "POST /dashboard/webhooks/{webhook}/rotate": Rule("admin"),
+    "POST /dashboard/webhooks/{webhook}/deliveries/{delivery}/resend": Rule("admin"),
+    "POST /dashboard/webhooks/{webhook}/delete": Rule("admin", {"confirmed": "1"}),
 }
 NEED_SESSION = [line for line, rule in RULES.items() if rule.scope != PUBLIC]
 
@@ -67,7 +75,10 @@ def world(api: Api) -> dict[str, int]:
     api.create(HIDDEN)
     task = api.claim("w")
     schedule = {"name": "s", "type": HIDDEN, "params": {}, "cron": "0 0 * * *"}
+    webhook = api.post("/api/webhooks", {"name": "w", "url": "https://nowhere.invalid/"}, 201)["id"]
     return {
+        "webhook": webhook,
+        "delivery": store_delivery(webhook, task["id"]),
         "task": task["id"],
         "schedule": api.post("/api/schedules", schedule, 201)["id"],
         "key": api.post("/api/admin/keys", {"name": "n", "role": "viewer"}, 201)["id"],

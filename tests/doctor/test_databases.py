@@ -17,7 +17,7 @@ from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.schema import create_schema
-from taskmanager.db.statements import execute
+from taskmanager.db.statements import execute, update
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.checks import examine
 from taskmanager.doctor.database import judge_connections, judge_packets, judge_version
@@ -436,3 +436,26 @@ def test_times_that_a_clock_stored_which_was_ahead_are_a_warning_until_maintenan
     assert "leases (1), workers (1)" in finding["found"]
     api.post("/api/maintenance/run", {})
     assert examined().level("stored_times") == "ok"
+
+
+def test_webhooks_that_fail_are_a_warning(
+    api: Api, examined: Callable[[], Report], clock: Clock
+) -> None:
+    assert examined().of("webhooks")["found"] == "There are no webhooks."
+    for name in ("billing", "ops"):
+        api.post("/api/webhooks", {"name": name, "url": "https://nowhere.invalid/"}, 201)
+    update("webhooks", {"failing_since": clock.now}, "name = 'ops'")
+    assert examined().of("webhooks")["found"] == "No webhook is failing."
+    clock.advance(7_200)
+    off = {
+        "is_active": 0,
+        "disabled_at": clock.now,
+        "disabled_reason": "The receiver answered 500.",
+    }
+    update("webhooks", off, "name = 'billing'")
+    clock.advance(7_200)
+    disabled, failing = [one for one in examined().findings if one["code"] == "webhooks"]
+    assert (disabled["level"], failing["level"]) == ("warning", "warning")
+    assert "'billing' was switched off 2 hours ago" in disabled["found"]
+    assert "The receiver answered 500." in disabled["found"]
+    assert "'ops' is failing, first 4 hours ago" in failing["found"]

@@ -5,84 +5,24 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
 
-from taskmanager.clock import utc_now
-from taskmanager.db.statements import fetch_value
-from taskmanager.notify import deliveries
+from taskmanager.clock import format_time, utc_now
+from taskmanager.db.connection import database
+from taskmanager.db.statements import fetch_value, insert_many
+from taskmanager.notify import deliveries, endpoints
+from taskmanager.notify.addresses import AddressRefused
+from taskmanager.notify.sending import Rules, post
 from taskmanager.queue import maintenance, outbox
 from tests.conftest import Api, Clock
+from tests.notify.conftest import LOOPBACK, Receiver
 
-LOOPBACK = "127.0.0.0/8"
 DAY = 86_400
-
-
-class Receiver(ThreadingHTTPServer):
-    """Answers `answer` and keeps what it got: headers and body."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.received: list[tuple[dict[str, str], str]] = []
-        self.answer = 204
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook"
-
-    def ids(self) -> list[str]:
-        return [headers["webhook-id"] for headers, _ in self.received]
-
-    def events(self) -> list[tuple[str, int]]:
-        messages = [json.loads(body) for _, body in self.received]
-        return [(message["type"], message["data"]["id"]) for message in messages]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"])).decode()
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.received.append((headers, body))
-        self.send_response(self.server.answer)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def settings() -> dict[str, Any]:
-    return {"webhooks_allow_http": "1", "webhooks_allow_networks": LOOPBACK}
-
-
-@pytest.fixture
-def hook(api: Api, receiver: Receiver) -> Any:
-    return api.post("/api/webhooks", {"name": "billing", "url": receiver.url}, 201)
-
-
-@pytest.fixture
-def job(api: Api, hook: Any) -> Api:
-    api.register(notify="billing")
-    return api
 
 
 def run(api: Api) -> None:
@@ -220,13 +160,28 @@ def test_after_three_days_the_endpoint_is_switched_off(
     clock.advance(3 * DAY + 1)
     run(job)
     assert delivery(job, hook)["status"] == "failed"
-    assert job.get(f"/api/webhooks/{hook['id']}")["is_active"] is False
+    off = job.get(f"/api/webhooks/{hook['id']}")
+    assert off["is_active"] is False
+    assert off["disabled_at"] == format_time(clock.now)
+    assert off["disabled_reason"] == "The receiver answered 500."
     events = [event["event"] for event in job.get("/api/admin/audit")["events"]]
     assert "webhook_switched_off" in events
 
     receiver.answer = 200
-    job.patch(f"/api/webhooks/{hook['id']}", {"is_active": True})
+    on = job.patch(f"/api/webhooks/{hook['id']}", {"is_active": True})
+    assert (on["disabled_at"], on["disabled_reason"], on["failing_since"]) == (None, None, None)
     job.post(f"/api/webhooks/{hook['id']}/deliveries/{delivery(job, hook)['id']}/resend", {})
+    run(job)
+    assert delivery(job, hook)["status"] == "delivered"
+
+
+def test_a_clock_that_was_ahead_keeps_no_message_back(
+    job: Api, hook: Any, receiver: Receiver, clock: Clock
+) -> None:
+    clock.advance(365 * DAY)
+    job.create()
+    complete(job)
+    clock.advance(-365 * DAY)
     run(job)
     assert delivery(job, hook)["status"] == "delivered"
 
@@ -285,6 +240,53 @@ def test_no_answer_shows_a_secret_again(job: Api, hook: Any) -> None:
         assert "whsec_" not in json.dumps(job.get(path))
 
 
+PRIVATE = [
+    "https://127.0.0.1/",
+    "https://2130706433/",
+    "https://0x7f.1:8443/a",
+    "https://localhost/",
+    "https://10.0.0.1/",
+    "https://169.254.169.254/latest/meta-data",
+    "https://[::1]/",
+    "https://[fe80::1]/",
+    "https://[::ffff:10.0.0.1]/",
+]
+
+
+@pytest.mark.parametrize("settings", [{}])
+@pytest.mark.parametrize("url", PRIVATE)
+def test_an_address_that_is_not_public_is_refused_when_it_is_entered(api: Api, url: str) -> None:
+    """With the sentence that a delivery to it would fail with."""
+    with pytest.raises(AddressRefused) as sending:
+        post(url, b"", {}, rules=Rules())
+    hook = api.post("/api/webhooks", {"name": "ok", "url": "https://8.8.8.8/"}, 201)
+    for refused in (
+        api.post("/api/webhooks", {"name": "h", "url": url}, 400),
+        api.patch(f"/api/webhooks/{hook['id']}", {"url": url}, 400),
+    ):
+        assert refused["code"] == "invalid_request"
+        assert refused["message"] == f"url: {sending.value}"
+        assert "which is not public" in refused["message"]
+    assert [one["url"] for one in api.get("/api/webhooks")["webhooks"]] == ["https://8.8.8.8/"]
+
+
+@pytest.mark.parametrize("settings", [{}])
+def test_a_name_that_cannot_be_resolved_yet_is_accepted(api: Api) -> None:
+    api.post("/api/webhooks", {"name": "h", "url": "https://nowhere.invalid/"}, 201)
+
+
+def test_an_address_is_looked_up_before_the_database_is_locked(
+    job: Api, hook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(*_: Any, **__: Any) -> list[Any]:
+        assert not database.in_transaction()
+        return []
+
+    monkeypatch.setattr(endpoints, "permitted_addresses", look_up)
+    job.post("/api/webhooks", {"name": "new", "url": "https://example.org/"}, 201)
+    job.patch(f"/api/webhooks/{hook['id']}", {"url": "https://example.org/"})
+
+
 def test_old_deliveries_are_pruned(job: Api, hook: Any, clock: Clock) -> None:
     job.create()
     complete(job)
@@ -295,6 +297,43 @@ def test_old_deliveries_are_pruned(job: Api, hook: Any, clock: Clock) -> None:
     clock.advance(6 * DAY)
     run(job)
     assert job.get(f"/api/webhooks/{hook['id']}/deliveries")["count"] == 0
+
+
+def store_deliveries(hook: Any, count: int, **fields: Any) -> None:
+    now = utc_now()
+    row = {"webhook_id": hook["id"], "message_id": "m", "task_id": 1, "event": "e", "body": "{}"}
+    row |= {"status": "pending", "attempts": 0, "next_attempt_at": now}
+    row["give_up_at"] = now + outbox.RETRIED_MS
+    insert_many("webhook_deliveries", [{**row, "created_at": now, **fields}] * count)
+
+
+def count_deliveries() -> int:
+    return int(fetch_value("SELECT COUNT(*) FROM {webhook_deliveries}"))
+
+
+def test_one_run_prunes_all_that_is_old(job: Api, hook: Any, clock: Clock) -> None:
+    store_deliveries(hook, 2 * deliveries.PRUNED_AT_ONCE + 1, status="delivered")
+    clock.advance(34 * DAY)
+    run(job)
+    assert count_deliveries() == 0
+
+
+def test_a_webhook_is_deleted_with_all_its_deliveries(api: Api, hook: Any) -> None:
+    other = api.post("/api/webhooks", {"name": "other", "url": hook["url"]}, 201)
+    store_deliveries(hook, 2 * endpoints.DELETED_AT_ONCE + 1)
+    store_deliveries(other, 1)
+    api.delete(f"/api/webhooks/{hook['id']}")
+    assert count_deliveries() == 1
+
+
+def test_a_webhook_that_a_schedule_names_is_not_deleted(job: Api, hook: Any) -> None:
+    job.patch("/api/task-types/job", {"notify": None})
+    schedule = {"name": "s", "type": "job", "params": {}, "cron": "0 * * * *", "notify": "billing"}
+    schedule = job.post("/api/schedules", schedule, 201)
+    refused = job.delete(f"/api/webhooks/{hook['id']}", 409)
+    assert (refused["code"], "'s'" in refused["message"]) == ("webhook_in_use", True)
+    job.patch(f"/api/schedules/{schedule['id']}", {"notify": None})
+    job.delete(f"/api/webhooks/{hook['id']}")
 
 
 def test_without_an_endpoint_the_end_of_a_task_runs_no_statement_for_it(
@@ -362,10 +401,10 @@ def test_a_killed_sender_costs_a_minute_and_no_message(
     assert len(set(receiver.ids())) == 1
 
 
-def test_two_senders_do_not_send_the_same(job: Api, receiver: Receiver) -> None:
+def test_two_senders_do_not_send_the_same(job: Api, hook: Any, receiver: Receiver) -> None:
     job.create()
     complete(job)
-    row = next(deliveries._due(set(), float("inf")))
+    [row] = deliveries._due(hook)
     assert deliveries._claim(row, utc_now())
     assert not deliveries._claim(row, utc_now())  # another had read it before
     run(job)

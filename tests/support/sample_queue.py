@@ -15,6 +15,7 @@ from taskmanager import clock
 from taskmanager.access import keys
 from taskmanager.access.caller import OPERATOR
 from taskmanager.app import close_app, create_app
+from taskmanager.db.statements import fetch_all, update
 
 STEPS = 72  # of twenty minutes
 STEP_MS = 20 * 60_000
@@ -39,6 +40,7 @@ WORK = {
     "feed.poll": (4, {"poller-1": 4}, 0.2),
 }
 RECENT_MINUTES = 12
+LAST_DELIVERIES = "SELECT id FROM {webhook_deliveries} ORDER BY id DESC LIMIT 2"
 RECENT_WORK = (
     ("mailer-1", "mail.send"),
     ("transcoder-1", "video.transcode"),
@@ -106,6 +108,8 @@ def _fill(api: _Api) -> None:
         if name == "shop":
             body["task_types"] = ["mail.%"]
         api.post("admin/keys", body)
+    for name in ("billing", "warehouse"):
+        api.post("webhooks", {"name": name, "url": f"https://hooks.invalid/{name}"})
     for step in range(STEPS):
         api.shift = (step - STEPS) * STEP_MS
         _step(api, step)
@@ -156,7 +160,9 @@ def _present(api: _Api) -> None:
         api.post("tasks/batch", {"tasks": [_task(name, n) for n in range(count)]})
     for minute in range(RECENT_MINUTES, 0, -1):
         api.shift = -minute * 60_000
-        api.post("tasks/batch", {"tasks": [_task("mail.send", 10**4 + minute)]})
+        api.post(
+            "tasks/batch", {"tasks": [{**_task("mail.send", 10**4 + minute), "notify": "billing"}]}
+        )
         for worker, name in RECENT_WORK:
             claim = {"worker_id": worker, "type": name, "limit": 2}
             held = (api.post("tasks/claim", claim) or {}).get("tasks", [])
@@ -171,4 +177,20 @@ def _present(api: _Api) -> None:
             body = {"worker_id": worker, "progress": 62, "message": "second pass"}
             api.post(f"tasks/{task['id']}/progress", body)
     api.post("task-types/image.resize", {"is_paused": True}, method="PATCH")
+    _show_webhooks()
     api.post("maintenance/run", {})
+
+
+def _show_webhooks() -> None:
+    """Answers of receivers that do not exist: most are good, the last two are not."""
+    now, day = clock.utc_now(), 86_400_000
+    sent = {"status": "delivered", "attempts": 1, "response_status": 200, "finished_at": now}
+    update("webhook_deliveries", sent, "status = 'pending'")
+    last, before = [row["id"] for row in fetch_all(LAST_DELIVERIES)]
+    refused = {"error": "The receiver answered 503.", "response_status": 503}
+    later = {"status": "pending", "attempts": 2, "next_attempt_at": now + 4 * 60_000}
+    update("webhook_deliveries", {**refused, **later}, "id = ?", [last])
+    update("webhook_deliveries", {**refused, "status": "failed"}, "id = ?", [before])
+    off = {"is_active": 0, "disabled_at": now - day, "failing_since": now - 4 * day}
+    off["disabled_reason"] = "No answer from hooks.invalid: TimeoutError."
+    update("webhooks", off, "name = 'warehouse'")

@@ -36,6 +36,8 @@ PAGES = {
     "workers": "/workers",
     "worker": "/workers/transcoder-1",
     "keys": "/admin",
+    "webhooks": "/webhooks",
+    "webhook": "/webhooks/1",
     "audit": "/admin/audit",
     "doctor": "/admin/doctor",
     "settings": "/admin/settings",

@@ -114,6 +114,7 @@ ADDED: dict[str, tuple[int | None, ...]] = {
     "tasks": (None,) * 13,
     "task_logs": (None,),
     "api_keys": (0,),
+    "schedules": (None, None),
 }
 NEW_TABLES = (
     *("maintenance_runs", "task_tags", "task_log_cuts", "task_log_readers", "period_counts"),

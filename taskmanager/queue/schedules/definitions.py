@@ -20,9 +20,9 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
 from taskmanager.params import validation
 from taskmanager.payloads.sealing import require_keyring, sealed
-from taskmanager.queue import create, task_types
+from taskmanager.queue import create, outbox, task_types
 from taskmanager.queue.answer_size import require_small
-from taskmanager.queue.columns import params_text
+from taskmanager.queue.columns import params_text, tags_text
 from taskmanager.queue.schedules import due_times
 from taskmanager.queue.schedules.due_times import Timing
 from taskmanager.queue.task_types import Page, TaskDefaults
@@ -33,7 +33,7 @@ MAX_INTERVAL_SECONDS = 366 * 86_400
 NEXT_RUNS_SHOWN = 5
 MAX_PARAMS_LENGTH = 65_536
 
-_PLAIN_FIELDS = ("name", "priority", "max_attempts", "overlap")
+_PLAIN_FIELDS = ("name", "priority", "max_attempts", "notify", "overlap")
 
 
 def create_schedule(
@@ -45,6 +45,7 @@ def create_schedule(
     `create_task` does, or for its timing, and Conflict if the name is taken.
     """
     timing = _new_timing(fields)
+    outbox.require_endpoint(fields.get("notify"))
     request = {"type": fields["type"], "params": fields["params"]}
     task = create.prepare_task(request, defaults=defaults, caller=caller, now=now)
     require_small("params", params_text(fields["params"]), MAX_PARAMS_LENGTH)
@@ -147,6 +148,7 @@ def change_schedule(
     Raises NotFound, InvalidRequest, ValidationFailed, Conflict.
     """
     row = find_schedule(schedule_id, caller)
+    outbox.require_endpoint(changes.get("notify"))
     if "params" in changes:
         schema_text = task_types.get_task_type(name=row["type"])["param_schema"]
         validation.check_params(schema_text, changes["params"], type_name=row["type"])
@@ -203,6 +205,8 @@ def _columns(fields: Mapping[str, Any], timing: Timing) -> Row:
     columns |= timing._asdict()
     if "params" in fields:
         columns["params"] = params_text(fields["params"])
+    if "tags" in fields:
+        columns["tags"] = tags_text(fields["tags"])
     if "is_active" in fields:
         columns["is_active"] = int(fields["is_active"])
     return columns

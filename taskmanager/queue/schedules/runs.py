@@ -72,9 +72,9 @@ def _task_request(schedule: Row, due_at: int | None) -> Row:
         dedupe = "active"
     elif due_at is not None:
         dedupe, key = "forever", f"{key}:{format_time(due_at)}"
-    same = {name: schedule[name] for name in ("type", "priority", "max_attempts")}
-    params = json.loads(schedule["params"])
-    return {**same, "params": params, "dedupe": dedupe, "dedupe_key": key}
+    same = {name: schedule[name] for name in ("type", "priority", "max_attempts", "notify")}
+    params, tags = json.loads(schedule["params"]), json.loads(schedule["tags"] or "[]")
+    return {**same, "params": params, "tags": tags, "dedupe": dedupe, "dedupe_key": key}
 
 
 @write_transaction

@@ -199,6 +199,8 @@ class Webhook(TypedDict):
     url: str
     is_active: bool
     failing_since: str | None
+    disabled_at: str | None
+    disabled_reason: str | None
     old_secret_until: str | None
     created_at: str
     updated_at: str

@@ -207,6 +207,8 @@ class ScheduleOptions(TypedDict, total=False):
     interval_seconds: int
     priority: int | None
     max_attempts: int | None
+    tags: Sequence[str]
+    notify: str | None
     overlap: Literal["allow", "skip"]
     is_active: bool
 

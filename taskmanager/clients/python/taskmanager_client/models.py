@@ -125,6 +125,8 @@ class Schedule:
     params: dict[str, Any] | None = None
     priority: int | None = None
     max_attempts: int | None = None
+    tags: list[str] | None = None
+    notify: str | None = None
     overlap: str = ""
     cron: str | None = None
     timezone: str = "UTC"
