@@ -62,6 +62,7 @@ CHECKS = {
         Check("admin_key", "queue:check_keys", "keys", TABLES),
         Check("param_schemas", "queue:check_task_types", "task types", TABLES),
         Check("maintenance", "queue:check_maintenance", "maintenance", TABLES),
+        Check("alerts", "alerts:check_alerts", "alerts", TABLES),
         Check("stored_times", "queue:check_stored_times", "stored times", TABLES),
     ),
     "network": (

@@ -22,7 +22,7 @@ REFRESHED_AFTER_MS = 6_000
 PAGES = [
     *("", "/tasks", "/tasks?status=failed", "/tasks/1", "/tasks/2", "/tasks/new?type=mail.send"),
     *("/errors", "/types", "/types/mail.send", "/schedules", "/workers", "/workers/mailer"),
-    *("/admin", "/admin/audit", "/admin/doctor", "/admin/settings", "/tasks/999"),
+    *("/admin", "/alerts", "/admin/audit", "/admin/doctor", "/admin/settings", "/tasks/999"),
 ]
 SCHEMA = {
     "type": "object",

@@ -36,6 +36,7 @@ PAGES = {
     "workers": "/workers",
     "worker": "/workers/transcoder-1",
     "keys": "/admin",
+    "alerts": "/alerts",
     "audit": "/admin/audit",
     "doctor": "/admin/doctor",
     "settings": "/admin/settings",
