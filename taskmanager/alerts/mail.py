@@ -3,6 +3,7 @@
 No error has the password, whatever the server repeats of it.
 """
 
+import base64
 import contextlib
 import platform
 import smtplib
@@ -22,6 +23,8 @@ from taskmanager.notify.sending import NotSent
 SECONDS = 15.0
 MAX_ANSWER = 200  # characters of what the server said
 
+Reply = tuple[int, bytes | str]
+
 
 def send_mail(
     message: Message, *, server: MailServer, recipients: Sequence[str], seconds: float = SECONDS
@@ -37,18 +40,19 @@ def send_mail(
             _require(smtp.mail(sender), f"the sender {sender}")
             for recipient in recipients:
                 _require(smtp.rcpt(recipient), f"the recipient {recipient}")
-            code, answer = smtp.data(_mail(message, sender, recipients).as_bytes(policy=WIRE))
-            _require((code, answer), "the mail")
-            return f"{code} {_text(answer)}"
+            reply = smtp.data(_mail(message, sender, recipients).as_bytes(policy=WIRE))
+            _require(reply, "the mail")
+            return _said(reply, server)
     except _Refused as error:
-        raise NotSent(_without_password(str(error), server)) from None
+        what, reply = error.args
+        said = f"The mail server refused {what}: {_said(reply, server)}"
+        raise NotSent(said) from None
     except (OSError, smtplib.SMTPException, ValueError) as error:
-        reason = _without_password(_reason(error, server), server)
-        raise NotSent(f"{server.host}:{server.port}: {reason}") from None
+        raise NotSent(f"{server.host}:{server.port}: {_reason(error, server)}") from None
 
 
 class _Refused(Exception):
-    """The server answered that it will not do something."""
+    """The server will not do something. Holds what that is, and the reply."""
 
 
 @contextlib.contextmanager
@@ -99,17 +103,16 @@ def _log_in(smtp: smtplib.SMTP, server: MailServer) -> None:
         return
     is_encrypted = isinstance(smtp.sock, ssl.SSLSocket)
     if not (is_encrypted or server.is_local or server.starttls == "off"):
-        raise _Refused(
+        raise NotSent(
             f"{server.host} offers no encryption, so the password was not sent. Use smtps://, or "
             "?starttls=off to send it nevertheless."
         )
     smtp.login(server.user, server.password)
 
 
-def _require(reply: tuple[int, bytes], what: str) -> None:
-    code, answer = reply
-    if not 200 <= code < 300:
-        raise _Refused(f"The mail server refused {what}: {code} {_text(answer)}")
+def _require(reply: Reply, what: str) -> None:
+    if not 200 <= reply[0] < 300:
+        raise _Refused(what, reply)
 
 
 def _mail(message: Message, sender: str, recipients: Sequence[str]) -> EmailMessage:
@@ -125,11 +128,11 @@ def _mail(message: Message, sender: str, recipients: Sequence[str]) -> EmailMess
 
 
 def _reason(error: Exception, server: MailServer) -> str:
-    if isinstance(error, smtplib.SMTPAuthenticationError):
-        said = f"{error.smtp_code} {_text(error.smtp_error)}"
-        return f"The mail server refused the user or the password: {said}"
     if isinstance(error, smtplib.SMTPResponseException):
-        return f"The mail server answered {error.smtp_code} {_text(error.smtp_error)}"
+        said = _said((error.smtp_code, error.smtp_error), server)
+        if isinstance(error, smtplib.SMTPAuthenticationError):
+            return f"The mail server refused the user or the password: {said}"
+        return f"The mail server answered {said}"
     if isinstance(error, smtplib.SMTPNotSupportedError):
         return "The mail server offers no STARTTLS, or no way to log in."
     if isinstance(error, socket.gaierror):
@@ -145,10 +148,16 @@ def _reason(error: Exception, server: MailServer) -> str:
     return f"The mail was not sent: {type(error).__name__}."
 
 
-def _text(answer: bytes | str) -> str:
+def _said(reply: Reply, server: MailServer) -> str:
+    """What the server answered, without the password."""
+    code, answer = reply
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
-    return " ".join(text.split())[:MAX_ANSWER]
+    if server.password:
+        login = f"\0{server.user}\0{server.password}"  # as AUTH PLAIN sends it
+        for secret in (server.password, _base64(server.password), _base64(login)):
+            text = text.replace(secret, "***")
+    return f"{code} {' '.join(text.split())}"[:MAX_ANSWER]
 
 
-def _without_password(text: str, server: MailServer) -> str:
-    return text.replace(server.password, "***") if server.password else text
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

@@ -90,11 +90,16 @@ def _subject(began: Sequence[Row], ended: Sequence[Row]) -> str:
 
 def _lines_of(row: Row) -> str:
     if row["ended_at"] is None:
-        return (
-            f"{sentence_of(row)}\nSince {format_time(row['began_at'])}. {remedy_of(row)}".rstrip()
-        )
+        remedy = remedy_of(row)
+        to_do = f" To do: {remedy}" if remedy else ""
+        return f"{sentence_of(row)}\nSince {_minute(row['began_at'])}.{to_do}"
     lasted = format_duration(row["last_seen_at"] - row["began_at"])
-    return f"{sentence_of(row)}\nFrom {format_time(row['began_at'])}, for {lasted}."
+    return f"{sentence_of(row)}\nFrom {_minute(row['began_at'])}, for {lasted}."
+
+
+def _minute(moment: int) -> str:
+    """`2026-01-31 12:00 UTC`."""
+    return f"{str(format_time(moment))[:16].replace('T', ' ')} UTC"
 
 
 def _sender() -> str:

@@ -121,6 +121,7 @@ def show_alerts() -> Response:
         }
         for row in state.list_alerts(ended_since=g.now - ALERTS_SHOWN_MS)
     ]
+    rows.sort(key=lambda row: not row["is_grave"])
     used = state.channels()
     thresholds = settings().alert_rules
     return page(

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -207,12 +208,21 @@ def test_a_server_that_answers_a_byte_at_a_time_is_cut_off() -> None:
 def test_a_server_that_repeats_the_password_does_not_get_it_into_an_error(
     mailbox: Mailbox,
 ) -> None:
-    mailbox.answer = f"554 not with {PASSWORD}"
+    plain = b64encode(f"\0\0{PASSWORD}".encode()).decode()
+    mailbox.answer = f"554 not with {PASSWORD} or {plain}"
     server = MailServer(host="127.0.0.1", port=mailbox.port, password=PASSWORD)
     with pytest.raises(NotSent) as refused:
         send_mail(MESSAGE, server=server, recipients=TO)
-    assert str(refused.value) == "The mail server refused the mail: 554 not with ***"
+    assert str(refused.value) == "The mail server refused the mail: 554 not with *** or ***"
     assert PASSWORD not in repr(parse_mail_server(f"smtp://{LOGIN}mail.example.org"))
+
+
+def test_a_short_password_is_not_looked_for_in_our_own_words(mailbox: Mailbox) -> None:
+    mailbox.stop()
+    server = MailServer(host="127.0.0.1", port=mailbox.port, user="u", password="p")
+    with pytest.raises(NotSent, match="Is the port right"):
+        send_mail(MESSAGE, server=server, recipients=TO)
+    mailbox.start()
 
 
 def test_the_command_prints_what_the_server_answered(
