@@ -324,6 +324,36 @@ CREATE INDEX webhook_deliveries_by_next_attempt_at ON webhook_deliveries (webhoo
 CREATE INDEX webhook_deliveries_by_webhook ON webhook_deliveries (webhook_id, id);
 CREATE INDEX webhook_deliveries_by_give_up_at ON webhook_deliveries (give_up_at);
 
+-- What was wrong from when to when, and how much of that each channel has told: 0 nothing, 1 that it
+-- began, 2 that it ended. See alerts/state.py.
+CREATE TABLE alerts (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    rule            VARCHAR(32) NOT NULL,
+    subject         VARCHAR(255) NOT NULL,       -- the name of what it is about
+    message         TEXT NOT NULL,               -- what was last found
+    is_open         SMALLINT,                    -- 1, or NULL once it has ended
+    began_at        BIGINT NOT NULL,
+    last_seen_at    BIGINT NOT NULL,
+    ended_at        BIGINT,
+    notified_at     BIGINT,                      -- when a channel first told of it
+    emailed         SMALLINT NOT NULL,
+    posted          SMALLINT NOT NULL,
+    CONSTRAINT alerts_open UNIQUE (rule, subject, is_open)
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX alerts_by_ended_at ON alerts (ended_at);
+
+-- When each way of sending alerts may be used again.
+CREATE TABLE alert_channels (
+    name            VARCHAR(10) NOT NULL PRIMARY KEY, -- 'email' or 'webhook'
+    attempts        INTEGER NOT NULL,            -- that have failed since it last worked
+    next_attempt_at BIGINT NOT NULL,             -- moved by whoever sends
+    day_began_at    BIGINT NOT NULL,
+    sent_of_day     INTEGER NOT NULL,            -- messages since then
+    last_sent_at    BIGINT,
+    error           TEXT                         -- why the last message was not sent
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
 CREATE TABLE api_keys (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     name            VARCHAR(255) NOT NULL,
@@ -355,9 +385,10 @@ CREATE INDEX audit_events_by_event ON audit_events (event, id);
 CREATE INDEX audit_events_by_created_at ON audit_events (created_at);
 
 -- When maintenance last ran on each of its roads; 'claims': when it last had something to do;
--- 'clock': when it last corrected what was stored while the clock was ahead.
+-- 'clock': when it last corrected what was stored while the clock was ahead; 'alerts': when the
+-- rules of alerts were last looked at.
 CREATE TABLE maintenance_runs (
-    road            VARCHAR(10) NOT NULL PRIMARY KEY, -- 'command', 'http', 'claims' or 'clock'
+    road            VARCHAR(10) NOT NULL PRIMARY KEY, -- 'command', 'http', 'claims', 'clock' or 'alerts'
     last_run_at     BIGINT NOT NULL,
     duration_ms     BIGINT NOT NULL,
     tasks_moved     BIGINT NOT NULL

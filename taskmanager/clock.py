@@ -1,8 +1,14 @@
-"""The only clock. Everything that asks what time it is asks here, so tests can move it."""
+"""The only clock. Everything that asks what time it is asks here, so tests can move it.
+
+Also how times and durations are written.
+"""
 
 import functools
 import time
 from datetime import UTC, datetime, timedelta
+
+# Seconds of a unit, its name, and the same of the next smaller one.
+UNITS = ((86_400, "day", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -25,6 +31,23 @@ def format_time(milliseconds: int | None) -> str | None:
 def _format_second(seconds: int) -> str:
     # strftime costs three times as much.
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+
+
+def format_duration(milliseconds: float) -> str:
+    """`0.4 s`, `38 s`, `4 min`, `1 h 12 min`, `3 days`, for people."""
+    seconds = max(milliseconds, 0) / 1000
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    seconds = round(seconds)
+    for size, unit, smaller, smaller_unit in UNITS:
+        if seconds >= size:
+            many, rest = seconds // size, seconds % size // smaller
+            name = "days" if unit == "day" and many > 1 else unit
+            # Two units only while the second still says something.
+            return (
+                f"{many} {name} {rest} {smaller_unit}" if rest and many < 10 else f"{many} {name}"
+            )
+    return f"{seconds} s"
 
 
 def parse_time(text: str) -> int:

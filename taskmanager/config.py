@@ -17,8 +17,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
+from taskmanager.alert_rules import Thresholds, parse_thresholds
 from taskmanager.errors import ConfigurationError
 from taskmanager.files.env_file import read_env_file
+from taskmanager.mail_server import ADDRESS, MailServer, parse_mail_server
 from taskmanager.rates import SYNTAX, Rate, parse_rate
 
 PREFIX = "TASKMANAGER_"
@@ -37,7 +39,10 @@ FOREIGN_NAMES = frozenset(
 )
 # Errors do not repeat the values of these: the text ends up in logs.
 HOLDING_SECRETS = frozenset(
-    {"database_url", "rate_limit_storage_uri", "bootstrap_admin_key", "secret_key", "payload_key"}
+    {
+        *("database_url", "rate_limit_storage_uri", "bootstrap_admin_key", "secret_key"),
+        *("payload_key", "smtp_url", "alert_webhook"),
+    }
 )
 
 
@@ -113,6 +118,13 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
 
 def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _mail_addresses(value: str) -> tuple[str, ...]:
+    addresses = _names(value)
+    if not all(ADDRESS.fullmatch(address) for address in addresses):
+        raise ValueError("a comma-separated list of mail addresses, such as me@example.org")
+    return addresses
 
 
 def _networks(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -234,6 +246,26 @@ class Settings:
         _networks,
         "Comma-separated networks that are not public but may receive webhooks, such as "
         "10.1.0.0/16",
+    )
+    alert_email: tuple[str, ...] = _setting(
+        "", _mail_addresses, "Comma-separated mail addresses that are sent alerts"
+    )
+    smtp_url: MailServer = _setting(
+        "",
+        parse_mail_server,
+        "The mail server that sends them: smtp://user:password@host:587 or smtps://… (URL-quoted) "
+        "with ?from=address. Empty: the one of this host, without a password",
+    )
+    alert_webhook: str = _setting(
+        "",
+        _matching(r"|https?://[!-~]+", "empty, or an address such as https://example.org/hook"),
+        "Address that alerts are posted to as JSON with a text, such as an incoming webhook of a "
+        "chat",
+    )
+    alert_rules: Thresholds = _setting(
+        "",
+        parse_thresholds,
+        "Changes the thresholds of alerts: oldest_pending=7200, failure_share=off",
     )
     cors_origins: tuple[str, ...] = _setting(
         "",

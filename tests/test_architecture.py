@@ -21,13 +21,14 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 # From the bottom up: a room may use itself and the rooms on the lines before its own. Rooms on
 # one line do not know each other.
 ROOMS = [
-    ("errors", "clock", "manifest", "rates", "files"),
+    ("errors", "clock", "manifest", "rates", "files", "alert_rules", "mail_server"),
     ("config", "clients", "logs"),
     ("db",),
     ("payloads",),
     ("access", "params"),
     ("queue",),
     ("transfer", "ratelimits", "notify"),
+    ("alerts",),
     ("doctor", "bootstrap"),
     ("api",),
     ("dashboard",),
@@ -61,11 +62,19 @@ KEPT_TO = {
     "limits": {"ratelimits", "api", "doctor"},
     "click": {"cli"},
     "gunicorn": {"serving"},
-    "peewee": {"db", "payloads", "access", "queue", "transfer", "bootstrap", "notify"},
+    "peewee": {"db", "payloads", "access", "queue", "transfer", "bootstrap", "notify", "alerts"},
     "pymysql": {"db"},
     "cronsim": {"queue"},
     "cryptography": {"payloads"},
-    "taskmanager.db.transactions": {"db", "payloads", "access", "queue", "transfer", "notify"},
+    "taskmanager.db.transactions": {
+        "db",
+        "payloads",
+        "access",
+        "queue",
+        "transfer",
+        "notify",
+        "alerts",
+    },
 }
 # Folders of tests that belong to no room.
 OTHER_TESTS = {"acceptance", "clients", "races", "support"}

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from taskmanager.access import keys
+from taskmanager.alert_rules import RULES, parse_thresholds
 from taskmanager.api import request_schemas
 from taskmanager.api.requests import RequestBody
 from taskmanager.app import create_app
@@ -156,6 +157,13 @@ def test_operations_lists_every_code_of_the_doctor_and_no_other() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `([a-z_]+)` \| .+ \|$", text, re.MULTILINE)
     assert sorted(documented) == sorted(codes_of_the_doctor())
+
+
+def test_operations_lists_every_rule_of_alerts_with_its_threshold() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| .+ \| `([a-z_]+)` \| (.+) \|$", text, re.MULTILINE))
+    defaults = parse_thresholds("")
+    assert documented == {name: defaults.text_of(name).replace(",", "") for name in RULES}
 
 
 def codes_of_the_doctor() -> set[str]:

@@ -8,6 +8,7 @@ from flask import Blueprint, Flask, Response, g, request
 from taskmanager.access.audit import record_failed_authentication
 from taskmanager.access.keys import mark_used
 from taskmanager.api import (
+    alerts,
     audit,
     batches,
     bulk,
@@ -48,6 +49,7 @@ RESOURCES = (
         service,
         keys,
         audit,
+        alerts,
         webhooks,
         maintenance,
     ),

@@ -4,6 +4,7 @@ import time
 
 from flask import Blueprint, Response, g
 
+from taskmanager.alerts import watch
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import settings, task_defaults
@@ -19,6 +20,9 @@ MAX_REQUEST_SECONDS = 20.0
 # Of webhooks, after that: no attempt begins later, and each ends within POST_SECONDS.
 SENDING_SECONDS = 2.0
 POST_SECONDS = 5.0
+# Of alerts, last: what is left of the time of a request, and this at least.
+WHOLE_SECONDS = 28.0
+ALERT_SECONDS = 5.0
 
 
 @blueprint.post("/run")
@@ -30,7 +34,7 @@ POST_SECONDS = 5.0
 def run() -> Response:
     """POST /api/maintenance/run: does what is due, for at most 20 seconds.
 
-    Then sends webhooks for 2 seconds.
+    Then sends webhooks for 2 seconds, and alerts.
 
     200 with the number of tasks `created` (by schedules), `requeued` (expired
     leases), `started` (delayed until now) and `pruned` (past their retention);
@@ -52,4 +56,6 @@ def run() -> Response:
         budget_seconds=SENDING_SECONDS,
         post_seconds=POST_SECONDS,
     )
+    left = started + WHOLE_SECONDS - time.monotonic()
+    watch.run(settings(), budget_seconds=max(left, ALERT_SECONDS))
     return success(done, "Maintenance done")

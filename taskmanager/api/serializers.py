@@ -6,6 +6,7 @@ The OpenAPI document takes the fields from here too.
 from collections.abc import Callable, Collection
 from typing import Any
 
+from taskmanager import alert_rules
 from taskmanager.access import keys
 from taskmanager.api.json_schema import (
     FLAG,
@@ -266,6 +267,22 @@ DELIVERY = Fields(
     error=like(or_null(TEXT), None),
     finished_at=or_null(TIME),
     created_at=TIME,
+)
+ALERT = Fields(
+    id=NUMBER,
+    rule=one_of(*alert_rules.RULES),
+    subject=like(TEXT, "mail.send"),
+    message=like(TEXT, "has tasks waiting, the oldest for 20 min, and nobody works on it."),
+    remedy=like(TEXT, "Start a worker for this type, or see why its workers have stopped."),
+    began_at=TIME,
+    last_seen_at=TIME,
+    ended_at=like(or_null(TIME), None),
+    notified_at=or_null(TIME),
+)
+ALERT_CHANNEL = Fields(
+    name=one_of("email", "webhook"),
+    last_sent_at=or_null(TIME),
+    error=like(or_null(TEXT), None),
 )
 AUDIT_EVENT = Fields(
     id=NUMBER,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from taskmanager.access.caller import OPERATOR
+from taskmanager.alerts import watch
 from taskmanager.cli.terminal import open_queue, say
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
@@ -85,7 +86,7 @@ def prune() -> None:
 def maintain() -> None:
     """Run all maintenance that is due. Run it from cron once a minute.
 
-    Sends webhooks after that.
+    Sends webhooks and alerts after that.
     """
     settings = _run_alone(
         lambda settings, now, deadline: maintenance.maintain(
@@ -105,3 +106,5 @@ def maintain() -> None:
             )
             if delivered:
                 say(f"delivered: {delivered}")
+    if sent := watch.run(settings):
+        say(f"alert messages: {sent}")

@@ -1,4 +1,4 @@
-"""/dashboard/admin: keys, the audit trail, what the doctor finds, and the settings."""
+"""/dashboard/admin: keys, alerts, the audit trail, what the doctor finds, and the settings."""
 
 import functools
 from dataclasses import fields
@@ -7,6 +7,8 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from taskmanager.access import audit, key_changes, keys
+from taskmanager.alert_rules import RULES
+from taskmanager.alerts import channels, messages, state
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.keys import KEY_PATH
@@ -20,6 +22,7 @@ blueprint = Blueprint("administration", __name__)
 
 EVENTS_SHOWN = 100
 DAY_MS = 86_400_000
+ALERTS_SHOWN_MS = 7 * DAY_MS
 MAX_DAYS = 3_650
 
 manages_keys = functools.partial(requires, "admin", every_type="manage keys")
@@ -106,6 +109,35 @@ def revoke_key(key_id: int) -> Response:
     return lead_to("administration.show_keys", said=f"The key {row['name']} is revoked.")
 
 
+@blueprint.get("/alerts")
+@requires("admin", every_type="see alerts, which are about all types")
+def show_alerts() -> Response:
+    """GET /dashboard/alerts: what is wrong, what was wrong lately, who is told, and the rules."""
+    rows = [
+        {
+            **row,
+            "remedy": messages.remedy_of(row),
+            "is_grave": row["rule"] in RULES and RULES[row["rule"]].is_grave,
+        }
+        for row in state.list_alerts(ended_since=g.now - ALERTS_SHOWN_MS)
+    ]
+    rows.sort(key=lambda row: not row["is_grave"])
+    used = state.channels()
+    thresholds = settings().alert_rules
+    return page(
+        "alerts.html",
+        groups=[
+            ("Open", [row for row in rows if row["ended_at"] is None]),
+            ("Ended in the last 7 days", [row for row in rows if row["ended_at"] is not None]),
+        ],
+        looked_at=state.looked_at(),
+        channels=[
+            used.get(one.name, {"name": one.name}) for one in channels.configured(settings())
+        ],
+        rules=[(rule, thresholds.text_of(name)) for name, rule in RULES.items()],
+    )
+
+
 @blueprint.get("/admin/audit")
 @requires("admin", every_type="read the audit trail")
 def show_audit() -> Response:
@@ -148,7 +180,7 @@ def show_settings() -> Response:
         value, default = getattr(current, item.name), item.metadata["default"]
         shown = ",".join(value) if type(value) is tuple else str(value)
         if item.name in HOLDING_SECRETS:
-            shown = "set" if shown else ""
+            shown = "" if value == item.metadata["parse"](default) else "set"
         if item.name == "database_url" and shown:
             shown = current.database_place
         rows.append(

@@ -45,7 +45,7 @@ def show() -> Response:
         )
     return page(
         "overview.html",
-        notices=notices(figures, types, caller=g.caller, now=g.now),
+        notices=notices(figures, types, settings=settings(), caller=g.caller, now=g.now),
         totals=_totals(figures),
         chart=chart_of(steps, range_name) if steps else None,
         ranges=history.RANGES,

@@ -8,10 +8,11 @@ from typing import Any
 
 from flask import g
 
+from taskmanager.clock import UNITS, format_duration
+
 LARGE_JSON = 100_000  # characters; what is longer is shown as it is stored
 MAX_NESTING = 60
 
-_UNITS = ((86_400, "day", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 _PART = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 _CLOSING = {"{": "}", "[": "]"}
 
@@ -32,21 +33,7 @@ def rate(value: float | None) -> str:
 
 def duration(milliseconds: float | None) -> str:
     """`0.4 s`, `38 s`, `4 min`, `1 h 12 min`, `3 days`; a dash where there is none."""
-    if milliseconds is None:
-        return "–"
-    seconds = max(milliseconds, 0) / 1000
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    seconds = round(seconds)
-    for size, unit, smaller, smaller_unit in _UNITS:
-        if seconds >= size:
-            many, rest = seconds // size, seconds % size // smaller
-            name = "days" if unit == "day" and many > 1 else unit
-            # Two units only while the second still says something.
-            return (
-                f"{many} {name} {rest} {smaller_unit}" if rest and many < 10 else f"{many} {name}"
-            )
-    return f"{seconds} s"
+    return "–" if milliseconds is None else format_duration(milliseconds)
 
 
 def ago(milliseconds: int | None) -> str:
@@ -57,7 +44,7 @@ def ago(milliseconds: int | None) -> str:
     if abs(passed) < 1000:
         return "now"
     seconds = abs(passed) // 1000
-    size, unit = next(((size, unit) for size, unit, _, _ in _UNITS if seconds >= size), (1, "s"))
+    size, unit = next(((size, unit) for size, unit, _, _ in UNITS if seconds >= size), (1, "s"))
     many = seconds // size
     text = f"{many} {'days' if unit == 'day' and many > 1 else unit}"
     return f"{text} ago" if passed > 0 else f"in {text}"

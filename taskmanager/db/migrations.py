@@ -412,6 +412,43 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             )
         ),
         Ddl(
+            "make alerts",
+            """
+            CREATE TABLE alerts (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                rule            VARCHAR(32) NOT NULL,
+                subject         VARCHAR(255) NOT NULL,
+                message         TEXT NOT NULL,
+                is_open         SMALLINT,
+                began_at        BIGINT NOT NULL,
+                last_seen_at    BIGINT NOT NULL,
+                ended_at        BIGINT,
+                notified_at     BIGINT,
+                emailed         SMALLINT NOT NULL,
+                posted          SMALLINT NOT NULL,
+                CONSTRAINT alerts_open UNIQUE (rule, subject, is_open)
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make the index alerts_by_ended_at",
+            "CREATE INDEX alerts_by_ended_at ON alerts (ended_at)",
+        ),
+        Ddl(
+            "make alert_channels",
+            """
+            CREATE TABLE alert_channels (
+                name            VARCHAR(10) NOT NULL PRIMARY KEY,
+                attempts        INTEGER NOT NULL,
+                next_attempt_at BIGINT NOT NULL,
+                day_began_at    BIGINT NOT NULL,
+                sent_of_day     INTEGER NOT NULL,
+                last_sent_at    BIGINT,
+                error           TEXT
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
             "keep tasks that only hold a key apart from those that are to be pruned",
             "DROP INDEX IF EXISTS tasks_by_completed_at; CREATE INDEX tasks_by_completed_at "
             "ON tasks (dedupe_until, completed_at) WHERE completed_at IS NOT NULL",

@@ -285,6 +285,30 @@ class WebhookDelivery(_Model):
         table_name = "webhook_deliveries"
 
 
+class Alert(_Model):
+    id = peewee.BigAutoField()
+    rule = peewee.CharField(32)
+    subject = peewee.CharField(255)
+    message = peewee.TextField()
+    is_open = peewee.SmallIntegerField(null=True)
+    began_at = peewee.BigIntegerField()
+    last_seen_at = peewee.BigIntegerField()
+    ended_at = peewee.BigIntegerField(null=True)
+    notified_at = peewee.BigIntegerField(null=True)
+    emailed = peewee.SmallIntegerField()
+    posted = peewee.SmallIntegerField()
+
+
+class AlertChannel(_Model):
+    name = peewee.CharField(10, primary_key=True)
+    attempts = peewee.IntegerField()
+    next_attempt_at = peewee.BigIntegerField()
+    day_began_at = peewee.BigIntegerField()
+    sent_of_day = peewee.IntegerField()
+    last_sent_at = peewee.BigIntegerField(null=True)
+    error = peewee.TextField(null=True)
+
+
 class ApiKey(_Model):
     id = peewee.BigAutoField()
     name = peewee.CharField(255)
@@ -354,7 +378,7 @@ MODELS = (
         Worker,
         Schedule,
     ),
-    *(Webhook, WebhookDelivery),
+    *(Webhook, WebhookDelivery, Alert, AlertChannel),
     *(ApiKey, TaskLogCut, TaskLogReader, PeriodCount),
     *(AuditEvent, MigrationStep, MaintenanceRun, StatisticsSnapshot),
 )

@@ -63,6 +63,7 @@ CHECKS = {
         Check("param_schemas", "queue:check_task_types", "task types", TABLES),
         Check("maintenance", "queue:check_maintenance", "maintenance", TABLES),
         Check("webhooks", "queue:check_webhooks", "webhooks", TABLES),
+        Check("alerts", "alerts:check_alerts", "alerts", TABLES),
         Check("stored_times", "queue:check_stored_times", "stored times", TABLES),
     ),
     "network": (

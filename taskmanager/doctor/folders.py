@@ -12,6 +12,7 @@ from pathlib import Path
 from taskmanager.config import is_installed
 from taskmanager.doctor.case import FOLDER, Case
 from taskmanager.doctor.findings import Finding, listed, ok, problem, reason_of, warning
+from taskmanager.files.space import free_space
 
 OTHERS = 0o077
 OTHERS_ENTER = 0o011
@@ -113,15 +114,9 @@ def check_space(case: Case) -> Iterator[Finding]:
     folders = {"the instance folder": case.settings.instance_path}
     if case.sqlite_file:
         folders["the database"] = case.sqlite_file.parent
-    seen = set()
-    for name, folder in folders.items():
-        there = next(path for path in (folder, *folder.parents) if path.is_dir())
-        device = there.stat().st_dev
-        if device not in seen:
-            seen.add(device)
-            disk = os.statvfs(there)
-            inodes = disk.f_favail if disk.f_files else LITTLE_INODES
-            yield judge_space(name, disk.f_bavail * disk.f_frsize, inodes)
+    for space in free_space(folders):
+        inodes = LITTLE_INODES if space.files is None else space.files
+        yield judge_space(space.name, space.free_bytes, inodes)
 
 
 def judge_space(name: str, free: int, inodes: int) -> Finding:

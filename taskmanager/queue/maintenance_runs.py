@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import peewee
 
@@ -31,7 +31,7 @@ def last_runs() -> Mapping[str, LastRun]:
 
     `claims` is stored at most once a minute, and only if there was something to do.
     """
-    runs = rows_of(MaintenanceRun.select().where(MaintenanceRun.road != "clock"))
+    runs = rows_of(MaintenanceRun.select().where(MaintenanceRun.road.in_(get_args(Road))))
     return {run.pop("road"): LastRun(**run) for run in runs}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskmanager.alerts import watch
 from taskmanager.config import Settings
 from taskmanager.db import schema
 from taskmanager.db.connection import close_connection, release_connection
@@ -23,6 +24,7 @@ from taskmanager.notify import deliveries
 
 LOOK_SECONDS = 1.0
 SENDING_SECONDS = 5.0  # of webhooks; then the other steps have their turn
+ALERTS_EVERY_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 60.0  # after a step has failed again and again
 STOP_SECONDS = 3.0  # what the end of a process waits for a step
 
@@ -58,7 +60,10 @@ def steps_of(settings: Settings) -> list[Step]:
             rules=rules, budget_seconds=SENDING_SECONDS, is_stopping=is_stopping, resting=resting
         )
 
-    return [Step("webhooks", 0, send_webhooks)]
+    return [
+        Step("webhooks", 0, send_webhooks),
+        Step("alerts", ALERTS_EVERY_SECONDS, lambda _: watch.run(settings)),
+    ]
 
 
 def has_tables() -> bool:

@@ -112,6 +112,7 @@ RULES = {
     "PATCH /api/admin/keys/{key}": Rule("admin", {"name": "n"}),
     "POST /api/admin/keys/{key}/rotate": Rule("admin", {}),
     "DELETE /api/admin/keys/{key}": Rule("admin"),
+    "GET /api/alerts": Rule("admin"),
     "GET /api/webhooks": Rule("admin"),
     "POST /api/webhooks": Rule("admin", {"name": "h", "url": "https://example.org/"}),
     "GET /api/webhooks/{webhook}": Rule("admin"),

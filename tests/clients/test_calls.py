@@ -26,6 +26,7 @@ CALLS = re.findall(
 LEFT_TO_CALL = (
     "/admin/",
     "/webhooks",
+    "/alerts",
     "/maintenance/",
     "/openapi.json",
     "/docs",

@@ -70,6 +70,7 @@ ANSWERS = {
     "Webhook": "Webhook",
     "NewWebhook": "NewWebhook",
     "Delivery": "Delivery",
+    "Alert": "Alert",
     "AuditEvent": "AuditEvent",
     "ClientFile": "ClientFile",
 }
@@ -215,6 +216,7 @@ def make_each_call(tm: Client) -> None:
     assert "taskmanager_tasks{" in tm.metrics()
     assert "TaskManager.php" in [file["name"] for file in tm.clients()]
 
+    assert tm.alerts() == []
     hook = tm.create_webhook("billing", "https://example.org/hooks")
     assert hook["secret"].startswith("whsec_")
     assert tm.cancel(tm.create("job", {"n": 4}, notify="billing").id).notify == "billing"

@@ -23,7 +23,7 @@ PAGES = [
     *("", "/tasks", "/tasks?status=failed", "/tasks/1", "/tasks/2", "/tasks/new?type=mail.send"),
     *("/errors", "/types", "/types/mail.send", "/schedules", "/workers", "/workers/mailer"),
     *("/admin", "/admin/audit", "/admin/doctor", "/admin/settings", "/tasks/999"),
-    *("/webhooks", "/webhooks/1"),
+    *("/webhooks", "/webhooks/1", "/alerts"),
 ]
 SCHEMA = {
     "type": "object",

@@ -48,25 +48,54 @@ def test_the_overview_says_what_needs_somebody(api: Api, person: SignIn, clock: 
     api.create("forgotten")
     api.create("halted")
     api.patch("/api/task-types/halted", {"is_paused": True})
-    clock.advance(600)
+    clock.advance(1_200)
     for _ in range(6):
         api.create("failing")
         api.complete(api.claim(type="failing"), success=False, is_retryable=False)
-    page = person().page("/dashboard")
-    assert "forgotten has 1 task waiting, the oldest for 10 min, and nobody works on it." in page
-    assert "halted is paused and has 1 task waiting." in page
-    assert "failing 6 of 6 tasks failed in the last hour." in page
-    assert "Maintenance has never run" in page
+    assert "Maintenance has never run" in person().page("/dashboard")
+    clock.advance(60)
     api.post("/api/maintenance/run")
-    assert "Maintenance" not in person().page("/dashboard")
+    page = person().page("/dashboard")
+    assert "forgotten has tasks waiting, the oldest for 21 min, and nobody works on it." in page
+    assert "halted is paused and has 1 task waiting." in page
+    assert "failing has 6 failures among 6 tasks that ended in the last hour." in page
+    assert "Maintenance" not in page
+    limited = person(["tasks:read"], task_types=["forgotten"]).page("/dashboard")
+    assert "forgotten has tasks waiting" in limited
+    assert "failing" not in limited
+
+
+def test_alerts_show_what_is_open_what_has_ended_and_the_rules(
+    api: Api, person: SignIn, clock: Clock
+) -> None:
+    page = person().page("/dashboard/alerts")
+    assert "The rules were never looked at" in page
+    assert "Alerts are sent nowhere" in page
+    api.register()
+    api.create()
+    clock.advance(1_200)
+    api.post("/api/maintenance/run")
+    page = person().page("/dashboard/alerts")
+    assert "Open job has tasks waiting, the oldest for 20 min, and nobody works on it." in page
+    assert "To do: Start a worker for this type" in page
+    assert "no_worker a type with waiting tasks that no worker takes 900 seconds" in page
+    api.complete(api.claim())
+    for _ in range(7):
+        clock.advance(60)
+        api.post("/api/maintenance/run")
+    page = person().page("/dashboard/alerts")
+    assert "Nothing is wrong." in page
+    assert "Ended job has tasks waiting, the oldest for" in page
 
 
 def test_a_key_that_is_about_to_expire_is_said_to_admins(
     api: Api, person: SignIn, clock: Clock
 ) -> None:
     api.register()
-    key_with(["tasks:read"], expires_at=clock.now + 3 * 86_400_000)
-    assert "somebody is a key that expires in 3 days." in person().page("/dashboard")
+    key_with(["tasks:read"], expires_at=clock.now + 30 * 86_400_000)
+    assert "is a key that expires" not in person().page("/dashboard")
+    clock.advance(27 * 86_400)
+    assert "…) is a key that expires in 3 days." in person().page("/dashboard")
     assert "expires" not in person(["tasks:read"]).page("/dashboard")
 
 
@@ -268,7 +297,7 @@ def test_no_page_writes(app: Flask, api: Api, person: SignIn, monkeypatch: Any) 
     monkeypatch.setattr(database.obj, "execute_sql", watch)
     for path in ("", "/tasks", f"/tasks/{task['id']}", "/errors", "/types", "/types/job"):
         assert somebody.get(f"/dashboard{path}").status_code == 200
-    for path in ("/schedules", "/workers", "/admin", "/admin/audit", "/admin/settings"):
+    for path in ("/schedules", "/workers", "/admin", "/alerts", "/admin/audit", "/admin/settings"):
         assert somebody.get(f"/dashboard{path}").status_code == 200
     assert begun == []
 

@@ -54,6 +54,7 @@ RULES = {
     "POST /dashboard/admin/keys": Rule("admin", {"name": "n", "role": "viewer"}),
     "POST /dashboard/admin/keys/{key}/rotate": Rule("admin"),
     "POST /dashboard/admin/keys/{key}/revoke": Rule("admin", {"confirmed": "1"}),
+    "GET /dashboard/alerts": Rule("admin"),
     "GET /dashboard/admin/audit": Rule("admin"),
     "GET /dashboard/admin/doctor": Rule("admin"),
     "GET /dashboard/admin/settings": Rule("admin"),

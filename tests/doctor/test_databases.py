@@ -12,6 +12,7 @@ from flask import Flask
 
 from taskmanager.access import key_changes, keys
 from taskmanager.access.caller import OPERATOR
+from taskmanager.alerts import state
 from taskmanager.app import close_app
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
@@ -33,12 +34,10 @@ on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def examined(tmp_path: Path, database_url: str) -> Callable[[], Report]:
+def examined(tmp_path: Path, database_url: str) -> Callable[..., Report]:
     """What the doctor finds in this process, on the database of `app`, by the moved clock."""
-    settings = load_settings(
-        {"instance_path": tmp_path / "instance", "database_url": database_url}, environ={}
-    )
-    return lambda: report_on(settings)
+    place = {"instance_path": tmp_path / "instance", "database_url": database_url}
+    return lambda **more: report_on(load_settings({**place, **more}, environ={}))
 
 
 def report_on(settings: Settings) -> Report:
@@ -179,6 +178,23 @@ def test_without_a_key_in_force_that_may_administer_there_is_a_problem(
     assert examined().of("admin_key")["found"] == "There is 1 admin key."
     clock.advance(1)
     assert examined().level("admin_key") == "problem"
+
+
+def test_alerts_that_cannot_be_sent_are_found(
+    api: Api, examined: Callable[..., Report], clock: Clock
+) -> None:
+    assert examined().of("alerts")["found"].startswith("Not applicable: TASKMANAGER_ALERT_EMAIL")
+    settings = {"alert_email": "me@example.org"}
+    assert examined(**settings).of("alerts")["found"] == "Alerts go by email. None was sent yet."
+    assert state.claim("email", now=clock.now)
+    state.record_failure("email", "Nothing takes the connection there.", now=clock.now)
+    found = examined(**settings).of("alerts")
+    assert (found["level"], found["found"]) == (
+        *("warning", "Alerts cannot be sent by email: Nothing takes the connection there."),
+    )
+    assert found["remedy"].endswith("taskmanager alerts test")
+    state.record_sent("email", "emailed", [], now=clock.now)
+    assert examined(**settings).level("alerts") == "ok"
 
 
 def test_cron_is_missed_after_a_quarter_of_an_hour_and_its_road_is_named(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from taskmanager.access.caller import OPERATOR
+from taskmanager.alerts.findings import Finding, find_all
 from taskmanager.app import create_app
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import cache, close_connection, database, dialect, skips_locked
@@ -296,6 +297,11 @@ def gets(path: str) -> Callable[[Api], Any]:
     return lambda api: api.get(path)
 
 
+def look_for_alerts(api: Api) -> list[Finding]:
+    settings = api.client.application.extensions["taskmanager"]
+    return find_all(settings=settings, now=utc_now())
+
+
 def from_cursor(query: str) -> Callable[[Api], Any]:
     """A page that begins behind all tasks of one of the priorities."""
     cursor = _cursor({"id": 10**9, "claim_rank": -5}, "claim_rank")
@@ -368,6 +374,7 @@ KEYS = ("tasks_key_forever", "tasks_key_while_open")
 CALLS = {
     "claim of one type": Call(claims(type="plan.a"), (BY_PRIORITY,)),
     "claim of a type with a long backlog": Call(claims(type="crowded"), (BY_PRIORITY,)),
+    "the rules of alerts": Call(look_for_alerts, (BY_ID,)),
     "claim of three types": Call(claims(task_types=list(PLAN_TYPES)), (BY_PRIORITY,)),
     "claim by a pattern": Call(claims(type_pattern="plan.%"), (BY_PRIORITY,)),
     "claim of anything": Call(claims(), (BY_PRIORITY,)),

@@ -38,6 +38,7 @@ PAGES = {
     "keys": "/admin",
     "webhooks": "/webhooks",
     "webhook": "/webhooks/1",
+    "alerts": "/alerts",
     "audit": "/admin/audit",
     "doctor": "/admin/doctor",
     "settings": "/admin/settings",

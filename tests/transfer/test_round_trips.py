@@ -118,6 +118,7 @@ ADDED: dict[str, tuple[int | None, ...]] = {
 }
 NEW_TABLES = (
     *("maintenance_runs", "task_tags", "task_log_cuts", "task_log_readers", "period_counts"),
+    *("alerts", "alert_channels"),
 )
 
 

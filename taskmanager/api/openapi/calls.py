@@ -6,11 +6,11 @@ There is one entry per endpoint. `build_document()` fails if one is missing or s
 from typing import Any, NamedTuple
 
 from taskmanager.api import request_schemas as given
-from taskmanager.api.json_schema import FLAG, TEXT, Schema, like, list_of, one_of, record
+from taskmanager.api.json_schema import FLAG, TEXT, Schema, like, list_of, one_of, or_null, record
 from taskmanager.api.openapi.schemas import CURSOR, page_of, ref
 from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
 from taskmanager.api.requests import RequestBody
-from taskmanager.api.serializers import COUNT, NUMBER
+from taskmanager.api.serializers import COUNT, NUMBER, TIME
 from taskmanager.queue.flow.batches import CALLBACKS
 
 
@@ -198,6 +198,14 @@ CALLS: dict[str, Call] = {
     "webhooks.rotate": Call(ref("NewWebhook"), {"overlap_seconds": 3_600}),
     "webhooks.deliveries": Call(page_of("deliveries", "Delivery", next_cursor=CURSOR)),
     "webhooks.resend": Call(ref("Delivery")),
+    "alerts.list_all": Call(
+        page_of(
+            "alerts",
+            "Alert",
+            looked_at=or_null(TIME),
+            channels=list_of(ref("AlertChannel")),
+        )
+    ),
     "audit.list_all": Call(page_of("events", "AuditEvent", next_cursor=CURSOR)),
     "maintenance.run": Call(record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT)),
     "doctor.examine_host": Call(ref("Diagnosis")),

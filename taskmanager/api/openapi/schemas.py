@@ -165,6 +165,8 @@ COMPONENTS: dict[str, Schema] = {
     "Webhook": serializers.WEBHOOK.schema(),
     "NewWebhook": serializers.WEBHOOK.schema(secret=like(TEXT, "whsec_… (shown this once)")),
     "Delivery": serializers.DELIVERY.schema(),
+    "Alert": serializers.ALERT.schema(),
+    "AlertChannel": serializers.ALERT_CHANNEL.schema(),
     "AuditEvent": serializers.AUDIT_EVENT.schema(),
     "Diagnosis": record(
         version=like(TEXT, "1.0.0"),

@@ -230,6 +230,20 @@ class Delivery(TypedDict):
     created_at: str
 
 
+class Alert(TypedDict):
+    """What was wrong, from when to when; `ended_at` is None while it still is."""
+
+    id: int
+    rule: str
+    subject: str
+    message: str
+    remedy: str
+    began_at: str
+    last_seen_at: str
+    ended_at: str | None
+    notified_at: str | None
+
+
 class AuditEvent(TypedDict):
     """What somebody did, or tried to do."""
 

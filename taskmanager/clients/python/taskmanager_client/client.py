@@ -540,6 +540,11 @@ class Client:
         delivery: answers.Delivery = self.call("POST", path, {})
         return delivery
 
+    def alerts(self) -> list[answers.Alert]:
+        """What is wrong, and what was wrong in the last seven days."""
+        found: list[answers.Alert] = self.call("GET", "/alerts")["alerts"]
+        return found
+
     def audit(self) -> Iterator[answers.AuditEvent]:
         """What was done with keys and types and to many tasks, the newest first."""
         for page in self._pages("/admin/audit", {}):
