@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from taskmanager.alerts.mail import SECONDS, send_mail
 from taskmanager.alerts.messages import Message, json_of
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings
 from taskmanager.notify.addresses import AddressRefused
 from taskmanager.notify.deliveries import rules_of
 from taskmanager.notify.sending import NotSent, post
+
+
+SECONDS = 15.0  # for one message
 
 
 class Channel(NamedTuple):
@@ -29,6 +31,9 @@ def configured(settings: Settings) -> list[Channel]:
 
 
 def _by_email(settings: Settings, message: Message, seconds: float) -> str:
+    # smtplib and email take a while to load, and most processes never send a mail.
+    from taskmanager.alerts.mail import send_mail
+
     return send_mail(
         message,
         server=settings.smtp_url,
