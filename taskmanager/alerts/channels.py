@@ -10,7 +10,6 @@ from taskmanager.notify.addresses import AddressRefused
 from taskmanager.notify.deliveries import rules_of
 from taskmanager.notify.sending import NotSent, post
 
-
 SECONDS = 15.0  # for one message
 
 
