@@ -16,7 +16,7 @@ from taskmanager.queue import history, workers
 from taskmanager.queue.flow import deadlines
 from taskmanager.queue.holder import (
     Holder,
-    lock_tasks,
+    lock_held,
     put_back,
     require_holder,
     update_held,
@@ -96,7 +96,7 @@ def renew_lease(
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     A crash leaves the old lease.
     """
-    task = lock_tasks([task_id], caller).get(task_id)
+    task = lock_held([task_id], caller).get(task_id)
     if task is not None and task["status"] == "cancelled":
         return task
     held = [_require_renewable(task, task_id, holder, now)]
@@ -116,7 +116,7 @@ def release_task(
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     A crash leaves it claimed.
     """
-    task = require_holder(lock_tasks([task_id], caller).get(task_id), task_id, holder)
+    task = require_holder(lock_held([task_id], caller).get(task_id), task_id, holder)
     workers.record_sign_of_life(holder.worker_id, now=now)
     [released] = _release([task], delay_seconds, caller, now)
     return released
@@ -191,7 +191,7 @@ def _renew_slice(
     worker_id: str, after: int, caller: Caller, now: int
 ) -> tuple[list[int], Renewals]:
     ids = _held_ids(worker_id, after)
-    tasks = lock_tasks(ids, caller)
+    tasks = lock_held(ids, caller)
     return ids, _renew_locked(worker_id, [(each, None) for each in tasks], tasks, caller, now)
 
 
@@ -199,7 +199,7 @@ def _renew_slice(
 def _renew_named(
     worker_id: str, claims: Sequence[tuple[int, str | None]], caller: Caller, now: int
 ) -> Renewals:
-    tasks = lock_tasks([task_id for task_id, _ in claims], caller)
+    tasks = lock_held([task_id for task_id, _ in claims], caller)
     return _renew_locked(worker_id, claims, tasks, caller, now)
 
 
@@ -261,7 +261,7 @@ def _release_slice(
     ids = _held_ids(worker_id, after)
     held = [
         task
-        for task in lock_tasks(ids, caller).values()
+        for task in lock_held(ids, caller).values()
         if task["status"] == "claimed" and task["worker_id"] == worker_id
     ]
     _release(held, 0, caller, now)
