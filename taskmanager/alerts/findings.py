@@ -16,7 +16,7 @@ from taskmanager.config import Settings
 from taskmanager.db.connection import dialect
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.models import MODELS
-from taskmanager.db.statements import MAX_ROWS, fetch_all, fetch_one, fetch_value, parts_of
+from taskmanager.db.statements import MAX_ROWS, execute, fetch_all, fetch_one, fetch_value, parts_of
 from taskmanager.files.space import free_space
 from taskmanager.queue import maintenance_runs, task_types
 from taskmanager.queue.claim_sql import claim_order, find_heads
@@ -105,22 +105,26 @@ def _no_worker(look: Look, seconds: float) -> Found:
                 yield look.names[type_id], {"age": _ago(at, look)}
 
 
+# Of one type: a task that is held, and when the newest task of each status was claimed.
+_WORK = ", ".join(
+    [
+        "(SELECT id FROM {tasks} {index tasks_claim_by_id} WHERE task_type_id = ? "
+        "AND status = 'claimed' AND lease_expires_at > ? LIMIT 1)",
+        *(
+            "(SELECT claimed_at FROM {tasks} {index tasks_claim_by_id} "
+            f"WHERE task_type_id = ? AND status = '{status}' ORDER BY id DESC LIMIT 1)"
+            for status in WITH_WORKER_STATUSES
+        ),
+    ]
+)
+
+
 def _last_worked_on(type_id: int, now: int) -> int:
     """When a task of the type was last claimed, as far as its newest tasks show; now if one is."""
-    if fetch_value(
-        "SELECT id FROM {tasks} {index tasks_claim_by_id} "
-        "WHERE task_type_id = ? AND status = 'claimed' AND lease_expires_at > ? LIMIT 1",
-        (type_id, now),
-    ):
+    values = (type_id, now, *[type_id] * len(WITH_WORKER_STATUSES))
+    held, *newest = execute(f"SELECT {_WORK}", values).fetchone()
+    if held is not None:
         return now
-    newest = [
-        fetch_value(
-            "SELECT claimed_at FROM {tasks} {index tasks_claim_by_id} "
-            "WHERE task_type_id = ? AND status = ? ORDER BY id DESC LIMIT 1",
-            (type_id, status),
-        )
-        for status in WITH_WORKER_STATUSES
-    ]
     # One in the future is from before the clock was set back.
     return max(at if at and at <= now + MINUTE_MS else 0 for at in newest)
 

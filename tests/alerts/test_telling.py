@@ -16,6 +16,7 @@ from taskmanager.alerts import state, watch
 from taskmanager.alerts.channels import CHANNELS, configured
 from taskmanager.cli import main
 from taskmanager.config import Settings
+from taskmanager.db.connection import database
 from taskmanager.db.statements import execute, fetch_all, fetch_value
 from taskmanager.db.transactions import write_transaction
 from tests.alerts.conftest import LOOPBACK, Mailbox, Receiver
@@ -241,8 +242,12 @@ def test_a_clock_that_was_set_back_stops_nothing(
     for _ in range(6):
         watched.begin()
         watched.end()
+    watched.begin()  # and is over when the clock is right
+    watched.api.complete(watched.api.claim())
     clock.advance(-10 * DAY)
     receiver.received.clear()
+    watched.run(2)
+    assert fetch_value("SELECT COUNT(*) FROM {alerts} WHERE is_open = 1") == 0
     watched.api.post("/api/maintenance/run", {})
     watched.begin()
     assert BEGAN in receiver.told()[-1]
@@ -254,9 +259,8 @@ def test_nothing_is_written_where_nothing_is_wrong(
     watched.run()
     watched.clock.advance(60)
     written: list[str] = []
-    from taskmanager.db.connection import database
-
-    own = database.obj.execute_sql
+    begun: list[str] = []
+    own, begin = database.obj.execute_sql, database.obj.begin
 
     def watch_sql(sql: str, *values: Any, **options: Any) -> Any:
         if sql.startswith(("INSERT", "UPDATE", "DELETE")):
@@ -264,7 +268,9 @@ def test_nothing_is_written_where_nothing_is_wrong(
         return own(sql, *values, **options)
 
     monkeypatch.setattr(database.obj, "execute_sql", watch_sql)
+    monkeypatch.setattr(database.obj, "begin", lambda *it: begun.append("begin") or begin(*it))
     watch.run(loaded)
+    assert len(begun) == 1
     assert [statement.split()[1].strip('"`') for statement in written] == ["maintenance_runs"]
 
 
