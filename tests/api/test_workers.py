@@ -424,7 +424,7 @@ class TestInSlices:
             return holder.lock_held(ids, caller)
 
         monkeypatch.setattr(lease, "SLICE_TASKS", 2)
-        monkeypatch.setattr(lease, "lock_held", lock_tasks)
+        monkeypatch.setattr(lease, "lock_held", lock_held)
         return locked
 
     def test_every_lease_of_a_worker_is_renewed(
