@@ -200,21 +200,20 @@ def _key_expiry(look: Look, days: float) -> Found:
 
 
 def _webhook_failing(look: Look, seconds: float) -> Found:
-    yield from _webhooks(look, is_active=1, seconds=seconds)
+    for row in fetch_all(
+        "SELECT name, failing_since FROM {webhooks} WHERE is_active = 1 AND failing_since <= ? "
+        "ORDER BY id",
+        (look.now - round(seconds * 1000),),
+    ):
+        yield row["name"], {"age": _ago(row["failing_since"], look)}
 
 
 def _webhook_off(look: Look, _: float) -> Found:
-    yield from _webhooks(look, is_active=0, seconds=0)
-
-
-def _webhooks(look: Look, *, is_active: int, seconds: float) -> Found:
-    """One that somebody has switched off has no `failing_since`."""
+    """One that somebody has switched off has no `disabled_at`."""
     for row in fetch_all(
-        "SELECT name, failing_since FROM {webhooks} WHERE is_active = ? AND failing_since <= ? "
-        "ORDER BY id",
-        (is_active, look.now - round(seconds * 1000)),
+        "SELECT name, disabled_at FROM {webhooks} WHERE disabled_at IS NOT NULL ORDER BY id"
     ):
-        yield row["name"], {"age": _ago(row["failing_since"], look)}
+        yield row["name"], {"age": _ago(row["disabled_at"], look)}
 
 
 QUERIES: Mapping[str, Callable[[Look, float], Found]] = {

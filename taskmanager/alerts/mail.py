@@ -20,14 +20,13 @@ from taskmanager.clock import utc_now
 from taskmanager.mail_server import MailServer
 from taskmanager.notify.sending import NotSent
 
-SECONDS = 15.0
 MAX_ANSWER = 200  # characters of what the server said
 
 Reply = tuple[int, bytes | str]
 
 
 def send_mail(
-    message: Message, *, server: MailServer, recipients: Sequence[str], seconds: float = SECONDS
+    message: Message, *, server: MailServer, recipients: Sequence[str], seconds: float
 ) -> str:
     """Sends a mail to all recipients within `seconds`; returns what the server answered.
 

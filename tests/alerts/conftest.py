@@ -1,5 +1,6 @@
 """Where alerts arrive in tests: a real mail server and a real HTTP receiver on this machine."""
 
+import contextlib
 import json
 import socket
 import ssl
@@ -56,8 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
+@contextlib.contextmanager
+def receiving() -> Iterator[Receiver]:
     server = Receiver()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -65,6 +66,12 @@ def receiver() -> Iterator[Receiver]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as server:
+        yield server
 
 
 class Mailbox:

@@ -29,8 +29,8 @@ TO = ("me@example.org", "you@example.org")
 MESSAGE = Message("[TaskManager] Zpráva", "Fronta čeká.\n.\nEnd", ())
 
 
-def send(url: str, *, to: tuple[str, ...] = TO, **options: Any) -> str:
-    return send_mail(MESSAGE, server=parse_mail_server(url), recipients=to, **options)
+def send(url: str, *, to: tuple[str, ...] = TO, seconds: float = 15) -> str:
+    return send_mail(MESSAGE, server=parse_mail_server(url), recipients=to, seconds=seconds)
 
 
 def refusal(url: str, **options: Any) -> str:
@@ -212,7 +212,7 @@ def test_a_server_that_repeats_the_password_does_not_get_it_into_an_error(
     mailbox.answer = f"554 not with {PASSWORD} or {plain}"
     server = MailServer(host="127.0.0.1", port=mailbox.port, password=PASSWORD)
     with pytest.raises(NotSent) as refused:
-        send_mail(MESSAGE, server=server, recipients=TO)
+        send_mail(MESSAGE, server=server, recipients=TO, seconds=15)
     assert str(refused.value) == "The mail server refused the mail: 554 not with *** or ***"
     assert PASSWORD not in repr(parse_mail_server(f"smtp://{LOGIN}mail.example.org"))
 
@@ -221,7 +221,7 @@ def test_a_short_password_is_not_looked_for_in_our_own_words(mailbox: Mailbox) -
     mailbox.stop()
     server = MailServer(host="127.0.0.1", port=mailbox.port, user="u", password="p")
     with pytest.raises(NotSent, match="Is the port right"):
-        send_mail(MESSAGE, server=server, recipients=TO)
+        send_mail(MESSAGE, server=server, recipients=TO, seconds=15)
     mailbox.start()
 
 
