@@ -22,6 +22,8 @@ LINKS = {
     "maintenance_silent": "doctor",
     "disk_space": "doctor",
     "key_expiry": "keys",
+    "webhook_failing": "webhooks",
+    "webhook_off": "webhooks",
 }
 
 
