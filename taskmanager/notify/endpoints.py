@@ -87,23 +87,25 @@ def change_webhook(
 ) -> Row:
     """Sets `url` or `is_active`; returns the row. An endpoint keeps its name, which tasks store.
 
-    Whoever changes it gives it three days again. Raises NotFound and InvalidRequest.
+    Whoever changes it gives it three days again, except one that was switched off for its
+    failures: that has to be switched on. Raises NotFound and InvalidRequest.
     """
     if "url" in changes:
         _require_permitted(changes["url"], rules)  # takes as long as a name server: no lock is held
-    columns: Row = dict(changes)
-    if "is_active" in columns:
-        columns |= {"is_active": int(columns["is_active"]), "disabled_at": None}
-        columns["disabled_reason"] = None
-    return _change(webhook_id, columns, ", ".join(sorted(changes)), caller, now)
+    return _change(webhook_id, changes, caller, now)
 
 
 @write_transaction
-def _change(webhook_id: int, columns: Row, what: str, caller: Caller, now: int) -> Row:
+def _change(webhook_id: int, changes: Mapping[str, Any], caller: Caller, now: int) -> Row:
     before = get_webhook(webhook_id=webhook_id)
-    columns = {**columns, "failing_since": None, "updated_at": now}
+    columns: Row = {**changes, "updated_at": now}
+    if "is_active" in changes:
+        columns |= {"is_active": int(changes["is_active"])}
+        columns |= {"disabled_at": None, "disabled_reason": None}
+    if "is_active" in changes or before["disabled_at"] is None:
+        columns["failing_since"] = None
     update("webhooks", columns, "id = ?", [webhook_id])
-    _record("webhook_changed", before, f"changed ({what})", caller, now)
+    _record("webhook_changed", before, f"changed ({', '.join(sorted(changes))})", caller, now)
     return get_webhook(webhook_id=webhook_id)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from taskmanager.access import keys
 from taskmanager.db.statements import fetch_one, update
 from tests.conftest import Api, Clock
 from tests.dashboard.conftest import Person, store_delivery, text_of
@@ -85,6 +86,19 @@ def test_a_webhook_that_was_switched_off_for_its_failures_says_why_and_is_switch
     assert api.get(f"/api/webhooks/{hook['id']}")["is_active"] is True
     owner.post(f"{path}/switch-off")
     assert "It is switched off" in owner.page(path)
+
+
+def test_the_overview_leads_an_administrator_to_a_webhook_that_was_switched_off(
+    owner: Person, person: SignIn, api: Api, hook: Any, clock: Clock
+) -> None:
+    api.register()
+    disable(hook, clock.now - DAY * 1000)
+    said = "billing is a webhook that was switched off"
+    shown = owner.get("/dashboard")
+    assert said in text_of(shown)
+    notice = shown.text[shown.text.index("Needs attention") :].split("</ul>")[0]
+    assert 'href="/dashboard/webhooks"' in notice
+    assert said not in person(keys.ROLES["viewer"]).page("/dashboard")
 
 
 def test_a_failing_webhook_says_since_when(owner: Person, hook: Any, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 
 from taskmanager.clock import format_time, utc_now
 from taskmanager.db.connection import database
-from taskmanager.db.statements import fetch_value, insert_many
+from taskmanager.db.statements import fetch_value, insert_many, update
 from taskmanager.notify import deliveries, endpoints
 from taskmanager.notify.addresses import AddressRefused
 from taskmanager.notify.sending import Rules, post
@@ -184,6 +184,20 @@ def test_a_clock_that_was_ahead_keeps_no_message_back(
     clock.advance(-365 * DAY)
     run(job)
     assert delivery(job, hook)["status"] == "delivered"
+
+
+def test_one_that_was_switched_off_stays_so_when_its_address_is_changed(
+    api: Api, hook: Any, receiver: Receiver, clock: Clock
+) -> None:
+    off = {"is_active": 0, "failing_since": clock.now, "disabled_at": clock.now}
+    update("webhooks", off, "id = ?", [hook["id"]])
+    path = f"/api/webhooks/{hook['id']}"
+    before = api.get(path)
+    changed = api.patch(path, {"url": f"{receiver.url}/new"})
+    for name in ("is_active", "failing_since", "disabled_at"):
+        assert changed[name] == before[name]
+    on = api.patch(path, {"is_active": True})
+    assert (on["failing_since"], on["disabled_at"]) == (None, None)
 
 
 def test_a_redirect_is_a_failure(job: Api, hook: Any, receiver: Receiver) -> None:
