@@ -4,6 +4,7 @@ Nothing here reads more than the ends of indexes, counts of minutes and small ta
 the same however many tasks there are.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from taskmanager.queue.claim_sql import claim_order, find_heads
 from taskmanager.queue.figures import periods
 from taskmanager.queue.figures.periods import DAY_MS, HOUR_MS, MINUTE_MS
 from taskmanager.queue.read import WITH_WORKER_STATUSES
+
+log = logging.getLogger(__name__)
 
 # The oldest task of a type has one of the lowest ids, unless so many have just been tried again.
 HEADS = 10
@@ -74,15 +77,25 @@ class Look:
 def find_all(*, settings: Settings, now: int, caller: Caller = OPERATOR) -> list[Finding]:
     """Everything that the rules find and that the caller may know. Raises DatabaseUnavailable."""
     look = Look(settings, caller, now)
-    found = [
-        Finding(rule, subject, rule.sentence.format(**values))
-        for rule, threshold in settings.alert_rules.rules()
-        if _may_see(caller, rule)
-        for subject, values in QUERIES[rule.name](look, threshold)
-    ]
+    found: list[Finding] = []
+    for rule, threshold in settings.alert_rules.rules():
+        if _may_see(caller, rule):
+            found += _found_by(rule, threshold, look)
     idle = {finding.subject for finding in found if finding.rule.name == "no_worker"}
     # That its tasks wait is said already.
     return [it for it in found if it.rule.name != "oldest_pending" or it.subject not in idle]
+
+
+def _found_by(rule: Rule, threshold: float, look: Look) -> list[Finding]:
+    """What one rule finds. If a file system does not answer, the other rules still count."""
+    try:
+        return [
+            Finding(rule, subject, rule.sentence.format(**values))
+            for subject, values in QUERIES[rule.name](look, threshold)
+        ]
+    except OSError as error:
+        log.warning("the rule %s finds nothing: %s", rule.name, error.strerror)
+        return []
 
 
 def _may_see(caller: Caller, rule: Rule) -> bool:
@@ -146,9 +159,11 @@ def _failure_share(look: Look, share: float) -> Found:
 
 def _maintenance_silent(look: Look, seconds: float) -> Found:
     runs = maintenance_runs.last_runs()
-    latest = max((runs[it].last_run_at for it in ("command", "http") if it in runs), default=0)
-    if look.now - latest > seconds * 1000:
-        said = f"last ran {_ago(latest, look)} ago" if latest else "has never run"
+    latest = max((runs[it].last_run_at for it in ("command", "http") if it in runs), default=None)
+    # Before the first run, whoever has created the first key has the time to set up cron.
+    since = fetch_value("SELECT MIN(created_at) FROM {api_keys}") if latest is None else latest
+    if since is not None and look.now - since > seconds * 1000:
+        said = "has never run" if latest is None else f"last ran {_ago(latest, look)} ago"
         yield "Maintenance", {"said": said}
 
 

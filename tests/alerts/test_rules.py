@@ -146,6 +146,8 @@ def test_maintenance_that_does_not_run(api: Api, loaded: Settings, clock: Clock)
         now = clock.now
         return [f"{it.subject} {it.sentence}" for it in find_all(settings=loaded, now=now)]
 
+    assert found() == []  # there was no time yet to set up cron
+    clock.advance(901)
     assert found()[0].startswith("Maintenance has never run: ")
     api.post("/api/maintenance/run", {})
     clock.advance(900)
@@ -173,6 +175,18 @@ def test_a_disk_without_room_for_more_files(
         it for it in find_all(settings=loaded, now=clock.now) if it.rule.name == "disk_space"
     ]
     assert found.sentence == "has room for 300 more files."
+
+
+def test_a_disk_that_does_not_answer_silences_no_other_rule(
+    api: Api, loaded: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr("taskmanager.files.space.os.statvfs", stale)
+    clock.advance(901)
+    found = find_all(settings=loaded, now=clock.now)
+    assert [it.rule.name for it in found] == ["maintenance_silent"]
 
 
 def test_a_database_that_has_grown(app: Any, loaded: Settings, clock: Clock) -> None:
