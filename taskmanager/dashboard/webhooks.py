@@ -134,4 +134,4 @@ def delete(webhook_id: int) -> Response:
 def resend(webhook_id: int, delivery: int) -> Response:
     """POST /dashboard/webhooks/{id}/deliveries/{delivery}/resend: sends it again."""
     endpoints.resend(webhook_id=webhook_id, delivery_id=delivery, caller=g.caller, now=g.now)
-    return _back_to(webhook_id, f"Delivery {delivery} is sent again.")
+    return _back_to(webhook_id, f"Delivery {delivery} is due again.")

@@ -1,6 +1,8 @@
 """The thread of a server process that works without being asked."""
 
 import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -145,3 +147,21 @@ def test_a_step_that_does_not_end_keeps_no_process(
     assert thread.daemon
     may_end.set()
     thread.join(PATIENCE_SECONDS)
+
+
+UNDER_ANOTHER_SERVER = """
+import sys, threading
+from taskmanager.app import create_app
+app = create_app({"instance_path": sys.argv[1], "database_url": ""})
+assert app.test_client().get("/api/health").status_code == 200
+assert app.test_client().get("/dashboard").status_code == 303
+print([name for name in sys.modules if name.startswith("taskmanager.serving")])
+print(threading.active_count())
+"""
+
+
+@pytest.mark.slow
+def test_under_another_server_nothing_runs_in_the_background(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", UNDER_ANOTHER_SERVER, str(tmp_path / "other")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n1\n"
