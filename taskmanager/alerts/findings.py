@@ -158,11 +158,9 @@ def _failure_share(look: Look, share: float) -> Found:
 
 
 def _maintenance_silent(look: Look, seconds: float) -> Found:
-    runs = maintenance_runs.last_runs()
-    latest = max((runs[it].last_run_at for it in ("command", "http") if it in runs), default=None)
-    # Before the first run, whoever has created the first key has the time to set up cron.
-    since = fetch_value("SELECT MIN(created_at) FROM {api_keys}") if latest is None else latest
+    since = maintenance_runs.expected_since()
     if since is not None and look.now - since > seconds * 1000:
+        latest = maintenance_runs.last_full_run()
         said = "has never run" if latest is None else f"last ran {_ago(latest, look)} ago"
         yield "Maintenance", {"said": said}
 

@@ -5,6 +5,7 @@ import time
 from flask import Blueprint, Response, g
 
 from taskmanager import __version__
+from taskmanager.alert_rules import RULES
 from taskmanager.api import prometheus, request_schemas
 from taskmanager.api.auth import PUBLIC, requires
 from taskmanager.api.rate_limits import counts_are_shared
@@ -14,6 +15,7 @@ from taskmanager.api.serializers import statistics_json
 from taskmanager.clock import format_time
 from taskmanager.db import schema
 from taskmanager.db.probe import find_write_refusal
+from taskmanager.queue import maintenance_runs
 from taskmanager.queue.figures import metrics, statistics
 
 blueprint = Blueprint("service", __name__)
@@ -27,6 +29,8 @@ def health() -> Response:
     """GET /api/health: whether the service works. 200; 503 and why, where the database
     cannot be read or written. Writes a row and deletes it, at most twice a minute if all is well.
 
+    `maintenance` is `silent` if it has not run for as long as the rule of alerts
+    says, else `running`; null where that cannot be known.
     `rate_limits` is `shared`, or `per_process` while each process counts
     requests for itself.
     """
@@ -35,6 +39,7 @@ def health() -> Response:
     data = {
         "status": "unhealthy" if refusal else "healthy",
         "database": "disconnected" if unreachable else "connected",
+        "maintenance": None if refusal else _maintenance(),
         "rate_limits": "shared" if counts_are_shared() else "per_process",
         "version": __version__,
         "uptime_seconds": int(time.monotonic() - _STARTED),
@@ -44,6 +49,13 @@ def health() -> Response:
         return success(data, "Service is healthy")
     refusal.details = data
     raise refusal
+
+
+def _maintenance() -> str:
+    rule = RULES["maintenance_silent"]
+    seconds = settings().alert_rules.values[rule.name] or rule.default or 0
+    since = maintenance_runs.expected_since()
+    return "silent" if since is not None and g.now - since > seconds * 1000 else "running"
 
 
 @blueprint.get("/stats")

@@ -10,11 +10,13 @@ import peewee
 from taskmanager.db.connection import cache
 from taskmanager.db.models import MaintenanceRun
 from taskmanager.db.queries import rows_of
+from taskmanager.db.statements import fetch_value
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable
 
 Road = Literal["command", "http", "claims"]
 
+FULL: tuple[Road, ...] = ("command", "http")  # claims do a part of it
 CLAIMS_RESOLUTION_MS = 60_000
 
 
@@ -33,6 +35,21 @@ def last_runs() -> Mapping[str, LastRun]:
     """
     runs = rows_of(MaintenanceRun.select().where(MaintenanceRun.road.in_(get_args(Road))))
     return {run.pop("road"): LastRun(**run) for run in runs}
+
+
+def last_full_run() -> int | None:
+    """When maintenance last ran by command or over HTTP; None if it never has."""
+    runs = last_runs()
+    return max((runs[road].last_run_at for road in FULL if road in runs), default=None)
+
+
+def expected_since() -> int | None:
+    """The last full run or, before the first one, when the first key was created.
+
+    Whoever has just created it has the time to set up cron. None where there is no key either.
+    """
+    last = last_full_run()
+    return fetch_value("SELECT MIN(created_at) FROM {api_keys}") if last is None else last
 
 
 @write_transaction

@@ -33,8 +33,23 @@ def test_health_says_that_all_is_well_and_nothing_that_helps_an_attacker(
     assert 0 <= data["uptime_seconds"] < 100_000
     assert set(data) == {
         *("status", "database", "version", "uptime_seconds", "timestamp", "rate_limits"),
+        "maintenance",
     }
     assert dump_tables() == before
+
+
+def test_health_shows_a_monitor_that_cron_is_dead(api: Api, clock: Clock) -> None:
+    assert api.get("/api/health")["maintenance"] == "running"  # it may still be set up
+    clock.advance(901)
+    assert b'"maintenance":"silent"' in api.client.get("/api/health").data
+    api.post("/api/maintenance/run", {})
+    assert api.get("/api/health")["maintenance"] == "running"
+    clock.advance(901)
+    api.register()
+    api.create(delay_seconds=5)
+    clock.advance(5)
+    api.claim()  # claims do part of it, which is not enough
+    assert api.get("/api/health")["maintenance"] == "silent"
 
 
 def test_an_empty_queue_has_figures(api: Api, clock: Clock) -> None:
@@ -110,6 +125,7 @@ def test_without_a_database_the_application_starts_and_says_so(tmp_path: Path) -
         "unhealthy",
         "disconnected",
     )
+    assert envelope["details"]["maintenance"] is None
     other = client.get("/api/tasks", headers={"X-API-Key": "k", "X-Request-ID": "mine"})
     assert (other.status_code, other.get_json()["code"]) == (503, "database_unavailable")
     assert int(other.headers["Retry-After"]) > 0

@@ -194,6 +194,7 @@ COMPONENTS: dict[str, Schema] = {
     "Health": record(
         status=one_of("healthy", "unhealthy"),
         database=one_of("connected", "disconnected"),
+        maintenance=or_null(one_of("running", "silent")),
         rate_limits=one_of("shared", "per_process"),
         version=like(TEXT, "1.0.0"),
         uptime_seconds=COUNT,

@@ -104,6 +104,7 @@ class Health(TypedDict):
 
     status: str
     database: str
+    maintenance: str | None
     rate_limits: str
     version: str
     uptime_seconds: int
