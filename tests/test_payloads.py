@@ -216,7 +216,7 @@ def test_two_first_starts_agree_on_the_secret(job: Api) -> None:
 
 
 def test_a_text_that_only_looks_encrypted_is_left_as_it_is(job: Api) -> None:
-    text = Keyring([NEWER]).seal("x")
+    text = Keyring([NEWER]).current.seal("x", "here")
     job.create("plain", {}, max_attempts=1)
     job.complete(job.claim(), success=False, error=text)
     assert job.get("/api/tasks?status=failed")["tasks"][0]["error_message"] == text

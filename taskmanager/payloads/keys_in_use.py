@@ -52,13 +52,20 @@ def _rows() -> list[Row]:
 
 def _secret(keys: Keyring, rows: list[Row]) -> bytes:
     """The secret of the dedupe keys; a new one where nothing was encrypted before."""
-    known = {row["id"]: bytes.fromhex(keys.open(row["secret"])) for row in rows}
-    if keys.current in known:
-        return known[keys.current]
+    opened = [keys.find(row["id"]).open(row["secret"], _place(row["id"])) for row in rows]
+    known = {row["id"]: bytes.fromhex(text) for row, text in zip(rows, opened, strict=True)}
+    key = keys.current
+    if key.id in known:
+        return known[key.id]
     secret = next(iter(known.values()), secrets.token_bytes(32))
-    row = {"id": keys.current, "secret": keys.seal(secret.hex()), "created_at": utc_now()}
+    sealed = key.seal(secret.hex(), _place(key.id))
+    row = {"id": key.id, "secret": sealed, "created_at": utc_now()}
     try:
         write_transaction(insert)("payload_keys", row)
     except peewee.IntegrityError:  # another process has just done the same
         return _secret(keys, _rows())
     return secret
+
+
+def _place(name: str) -> str:
+    return f"payload_keys.secret of id {name}"
