@@ -3,8 +3,23 @@
 They are sealed for their type: the batch has no id when they are checked, and the task neither.
 """
 
+import json
+
 from taskmanager.db.statements import Row
 from taskmanager.payloads.sealing import find_key
+
+# The columns of a batch that have such rows, as JSON.
+CALLBACKS = ("on_finished", "on_completed", "on_failed")
+
+
+def in_plain(batch: Row) -> Row:
+    """A row of batches whose callbacks are not encrypted. Raises PayloadUnreadable."""
+    return batch | {name: _in_plain(batch[name]) for name in CALLBACKS if batch[name]}
+
+
+def _in_plain(text: str) -> str:
+    row: Row = json.loads(text)
+    return json.dumps({**row, "params": opened_params(row), "payload_key": None})
 
 
 def sealed_params(row: Row) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, parts_of, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError
-from taskmanager.payloads.callbacks import opened_params, sealed_params
+from taskmanager.payloads.callbacks import CALLBACKS, opened_params, sealed_params
 from taskmanager.payloads.keyring import Keyring
 from taskmanager.payloads.sealing import TEXTS, keyring, under_key, with_opened
 
@@ -41,7 +41,6 @@ _TABLES = (
     ),
     _Table("schedules", TEXTS["schedules"], _OF_TYPE),
 )
-_CALLBACKS = ("on_finished", "on_completed", "on_failed")
 
 
 def rotate(*, report: Callable[[str, int], None]) -> int:
@@ -120,13 +119,13 @@ def _in_slices(seal_slice: Callable[[int], tuple[int, int]]) -> int:
 @write_transaction
 def _seal_batches(keys: Keyring, after: int) -> tuple[int, int]:
     """The params of the tasks that batches will create."""
-    columns = ", ".join(_CALLBACKS)
+    columns = ", ".join(CALLBACKS)
     rows = fetch_all(
         f"SELECT id, {columns} FROM {{batches}} WHERE id > ? ORDER BY id LIMIT ? {{lock_rows}}",
         (after, SLICE_ROWS),
     )
     for row in rows:
-        if texts := {name: _sealed_callback(row[name], keys) for name in _CALLBACKS if row[name]}:
+        if texts := {name: _sealed_callback(row[name], keys) for name in CALLBACKS if row[name]}:
             update("batches", texts, "id = ?", (row["id"],))
     return (rows[-1]["id"] if rows else after), len(rows)
 
