@@ -1,7 +1,7 @@
 """The keys of TASKMANAGER_PAYLOAD_KEY, and encrypting with one of them.
 
 The encryption is AES-256-GCM (NIST SP 800-38D) of the library `cryptography`. A text can only be
-decrypted for the place that it was encrypted for. See docs/decisions/0034.
+decrypted for the place that it was encrypted for. See docs/decisions/0035.
 """
 
 import base64
