@@ -34,8 +34,7 @@ STANDARD_STREAM = Path("-")
     "--payloads",
     type=click.Choice(PAYLOAD_FORMS),
     default=PAYLOAD_FORMS[0],
-    show_default=True,
-    help="How what encrypted types have stored is written.",
+    help="How what encrypted types have stored is written; encrypted by default.",
 )
 @json_option
 def export(file: Path, payloads: str, as_json: bool) -> None:
