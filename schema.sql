@@ -278,6 +278,7 @@ CREATE TABLE schedules (
     updated_at      BIGINT NOT NULL,             -- when a caller last changed it; a run does not count
     tags            TEXT,                        -- JSON: a list of texts, for its tasks
     notify          VARCHAR(255),                -- the name of a webhook endpoint, for its tasks
+    payload_key     VARCHAR(32),                 -- the key that encrypted the row; NULL: not encrypted
     CONSTRAINT schedules_name UNIQUE (name),
     CONSTRAINT schedules_timing CHECK ((cron IS NULL) <> (interval_seconds IS NULL)),
     CONSTRAINT schedules_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)

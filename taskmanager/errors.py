@@ -154,6 +154,12 @@ class ResultTooLarge(TooLarge):
     code = "result_too_large"
 
 
+class PayloadUnreadable(TaskManagerError):
+    """An encrypted text cannot be decrypted; only the owner of the host can change that."""
+
+    code = "payload_unreadable"
+
+
 class ConfigurationError(TaskManagerError):
     """The settings or the installation stop the start; the message says what to write."""
 

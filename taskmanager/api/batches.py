@@ -13,7 +13,7 @@ from taskmanager.api.responses import success
 from taskmanager.api.serializers import BATCH, task_json
 from taskmanager.db.statements import Row
 from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
-from taskmanager.payloads.sealing import sealed
+from taskmanager.payloads.callbacks import sealed_params
 from taskmanager.queue import bulk
 from taskmanager.queue.answer_size import LARGE_COLUMNS, require_small
 from taskmanager.queue.columns import params_text
@@ -192,8 +192,8 @@ def _callback(name: str, body: Values) -> str | None:
         raise InvalidRequest(
             f"{name}: {checked.message}", code=checked.code, details=checked.details
         )
-    params = sealed(params_text(asked["params"]), of=checked)
-    return json.dumps({**checked, "params": params}, ensure_ascii=False)
+    row = {**checked, "params": params_text(asked["params"])}
+    return json.dumps({**row, "params": sealed_params(row)}, ensure_ascii=False)
 
 
 def _results(stored: Sequence[Stored]) -> dict[str, Any]:

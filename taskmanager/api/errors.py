@@ -26,6 +26,7 @@ STATUS_OF: dict[type[errors.TaskManagerError], int] = {
     errors.TooLarge: 413,
     errors.RateLimited: 429,
     errors.DatabaseUnavailable: 503,
+    errors.PayloadUnreadable: 503,
     errors.TaskManagerError: 500,
 }
 

@@ -3,8 +3,8 @@
 import re
 
 from taskmanager.api.requests import Values
-from taskmanager.errors import InvalidRequest, NotFound
-from taskmanager.queue import dedupe, read, task_types
+from taskmanager.errors import InvalidRequest
+from taskmanager.queue import dedupe, read
 
 
 def task_filter_of(filters: Values) -> read.TaskFilter:
@@ -16,13 +16,7 @@ def task_filter_of(filters: Values) -> read.TaskFilter:
                 "dedupe_key must be 64 hexadecimal digits as a task shows it, or, together with "
                 "the name of its type, what was sent as dedupe_key."
             )
-        named["dedupe_key"] = _stored_key(filters["type"], key)
+        named["dedupe_keys"] = dedupe.possible_keys(type_name=filters["type"], requested_key=key)
+    elif key is not None:
+        named["dedupe_keys"] = (key,)
     return read.TaskFilter(statuses=filters["status"], type_pattern=filters["type"], **named)
-
-
-def _stored_key(type_name: str, requested_key: str) -> str:
-    key = dedupe.dedupe_key(type_name=type_name, params=None, requested_key=requested_key)
-    try:
-        return dedupe.stored_key(key, task_types.get_type_of_new_task(name=type_name))
-    except NotFound:  # no task has it
-        return key

@@ -53,9 +53,17 @@ def list_types(api: Call, as_json: bool) -> None:
         show_json(types)
         return
     show_table(
-        ("name", "version", "state", "open tasks", *RATE_COLUMNS),
+        ("name", "version", "state", "open tasks", *RATE_COLUMNS, "kept days", "encrypted"),
         (
-            (one["name"], one["version"], _state(one), one["open_tasks"], *rate_cells(one))
+            (
+                one["name"],
+                one["version"],
+                _state(one),
+                one["open_tasks"],
+                *rate_cells(one),
+                one["retention_days"],
+                "yes" if one["is_encrypted"] else "no",
+            )
             for one in types
         ),
     )

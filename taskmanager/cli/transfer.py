@@ -17,6 +17,7 @@ from taskmanager.clock import utc_now
 from taskmanager.errors import TransferFailed
 from taskmanager.transfer.exporting import export_queue
 from taskmanager.transfer.files import new_file, reading, unpacked
+from taskmanager.transfer.format import PAYLOAD_FORMS
 from taskmanager.transfer.importing import import_queue
 from taskmanager.transfer.php.conversion import Conversion
 from taskmanager.transfer.php.importing import import_php
@@ -29,12 +30,20 @@ STANDARD_STREAM = Path("-")
 
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option(
+    "--payloads",
+    type=click.Choice(PAYLOAD_FORMS),
+    default=PAYLOAD_FORMS[0],
+    help="How what encrypted types have stored is written; encrypted by default.",
+)
 @json_option
-def export(file: Path, as_json: bool) -> None:
+def export(file: Path, payloads: str, as_json: bool) -> None:
     """Write the whole queue to FILE. The queue may be in use.
 
     A FILE that ends in .gz is compressed. - means standard output. The file
-    contains all params and results, so protect it like the database.
+    contains all params and results, so protect it like the database. Those of
+    encrypted types stay encrypted, and an import needs the same
+    TASKMANAGER_PAYLOAD_KEY, unless --payloads is plain.
     """
     to_stdout = file == STANDARD_STREAM
     if to_stdout and as_json:
@@ -42,7 +51,7 @@ def export(file: Path, as_json: bool) -> None:
     open_queue()
     progress = _Progress()
     with _stdout() if to_stdout else new_file(file) as stream:
-        rows = export_queue(stream, now=utc_now(), report=progress.show)
+        rows = export_queue(stream, now=utc_now(), report=progress.show, payloads=payloads)
     where = "standard output" if to_stdout else str(file)
     progress.close("Exported", "to", where, rows, as_json=as_json)
 

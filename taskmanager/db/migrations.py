@@ -226,7 +226,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             ),
         ),
         _new_columns("task_logs", ("payload_key VARCHAR(32)",)),
-        _new_columns("schedules", ("tags TEXT", "notify VARCHAR(255)")),
+        _new_columns("schedules", ("tags TEXT", "notify VARCHAR(255)", "payload_key VARCHAR(32)")),
         _new_columns("api_keys", ("session_epoch INTEGER NOT NULL DEFAULT 0",)),
         Ddl(
             "make task_tags",

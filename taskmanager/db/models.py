@@ -248,6 +248,7 @@ class Schedule(_Model):
     updated_at = peewee.BigIntegerField()
     tags = peewee.TextField(null=True)
     notify = peewee.CharField(255, null=True)
+    payload_key = peewee.CharField(32, null=True)
 
 
 class Webhook(_Model):

@@ -61,6 +61,7 @@ CHECKS = {
         Check("claim_path", "queue:check_claim_path", "SKIP LOCKED", TABLES),
         Check("admin_key", "queue:check_keys", "keys", TABLES),
         Check("param_schemas", "queue:check_task_types", "task types", TABLES),
+        Check("payload_keys", "queue:check_payload_keys", "keys of encrypted tasks", TABLES),
         Check("maintenance", "queue:check_maintenance", "maintenance", TABLES),
         Check("webhooks", "queue:check_webhooks", "webhooks", TABLES),
         Check("alerts", "alerts:check_alerts", "alerts", TABLES),

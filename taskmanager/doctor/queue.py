@@ -12,7 +12,10 @@ from taskmanager.db.probe import find_creation_refusal, try_to_write
 from taskmanager.db.schema import PREFIX_REMEDY, SCHEMA_VERSION, foreign_tables, schema_version
 from taskmanager.doctor.case import TABLES, Case
 from taskmanager.doctor.findings import Finding, listed, not_applicable, ok, problem, warning
+from taskmanager.errors import ConfigurationError
 from taskmanager.notify import endpoints
+from taskmanager.payloads import keys_in_use
+from taskmanager.payloads.keyring import Keyring
 from taskmanager.queue import clock_jumps, maintenance_runs, task_types
 
 SILENT_MS = 15 * 60_000
@@ -115,6 +118,30 @@ def check_task_types(case: Case) -> Iterator[Finding]:
         )
     if not unusable:
         yield ok("The schemas of all task types can be used.")
+
+
+def check_payload_keys(case: Case) -> Finding:
+    """Whether the settings have the keys that encrypted tasks need, and no more."""
+    given = case.settings.payload_key
+    try:
+        if case.call is None:
+            database.obj.keyring = Keyring(given) if given else None
+        keys_in_use.check_keys()
+    except ConfigurationError as error:
+        return problem(
+            error.message,
+            "Correct TASKMANAGER_PAYLOAD_KEY and restart. Until then the program does not start, "
+            "and without the key nobody can read these tasks.",
+        )
+    if not keys_in_use.ids_and_secrets():
+        return not_applicable("no task was ever encrypted.")
+    if len(given) > 1:
+        return warning(
+            f"TASKMANAGER_PAYLOAD_KEY has {len(given)} keys: a change of the key is not finished.",
+            "When all processes have the new first key, run: taskmanager payloads rotate. Then "
+            "remove the others from the setting.",
+        )
+    return ok("TASKMANAGER_PAYLOAD_KEY has the key that encrypted tasks need, and no other.")
 
 
 def check_maintenance(case: Case) -> Finding:

@@ -1,17 +1,18 @@
-"""The keys of TASKMANAGER_PAYLOAD_KEY: sealing with the first one, opening with all.
+"""The keys of TASKMANAGER_PAYLOAD_KEY, and encrypting with one of them.
 
-The encryption is Fernet of the library `cryptography`: AES-128-CBC with a random IV, authenticated
-by HMAC-SHA256 (https://github.com/fernet/spec). See docs/decisions/0034.
+The encryption is AES-256-GCM (NIST SP 800-38D) of the library `cryptography`. A text can only be
+decrypted for the place that it was encrypted for. See docs/decisions/0035.
 """
 
+import base64
 import hashlib
 import hmac
+import os
 from collections.abc import Sequence
 
-from taskmanager.errors import ConfigurationError
+from taskmanager.errors import ConfigurationError, PayloadUnreadable
 
-# The first byte of a Fernet token is 0x80, and its time is 32 bits in 64.
-PREFIX = "gAAAA"
+NONCE_BYTES = 12  # NIST SP 800-38D, 5.2.1.1
 
 
 def key_id(key: str) -> str:
@@ -19,8 +20,41 @@ def key_id(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
+class Key:
+    """One key. A place is any text that names a column and a row and never changes."""
+
+    def __init__(self, key: str) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self.id = key_id(key)
+        given = base64.urlsafe_b64decode(key)
+        self._cipher = AESGCM(hmac.digest(given, b"taskmanager payload encryption", "sha256"))
+
+    def seal(self, text: str, place: str) -> str:
+        """The text, encrypted for a place."""
+        nonce = os.urandom(NONCE_BYTES)
+        content = text.encode("utf-8", "surrogatepass")
+        encrypted = nonce + self._cipher.encrypt(nonce, content, place.encode())
+        return base64.b64encode(encrypted).decode()
+
+    def open(self, text: str, place: str) -> str:
+        """What was sealed for the place. Raises PayloadUnreadable for any other text."""
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            content = base64.b64decode(text, validate=True)
+            nonce, encrypted = content[:NONCE_BYTES], content[NONCE_BYTES:]
+            opened = self._cipher.decrypt(nonce, encrypted, place.encode())
+        except (ValueError, InvalidTag):
+            raise PayloadUnreadable(
+                f"{place} cannot be decrypted with the payload key {self.id}: it was damaged, or "
+                "changed or moved outside TaskManager. Restore the row from a backup."
+            ) from None
+        return opened.decode("utf-8", "surrogatepass")
+
+
 class Keyring:
-    """The keys of one application. `current` is the id of the one that seals.
+    """The keys of one application. `current` is the one for what is new.
 
     `secret` makes dedupe keys: it stays the same when keys are rotated. keys_in_use.py sets it.
     """
@@ -30,29 +64,24 @@ class Keyring:
     def __init__(self, keys: Sequence[str]) -> None:
         """`keys` is not empty. Raises ConfigurationError without the library."""
         try:
-            from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+            self._keys = {key_id(key): Key(key) for key in keys}
         except ImportError:
             raise ConfigurationError(
                 "TASKMANAGER_PAYLOAD_KEY needs the package cryptography: "
                 "pip install 'cryptography>=42'. Without it, leave the setting empty."
             ) from None
-        self.ids = tuple(key_id(key) for key in keys)
-        self.current = self.ids[0]
-        self._all = MultiFernet([Fernet(key) for key in keys])
-        self._not_ours = InvalidToken
+        self.ids = tuple(self._keys)
+        self.current = self._keys[self.ids[0]]
 
-    def seal(self, text: str) -> str:
-        """The text, encrypted with the first key."""
-        return self._all.encrypt(text.encode("utf-8", "surrogatepass")).decode()
-
-    def open(self, text: str) -> str:
-        """What was sealed with one of the keys; any other text as it is."""
-        if not text.startswith(PREFIX):
-            return text
-        try:
-            return self._all.decrypt(text).decode("utf-8", "surrogatepass")
-        except self._not_ours:
-            return text
+    def find(self, name: str) -> Key:
+        """The key with this id. Raises PayloadUnreadable."""
+        if name not in self._keys:
+            raise PayloadUnreadable(
+                f"TASKMANAGER_PAYLOAD_KEY lacks the key {name}, which encrypted this. Add it "
+                "after a comma, and restart.",
+                code="no_payload_key",
+            )
+        return self._keys[name]
 
     def hide_key(self, dedupe_key: str) -> str:
         """A dedupe key that does not show what it is of to anybody without the secret."""

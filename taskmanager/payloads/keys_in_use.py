@@ -18,8 +18,19 @@ from taskmanager.payloads.sealing import keyring, require_keyring
 
 
 def require_keys() -> None:
-    """Raises ConfigurationError where a key is missing without which tasks cannot be read."""
-    keys, rows = keyring(), _rows()
+    """Raises ConfigurationError where a key is missing without which tasks cannot be read.
+
+    If something is encrypted, notes that the database needs the first key.
+    """
+    check_keys()
+    keys, rows = keyring(), ids_and_secrets()
+    if keys is not None and rows:
+        keys.secret = _secret(keys, rows)
+
+
+def check_keys() -> None:
+    """Raises the same, and notes nothing. May be part of a transaction."""
+    keys, rows = keyring(), ids_and_secrets()
     missing = [row["id"] for row in rows if keys is None or row["id"] not in keys.ids]
     if missing:
         raise ConfigurationError(
@@ -34,31 +45,38 @@ def require_keys() -> None:
                 f"The tasks of type '{row['name']}' are to be encrypted, but "
                 "TASKMANAGER_PAYLOAD_KEY is empty. `taskmanager payloads new-key` prints a key."
             )
-    elif rows:
-        keys.secret = _secret(keys, rows)
 
 
 def hide_key(dedupe_key: str) -> str:
     """The dedupe key that an encrypted task has instead of this one."""
     keys = require_keyring()
     if not keys.secret:
-        keys.secret = _secret(keys, _rows())
+        keys.secret = _secret(keys, ids_and_secrets())
     return keys.hide_key(dedupe_key)
 
 
-def _rows() -> list[Row]:
+def ids_and_secrets() -> list[Row]:
+    """The rows of payload_keys, the oldest first."""
     return fetch_all("SELECT id, secret FROM {payload_keys} ORDER BY created_at, id")
 
 
 def _secret(keys: Keyring, rows: list[Row]) -> bytes:
     """The secret of the dedupe keys; a new one where nothing was encrypted before."""
-    known = {row["id"]: bytes.fromhex(keys.open(row["secret"])) for row in rows}
-    if keys.current in known:
-        return known[keys.current]
+    opened = [keys.find(row["id"]).open(row["secret"], place_of_secret(row["id"])) for row in rows]
+    known = {row["id"]: bytes.fromhex(text) for row, text in zip(rows, opened, strict=True)}
+    key = keys.current
+    if key.id in known:
+        return known[key.id]
     secret = next(iter(known.values()), secrets.token_bytes(32))
-    row = {"id": keys.current, "secret": keys.seal(secret.hex()), "created_at": utc_now()}
+    sealed = key.seal(secret.hex(), place_of_secret(key.id))
+    row = {"id": key.id, "secret": sealed, "created_at": utc_now()}
     try:
         write_transaction(insert)("payload_keys", row)
     except peewee.IntegrityError:  # another process has just done the same
-        return _secret(keys, _rows())
+        return _secret(keys, ids_and_secrets())
     return secret
+
+
+def place_of_secret(name: str) -> str:
+    """What the secret in the row of a key is sealed for."""
+    return f"payload_keys.secret of id {name}"

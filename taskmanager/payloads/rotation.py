@@ -5,6 +5,7 @@ In slices, each a short transaction, so that it can be stopped anywhere and run 
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,41 +13,41 @@ from typing import NamedTuple
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, parts_of, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError
+from taskmanager.payloads.callbacks import CALLBACKS, opened_params, sealed_params
 from taskmanager.payloads.keyring import Keyring
-from taskmanager.payloads.sealing import keyring
+from taskmanager.payloads.sealing import TEXTS, keyring, under_key, with_opened
 
-SLICE_ROWS = 50
+SLICE_ROWS = 10  # each may hold megabytes
 LOOKED_AT = 1_000
+MAX_REST_SECONDS = 0.1
 
 
 class _Table(NamedTuple):
-    """Rows with `payload_key`: what is sealed of them, and which rows have the task's type."""
+    """Rows with `payload_key`: the columns that opening and sealing reads, and which rows have an
+    encrypted type."""
 
     name: str
     columns: Sequence[str]
     of_type: str
 
 
+_OF_TYPE = "task_type_id IN (SELECT id FROM {task_types} WHERE is_encrypted = 1)"
 _TABLES = (
-    _Table(
-        "tasks",
-        ("params", "result", "error_message", "progress_message"),
-        "task_type_id IN (SELECT id FROM {task_types} WHERE is_encrypted = 1)",
-    ),
+    _Table("tasks", TEXTS["tasks"], f"pruned_at IS NULL AND {_OF_TYPE}"),
     _Table(
         "task_logs",
-        ("message",),
+        ("task_id", "event", "attempt", "created_at", *TEXTS["task_logs"]),
         "message IS NOT NULL AND task_id IN (SELECT id FROM {tasks} WHERE payload_key IS NOT NULL)",
     ),
+    _Table("schedules", TEXTS["schedules"], _OF_TYPE),
 )
-_CALLBACKS = ("on_finished", "on_completed", "on_failed")
 
 
 def rotate(*, report: Callable[[str, int], None]) -> int:
     """Seals everything with the first key; returns how many rows were written.
 
     `report` is called with the name of a table and how many of its rows are done, now and then.
-    Raises ConfigurationError without a key.
+    Raises ConfigurationError without a key, and PayloadUnreadable for a text that cannot be opened.
     """
     keys = keyring()
     if keys is None:
@@ -57,10 +58,12 @@ def rotate(*, report: Callable[[str, int], None]) -> int:
     for table in _TABLES:
         done = 0
         for ids in _due(table, keys):
+            started = time.monotonic()
             done += _seal(table, keys, ids)
+            # Waiting writers get their turn.
+            time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
             report(table.name, done)
         total += done
-    total += _in_slices(partial(_seal_schedules, keys))
     total += _in_slices(partial(_seal_batches, keys))
     _forget_old_keys(keys)
     return total
@@ -74,7 +77,7 @@ def _due(table: _Table, keys: Keyring) -> Iterator[Sequence[int]]:
             "SELECT id, CASE WHEN payload_key <> ? OR payload_key IS NULL "
             f"AND {table.of_type} THEN 1 END AS is_due FROM {{{table.name}}} "
             "WHERE id > ? ORDER BY id LIMIT ?",
-            (keys.current, after, LOOKED_AT),
+            (keys.current.id, after, LOOKED_AT),
         )
         if not looked_at:
             return
@@ -93,12 +96,13 @@ def _seal(table: _Table, keys: Keyring, ids: Sequence[int]) -> int:
     """
     columns = ", ".join(table.columns)
     rows = fetch_all(
-        f"SELECT id, {columns} FROM {{{table.name}}} WHERE id IN ? ORDER BY id {{lock_rows}}",
+        f"SELECT id, {columns}, payload_key FROM {{{table.name}}} WHERE id IN ? "
+        "ORDER BY id {lock_rows}",
         (list(ids),),
     )
     for row in rows:
-        texts = {name: keys.seal(keys.open(row[name])) for name in table.columns if row[name]}
-        update(table.name, {**texts, "payload_key": keys.current}, "id = ?", (row["id"],))
+        texts = under_key(with_opened(row, table.name), table.name, keys.current)
+        update(table.name, texts, "id = ?", (row["id"],))
     return len(rows)
 
 
@@ -113,30 +117,15 @@ def _in_slices(seal_slice: Callable[[int], tuple[int, int]]) -> int:
 
 
 @write_transaction
-def _seal_schedules(keys: Keyring, after: int) -> tuple[int, int]:
-    rows = fetch_all(
-        "SELECT id, params, last_error FROM {schedules} WHERE id > ? AND task_type_id IN "
-        "(SELECT id FROM {task_types} WHERE is_encrypted = 1) ORDER BY id LIMIT ? {lock_rows}",
-        (after, SLICE_ROWS),
-    )
-    for row in rows:
-        texts = {
-            name: keys.seal(keys.open(row[name])) for name in ("params", "last_error") if row[name]
-        }
-        update("schedules", texts, "id = ?", (row["id"],))
-    return (rows[-1]["id"] if rows else after), len(rows)
-
-
-@write_transaction
 def _seal_batches(keys: Keyring, after: int) -> tuple[int, int]:
     """The params of the tasks that batches will create."""
-    columns = ", ".join(_CALLBACKS)
+    columns = ", ".join(CALLBACKS)
     rows = fetch_all(
         f"SELECT id, {columns} FROM {{batches}} WHERE id > ? ORDER BY id LIMIT ? {{lock_rows}}",
         (after, SLICE_ROWS),
     )
     for row in rows:
-        if texts := {name: _sealed_callback(row[name], keys) for name in _CALLBACKS if row[name]}:
+        if texts := {name: _sealed_callback(row[name], keys) for name in CALLBACKS if row[name]}:
             update("batches", texts, "id = ?", (row["id"],))
     return (rows[-1]["id"] if rows else after), len(rows)
 
@@ -144,15 +133,15 @@ def _seal_batches(keys: Keyring, after: int) -> tuple[int, int]:
 def _sealed_callback(text: str, keys: Keyring) -> str:
     task: Row = json.loads(text)
     if task["payload_key"] is not None:
-        task["params"] = keys.seal(keys.open(task["params"]))
-        task["payload_key"] = keys.current
+        task |= {"params": opened_params(task), "payload_key": keys.current.id}
+        task["params"] = sealed_params(task)
     return json.dumps(task, ensure_ascii=False)
 
 
 @write_transaction
 def _forget_old_keys(keys: Keyring) -> None:
     """Those with which nothing is sealed any more need not be in the setting."""
-    for row in fetch_all("SELECT id FROM {payload_keys} WHERE id <> ?", (keys.current,)):
+    for row in fetch_all("SELECT id FROM {payload_keys} WHERE id <> ?", (keys.current.id,)):
         used = [
             fetch_value(
                 f"SELECT id FROM {{{table.name}}} WHERE payload_key = ? LIMIT 1", (row["id"],)

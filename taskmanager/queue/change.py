@@ -10,11 +10,11 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import takes
 from taskmanager.db.errors import is_duplicate
-from taskmanager.db.statements import Row, execute, fetch_value, update
+from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, TooLarge
 from taskmanager.params import validation
-from taskmanager.payloads.sealing import opened, sealed
+from taskmanager.payloads.sealing import with_opened, with_sealed
 from taskmanager.queue import dedupe, history, store, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
 from taskmanager.queue.holder import lock_tasks
@@ -100,12 +100,13 @@ def _with_params(task: Row, params: Mapping[str, Any]) -> Row:
     name = task["type"]
     task_type = task_types.get_task_type(name=name)
     validation.check_params(task_type["param_schema"], params, type_name=name)
-    text = sealed(params_text(params), of=task)
-    if not takes(text):
+    columns = with_sealed({"params": params_text(params)}, of=task)
+    if not takes(columns["params"]):
         raise TooLarge
-    columns = {"params": text, "type_version": task_type["version"]}
-    old = fetch_value("SELECT params FROM {tasks} WHERE id = ?", (task["id"],))
-    old_key = dedupe.dedupe_key(type_name=name, params=json.loads(opened(old)))
+    columns["type_version"] = task_type["version"]
+    [old] = fetch_all("SELECT id, params, payload_key FROM {tasks} WHERE id = ?", (task["id"],))
+    old_params = json.loads(with_opened(old)["params"])
+    old_key = dedupe.dedupe_key(type_name=name, params=old_params)
     if task["dedupe_key"] == dedupe.stored_key(old_key, task_type):
         key = dedupe.dedupe_key(type_name=name, params=params)
         columns["dedupe_key"] = dedupe.stored_key(key, task_type)

@@ -4,6 +4,7 @@ Owns the decision of what a worker may take. How the next tasks are found and
 locked is in claim_sql.py.
 """
 
+import logging
 import math
 import secrets
 from collections import Counter
@@ -14,13 +15,15 @@ from typing import NamedTuple
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, execute, fetch_all
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import NoTaskAvailable
+from taskmanager.errors import NoTaskAvailable, PayloadUnreadable
 from taskmanager.payloads.sealing import with_opened
 from taskmanager.queue import history, maintenance, task_types, workers
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
 from taskmanager.queue.claim_sql import OF_ITS_END, ClaimOrder, find_heads, lock_next
 from taskmanager.queue.flow import deadlines
 from taskmanager.queue.task_types import TaskDefaults
+
+log = logging.getLogger(__name__)
 
 MAX_ROUNDS = 20  # of looking again, while other workers take first what was found
 POLL_SECONDS_EMPTY = 5
@@ -49,25 +52,41 @@ def claim_tasks(
 
     Transition: pending → claimed.
     Commits together: the claim, the counted attempt and the history row.
-    Raises NoTaskAvailable, with a hint when to ask again, having written nothing.
+    Raises NoTaskAvailable, with a hint when to ask again, having written nothing;
+    PayloadUnreadable if none of the tasks can be decrypted. If only some cannot, they are
+    left out, and stay claimed until their lease expires.
     A crash after the commit leaves the tasks claimed until their lease expires, or
     until the worker sends the same request_id and gets them again.
     """
     if request.request_id and (repeated := _given_before(request, caller, now)):
-        return repeated
+        return _readable(repeated)
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     for rounds_left in reversed(range(MAX_ROUNDS)):
         types = _claimable_types(request, caller, defaults)
         if any(task_type["some_task_id"] for task_type in types):
             if tasks := _take(request, types, caller, now):
-                return tasks
+                return _readable(tasks)
         # The last round runs no maintenance: no round would follow to claim what becomes due.
         elif not rounds_left or not maintenance.run_slice(defaults=defaults, now=now):
             break
     # The same request, sent twice at once, may have been given the last tasks meanwhile.
     if request.request_id and (repeated := _given_before(request, caller, now)):
-        return repeated
+        return _readable(repeated)
     raise _nothing_available(request, types, now)
+
+
+def _readable(tasks: list[Row]) -> list[Row]:
+    """The tasks with their texts opened, without those that cannot be decrypted."""
+    found, problem = [], None
+    for task in tasks:
+        try:
+            found.append(with_opened(task))
+        except PayloadUnreadable as error:
+            log.error("task %s is claimed in vain: %s", task["id"], error.message)
+            problem = error
+    if problem and not found:
+        raise problem
+    return found
 
 
 @write_transaction
@@ -122,7 +141,7 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
     return [
         {
             **OF_ITS_END,
-            **with_opened(task),
+            **task,
             **held,
             "lease_expires_at": lease_end(task),
             "expires_at": None,
@@ -193,7 +212,7 @@ def _given_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:
         f"ORDER BY {request.order.order_by}",
         (request.worker_id, request.request_id, now),
     )
-    return task_types.allowed_rows(rows, caller)
+    return task_types.allowed_as_stored(rows, caller)
 
 
 def _nothing_available(request: ClaimRequest, types: Sequence[Row], now: int) -> NoTaskAvailable:

@@ -29,7 +29,7 @@ OF_ITS_END: Row = dict.fromkeys(("result", "completed_at", "pruned_at", "dedupe_
 # What a claim overwrites (see _hold() in claim.py), and what nobody asks of a claimed task.
 _OVERWRITTEN = {
     *("status", "worker_id", "claim_token", "lease_seconds", "claimed_at", "lease_expires_at"),
-    *("progress", "progress_message", "updated_at", "dedupe_seconds", "payload_key"),
+    *("progress", "progress_message", "updated_at", "dedupe_seconds"),
 }
 _COLUMNS = ", ".join(column for column in COLUMNS if column not in {*_OVERWRITTEN, *OF_ITS_END})
 _LOCKED = " {lock_free_rows}"

@@ -9,7 +9,7 @@ from taskmanager.db.connection import takes
 from taskmanager.db.statements import Row, fetch_one
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, ResultTooLarge, TaskManagerError
-from taskmanager.payloads.sealing import sealed, with_opened, with_sealed
+from taskmanager.payloads.sealing import as_long, with_opened
 from taskmanager.queue import dedupe, endings, history, retry, task_types, workers
 from taskmanager.queue.flow import batches
 from taskmanager.queue.holder import (
@@ -122,9 +122,7 @@ def complete_tasks(
 
 def _write(unwritten: dict[int, Report], now: int) -> None:
     """Stores these reports and takes them out."""
-    tasks = update_held(
-        [(task, with_sealed(changes, of=task)) for task, changes, _ in unwritten.values()]
-    )
+    tasks = update_held([(task, changes) for task, changes, _ in unwritten.values()])
     history.record_rows([event for _, _, event in unwritten.values()])
     # Late reports on tasks that failed for their leases.
     ended_before = [task for task, _, _ in unwritten.values() if task["status"] == "failed"]
@@ -167,7 +165,7 @@ def _decide(task: Row, completion: Completion, policies: dict[int, Any], now: in
         result = None
         if completion.result is not None:
             result = json.dumps(completion.result, ensure_ascii=False, separators=(",", ":"))
-            if not takes(sealed(result, of=task)):
+            if not takes(as_long(result, of=task)):
                 not_stored = {"error_message": NOT_STORED, "error_code": ResultTooLarge.code}
                 return {**finished("failed", now), **not_stored}
         no_error = {"error_message": None, "error_code": None}
@@ -195,18 +193,19 @@ def _replay(task: Row | None, completion: Completion, holder: Holder) -> Complet
         return None
     of_attempt = "AND claim_token = ? " if holder.claim_token else ""
     found = fetch_one(
-        "SELECT event, message, metadata, worker_id FROM {task_logs} WHERE task_id = ? "
+        "SELECT task_id, event, attempt, message, metadata, worker_id, created_at, payload_key "
+        "FROM {task_logs} WHERE task_id = ? "
         f"{of_attempt}AND event IN ('claimed', 'completed', 'failed', 'retry_scheduled') "
         "ORDER BY id DESC LIMIT 1",
         (task["id"], holder.claim_token) if holder.claim_token else (task["id"],),
     )
     if found is None or found["event"] == "claimed" or found["worker_id"] != holder.worker_id:
         return None
-    event = with_opened(found, ("message",))
+    event = with_opened(found, "task_logs")
     if completion.success and event["message"] == NOT_STORED:
         return CompletionOutcome(error=_result_too_large(completion))
-    row = fetch_one("SELECT result FROM {tasks} WHERE id = ?", (task["id"],))
-    result = with_opened(row or {"result": None}, ("result",))["result"]
+    row = fetch_one("SELECT id, result, payload_key FROM {tasks} WHERE id = ?", (task["id"],))
+    result = with_opened(row or {"result": None})["result"]
     if not _is_same_report(completion, event, result):
         return None
     will_retry = event["event"] == "retry_scheduled"

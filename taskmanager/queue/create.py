@@ -16,7 +16,7 @@ from taskmanager.errors import (
     TooLarge,
 )
 from taskmanager.params import validation
-from taskmanager.payloads.sealing import require_keyring, sealed
+from taskmanager.payloads.sealing import as_long, require_keyring
 from taskmanager.queue import change, dedupe, outbox, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text
 from taskmanager.queue.flow import deadlines
@@ -168,9 +168,9 @@ def _new_row(
     policy = request.get("dedupe") or task_type["dedupe"] or dedupe.DEFAULT_POLICY
     priority = _first_given(request.get("priority"), task_type["priority"], 0)
     available_at = max(now, available_from(request, now))
-    of: Row = {"payload_key": require_keyring().current if task_type["is_encrypted"] else None}
-    text = sealed(params_text(params), of=of)
-    if not takes(text):
+    of: Row = {"payload_key": require_keyring().current.id if task_type["is_encrypted"] else None}
+    text = params_text(params)
+    if not takes(as_long(text, of=of)):
         raise TooLarge
     key = dedupe.dedupe_key(type_name=name, params=params, requested_key=request.get("dedupe_key"))
     return {

@@ -14,6 +14,7 @@ from typing import Any
 
 from taskmanager.db.statements import Row
 from taskmanager.payloads import keys_in_use
+from taskmanager.payloads.sealing import keyring
 
 POLICIES = ("forever", "active", "none")
 # What a request does to the task that exists already, if that still waits.
@@ -60,6 +61,12 @@ def stored_key(key: str, task_type: Row) -> str:
     does not show what the params are.
     """
     return keys_in_use.hide_key(key) if task_type["is_encrypted"] else key
+
+
+def possible_keys(*, type_name: str, requested_key: str) -> tuple[str, ...]:
+    """The stored keys of tasks that were created with this one, encrypted or not."""
+    key = dedupe_key(type_name=type_name, params=None, requested_key=requested_key)
+    return (key,) if keyring() is None else (key, keys_in_use.hide_key(key))
 
 
 def held_keys(policy: str) -> Row:

@@ -89,7 +89,7 @@ def _failures(ids: list[int]) -> Iterator[Row]:
     """Those of these tasks that have failed at least once, in any order."""
     for some in parts_of(ids, MAX_ROWS):
         rows = fetch_all(
-            "SELECT id, task_type_id, error_code, completed_at, updated_at, "
+            "SELECT id, task_type_id, error_code, completed_at, updated_at, payload_key, "
             "CASE WHEN payload_key IS NULL "
             f"THEN SUBSTR(error_message, 1, {MESSAGE_CHARACTERS}) ELSE error_message END "
             "AS error_message FROM {tasks} "

@@ -199,7 +199,7 @@ def _whole(events: Sequence[Row]) -> list[Row]:
     details: dict[int, Row] = {}
     for some in parts_of([row["id"] for row in events], MAX_ROWS):
         rows = fetch_all("SELECT * FROM {task_logs} WHERE id IN ?", (list(some),))
-        details |= {row["id"]: with_opened(row, ("message",)) for row in rows}
+        details |= {row["id"]: with_opened(row, "task_logs") for row in rows}
     whole = [{**row, **details.get(row["id"], {"event": None})} for row in events]
     same = ("task_id", "event", "created_at")  # else its id has been given to another event
     return [

@@ -25,7 +25,7 @@ from taskmanager.db.statements import (
     parts_of,
     update,
 )
-from taskmanager.payloads.sealing import all_opened, require_keyring
+from taskmanager.payloads.sealing import all_opened, with_sealed
 from taskmanager.queue.answer_size import count_that_fits
 
 # A task without one of these has at most a few events for each of its 100 attempts. So a history
@@ -52,13 +52,10 @@ def event_row(
 ) -> Row:
     """A row for `record_rows`, with the attempt, worker and claim token where `task` has them.
 
-    `status` is that of the task after the event, unless `task` has it already.
+    `status` is that of the task after the event, unless `task` has it already. The `message` is
+    encrypted if the task is.
     """
-    payload_key = None
-    if message and task.get("payload_key"):
-        keys = require_keyring()
-        message, payload_key = keys.seal(message), keys.current
-    return {
+    row = {
         "task_id": task["id"],
         "event": event,
         "status": status or task["status"],
@@ -67,10 +64,11 @@ def event_row(
         "api_key_id": caller.key_id if caller else None,
         "claim_token": task.get("claim_token"),
         "message": message,
-        "payload_key": payload_key,
+        "payload_key": task["payload_key"] if message else None,
         "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else None,
         "created_at": now,
     }
+    return with_sealed(row, of=row, table="task_logs")
 
 
 def record(tasks: Iterable[Row], event: str, **details: Any) -> None:
@@ -153,7 +151,8 @@ def _remove_oldest(task_id: int, count: int) -> None:
             events[row["event"]] += 1
     last = removed[-1]["id"]
     text = json.dumps({"events": events, "since": since})
-    nothing = dict.fromkeys(("status", "attempt", "worker_id", "api_key_id", "claim_token"))
+    columns = ("status", "attempt", "worker_id", "api_key_id", "claim_token", "payload_key")
+    nothing = dict.fromkeys(columns)
     message = f"{events.total():,} older events were removed."
     shortened = {**nothing, "event": SHORTENED, "message": message, "metadata": text}
     update("task_logs", shortened, "id = ?", (last,))
@@ -182,7 +181,7 @@ def list_logs(*, task_id: int, limit: int, cursor: int | None) -> tuple[list[Row
             "SELECT * FROM {task_logs} WHERE task_id = ? AND id >= ? AND id <= ? ORDER BY id",
             (task_id, ids[0], ids[-1]),
         )
-    return all_opened(found, ("message",)), ids[-1] if len(sizes) > count else None
+    return all_opened(found, "task_logs"), ids[-1] if len(sizes) > count else None
 
 
 def list_attempt_errors(*, task_id: int) -> tuple[list[Row], bool]:
@@ -195,5 +194,5 @@ def list_attempt_errors(*, task_id: int) -> tuple[list[Row], bool]:
         "AND event IN ('retry_scheduled', 'failed', 'lease_expired') ORDER BY id DESC LIMIT ?",
         (task_id, ATTEMPT_ERRORS_SHOWN + 1),
     )
-    shown = all_opened(newest[:ATTEMPT_ERRORS_SHOWN], ("message",))
+    shown = all_opened(newest[:ATTEMPT_ERRORS_SHOWN], "task_logs")
     return shown[::-1], len(newest) > len(shown)

@@ -20,6 +20,7 @@ from taskmanager.db.statements import (
     parts_of,
 )
 from taskmanager.errors import ClaimLost, NotAllowed, TaskFinished, TaskManagerError, TaskNotClaimed
+from taskmanager.payloads.sealing import with_legible, with_sealed
 from taskmanager.queue import dedupe, task_types
 from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits
 from taskmanager.queue.read import FINISHED_STATUSES, require_task
@@ -90,7 +91,10 @@ def _lock(task_ids: Sequence[int], caller: Caller, columns: str) -> dict[int, Ro
             f"SELECT {columns} FROM {{tasks}} WHERE id IN ? ORDER BY id {{lock_rows}}", (some,)
         )
     # Only a completed task has a result, which a repeated report alone reads: see complete.py.
-    return {row["id"]: {**row, "result": None} for row in task_types.allowed_rows(rows, caller)}
+    return {
+        row["id"]: {**with_legible(row), "result": None}
+        for row in task_types.allowed_as_stored(rows, caller)
+    }
 
 
 def require_holder(
@@ -177,7 +181,8 @@ def update_held(updates: Sequence[Update]) -> list[Row]:
 
     Nobody else can have changed them since: that is what the lock is for.
     """
-    for some in [updates] if len(updates) == 1 else _batches(updates):
+    stored = [(task, with_sealed(changes, of=task)) for task, changes in updates]
+    for some in [stored] if len(stored) == 1 else _batches(stored):
         _update_together(some)
     return [{**task, **changes} for task, changes in updates]
 

@@ -11,7 +11,6 @@ from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ClaimLost, TaskManagerError
-from taskmanager.payloads.sealing import all_opened, with_sealed
 from taskmanager.queue import history, workers
 from taskmanager.queue.flow import deadlines
 from taskmanager.queue.holder import (
@@ -70,8 +69,8 @@ def _renew(
         )
         lease = {"lease_seconds": seconds, "lease_expires_at": end}
         changes = {"status": "claimed", **lease, "updated_at": now, **(progress or {})}
-        updates.append((task, with_sealed(changes, of=task)))
-    renewed = all_opened(update_held(updates))
+        updates.append((task, changes))
+    renewed = update_held(updates)
     restored = [task for task in tasks if task["status"] != "claimed"]
     history.record(restored, "lease_restored", status="claimed", caller=caller, now=now)
     return renewed

@@ -18,13 +18,14 @@ from taskmanager.db.connection import cache, keeps_snapshot, skips_locked
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import DatabaseUnavailable
+from taskmanager.payloads.sealing import with_sealed
 from taskmanager.queue import clock_jumps, endings, history, maintenance_runs, retention
 from taskmanager.queue.figures import counts, periods
 from taskmanager.queue.flow import batches, deadlines
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.retention import DAY_MS
 from taskmanager.queue.schedules import runs
-from taskmanager.queue.task_types import TaskDefaults, with_type
+from taskmanager.queue.task_types import TaskDefaults, with_type_name
 
 SLICE_ROWS = 25
 MAX_SLICE_ROWS = 50
@@ -320,7 +321,7 @@ def _requeue_slice(now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify, "
-    columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds"
+    columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds, payload_key"
     over = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
     deadlines.end_attempts([row for row in over if deadlines.is_timed_out(row)], now=now)
     expired = [row for row in over if not deadlines.is_timed_out(row)]
@@ -335,10 +336,13 @@ def _requeue_slice(now: int, rows: int) -> int:
     _move(again, "claimed", {**requeued, "updated_at": now})
     failed = {**finished("failed", now), **error}
     del failed["claim_token"]
-    _move(exhausted, "claimed", failed)
+    _move([row for row in exhausted if row["payload_key"] is None], "claimed", failed)
+    for row in exhausted:
+        if row["payload_key"] is not None:
+            _move([row], "claimed", with_sealed(failed, of=row))
     history.record(again, "lease_expired", status="pending", now=now)
     history.record(exhausted, "lease_expired", status="failed", now=now)
-    endings.record([with_type({**row, "status": "failed"}) for row in exhausted], now=now)
+    endings.record([with_type_name({**row, "status": "failed"}) for row in exhausted], now=now)
     return len(over)
 
 

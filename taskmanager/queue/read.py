@@ -41,7 +41,7 @@ ROWS_COUNTED = 100_000  # what a total reads at most, whatever the filters leave
 class TaskFilter(NamedTuple):
     """The filters of a list; None and () do not filter. Times in milliseconds.
 
-    `dedupe_key` is the stored one. `error` is a part of the error message in any
+    `dedupe_keys` are as they are stored. `error` is a part of the error message in any
     case of letters. `params` pairs the path of a value with the text of it.
     """
 
@@ -50,7 +50,7 @@ class TaskFilter(NamedTuple):
     worker_id: str | None = None
     parent_task_id: int | None = None
     batch_id: int | None = None
-    dedupe_key: str | None = None
+    dedupe_keys: Sequence[str] = ()
     priority_min: int | None = None
     priority_max: int | None = None
     attempts_min: int | None = None
@@ -328,22 +328,24 @@ def _streams(
 
 
 def _narrow_stream(task_filter: TaskFilter) -> tuple[list[_Stream], list[_Condition]] | None:
-    """What has one dedupe key, else one parent, one batch or one tag; None: the filter has none.
+    """What has certain dedupe keys, else one parent, batch or tag; None: the filter has none.
 
     Also which of them are left to check. The tasks of one key are sorted by their ids: few share
     one, unless it is held by none.
     """
-    of_key: list[_Condition] = [("dedupe_key = ?", task_filter.dedupe_key)]
     of_parent: list[_Condition] = [("parent_task_id = ?", task_filter.parent_task_id)]
     of_batch: list[_Condition] = [("batch_id = ?", task_filter.batch_id)]
     of_tag: list[_Condition] = [("tag = ?", task_filter.tag)]
     left: list[_Condition] = []
     if task_filter.tag is not None:
         left = [("id IN (SELECT task_id FROM {task_tags} WHERE tag = ?)", task_filter.tag)]
-    if task_filter.dedupe_key is not None:
+    if task_filter.dedupe_keys:
         left += of_parent if task_filter.parent_task_id is not None else []
         left += of_batch if task_filter.batch_id is not None else []
-        return [_stream("{unique tasks_key_while_open}", of_key)], left
+        return [
+            _stream("{unique tasks_key_while_open}", [("dedupe_key = ?", key)])
+            for key in task_filter.dedupe_keys
+        ], left
     if task_filter.parent_task_id is not None:
         left += of_batch if task_filter.batch_id is not None else []
         return [_stream("{index tasks_by_parent}", of_parent)], left

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from taskmanager.db.statements import Row, fetch_all
 from taskmanager.errors import InvalidRequest
-from taskmanager.payloads.sealing import keyring, opened
+from taskmanager.payloads.sealing import all_opened, keyring
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT, count_that_fits, sizes_of
 
 MAX_SCANNED = 2_500
@@ -112,25 +112,24 @@ def _matching(ids: list[int], search: Search) -> set[int]:
     if not ids:
         return set()
     where = " AND ".join(["id IN ?", *(text for text, _ in search.conditions)])
-    columns = "id, params" if search.params else "id"
+    columns = "id, payload_key, params" if search.params else "id, payload_key"
     if search.sealed_error is not None:
-        columns += ", payload_key, error_message"
+        columns += ", CASE WHEN payload_key IS NOT NULL THEN error_message END AS error_message"
     rows = fetch_all(
         f"SELECT {columns} FROM {{tasks}} {{by_id}} WHERE {where}",
         (ids, *(value for _, value in search.conditions)),
     )
+    rows = all_opened(rows)
     if search.sealed_error is not None:
         rows = [row for row in rows if _has_error(row, search.sealed_error)]
     if search.params:
-        rows = [
-            row for row in rows if _has_params(json.loads(opened(row["params"])), search.params)
-        ]
+        rows = [row for row in rows if _has_params(json.loads(row["params"]), search.params)]
     return {row["id"] for row in rows}
 
 
 def _has_error(row: Row, part: str) -> bool:
     """Whether an encrypted message has the part; of the others the database has said so."""
-    return row["payload_key"] is None or part.lower() in opened(row["error_message"] or "").lower()
+    return row["payload_key"] is None or part.lower() in row["error_message"].lower()
 
 
 def _has_params(params: Any, wanted: Sequence[tuple[str, str]]) -> bool:

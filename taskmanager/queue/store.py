@@ -25,6 +25,7 @@ from taskmanager.db.statements import (
 )
 from taskmanager.db.transactions import SnapshotTooOld, write_transaction
 from taskmanager.errors import Conflict
+from taskmanager.payloads.sealing import IS_OPENED, with_sealed
 from taskmanager.queue import dedupe, history
 from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
 
@@ -56,7 +57,8 @@ def store_tasks(
         tasks |= _insert_or_find({index: rows[index] for index in some})
     made = [task for task, existed in tasks.values() if not existed]
     history.record(
-        [{"id": task["id"], "status": task["status"]} for task in made],  # no attempt as yet
+        # No attempt as yet.
+        [{name: task[name] for name in ("id", "status", "payload_key")} for task in made],
         "created",
         message=message,
         metadata=metadata,
@@ -86,7 +88,8 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
         if not free:
             return found
         try:
-            ids = _insert_tasks(list(free.values()))
+            ids = _insert_tasks([_without_sealed(row) for row in free.values()])
+            _store_sealed(zip(ids, free.values(), strict=True))
         except peewee.IntegrityError as error:
             if is_missing_reference(error):  # nothing ever removes a type
                 raise Conflict("The parent task has just been removed; try again.") from None
@@ -100,9 +103,23 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
             insert_tags(made)
             _insert_deadlines(made)
             for (index, row), task_id in zip(free.items(), ids, strict=True):
-                found[index] = ({**dict.fromkeys(COLUMNS), **row, "id": task_id}, False)
+                new = {**dict.fromkeys(COLUMNS), **row, "id": task_id, IS_OPENED: True}
+                found[index] = (new, False)
             return found
     raise Conflict("Tasks with the same key come and go too fast; try again.")
+
+
+def _without_sealed(row: Row) -> Row:
+    """The row to insert: without the params if they are to be encrypted."""
+    return row if row["payload_key"] is None else {**row, "params": ""}
+
+
+def _store_sealed(tasks: Iterable[tuple[int, Row]]) -> None:
+    """Stores the params of those that are encrypted, for their ids."""
+    for task_id, row in tasks:
+        if row["payload_key"] is not None:
+            texts = with_sealed({"params": row["params"]}, of={**row, "id": task_id})
+            update("tasks", texts, "id = ?", (task_id,), hint="{by_id}")
 
 
 def insert_tags(tasks: Iterable[tuple[int, Row]]) -> None:

@@ -25,7 +25,7 @@ from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
 from taskmanager.params import validation
 from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
-from taskmanager.payloads.sealing import opened, require_keyring, with_opened
+from taskmanager.payloads.sealing import all_opened, require_keyring, with_opened
 from taskmanager.queue import outbox
 
 # What a type can set for its tasks; None: the settings decide.
@@ -139,9 +139,11 @@ def _columns(fields: Mapping[str, Any]) -> Row:
     columns = dict(fields)
     if columns.get("retry") is not None:
         columns["retry"] = json.dumps(columns["retry"])
-    for switch in (*SWITCHES, "is_encrypted"):
+    for switch in SWITCHES:
         if columns.get(switch) is not None:
             columns[switch] = int(columns[switch])
+    if "is_encrypted" in columns:
+        columns["is_encrypted"] = 1 if columns["is_encrypted"] else None
     if columns.get("is_encrypted"):
         require_keyring()
     return columns
@@ -283,9 +285,17 @@ def retry_policies(type_ids: Collection[int]) -> dict[int, Any]:
 
 
 def with_type(row: Row) -> Row:
-    """A row of tasks or schedules with its type's name, which each process remembers.
+    """A row of tasks with its type's name. What is encrypted is opened.
 
-    What is encrypted is opened: every row that leaves the queue passes here.
+    Raises PayloadUnreadable.
+    """
+    return with_opened(with_type_name(row))
+
+
+def with_type_name(row: Row) -> Row:
+    """A row of tasks or schedules as it is stored, with its type's name.
+
+    Each process remembers the names.
     """
     names, type_id = cache().task_type_names, row["task_type_id"]
     if type_id not in names:
@@ -293,12 +303,17 @@ def with_type(row: Row) -> Row:
         if found is None:
             raise NotFound(f"There is no task type with id {type_id}.", code="task_type_not_found")
         names[type_id] = found["name"]
-    return with_opened({**row, "type": names[type_id]})
+    return {**row, "type": names[type_id]}
 
 
 def allowed_rows(rows: Iterable[Row], caller: Caller) -> list[Row]:
-    """The same for each row whose type the caller may touch. To the caller the others are not."""
-    return [row for row in map(with_type, rows) if caller.may_touch(row["type"])]
+    """`with_type` of each row whose type the caller may touch. To the caller the others are not."""
+    return all_opened(allowed_as_stored(rows, caller))
+
+
+def allowed_as_stored(rows: Iterable[Row], caller: Caller) -> list[Row]:
+    """The same with `with_type_name`."""
+    return [row for row in map(with_type_name, rows) if caller.may_touch(row["type"])]
 
 
 def find_task_types(
@@ -362,7 +377,7 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     for task in islice(_open_tasks(row["id"]), OPEN_TASKS_VALIDATED):
         if budget.left < MAX_WORK:
             break
-        params = json.loads(opened(task["params"]))
+        params = json.loads(with_opened(task)["params"])
         problems = validation.param_problems(schema_text, params, budget=budget)
         checked += 1
         if problems and len(examples) < REJECTED_TASKS_SHOWN:
@@ -377,7 +392,7 @@ def _open_tasks(type_id: int) -> Iterator[Row]:
         while last_id is not None:
             # Without the hint MySQL may sort all tasks of the type.
             tasks = fetch_all(
-                "SELECT id, params FROM {tasks} {index tasks_claim_by_id} "
+                "SELECT id, params, payload_key FROM {tasks} {index tasks_claim_by_id} "
                 "WHERE task_type_id = ? AND status = ? AND id > ? ORDER BY id LIMIT ?",
                 (type_id, status, last_id, OPEN_TASKS_READ_AT_ONCE),
             )

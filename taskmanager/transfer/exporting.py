@@ -1,7 +1,7 @@
 """Writes the whole queue to a stream, as it was at one moment."""
 
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 from peewee import SQL, fn
 
@@ -11,9 +11,12 @@ from taskmanager.db import schema
 from taskmanager.db.ids import next_id
 from taskmanager.db.snapshot import read_snapshot, streamed_rows
 from taskmanager.errors import TransferFailed
+from taskmanager.payloads.callbacks import in_plain
+from taskmanager.payloads.sealing import IS_OPENED, TEXTS, with_opened
 from taskmanager.transfer.format import (
     FORMAT,
     FORMAT_VERSION,
+    PAYLOAD_FORMS,
     LineWriter,
     Table,
     first_wrong,
@@ -25,13 +28,17 @@ REPORTED_ROWS = 1000
 Report = Callable[[str, int], None]
 
 
-def export_queue(stream: BinaryIO, *, now: int, report: Report) -> dict[str, int]:
+def export_queue(
+    stream: BinaryIO, *, now: int, report: Report, payloads: str = PAYLOAD_FORMS[0]
+) -> dict[str, int]:
     """Writes every row of every table of the queue; returns the number of rows by table.
+
+    `payloads` is one of PAYLOAD_FORMS. If they are plain, no keys are written.
 
     Transition: none; nothing is changed, and no writer waits.
     Commits together: everything written was in the database at the same moment.
     Raises DatabaseUnavailable; TransferFailed if the database holds a value that
-    no import would accept; OSError of the stream.
+    no import would accept; PayloadUnreadable; OSError of the stream.
     A crash leaves a file without its last line, which no import accepts.
     """
     with read_snapshot():
@@ -44,9 +51,13 @@ def export_queue(stream: BinaryIO, *, now: int, report: Report) -> dict[str, int
                 "schema_version": schema.SCHEMA_VERSION,
                 "exported_at": format_time(now),
                 "next_ids": _next_ids(),
+                "payloads": payloads,
             }
         )
-        rows = {table.name: _export_table(writer, table, report) for table in queue_tables()}
+        is_plain = payloads == "plain"
+        rows = {
+            table.name: _export_table(writer, table, report, is_plain) for table in queue_tables()
+        }
         writer.close(rows)
     return rows
 
@@ -62,11 +73,13 @@ def _next_ids() -> dict[str, int]:
     return found
 
 
-def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
+def _export_table(writer: LineWriter, table: Table, report: Report, is_plain: bool) -> int:
     writer.write({"table": table.name, "columns": list(table.columns)})
     count = 0
+    if is_plain and table.name == "payload_keys":
+        return count
     with streamed_rows(table.model.select().order_by(SQL(table.key))) as rows:
-        for row in rows:
+        for row in _plain_rows(table, rows) if is_plain else rows:
             if wrong := first_wrong(table.columns, row):
                 key = row[list(table.columns).index(table.key)]
                 raise TransferFailed(
@@ -81,3 +94,15 @@ def _export_table(writer: LineWriter, table: Table, report: Report) -> int:
                 report(table.name, count)
     report(table.name, count)
     return count
+
+
+def _plain_rows(table: Table, rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """The rows with their texts opened."""
+    for row in rows:
+        by_name = dict(zip(table.columns, row, strict=True))
+        if table.name in TEXTS:
+            by_name = {**with_opened(by_name, table.name), "payload_key": None}
+            by_name.pop(IS_OPENED, None)
+        elif table.name == "batches":
+            by_name = in_plain(by_name)
+        yield list(by_name.values())

@@ -7,10 +7,10 @@
     {"end": true, "rows": {"task_types": 1, …}, "sha256": "…"}
 
 `next_ids` in the first line has the tables whose last rows were deleted: their ids are not used
-again. A table is followed by its rows, one per line, in the order of its key. Each table refers
-only to tables before it. The last line has the number of rows and the SHA-256 of all lines before
-it. Tables and columns are those of the models, without a table prefix, so a queue can move between
-prefixes. Refuses to know files and databases.
+again. `payloads` there is one of PAYLOAD_FORMS. A table is followed by its rows, one per line, in
+the order of its key. Each table refers only to tables before it. The last line has the number of
+rows and the SHA-256 of all lines before it. Tables and columns are those of the models, without a
+table prefix, so a queue can move between prefixes. Refuses to know files and databases.
 """
 
 import hashlib
@@ -33,6 +33,8 @@ from taskmanager.errors import TransferFailed
 
 FORMAT = "taskmanager-queue"
 FORMAT_VERSION = 1
+# What the texts of encrypted types are in a file; the first is the default.
+PAYLOAD_FORMS = ("encrypted", "plain")
 MAX_HEADER_BYTES = 4096
 MAX_LINE_BYTES = 256 * 1024 * 1024  # two texts of 16 MB with every character escaped
 

@@ -18,7 +18,8 @@ from taskmanager.db.migrations import MIGRATIONS, DataStep
 from taskmanager.db.models import Schedule, Task, TaskLog, TaskType, plain_name
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import TransferFailed
+from taskmanager.errors import ConfigurationError, TransferFailed
+from taskmanager.payloads import keys_in_use
 from taskmanager.queue import history
 from taskmanager.transfer.exporting import Report
 from taskmanager.transfer.format import FORMAT_VERSION, LineReader, Table, first_wrong, queue_tables
@@ -83,6 +84,10 @@ def _replace_all(
     for table in reversed(import_.tables.values()):
         table.model.delete().execute()
     import_.run()
+    try:
+        keys_in_use.check_keys()
+    except ConfigurationError as error:
+        raise TransferFailed(f"{error.message} Nothing was imported.") from None
     if HISTORY in import_.next_ids() and not _counts_on(HISTORY):
         # Readers of the history have seen rows with higher ids, which were deleted.
         history.record_cut(TaskLog.select(fn.MAX(TaskLog.id)).scalar() or 0)

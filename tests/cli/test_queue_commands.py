@@ -157,7 +157,11 @@ def test_types_workers_and_schedules_are_listed_and_switched(
     assert run("types", "pause", "other").stdout == "other is paused\n"
     assert [row[2] for row in rows(run("types", "list"))] == ["active", "paused"]
     assert run("types", "resume", "other").stdout == "other is active\n"
-    assert json.loads(run("types", "show", "other").stdout)["param_schema"] == {"type": "object"}
+    shown = json.loads(run("types", "show", "other").stdout)
+    assert shown["param_schema"] == {"type": "object"}
+    assert (shown["retention_days"], shown["is_encrypted"]) == (None, False)
+    api.patch("/api/task-types/other", {"retention_days": 7})
+    assert [row[-2:] for row in rows(run("types", "list"))] == [["-", "no"], ["7", "no"]]
     assert rows(run("workers", "list"))[0][:5] == ["w1", "active", "0", "20", "10"]
     [listed] = rows(run("schedules", "list"))
     assert listed[1:4] == ["nightly", "other", "0 3 * * *"]
@@ -222,7 +226,7 @@ def test_lists_show_how_long_tasks_wait_and_run_and_when_they_are_done(
     run: Callable[..., Result], measured: None, api: Api
 ) -> None:
     [cells] = rows(run("types", "list"))
-    shown = dict(zip(("wait", "wait95", "run", "run95", "drained"), cells[4:], strict=True))
+    shown = dict(zip(("wait", "wait95", "run", "run95", "drained"), cells[4:9], strict=True))
     assert float(shown["wait"]) == pytest.approx(600, rel=0.125)
     assert float(shown["run"]) == pytest.approx(10, rel=0.125)
     assert shown["drained"] == api.get("/api/stats")["drains_at"]["video"][:19]

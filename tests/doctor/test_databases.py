@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
+from cryptography.fernet import Fernet
 from flask import Flask
 
 from taskmanager.access import key_changes, keys
@@ -16,18 +17,22 @@ from taskmanager.alerts import state
 from taskmanager.app import close_app
 from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
-from taskmanager.db.connection import close_connection, connect_database
+from taskmanager.db.connection import close_connection, connect_database, use_database
+from taskmanager.db.models import PayloadKey, Task, TaskType, TaskTypeVersion
 from taskmanager.db.schema import create_schema
 from taskmanager.db.statements import execute, update
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.checks import examine
 from taskmanager.doctor.database import judge_connections, judge_packets, judge_version
 from taskmanager.files import systems
+from taskmanager.payloads.keyring import key_id
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, in_every_mode
 from tests.doctor.patients import Report, Upload, remount_read_only
 from tests.support.mariadb import MariaDB
 from tests.support.server import Server
+
+PAYLOAD_KEY, OTHER_PAYLOAD_KEY = (Fernet.generate_key().decode() for _ in range(2))
 
 on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 on_sqlite = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -96,6 +101,34 @@ def test_a_schema_that_can_no_longer_be_used_is_a_problem_that_names_its_type(
     assert finding["level"] == "problem"
     assert "'old' (version 1)" in finding["found"]
     assert "param_schema.$ref points at a part that this schema lacks" in finding["found"]
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {"payload_key": PAYLOAD_KEY} if "payload" in request.node.name else {}
+
+
+def test_payload_keys_are_those_that_encrypted_tasks_need(
+    app: Flask, api: Api, tmp_path: Path, database_url: str
+) -> None:
+    def finding(keys: str) -> dict[str, str]:
+        config = {"instance_path": tmp_path / "instance", "database_url": database_url}
+        settings = load_settings({**config, "payload_key": keys}, environ={})
+        return report_on(settings).of("payload_keys")
+
+    assert finding("")["found"].startswith("Not applicable")
+    api.register("secret", is_encrypted=True)
+    missing = finding("")
+    assert (missing["level"], "'secret'" in missing["found"]) == ("problem", True)
+    api.create("secret")
+    assert finding(PAYLOAD_KEY)["level"] == "ok"
+    unfinished = finding(f"{OTHER_PAYLOAD_KEY},{PAYLOAD_KEY}")
+    assert (unfinished["level"], "rotate" in unfinished["remedy"]) == ("warning", True)
+    wrong = finding(OTHER_PAYLOAD_KEY)
+    assert (wrong["level"], key_id(PAYLOAD_KEY) in wrong["found"]) == ("problem", True)
+    use_database(app.extensions["taskmanager.database"])
+    for model in (Task, TaskTypeVersion, TaskType, PayloadKey):  # the next test has no key
+        model.delete().execute()
 
 
 # Versions

@@ -19,6 +19,7 @@ from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.models import MODELS
 from taskmanager.db.statements import fetch_all, insert
 from taskmanager.payloads.keyring import Keyring, key_id
+from taskmanager.payloads.keys_in_use import place_of_secret
 from taskmanager.transfer.format import OF_THE_DATABASE, queue_tables
 
 MODEL_OF = {model._meta.table_name: model for model in MODELS if model not in OF_THE_DATABASE}
@@ -144,7 +145,8 @@ def _what_constraints_ask(table: str, number: int) -> dict[str, Any]:
         }
     if table == "payload_keys":  # else no command would open the queue
         key = PAYLOAD_KEYS[number]
-        return {"id": key_id(key), "secret": Keyring([key]).seal("00" * 32)}
+        place = place_of_secret(key_id(key))
+        return {"id": key_id(key), "secret": Keyring([key]).current.seal("00" * 32, place)}
     if table in ("task_logs", "task_tags", "task_deadlines", "batch_members"):
         return {"task_id": (1, 2, FAR_ID)[number]}
     return {}

@@ -25,7 +25,7 @@ from taskmanager.db.statements import (
 )
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, NotFound, TooLarge
-from taskmanager.payloads.sealing import opened, sealed
+from taskmanager.payloads.callbacks import opened_params
 from taskmanager.queue import store
 from taskmanager.queue.columns import params_text, when_available
 from taskmanager.queue.read import FINISHED_STATUSES
@@ -294,8 +294,7 @@ def _create_callback(batch: Row, callback: str, now: int) -> int:
     row |= when_available(row["available_at"] + later, now)
     if row["expires_at"] is not None:
         row["expires_at"] += later
-    params = with_id(json.loads(opened(row["params"])), batch["id"])
-    row["params"] = sealed(params_text(params), of=row)
+    row["params"] = params_text(with_id(json.loads(opened_params(row)), batch["id"]))
     [(task, _)] = store.store_tasks(
         [row],
         caller=OPERATOR,

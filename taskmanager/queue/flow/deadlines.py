@@ -11,6 +11,7 @@ from taskmanager.clock import format_time
 from taskmanager.db.statements import Row, execute, fetch_all, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest
+from taskmanager.payloads.sealing import with_sealed
 from taskmanager.queue import endings, history, retry, task_types
 from taskmanager.queue.holder import finished, update_held, waiting_again
 
@@ -19,7 +20,8 @@ CANCELLED_BY_A_CLAIM = 25  # late tasks that a claim clears out of its way at a 
 
 NEXT = "SELECT expires_at FROM {task_deadlines} ORDER BY expires_at LIMIT 1"
 _COLUMNS = (
-    "id, task_type_id, status, attempts, worker_id, claim_token, notify, batch_id, expires_at"
+    "id, task_type_id, status, attempts, worker_id, claim_token, notify, batch_id, expires_at, "
+    "payload_key"
 )
 _EXPIRED: Row = {
     "error_code": "expired",
@@ -88,12 +90,16 @@ def _cancel(tasks: Sequence[Row], now: int) -> None:
     if not tasks:
         return
     changes = {**finished("cancelled", now), **_EXPIRED}
-    ids = [task["id"] for task in tasks]
-    if update("tasks", changes, "id IN ?", (ids,), hint="{by_id}") != len(ids):
-        raise AssertionError("a locked task was gone")
+    plain = [[task["id"] for task in tasks if task["payload_key"] is None]]
+    sealed = [[task["id"]] for task in tasks if task["payload_key"] is not None]
+    of = {task["id"]: task for task in tasks}
+    for ids in filter(None, plain + sealed):
+        stored = with_sealed(changes, of=of[ids[0]])
+        if update("tasks", stored, "id IN ?", (ids,), hint="{by_id}") != len(ids):
+            raise AssertionError("a locked task was gone")
     message = _EXPIRED["error_message"]
     history.record(tasks, "expired", status="cancelled", message=message, now=now)
-    ended = [task_types.with_type({**task, "status": "cancelled"}) for task in tasks]
+    ended = [task_types.with_type_name({**task, "status": "cancelled"}) for task in tasks]
     endings.record(ended, now=now)
 
 
@@ -149,4 +155,4 @@ def end_attempts(tasks: Sequence[Row], *, now: int) -> None:
             },
             now=now,
         )
-        endings.record([task_types.with_type(ended)], now=now)
+        endings.record([task_types.with_type_name(ended)], now=now)

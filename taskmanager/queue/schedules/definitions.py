@@ -19,7 +19,7 @@ from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
 from taskmanager.params import validation
-from taskmanager.payloads.sealing import require_keyring, sealed
+from taskmanager.payloads.sealing import require_keyring, under_key, with_opened
 from taskmanager.queue import create, outbox, task_types
 from taskmanager.queue.answer_size import require_small
 from taskmanager.queue.columns import params_text, tags_text
@@ -59,14 +59,18 @@ def create_schedule(
         "updated_at": now,
     }
     row["next_run_at"] = first if row["is_active"] else None
-    row["params"] = sealed(row["params"], of=task)
+    row["payload_key"] = task["payload_key"]
     return get_schedule(schedule_id=_insert(row, caller, now), caller=caller)
 
 
 @write_transaction
 def _insert(row: Row, caller: Caller, now: int) -> int:
+    key = None if row["payload_key"] is None else require_keyring().find(row["payload_key"])
     with _unless_name_is_taken(row["name"]):
-        schedule_id: int = Schedule.insert(row).execute()
+        schedule_id: int = Schedule.insert(row if key is None else {**row, "params": ""}).execute()
+    if key is not None:  # for its id
+        texts = under_key({**row, "id": schedule_id}, "schedules", key)
+        Schedule.update(texts).where(Schedule.id == schedule_id).execute()
     _record("schedule_created", schedule_id, row["name"], f"made by {caller.name}", caller, now)
     return schedule_id
 
@@ -98,7 +102,7 @@ def list_schedules(*, limit: int, offset: int, cursor: str | None, caller: Calle
         schedules = schedules.where(Schedule.task_type_id.in_([row["id"] for row in types]))
     beyond = schedules if cursor is None else schedules.where(Schedule.name > cursor)
     found = rows_of(beyond.order_by(Schedule.name).limit(limit + 1).offset(offset))
-    rows = [task_types.with_type(row) for row in found[:limit]]
+    rows = [with_opened(task_types.with_type_name(row), "schedules") for row in found[:limit]]
     more = len(found) > limit
     return Page(rows, rows[-1]["name"] if more else None, schedules.count())
 
@@ -132,8 +136,9 @@ def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Ro
     `lock`: its row is locked until the transaction ends.
     """
     schedule = Schedule.select().where(Schedule.id == schedule_id)
-    for row in task_types.allowed_rows(rows_of(locking(schedule) if lock else schedule), caller):
-        return row
+    found = rows_of(locking(schedule) if lock else schedule)
+    for row in task_types.allowed_as_stored(found, caller):
+        return with_opened(row, "schedules")
     raise NotFound(f"There is no schedule {schedule_id}.", code="schedule_not_found")
 
 
@@ -165,8 +170,10 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
     if not changed:
         return
     columns = {**changed, "updated_at": now}
-    if "params" in columns:
-        columns["params"] = seal_if_encrypted(columns["params"], row["type"])
+    if "params" in changed:  # the switch of the type counts from now on
+        task_type = task_types.get_type_of_new_task(name=row["type"])
+        key = require_keyring().current if task_type["is_encrypted"] else None
+        columns |= under_key({**row, **changed}, "schedules", key)
     with _unless_name_is_taken(changed.get("name")):
         Schedule.update(columns).where(Schedule.id == schedule_id).execute()
     # Params may be long, and the next run follows from the other columns.
@@ -177,12 +184,6 @@ def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: i
     )
     what = f"changed by {caller.name}: {shown}"
     _record("schedule_changed", schedule_id, row["name"], what, caller, now)
-
-
-def seal_if_encrypted(text: str, type_name: str) -> str:
-    """A text of a schedule as it is stored."""
-    is_encrypted = task_types.get_type_of_new_task(name=type_name)["is_encrypted"]
-    return require_keyring().seal(text) if is_encrypted else text
 
 
 def _changed_columns(row: Row, changes: Mapping[str, Any], now: int) -> Row:

@@ -13,7 +13,8 @@ from taskmanager.db.models import Schedule
 from taskmanager.db.queries import rows_of
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import InvalidRequest
+from taskmanager.errors import InvalidRequest, PayloadUnreadable
+from taskmanager.payloads.sealing import with_opened, with_sealed
 from taskmanager.queue import create, task_types
 from taskmanager.queue.schedules import definitions, due_times
 from taskmanager.queue.store import store_in_transaction, store_tasks
@@ -36,7 +37,7 @@ def run_due_schedules(*, now: int, defaults: TaskDefaults, deadline: float) -> i
     while True:
         due = rows_of(next_due.where(Schedule.next_run_at <= now))
         for row in due:
-            made += _run(task_types.with_type(row), defaults, now)
+            made += _run(task_types.with_type_name(row), defaults, now)
             if time.monotonic() > deadline:
                 return made
         if len(due) < DUE_READ_AT_ONCE:
@@ -54,10 +55,10 @@ def _run(schedule: Row, defaults: TaskDefaults, now: int) -> bool:
     try:
         timing = definitions.timing_of(schedule)
         due_at, next_run_at = due_times.latest_and_next(timing, due_at, now)
-        request = _task_request(schedule, due_at)
+        request = _task_request(with_opened(schedule, "schedules"), due_at)
         task = create.prepare_task(request, defaults=defaults, caller=OPERATOR, now=now)
-    except InvalidRequest as error:
-        problem = definitions.seal_if_encrypted(error.message, schedule["type"])
+    except (InvalidRequest, PayloadUnreadable) as error:
+        problem = error.message
     return _store_run(schedule, task, due_at=due_at, next_run_at=next_run_at, problem=problem)
 
 
@@ -90,16 +91,18 @@ def _store_run(
     caller has changed it since it was read, nothing is done.
     """
     this_one = Schedule.id == schedule["id"]
+    ran: Row = {"last_run_at": due_at, "last_outcome": "failed", "last_error": problem}
+    if problem is not None:
+        ran = _sealed_or_silent(schedule, ran)
     advance = Schedule.update(
         next_run_at=next_run_at,
         is_active=next_run_at is not None,
-        last_run_at=due_at,
-        last_outcome="failed",
-        last_error=problem,
+        **ran,
     ).where(
         this_one,
         Schedule.next_run_at == schedule["next_run_at"],
         Schedule.updated_at == schedule["updated_at"],
+        Schedule.payload_key == schedule["payload_key"],  # it may have got another key meanwhile
     )
     if not advance.execute() or task is None:
         return False
@@ -112,6 +115,14 @@ def _store_run(
     outcome = "skipped" if existed else "created"
     Schedule.update(last_outcome=outcome, last_task_id=stored["id"]).where(this_one).execute()
     return not existed
+
+
+def _sealed_or_silent(schedule: Row, ran: Row) -> Row:
+    """`ran` as it is stored; without the error where the key of the schedule is missing."""
+    try:
+        return with_sealed(ran, of=schedule, table="schedules")
+    except PayloadUnreadable:
+        return {**ran, "last_error": None}
 
 
 def reanchor_schedules(*, now: int) -> None:
