@@ -13,7 +13,7 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ClaimLost, TaskManagerError
 from taskmanager.payloads.sealing import all_opened, with_sealed
 from taskmanager.queue import history, workers
-from taskmanager.queue.flow import deadlines
+from taskmanager.queue.flow import deadlines, limits
 from taskmanager.queue.holder import (
     Holder,
     lock_held,
@@ -41,9 +41,13 @@ def next_heartbeat_in(tasks: Iterable[Row], *, heartbeat_seconds: int, now: int)
     return min(heartbeat_seconds, math.floor(third) or math.floor(third * 100) / 100)
 
 
-def _require_renewable(task: Row | None, task_id: int, holder: Holder, now: int) -> Row:
+def _require_renewable(
+    task: Row | None, task_id: int, holder: Holder, places: limits.Places, now: int
+) -> Row:
     """The task, where the holder may go on working on it. Raises what require_holder() raises."""
     held = require_holder(task, task_id, holder)
+    if limits.is_expired(held, now):
+        places.require(held)
     if deadlines.has_run_out(held, now):
         raise ClaimLost(
             f"The attempt has run for longer than the {held['max_run_seconds']} seconds of "
@@ -99,7 +103,7 @@ def renew_lease(
     task = lock_held([task_id], caller).get(task_id)
     if task is not None and task["status"] == "cancelled":
         return task
-    held = [_require_renewable(task, task_id, holder, now)]
+    held = [_require_renewable(task, task_id, holder, limits.Places(now), now)]
     [task] = _renew(held, lease_seconds=lease_seconds, progress=progress, caller=caller, now=now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task
@@ -212,6 +216,7 @@ def _renew_locked(
 ) -> Renewals:
     outcomes = []
     renewed: dict[int, Row] = {}
+    places = limits.Places(now)
     for task_id, claim_token in claims:
         task = tasks.get(task_id)
         if task and task["status"] == "cancelled":
@@ -219,7 +224,7 @@ def _renew_locked(
             continue
         try:
             holder = Holder(worker_id, claim_token)
-            renewed[task_id] = _require_renewable(task, task_id, holder, now)
+            renewed[task_id] = _require_renewable(task, task_id, holder, places, now)
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:
             outcomes.append((task_id, "lost"))
