@@ -42,8 +42,8 @@ CREATE TABLE task_types (
     dedupe          VARCHAR(10),
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
-    concurrency     TEXT,                        -- JSON
-    start_rate      VARCHAR(50),
+    concurrency     TEXT,                        -- JSON: how many tasks may be held at once
+    start_rate      VARCHAR(50),                 -- such as 100/minute
     max_run_seconds INTEGER,
     is_fair         SMALLINT,
     max_open        TEXT,                        -- JSON
@@ -174,6 +174,15 @@ CREATE TABLE task_deadlines (
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at);
+
+-- How many tasks of a type have started since the beginning of its window. Types without limits
+-- have no row. Claims of one type take turns by it.
+CREATE TABLE type_starts (
+    task_type_id    BIGINT NOT NULL PRIMARY KEY,
+    window_at       BIGINT NOT NULL,
+    started         BIGINT NOT NULL,
+    touched_at      BIGINT NOT NULL
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 CREATE TABLE batches (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,

@@ -43,6 +43,7 @@ ROOMS_OF_QUEUE = [
     ("history", "dedupe", "retry", "task_types"),
     ("search", "feed"),
     ("store", "read", "claim_sql"),
+    ("flow.limits",),
     ("holder", "waiting", "workers", "flow.batches"),
     ("endings",),
     ("change", "flow.deadlines"),

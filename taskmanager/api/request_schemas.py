@@ -24,6 +24,7 @@ from taskmanager.notify import endpoints
 from taskmanager.queue import claim_sql, dedupe, read, retry
 from taskmanager.queue.answer_size import LARGE_COLUMNS
 from taskmanager.queue.columns import MAX_DELAY_SECONDS
+from taskmanager.queue.flow import limits
 from taskmanager.queue.schedules import definitions
 
 
@@ -88,6 +89,8 @@ RETRY = record(
     jitter=FLAG,
 )
 
+CONCURRENCY = record("per", limit=integer(1, limits.MAX_CONCURRENCY), per=one_of("type"))
+
 _TYPE_DEFAULTS: dict[str, Any] = {
     "priority": or_null(PRIORITY),
     "max_attempts": or_null(ATTEMPTS),
@@ -99,6 +102,8 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "notify": or_null(NAME),
     "max_run_seconds": or_null(MAX_RUN_SECONDS),
     "is_encrypted": or_null(FLAG),
+    "concurrency": or_null(CONCURRENCY),
+    "start_rate": or_null(_text(1, 50)),
 }
 
 REGISTER_TASK_TYPE = RequestBody(

@@ -166,6 +166,8 @@ TASK_TYPE = Fields(
     notify=like(or_null(TEXT), None),
     max_run_seconds=like(or_null(COUNT), None),
     is_encrypted=like(FLAG, False),
+    concurrency=like(or_null(OBJECT), None),
+    start_rate=like(or_null(TEXT), None),
     created_at=TIME,
     updated_at=TIME,
 )

@@ -261,6 +261,17 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             "CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at)",
         ),
         Ddl(
+            "make type_starts",
+            """
+            CREATE TABLE type_starts (
+                task_type_id    BIGINT NOT NULL PRIMARY KEY,
+                window_at       BIGINT NOT NULL,
+                started         BIGINT NOT NULL,
+                touched_at      BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
             "make batches",
             """
             CREATE TABLE batches (

@@ -134,6 +134,13 @@ class TaskDeadline(_Model):
     expires_at = peewee.BigIntegerField()
 
 
+class TypeStart(_Model):
+    task_type_id = peewee.BigIntegerField(primary_key=True)
+    window_at = peewee.BigIntegerField()
+    started = peewee.BigIntegerField()
+    touched_at = peewee.BigIntegerField()
+
+
 class Batch(_Model):
     id = peewee.BigAutoField()
     name = peewee.CharField(255, null=True)
@@ -369,6 +376,7 @@ MODELS = (
         SchemaVersion,
         TaskType,
         TaskTypeVersion,
+        TypeStart,
         Task,
         TaskTag,
         TaskDeadline,
@@ -390,7 +398,7 @@ _UNUSED = frozenset(
     (
         *("group_key", "concurrency_key"),
         *("on_dependency_failed",),  # of a task, and
-        *("concurrency", "start_rate", "is_fair", "max_open"),  # of a type
+        *("is_fair", "max_open"),  # of a type
     )
 )
 

@@ -20,7 +20,7 @@ from taskmanager.payloads.sealing import with_opened
 from taskmanager.queue import history, maintenance, task_types, workers
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
 from taskmanager.queue.claim_sql import OF_ITS_END, ClaimOrder, find_heads, lock_next
-from taskmanager.queue.flow import deadlines
+from taskmanager.queue.flow import deadlines, limits
 from taskmanager.queue.task_types import TaskDefaults
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def claim_tasks(
         return _readable(repeated)
     maintenance.run_slice_if_due(defaults=defaults, now=now)
     for rounds_left in reversed(range(MAX_ROUNDS)):
-        types = _claimable_types(request, caller, defaults)
+        types = _claimable_types(request, caller, defaults, now)
         if any(task_type["some_task_id"] for task_type in types):
             if tasks := _take(request, types, caller, now):
                 return _readable(tasks)
@@ -100,11 +100,18 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
             return repeated
     tasks: list[Row] = []
     room = MAX_ANSWER_TEXT
-    for task_type, count in _count_per_type(types, request):
+    for task_type, wanted in _count_per_type(types, request):
+        count = wanted
+        if task_type["is_limited"]:
+            count = min(wanted, limits.room_of(task_type["id"], now=now, lock=True).tasks)
+            if count < 1:
+                continue
         locked = lock_next(request.order, task_type["id"], count=count, room=room, now=now)
         if any(deadlines.is_late(task, now) for task in locked):
             deadlines.cancel_late(now=now, rows=deadlines.CANCELLED_BY_A_CLAIM)
             locked = [task for task in locked if not deadlines.is_late(task, now)]
+        if task_type["is_limited"]:
+            limits.record_starts(task_type["id"], len(locked))
         tasks += _hold(locked, task_type, request, now)
         room -= sum(len(task["params"]) for task in locked)
         if room <= 0:
@@ -163,25 +170,39 @@ HOLD = (
 )
 
 
-def _claimable_types(request: ClaimRequest, caller: Caller, defaults: TaskDefaults) -> list[Row]:
+def _claimable_types(
+    request: ClaimRequest, caller: Caller, defaults: TaskDefaults, now: int
+) -> list[Row]:
     """The types that the request and the caller's key allow and that are not paused.
 
-    Each with the id of some pending task, None where there is none, and with the
-    seconds of a lease.
+    Each with the id of some pending task, None where there is none or its limits allow
+    none, and with the seconds of a lease.
     """
     found = task_types.find_task_types(
         ids=request.type_ids,
         names=request.type_names,
         pattern=request.type_pattern,
         caller=caller,
-        columns="id, name, is_paused, lease_seconds, "
+        is_running=True,
+        columns=f"id, name, lease_seconds, {limits.IS_LIMITED}, "
         f"({request.order.any_id_of_type}) AS some_task_id",
     )
     return [
-        {**row, "lease_seconds": row["lease_seconds"] or defaults.lease_seconds}
+        {
+            **_within_limits(row, now),
+            "lease_seconds": row["lease_seconds"] or defaults.lease_seconds,
+        }
         for row in found
-        if not row["is_paused"]
     ]
+
+
+def _within_limits(task_type: Row, now: int) -> Row:
+    """The type; as one without pending tasks, with `next_at`, where none may be claimed now."""
+    if task_type["is_limited"] and task_type["some_task_id"]:
+        room = limits.room_of(task_type["id"], now=now)
+        if room.tasks < 1:
+            return {**task_type, "some_task_id": None, "next_at": room.next_at}
+    return task_type
 
 
 def _count_per_type(types: Sequence[Row], request: ClaimRequest) -> list[tuple[Row, int]]:
@@ -221,8 +242,9 @@ def _nothing_available(request: ClaimRequest, types: Sequence[Row], now: int) ->
     if not types:
         why = ": no task type that this claim may take from is registered and running"
         seconds = POLL_SECONDS_PAUSED
-    else:  # when the next scheduled task is due, or after a few seconds
-        due_at = maintenance.next_due(now=now).task_at
+    else:  # when the next scheduled task is due or a limit lets one start, or after a few seconds
+        moments = [maintenance.next_due(now=now).task_at, *(row.get("next_at") for row in types)]
+        due_at = min((moment for moment in moments if moment is not None), default=None)
         in_seconds = POLL_SECONDS_EMPTY if due_at is None else math.ceil((due_at - now) / 1000)
         why, seconds = "", max(1, min(POLL_SECONDS_EMPTY, in_seconds))
     message = f"No available tasks{what}{why}."

@@ -12,7 +12,7 @@ from taskmanager.db.statements import Row, fetch_all
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ClaimLost, TaskManagerError
 from taskmanager.queue import history, workers
-from taskmanager.queue.flow import deadlines
+from taskmanager.queue.flow import deadlines, limits
 from taskmanager.queue.holder import (
     Holder,
     lock_held,
@@ -40,9 +40,13 @@ def next_heartbeat_in(tasks: Iterable[Row], *, heartbeat_seconds: int, now: int)
     return min(heartbeat_seconds, math.floor(third) or math.floor(third * 100) / 100)
 
 
-def _require_renewable(task: Row | None, task_id: int, holder: Holder, now: int) -> Row:
+def _require_renewable(
+    task: Row | None, task_id: int, holder: Holder, places: limits.Places, now: int
+) -> Row:
     """The task, where the holder may go on working on it. Raises what require_holder() raises."""
     held = require_holder(task, task_id, holder)
+    if limits.is_expired(held, now):
+        places.require(held)
     if deadlines.has_run_out(held, now):
         raise ClaimLost(
             f"The attempt has run for longer than the {held['max_run_seconds']} seconds of "
@@ -98,7 +102,7 @@ def renew_lease(
     task = lock_held([task_id], caller).get(task_id)
     if task is not None and task["status"] == "cancelled":
         return task
-    held = [_require_renewable(task, task_id, holder, now)]
+    held = [_require_renewable(task, task_id, holder, limits.Places(now), now)]
     [task] = _renew(held, lease_seconds=lease_seconds, progress=progress, caller=caller, now=now)
     workers.record_sign_of_life(holder.worker_id, now=now)
     return task
@@ -211,6 +215,7 @@ def _renew_locked(
 ) -> Renewals:
     outcomes = []
     renewed: dict[int, Row] = {}
+    places = limits.Places(now)
     for task_id, claim_token in claims:
         task = tasks.get(task_id)
         if task and task["status"] == "cancelled":
@@ -218,7 +223,7 @@ def _renew_locked(
             continue
         try:
             holder = Holder(worker_id, claim_token)
-            renewed[task_id] = _require_renewable(task, task_id, holder, now)
+            renewed[task_id] = _require_renewable(task, task_id, holder, places, now)
             outcomes.append((task_id, "renewed"))
         except TaskManagerError:
             outcomes.append((task_id, "lost"))

@@ -27,6 +27,7 @@ from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
 from taskmanager.payloads.sealing import all_opened, require_keyring, with_opened
 from taskmanager.queue import outbox
+from taskmanager.rates import parse_rate
 
 # What a type can set for its tasks; None: the settings decide.
 DEFAULTS = (
@@ -40,6 +41,8 @@ DEFAULTS = (
     "notify",
     "max_run_seconds",
     "is_encrypted",
+    "concurrency",
+    "start_rate",
 )
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("scheduled", "pending", "claimed")
@@ -137,8 +140,11 @@ def _update(type_id: int, columns: Row, now: int) -> None:
 
 def _columns(fields: Mapping[str, Any]) -> Row:
     columns = dict(fields)
-    if columns.get("retry") is not None:
-        columns["retry"] = json.dumps(columns["retry"])
+    for name in ("retry", "concurrency"):
+        if columns.get(name) is not None:
+            columns[name] = json.dumps(columns[name])
+    if columns.get("start_rate") is not None:
+        columns["start_rate"] = _start_rate(columns["start_rate"])
     for switch in SWITCHES:
         if columns.get(switch) is not None:
             columns[switch] = int(columns[switch])
@@ -147,6 +153,18 @@ def _columns(fields: Mapping[str, Any]) -> Row:
     if columns.get("is_encrypted"):
         require_keyring()
     return columns
+
+
+def _start_rate(text: str) -> str:
+    try:
+        rate = parse_rate(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"start_rate must be N/second, N/minute, N/hour or N/day; not '{text[:50]}'."
+        ) from None
+    if rate.is_unlimited:
+        raise InvalidRequest("start_rate must be at least 1; null means no limit.")
+    return str(rate)
 
 
 def _changes(row: Row, columns: Row) -> Row:
@@ -322,18 +340,20 @@ def find_task_types(
     ids: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     pattern: str | None = None,
+    is_running: bool = False,
     columns: str = "id, name",
 ) -> list[Row]:
     """`columns` of the types that match every given filter and that the caller may use, by id.
 
-    A template, since every claim runs it.
+    With `is_running`, of those that are not paused. A template, since every claim runs it.
     """
     if ids == [] or names == []:  # MySQL does not take `IN ()`
         return []
     given = {"id IN ?": ids, "name IN ?": names}
     filters = {condition: list(some) for condition, some in given.items() if some is not None}
     rows = fetch_all(
-        f"SELECT {columns} FROM {{task_types}} WHERE {' AND '.join(['1 = 1', *filters])}",
+        f"SELECT {columns} FROM {{task_types}} "
+        f"WHERE {' AND '.join([_RUNNING if is_running else '1 = 1', *filters])}",
         list(filters.values()),
     )
     if pattern is not None:
@@ -341,6 +361,9 @@ def find_task_types(
     if caller.task_types is not None:
         rows = [row for row in rows if caller.may_touch(row["name"])]
     return sorted(rows, key=itemgetter("id"))
+
+
+_RUNNING = "is_paused = 0"
 
 
 def unusable_task_types() -> list[Row]:

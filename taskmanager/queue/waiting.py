@@ -6,6 +6,7 @@ the index whose last entry is the newest task: MySQL would otherwise sort all ta
 
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row, fetch_value
+from taskmanager.queue.flow import limits
 from taskmanager.queue.read import WITH_WORKER_STATUSES
 
 Reason = dict[str, str]
@@ -14,8 +15,8 @@ Reason = dict[str, str]
 def explain(task: Row, *, now: int) -> Reason | None:
     """`{code, message}` for a task that waits, or that failed because all attempts are used.
 
-    Codes: `type_paused`, `delayed`, `queued` (a worker holds another task of the
-    type), `no_worker`, `attempts_used`. None for any other task.
+    Codes: `type_paused`, `delayed`, `concurrency`, `start_rate`, `queued` (a worker holds another
+    task of the type), `no_worker`, `attempts_used`. None for any other task.
     """
     if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
         return _reason(
@@ -32,7 +33,23 @@ def explain(task: Row, *, now: int) -> Reason | None:
     if task["available_at"] > now:
         why = "its last attempt failed" if task["attempts"] else "it was asked to wait"
         return _reason("delayed", f"Not before {format_time(task['available_at'])}: {why}.")
-    return _waits_for_worker(task, now)
+    return _waits_for_room(task, now) or _waits_for_worker(task, now)
+
+
+def _waits_for_room(task: Row, now: int) -> Reason | None:
+    room = limits.room_of(task["task_type_id"], now=now)
+    if room.tasks > 0 or room.why is None:
+        return None
+    if room.why == "concurrency":
+        return _reason(
+            "concurrency",
+            f"As many tasks of type '{task['type']}' are held as may be at once (concurrency).",
+        )
+    return _reason(
+        "start_rate",
+        f"As many tasks of type '{task['type']}' have started as may (start_rate); the next one "
+        f"may start at {format_time(room.next_at)}.",
+    )
 
 
 def _waits_for_worker(task: Row, now: int) -> Reason:

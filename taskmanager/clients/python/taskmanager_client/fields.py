@@ -177,6 +177,13 @@ class HeldTaskId(TypedDict, total=False):
     claim_token: str | None
 
 
+class Concurrency(TypedDict, total=False):
+    """How many tasks of a type may be held at once."""
+
+    limit: Required[int]
+    per: Literal["type"]
+
+
 class TypeDefaults(TypedDict, total=False):
     """What tasks of a type get that do not say otherwise; None: what the settings say."""
 
@@ -190,6 +197,8 @@ class TypeDefaults(TypedDict, total=False):
     notify: str | None
     max_run_seconds: int | None
     is_encrypted: bool | None
+    concurrency: Concurrency | None
+    start_rate: str | None
 
 
 class TypeChanges(TypeDefaults, total=False):

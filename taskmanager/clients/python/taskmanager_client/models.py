@@ -108,6 +108,8 @@ class TaskType:
     notify: str | None = None
     max_run_seconds: int | None = None
     is_encrypted: bool = False
+    concurrency: dict[str, Any] | None = None
+    start_rate: str | None = None
     retention_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None
