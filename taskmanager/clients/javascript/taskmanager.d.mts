@@ -70,9 +70,54 @@ export interface TaskOptions {
   available_at?: string | Date;
   dedupe?: DedupePolicy;
   dedupe_key?: string;
+  /** With `dedupe` "forever": seconds after its creation until the key is free. */
+  dedupe_seconds?: number;
+  /** What is done to a task that exists and still waits. */
+  on_duplicate?: "keep" | "replace" | "postpone";
   parent_task_id?: number;
   /** Up to 10, of 1 to 50 characters. */
   tags?: string[];
+  /** Cancelled if nobody has claimed it by then. */
+  expires_at?: string | Date;
+  /** Seconds. */
+  expires_in_seconds?: number;
+  /** How long an attempt may run. */
+  max_run_seconds?: number;
+}
+
+/** What `change` sets of a task that waits. */
+export interface TaskChanges {
+  params?: Params;
+  priority?: number;
+  max_attempts?: number;
+  /** Seconds. */
+  delay_seconds?: number;
+  available_at?: string | Date;
+  tags?: string[];
+}
+
+/** The tasks `on_…` are created when the batch has ended. */
+export interface BatchOptions {
+  name?: string;
+  is_open?: boolean;
+  on_finished?: NewTask;
+  on_completed?: NewTask;
+  on_failed?: NewTask;
+  metadata?: object;
+  parent_batch_id?: number;
+}
+
+export interface Batch {
+  id: number;
+  name: string | null;
+  status: "open" | "running" | "finished";
+  /** How many tasks it has had. */
+  tasks: number;
+  counts: { completed: number; failed: number; cancelled: number; unfinished: number };
+  /** 0 to 100. */
+  progress: number;
+  /** Further fields of GET /api/batches/{id}. */
+  [field: string]: any;
 }
 
 export interface NewTask extends TaskOptions {
@@ -225,6 +270,8 @@ export class Client {
   wait(task: number | Pick<Task, "id">, options?: { timeout?: number }): Promise<Task>;
   /** The history of a task, oldest entry first. */
   logs(id: number): Promise<any[]>;
+  /** Changes a task that waits. Refused once a worker has claimed it. */
+  change(id: number, changes: TaskChanges): Promise<Task>;
   cancel(id: number, reason?: string | null): Promise<Task>;
   /** Puts a failed or cancelled task back into the queue, with all its attempts. */
   retry(id: number): Promise<Task>;
@@ -243,6 +290,21 @@ export class Client {
     action: "retry" | "cancel" | "release" | "delete" | "update",
     fields: { ids?: number[]; filter?: object; limit?: number; dry_run?: boolean; [field: string]: any },
   ): Promise<any>;
+
+  /** Creates a batch. Not repeated if the answer is lost: that would be another batch. */
+  createBatch(tasks?: readonly NewTask[], options?: BatchOptions): Promise<Batch>;
+  /** Creates tasks in an open batch, all or none. Not repeated if the answer is lost. */
+  addToBatch(id: number, tasks: readonly NewTask[]): Promise<Batch>;
+  /** Lets a batch take no more tasks, so that it can finish. */
+  closeBatch(id: number): Promise<Batch>;
+  /** One batch. Its tasks: `tasks({ batch_id: id })`. */
+  batch(id: number): Promise<Batch>;
+  /** Every batch, the newest first. */
+  batches(): AsyncGenerator<Batch, void, undefined>;
+  /** Closes a batch and cancels its unfinished tasks, up to 10,000 a call. */
+  cancelBatch(id: number, reason?: string | null): Promise<Batch>;
+  /** Tries the failed and cancelled tasks of a batch again, up to 10,000 a call. */
+  retryBatch(id: number): Promise<Batch>;
 
   /** Claims up to `limit` tasks (default 1); an empty list if there are none. */
   claim(worker_id: string, fields?: ClaimFields): Promise<ClaimedTask[]>;

@@ -152,6 +152,10 @@ export class Client {
     return (await this.call("GET", `/tasks/${id}/logs`)).logs;
   }
 
+  change(id, changes) {
+    return this.call("PATCH", `/tasks/${id}`, changes);
+  }
+
   cancel(id, reason = null) {
     return this.call("POST", `/tasks/${id}/cancel`, { reason });
   }
@@ -170,6 +174,36 @@ export class Client {
 
   changeMany(action, fields) {
     return this.call("POST", `/tasks/${action}`, fields);
+  }
+
+  // Batches
+
+  createBatch(tasks = [], options = {}) {
+    return this.call("POST", "/batches", { ...options, tasks: tasks.map(prepare) }, false);
+  }
+
+  addToBatch(id, tasks) {
+    return this.call("POST", `/batches/${id}/tasks`, { tasks: tasks.map(prepare) }, false);
+  }
+
+  closeBatch(id) {
+    return this.call("POST", `/batches/${id}/close`, {});
+  }
+
+  batch(id) {
+    return this.call("GET", `/batches/${id}`);
+  }
+
+  batches() {
+    return this.#pages("/batches", "batches");
+  }
+
+  cancelBatch(id, reason = null) {
+    return this.call("POST", `/batches/${id}/cancel`, { reason });
+  }
+
+  retryBatch(id) {
+    return this.call("POST", `/batches/${id}/retry`, {});
   }
 
   // The calls of a worker. Worker makes them by itself.

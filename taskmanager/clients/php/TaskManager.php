@@ -387,6 +387,16 @@ class Client
         return $this->call('GET', "/tasks/$id/logs")['logs'];
     }
 
+    /**
+     * Changes a task that waits. Refused once a worker has claimed it.
+     *
+     * @param array<string, mixed> $changes params, priority, max_attempts, delay_seconds, available_at, tags
+     */
+    public function change(int $id, array $changes): Task
+    {
+        return new Task($this->call('PATCH', "/tasks/$id", $changes));
+    }
+
     public function cancel(int $id, ?string $reason = null): Task
     {
         return new Task($this->call('POST', "/tasks/$id/cancel", ['reason' => $reason]));
@@ -430,6 +440,75 @@ class Client
     public function changeMany(string $action, array $fields): array
     {
         return $this->call('POST', "/tasks/$action", $fields);
+    }
+
+    // Batches: tasks that belong together
+
+    /**
+     * Creates a batch. Not repeated if the answer is lost: that would be another batch.
+     *
+     * @param array<array<string, mixed>> $tasks each with type, params and the options of create()
+     * @param array<string, mixed> $options name, is_open, on_finished, on_completed, on_failed, …
+     * @return array<string, mixed> the batch, with a result for each task
+     */
+    public function createBatch(array $tasks = [], array $options = []): array
+    {
+        $body = ['tasks' => array_map([self::class, 'prepare'], $tasks)] + $options;
+        return $this->call('POST', '/batches', $body, false);
+    }
+
+    /**
+     * Creates tasks in an open batch, all or none. Not repeated if the answer is lost.
+     *
+     * @param array<array<string, mixed>> $tasks
+     * @return array<string, mixed> the batch, with a result for each task
+     */
+    public function addToBatch(int $id, array $tasks): array
+    {
+        $body = ['tasks' => array_map([self::class, 'prepare'], $tasks)];
+        return $this->call('POST', "/batches/$id/tasks", $body, false);
+    }
+
+    /**
+     * Lets a batch take no more tasks, so that it can finish.
+     *
+     * @return array<string, mixed>
+     */
+    public function closeBatch(int $id): array
+    {
+        return $this->call('POST', "/batches/$id/close");
+    }
+
+    /** @return array<string, mixed> status, tasks, counts, progress, …; its tasks: tasks(['batch_id' => $id]) */
+    public function batch(int $id): array
+    {
+        return $this->call('GET', "/batches/$id");
+    }
+
+    /** @return \Generator<int, array<string, mixed>> the newest first */
+    public function batches(): \Generator
+    {
+        return $this->pages('/batches', 'batches');
+    }
+
+    /**
+     * Closes a batch and cancels its unfinished tasks, up to 10,000 a call.
+     *
+     * @return array<string, mixed> the batch, with matched, changed and next_cursor
+     */
+    public function cancelBatch(int $id, ?string $reason = null): array
+    {
+        return $this->call('POST', "/batches/$id/cancel", ['reason' => $reason]);
+    }
+
+    /**
+     * Tries the failed and cancelled tasks of a batch again, up to 10,000 a call.
+     *
+     * @return array<string, mixed> the batch, with matched, changed and next_cursor
+     */
+    public function retryBatch(int $id): array
+    {
+        return $this->call('POST', "/batches/$id/retry");
     }
 
     // The calls of a worker. Worker makes them by itself.

@@ -27,6 +27,7 @@ const [first, again, bad] = await tm.createMany([
 assert(!first.deduplicated && again.deduplicated);
 assert(bad instanceof ApiError && bad.code === "validation_failed" && bad.details.length);
 assert.deepEqual((await tm.get(task.id)).params, { n: 1 });
+assert.equal((await tm.change(task.id, { priority: 4 })).priority, 4);
 const ids = (await all(tm.tasks({ type: "calls", limit: 1 }))).map(({ id }) => id);
 assert.deepEqual(ids, [first.id, task.id]);
 
@@ -50,6 +51,20 @@ assert.equal((await tm.logs(two.id))[0].event, "created");
 assert.equal((await tm.worker(worker_id)).status, "active");
 assert((await all(tm.workers())).some((worker) => worker.id === worker_id));
 assert.deepEqual(await tm.shutDownWorker(worker_id), []);
+
+const callback = { type: "calls", params: { n: 7 } };
+const batch = await tm.createBatch([], { name: "two", on_finished: callback });
+assert.equal(batch.status, "open");
+const more = [
+  { type: "calls", params: { n: 5 }, dedupe: "none" },
+  { type: "calls", params: { n: 6 } },
+];
+assert.equal((await tm.addToBatch(batch.id, more)).tasks, 2);
+assert.equal((await tm.closeBatch(batch.id)).status, "running");
+assert.equal((await tm.cancelBatch(batch.id, "enough")).changed, 2);
+assert.equal((await tm.retryBatch(batch.id)).changed, 2);
+assert.equal((await tm.batch(batch.id)).progress, 0);
+assert.equal((await all(tm.batches())).length, 1);
 
 const fields = { name: "nightly", type: "calls", params: { n: 9 }, cron: "0 3 * * *" };
 const schedule = await tm.createSchedule(fields);

@@ -34,6 +34,7 @@ check($tm->create('calls', ['n' => 1])->deduplicated, 'create again');
 check($first instanceof Task && !$first->deduplicated && $again->deduplicated, 'createMany');
 check($bad instanceof ApiError && $bad->code === 'validation_failed' && count($bad->details) > 0, 'createMany');
 check($tm->get($task->id)->params === ['n' => 1], 'get');
+check($tm->change($task->id, ['priority' => 4])->priority === 4, 'change');
 $ids = [];
 foreach ($tm->tasks(['type' => 'calls', 'limit' => 1]) as $found) {
     $ids[] = $found->id;
@@ -61,6 +62,16 @@ check($tm->logs($two['id'])[0]['event'] === 'created', 'logs');
 check($tm->worker('me/1')['status'] === 'active', 'worker');
 check(in_array('me/1', array_column(iterator_to_array($tm->workers()), 'id'), true), 'workers');
 check($tm->shutDownWorker('me/1') === [], 'shutDownWorker');
+
+$batch = $tm->createBatch([], ['name' => 'two', 'on_finished' => ['type' => 'calls', 'params' => ['n' => 7]]]);
+check($batch['status'] === 'open', 'createBatch');
+$more = [['type' => 'calls', 'params' => ['n' => 5], 'dedupe' => 'none'], ['type' => 'calls', 'params' => ['n' => 6]]];
+check($tm->addToBatch($batch['id'], $more)['tasks'] === 2, 'addToBatch');
+check($tm->closeBatch($batch['id'])['status'] === 'running', 'closeBatch');
+check($tm->cancelBatch($batch['id'], 'enough')['changed'] === 2, 'cancelBatch');
+check($tm->retryBatch($batch['id'])['changed'] === 2, 'retryBatch');
+check($tm->batch($batch['id'])['progress'] === 0, 'batch');
+check(count(iterator_to_array($tm->batches())) === 1, 'batches');
 
 $schedule = $tm->createSchedule(['name' => 'nightly', 'type' => 'calls', 'params' => ['n' => 9], 'cron' => '0 3 * * *']);
 check($tm->schedule($schedule['id'])['name'] === 'nightly', 'schedule');
