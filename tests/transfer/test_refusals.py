@@ -70,8 +70,12 @@ def test_a_compressed_file_that_was_cut_off_or_damaged_is_refused(new: Queue, fi
     assert "cut off" in refused(new, _written(file, packed[: len(packed) // 2]))
     assert "cut off" in refused(new, _written(file, packed[:-4]))
     damaged = bytearray(packed)
-    damaged[len(packed) // 2] ^= 0xFF
+    damaged[-6] ^= 0xFF  # of the checksum at the end
     assert "damaged" in refused(new, _written(file, bytes(damaged)))
+    damaged = bytearray(packed)
+    damaged[len(packed) // 2] ^= 0xFF
+    # What that makes of the content may be noticed before the checksum is read.
+    assert "Nothing was imported" in refused(new, _written(file, bytes(damaged)))
 
 
 def test_a_file_that_was_changed_is_refused(new: Queue, file: Path) -> None:
