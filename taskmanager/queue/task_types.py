@@ -400,8 +400,10 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
     for task in islice(_open_tasks(row["id"]), OPEN_TASKS_VALIDATED):
         if budget.left < MAX_WORK:
             break
-        params = json.loads(with_opened(task)["params"])
-        problems = validation.param_problems(schema_text, params, budget=budget)
+        # Without a name, so that they are gone before the next ones are read.
+        problems = validation.param_problems(
+            schema_text, json.loads(with_opened(task)["params"]), budget=budget
+        )
         checked += 1
         if problems and len(examples) < REJECTED_TASKS_SHOWN:
             examples.append({"id": task["id"], "errors": problems})

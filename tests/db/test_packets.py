@@ -187,7 +187,7 @@ def test_an_import_names_the_row_that_the_server_cannot_take(
     status, said = command(tmp_path, target, "import", file)
     assert status == 1
     assert "max_allowed_packet" in said
-    assert "Line 8 is not taken by the database" in said
+    assert "Line 9 is not taken by the database" in said
     assert "Traceback" not in said
     assert small.rows("SELECT COUNT(*) FROM moved.tasks") == [(0,)]
 

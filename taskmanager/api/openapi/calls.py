@@ -207,7 +207,9 @@ CALLS: dict[str, Call] = {
         )
     ),
     "audit.list_all": Call(page_of("events", "AuditEvent", next_cursor=CURSOR)),
-    "maintenance.run": Call(record(created=COUNT, requeued=COUNT, started=COUNT, pruned=COUNT)),
+    "maintenance.run": Call(
+        record(created=COUNT, requeued=COUNT, started=COUNT, expired=COUNT, pruned=COUNT)
+    ),
     "doctor.examine_host": Call(ref("Diagnosis")),
     "clients.list_all": Call(page_of("clients", "ClientFile", version=like(TEXT, "1.0.0"))),
     "clients.get": Call({}, page="text/plain"),

@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 
 _NOT_COMMITTED = shutil.ignore_patterns(
-    *(".git", ".venv", "instance", ".env", "__pycache__", "*.egg-info", ".*_cache", "dist")
+    *(".git", ".venv", "instance", ".env", "__pycache__", "*.egg-info", ".*_cache", "dist"),
+    ".coverage*",  # of a run beside this one, which may remove them meanwhile
 )
 
 
