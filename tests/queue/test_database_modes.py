@@ -136,8 +136,11 @@ def stolen_after_each_look(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def with_password(mariadb_server: MariaDB) -> Iterator[str]:
+def with_password(mariadb_server: MariaDB, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a database for a user with a password, who has not logged in before."""
+    # The tests have the library, for encrypted tasks. PyMySQL then needs no TLS for a login, but
+    # most hosts do not have it.
+    monkeypatch.setattr("pymysql._auth._have_cryptography", False)
     url = mariadb_server.create_database("secret")
     for host in ("127.0.0.1", "localhost"):
         mariadb_server.run(f"DROP USER IF EXISTS poor@{host}")
@@ -173,10 +176,8 @@ def test_a_login_through_the_socket_needs_no_tls(
 
 @pytest.mark.database("mysql")
 def test_a_login_that_cannot_be_is_told_with_the_ways_out(
-    with_password: str, mariadb_server: MariaDB, monkeypatch: pytest.MonkeyPatch
+    with_password: str, mariadb_server: MariaDB
 ) -> None:
-    # The tests have the library, for encrypted tasks. Most hosts do not.
-    monkeypatch.setattr("pymysql._auth._have_cryptography", False)
     mariadb_server.run("SET GLOBAL tls_version = ''")
     mariadb_server.run("ALTER INSTANCE RELOAD TLS NO ROLLBACK ON ERROR")
     connect_database(with_password)
