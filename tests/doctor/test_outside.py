@@ -42,7 +42,7 @@ class _OnlyEncoded(_Quiet):
 def serving(handler: type[_Quiet], folder: Path) -> Iterator[str]:
     made = functools.partial(handler, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), made)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

@@ -39,7 +39,7 @@ class Server(ThreadingHTTPServer):
 def receiver():
     server = Server(("127.0.0.1", 0), Receiver)
     server.received = []
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()
