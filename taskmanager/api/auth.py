@@ -94,27 +94,25 @@ def authenticate_request() -> None:
 
     Raises NotAuthenticated, NotAllowed, RateLimited.
     """
-    known, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]
-    if known.scope == PUBLIC:
+    if takes_no_key():
         return
-    own = asked.environ.get(CALLER)
+    own = request.environ.get(CALLER)
     if isinstance(own, Caller):
-        known.caller = own._replace(request_id=known.request_id)
+        g.caller = own._replace(request_id=g.request_id)
         return
     try:
-        caller = keys.authenticate(_presented_key(asked.headers), now=known.now)
+        caller = keys.authenticate(_presented_key(request.headers), now=g.now)
     except NotAuthenticated:
         rate_limits.count_failure("authentication")
         raise
     # Cut to where it is recorded: a proxy may send any text for an address.
-    address = (asked.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
-    known.caller = caller = caller._replace(address=address, request_id=known.request_id)
-    may = caller.may(known.scope)
-    rate_limits.count_request(caller, known.policy if may else "key")
+    address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
+    g.caller = caller = caller._replace(address=address, request_id=g.request_id)
+    may = caller.may(g.scope)
+    rate_limits.count_request(caller, g.policy if may else "key")
     if not may:
         raise NotAllowed(
-            f"This key lacks the scope '{known.scope}'; it has: "
-            f"{', '.join(sorted(caller.scopes))}.",
+            f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",
             code="scope_missing",
         )
 

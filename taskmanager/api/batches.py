@@ -11,9 +11,10 @@ from taskmanager.api.auth import requires
 from taskmanager.api.requests import MAX_INTEGER, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import BATCH, task_json
+from taskmanager.api.task_bodies import read_tasks, refuse_wrong
 from taskmanager.db.statements import Row
-from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
-from taskmanager.payloads.callbacks import sealed_params
+from taskmanager.errors import InvalidRequest, TaskManagerError
+from taskmanager.payloads.callbacks import CALLBACKS, sealed_params
 from taskmanager.queue import bulk
 from taskmanager.queue.answer_size import LARGE_COLUMNS, require_small
 from taskmanager.queue.columns import params_text
@@ -42,13 +43,13 @@ def create(body: Values) -> Response:
     201 with the `results` of the tasks in order; 400; 403; 404; 409 `batch_closed` of the parent.
     """
     asked = body.get("tasks", [])
-    rows = _rows(asked, "tasks")
+    rows = _rows(asked)
     metadata = body.get("metadata")
     fields: Row = {
         "name": body.get("name"),
         "metadata": None if metadata is None else json.dumps(metadata, ensure_ascii=False),
         "parent_batch_id": body.get("parent_batch_id"),
-        **{callback: _callback(callback, body) for callback in batches.CALLBACKS},
+        **{callback: _callback(callback, body) for callback in CALLBACKS},
     }
     require_small("metadata", fields["metadata"] or "", MAX_METADATA_LENGTH)
     batch, stored = batches.create_batch(
@@ -64,7 +65,7 @@ def add(batch_id: int, body: Values) -> Response:
 
     201 with the batch and the `results` in order; 400; 403; 404; 409 `batch_closed`.
     """
-    rows = _rows(body["tasks"], "tasks")
+    rows = _rows(body["tasks"])
     batch, stored = batches.add_tasks(batch_id, rows, caller=g.caller, now=g.now)
     return success({**batch_json(batch), **_results(stored)}, "Tasks created", 201)
 
@@ -153,28 +154,13 @@ def _change(action: bulk.Action, batch_id: int, reason: str | None, done: str) -
     )
 
 
-def _rows(items: Sequence[Any], where: str) -> list[Row]:
+def _rows(items: Sequence[Any]) -> list[Row]:
     """The rows of these tasks. Raises ValidationFailed, which names each that is wrong."""
-    checked: list[Values | TaskManagerError] = []
-    for item in items:
-        try:
-            checked.append(request_schemas.CREATE_TASK.check(item))
-        except TaskManagerError as error:
-            checked.append(error)
-    good = [item for item in checked if not isinstance(item, TaskManagerError)]
+    read = read_tasks(items)
+    good = [item for item in read if not isinstance(item, TaskManagerError)]
     prepared = iter(prepare_tasks(good, defaults=task_defaults(), caller=g.caller, now=g.now))
-    rows = [each if isinstance(each, TaskManagerError) else next(prepared) for each in checked]
-    wrong = [
-        {"path": f"{where}[{at}]", "message": row.message, "keyword": row.code}
-        for at, row in enumerate(rows)
-        if isinstance(row, TaskManagerError)
-    ]
-    if wrong:
-        raise ValidationFailed(
-            f"{len(wrong)} of {len(items)} tasks are wrong, so none was made; the first is "
-            f"{wrong[0]['path']}: {wrong[0]['message']}",
-            details=wrong,
-        )
+    rows = [item if isinstance(item, TaskManagerError) else next(prepared) for item in read]
+    refuse_wrong([row if isinstance(row, TaskManagerError) else None for row in rows])
     return [row for row in rows if not isinstance(row, TaskManagerError)]
 
 

@@ -1,10 +1,9 @@
 """/api/tasks: creating, listing, reading, cancelling and retrying tasks."""
 
-import re
 from collections import Counter
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
@@ -12,15 +11,14 @@ from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
+from taskmanager.api.task_bodies import read_tasks, refuse_wrong, traced
 from taskmanager.api.task_filters import task_filter_of
-from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
+from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import change, history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
-
-_TRACEPARENT = request_schemas.TRACEPARENT["pattern"]
 
 
 @blueprint.post("")
@@ -35,7 +33,7 @@ def create(body: Values) -> Response:
     201 created; 200 `deduplicated`; 400 a field or the params are wrong, or the
     type is not active; 403; 404 no such type.
     """
-    outcome = create_task(_traced(body), defaults=task_defaults(), caller=g.caller, now=g.now)
+    outcome = create_task(traced(body), defaults=task_defaults(), caller=g.caller, now=g.now)
     data = {
         **task_json(outcome.task or {}),
         "deduplicated": outcome.deduplicated,
@@ -45,17 +43,6 @@ def create(body: Values) -> Response:
     if outcome.deduplicated:
         return success(data, "Task already exists (deduplicated)")
     return success(data, "Task created successfully", 201)
-
-
-def _traced(body: Values) -> Values:
-    """The body with the trace context of the request, unless it has one of its own.
-
-    W3C Trace Context wants a header that cannot be read to be ignored.
-    """
-    header = request.headers.get("traceparent", "")
-    if body.get("traceparent") is None and re.fullmatch(_TRACEPARENT, header):
-        body["traceparent"] = header
-    return body
 
 
 @blueprint.post("/batch")
@@ -69,31 +56,19 @@ def create_batch(body: Values) -> Response:
     come with their results, as far as those fit into one answer.
     """
     atomic = body.get("atomic", False)
-    good = []
-    outcomes = []
-    for item in body["tasks"]:
-        try:
-            good.append(_traced(request_schemas.CREATE_TASK.check(item)))
-            outcomes.append(Outcome())
-        except TaskManagerError as error:
-            outcomes.append(Outcome(error=error))
+    read = read_tasks(body["tasks"])
+    good = [item for item in read if not isinstance(item, TaskManagerError)]
+    outcomes = [
+        Outcome(error=item if isinstance(item, TaskManagerError) else None) for item in read
+    ]
     if len(good) == len(outcomes) or not atomic:
         made = create_tasks(
             good, atomic=atomic, defaults=task_defaults(), caller=g.caller, now=g.now
         )
         following = iter(made)
         outcomes = [one if one.error else next(following) for one in outcomes]
-    wrong = [
-        {"path": f"tasks[{at}]", "message": one.error.message, "keyword": one.error.code}
-        for at, one in enumerate(outcomes)
-        if atomic and one.error
-    ]
-    if wrong:
-        raise ValidationFailed(
-            f"{len(wrong)} of {len(outcomes)} tasks are wrong, so none was made; "
-            f"the first is {wrong[0]['path']}: {wrong[0]['message']}",
-            details=wrong,
-        )
+    if atomic:
+        refuse_wrong([one.error for one in outcomes])
     results = _batch_results(outcomes)
     became = Counter(result["outcome"] for result in results)
     created, deduplicated, failed = (became[it] for it in ("created", "deduplicated", "error"))

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_TRANSACTION_RUNS = 10
 MAX_BACKOFF_SECONDS = 0.25
+MAX_REST_SECONDS = 0.1
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -121,3 +122,12 @@ def _commit(engine: peewee.Database) -> None:
             "The connection to the database was lost at the last moment, and it cannot "
             "be told whether this was done. Look, or send the same again."
         ) from error
+
+
+def rest_since(started: float) -> None:
+    """Between two slices of a long work: rests for as long as the last one took, but not for long.
+
+    `started` is when it began, in time.monotonic(). SQLite's waiting writers look only now and
+    then whether the lock is free, and would otherwise starve.
+    """
+    time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))

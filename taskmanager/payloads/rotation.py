@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, parts_of, update
-from taskmanager.db.transactions import write_transaction
+from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.errors import ConfigurationError
 from taskmanager.payloads.callbacks import CALLBACKS, opened_params, sealed_params
 from taskmanager.payloads.keyring import Keyring
@@ -19,7 +19,6 @@ from taskmanager.payloads.sealing import TEXTS, keyring, under_key, with_opened
 
 SLICE_ROWS = 10  # each may hold megabytes
 LOOKED_AT = 1_000
-MAX_REST_SECONDS = 0.1
 
 
 class _Table(NamedTuple):
@@ -60,8 +59,7 @@ def rotate(*, report: Callable[[str, int], None]) -> int:
         for ids in _due(table, keys):
             started = time.monotonic()
             done += _seal(table, keys, ids)
-            # Waiting writers get their turn.
-            time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
+            rest_since(started)
             report(table.name, done)
         total += done
     total += _in_slices(partial(_seal_batches, keys))

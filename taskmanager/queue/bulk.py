@@ -16,16 +16,15 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, execute, fetch_all, parts_of, update
-from taskmanager.db.transactions import write_transaction
+from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.queue import history, operate
 from taskmanager.queue.columns import when_available
 from taskmanager.queue.holder import lock_tasks, put_back
-from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter, find_ids
+from taskmanager.queue.read import FINISHED_STATUSES, WAITING_STATUSES, TaskFilter, find_ids
 from taskmanager.queue.task_types import allowed_rows
 
 # On SQLite a claim waits for a slice to end: python -m benchmarks.operating
 SLICE_ROWS = 10
-MAX_REST_SECONDS = 0.1
 
 
 class Action(NamedTuple):
@@ -62,7 +61,7 @@ def updating(priority: int | None, available_at: int | None) -> Action:
             changed |= when_available(available_at, now)
         return changed
 
-    return Action("updated", ("scheduled", "pending"), "task_not_waiting", changes)
+    return Action("updated", WAITING_STATUSES, "task_not_waiting", changes)
 
 
 class Outcome(NamedTuple):
@@ -122,14 +121,11 @@ def change_tasks(
 
 
 def _slices(ids: list[int]) -> Iterator[Sequence[int]]:
-    """Parts of the ids; between them the writer rests as long as it has written.
-
-    For the reason that _until_done() in maintenance.py gives.
-    """
+    """Parts of the ids; between them the writer rests as long as it has written."""
     for some in parts_of(ids, SLICE_ROWS):
         started = time.monotonic()
         yield some
-        time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
+        rest_since(started)
 
 
 def _judge(action: Action, ids: Sequence[int], caller: Caller) -> Counter[str]:

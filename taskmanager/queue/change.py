@@ -18,9 +18,7 @@ from taskmanager.payloads.sealing import with_opened, with_sealed
 from taskmanager.queue import dedupe, history, store, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
 from taskmanager.queue.holder import lock_tasks
-from taskmanager.queue.read import get_task, require_task
-
-WAITING = ("scheduled", "pending")
+from taskmanager.queue.read import WAITING_STATUSES, get_task, require_task
 
 
 @write_transaction
@@ -50,7 +48,7 @@ def change_existing(*, task_id: int, request: Mapping[str, Any], caller: Caller,
 
 def _change(task_id: int, request: Mapping[str, Any], caller: Caller, now: int) -> Row:
     task = require_task(lock_tasks([task_id], caller).get(task_id), task_id)
-    if task["status"] not in WAITING:
+    if task["status"] not in WAITING_STATUSES:
         raise Conflict(
             f"Task {task_id} is {task['status']}; only a task that waits can be changed.",
             code="task_not_waiting",

@@ -15,7 +15,7 @@ from taskmanager.queue.flow import batches
 from taskmanager.queue.holder import (
     Holder,
     finished,
-    lock_held,
+    lock_tasks,
     require_holder,
     update_held,
     waiting_again,
@@ -87,7 +87,7 @@ def complete_tasks(
 
     A report that is refused changes nothing and does not keep the others from counting.
     """
-    tasks = lock_held([completion.task_id for completion in completions], caller)
+    tasks = lock_tasks([completion.task_id for completion in completions], caller)
     policies = _retry_policies(completions, tasks)
     outcomes: list[CompletionOutcome] = []
     unwritten: dict[int, Report] = {}

@@ -33,10 +33,7 @@ MAX_TEXT_TOGETHER = 65_536
 # What a task loses when its attempt is over.
 NOT_CLAIMED: Row = {"claim_token": None, "claim_request_id": None, "lease_expires_at": None}
 NO_PROGRESS: Row = {"progress": None, "progress_message": None}
-# What no task has that a worker holds or has held.
-_NOT_OF_HELD: Row = dict.fromkeys(("expires_at", "pruned_at", "dedupe_until", "dedupe_seconds"))
 _LIGHT = ", ".join(LIGHT_COLUMNS)
-_OF_HELD = ", ".join(column for column in LIGHT_COLUMNS if column not in _NOT_OF_HELD)
 
 Update = tuple[Row, Row]  # a task of lock_tasks(), and the columns that change
 
@@ -73,22 +70,12 @@ def lock_tasks(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
     An id that does not exist is left out, and so is a task of a type that the
     caller may not touch: to the caller it does not exist either.
     """
-    return _lock(task_ids, caller, _LIGHT)
-
-
-def lock_held(task_ids: Sequence[int], caller: Caller) -> dict[int, Row]:
-    """The same for what a worker reports. Of a task that nobody holds some columns are wrong."""
-    rows = _lock(task_ids, caller, _OF_HELD)
-    return {task_id: {**_NOT_OF_HELD, **row} for task_id, row in rows.items()}
-
-
-def _lock(task_ids: Sequence[int], caller: Caller, columns: str) -> dict[int, Row]:
     # One order for everybody: two transactions that want the same rows cannot deadlock.
     ids = sorted(set(task_ids))
     rows: list[Row] = []
     for some in parts_of(ids, MAX_ROWS):
         rows += fetch_all(
-            f"SELECT {columns} FROM {{tasks}} WHERE id IN ? ORDER BY id {{lock_rows}}", (some,)
+            f"SELECT {_LIGHT} FROM {{tasks}} WHERE id IN ? ORDER BY id {{lock_rows}}", (some,)
         )
     # Only a completed task has a result, which a repeated report alone reads: see complete.py.
     return {

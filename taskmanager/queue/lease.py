@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
-from taskmanager.db.transactions import write_transaction
+from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.errors import ClaimLost, TaskManagerError
 from taskmanager.queue import history, workers
 from taskmanager.queue.flow import deadlines, limits
 from taskmanager.queue.holder import (
     Holder,
-    lock_held,
+    lock_tasks,
     put_back,
     require_holder,
     update_held,
@@ -24,7 +24,6 @@ from taskmanager.queue.holder import (
 # What a worker that names no tasks holds is renewed and released in transactions of this many.
 # One takes some 10 ms on two cores, and several times that on a slow host.
 SLICE_TASKS = 250
-MAX_REST_SECONDS = 0.1
 
 
 def next_heartbeat_in(tasks: Iterable[Row], *, heartbeat_seconds: int, now: int) -> float:
@@ -99,7 +98,7 @@ def renew_lease(
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     A crash leaves the old lease.
     """
-    task = lock_held([task_id], caller).get(task_id)
+    task = lock_tasks([task_id], caller).get(task_id)
     if task is not None and task["status"] == "cancelled":
         return task
     held = [_require_renewable(task, task_id, holder, limits.Places(now), now)]
@@ -119,7 +118,7 @@ def release_task(
     Raises NotFound, NotAllowed, TaskFinished, ClaimLost, TaskNotClaimed.
     A crash leaves it claimed.
     """
-    task = require_holder(lock_held([task_id], caller).get(task_id), task_id, holder)
+    task = require_holder(lock_tasks([task_id], caller).get(task_id), task_id, holder)
     workers.record_sign_of_life(holder.worker_id, now=now)
     [released] = _release([task], delay_seconds, caller, now)
     return released
@@ -155,7 +154,7 @@ def _in_slices(run_slice: Callable[[int], list[int]]) -> None:
         if len(ids) < SLICE_TASKS:
             return
         last_id = ids[-1]
-        time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
+        rest_since(started)
 
 
 Renewals = tuple[list[tuple[int, str]], list[Row]]
@@ -194,7 +193,7 @@ def _renew_slice(
     worker_id: str, after: int, caller: Caller, now: int
 ) -> tuple[list[int], Renewals]:
     ids = _held_ids(worker_id, after)
-    tasks = lock_held(ids, caller)
+    tasks = lock_tasks(ids, caller)
     return ids, _renew_locked(worker_id, [(each, None) for each in tasks], tasks, caller, now)
 
 
@@ -202,7 +201,7 @@ def _renew_slice(
 def _renew_named(
     worker_id: str, claims: Sequence[tuple[int, str | None]], caller: Caller, now: int
 ) -> Renewals:
-    tasks = lock_held([task_id for task_id, _ in claims], caller)
+    tasks = lock_tasks([task_id for task_id, _ in claims], caller)
     return _renew_locked(worker_id, claims, tasks, caller, now)
 
 
@@ -265,7 +264,7 @@ def _release_slice(
     ids = _held_ids(worker_id, after)
     held = [
         task
-        for task in lock_held(ids, caller).values()
+        for task in lock_tasks(ids, caller).values()
         if task["status"] == "claimed" and task["worker_id"] == worker_id
     ]
     _release(held, 0, caller, now)

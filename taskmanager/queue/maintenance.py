@@ -16,7 +16,7 @@ from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
 from taskmanager.db.connection import cache, keeps_snapshot, skips_locked
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
-from taskmanager.db.transactions import SnapshotTooOld, write_transaction
+from taskmanager.db.transactions import SnapshotTooOld, rest_since, write_transaction
 from taskmanager.errors import DatabaseUnavailable
 from taskmanager.payloads.sealing import with_sealed
 from taskmanager.queue import clock_jumps, endings, history, maintenance_runs, retention
@@ -258,11 +258,7 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
 
 
 def _until_done(run_slice: Callable[[int], int], deadline: float) -> int:
-    """Runs slices until nothing is left, each sized by how long the one before took.
-
-    After each it rests as long as the slice took: SQLite's waiting writers look
-    only now and then whether the lock is free, and would otherwise starve.
-    """
+    """Runs slices until nothing is left, each sized by how long the one before took."""
     total, rows = 0, SLICE_ROWS
     while True:
         started = time.monotonic()
@@ -271,7 +267,7 @@ def _until_done(run_slice: Callable[[int], int], deadline: float) -> int:
         total += done
         if done < rows or now > deadline:
             return total
-        time.sleep(min(now - started, 0.1))
+        rest_since(started)
         rows = next_slice_rows(rows, now - started)
 
 

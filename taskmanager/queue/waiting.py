@@ -1,13 +1,13 @@
 """Why a task is not running, in words and as a code.
 
-Its statements are templates, because every GET of a waiting task runs up to six of them. They name
+Its statements are templates, because every GET of a waiting task runs up to nine of them. They name
 the index whose last entry is the newest task: MySQL would otherwise sort all tasks of the type.
 """
 
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row, fetch_value
 from taskmanager.queue.flow import limits
-from taskmanager.queue.read import WITH_WORKER_STATUSES
+from taskmanager.queue.read import WAITING_STATUSES, WITH_WORKER_STATUSES
 
 Reason = dict[str, str]
 
@@ -24,7 +24,7 @@ def explain(task: Row, *, now: int) -> Reason | None:
             f"All {task['max_attempts']} attempts are used. "
             f"POST /api/tasks/{task['id']}/retry gives it new ones.",
         )
-    if task["status"] not in ("scheduled", "pending"):
+    if task["status"] not in WAITING_STATUSES:
         return None
     if fetch_value("SELECT is_paused FROM {task_types} WHERE id = ?", (task["task_type_id"],)):
         return _reason(

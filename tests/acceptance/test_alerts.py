@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.alerts.conftest import LOOPBACK, Mailbox, Receiver, receiving
+from tests.alerts.conftest import LOOPBACK, Mailbox, Receiver
+from tests.support.receivers import serving
 from tests.support.server import Server
 
 PATIENCE_SECONDS = 60
@@ -14,7 +15,7 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with receiving() as server:
+    with serving(Receiver()) as server:
         yield server
 
 

@@ -1,11 +1,9 @@
 """Where alerts arrive in tests: a real mail server and a real HTTP receiver on this machine."""
 
-import contextlib
 import json
 import socket
 import ssl
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -19,6 +17,7 @@ from aiosmtpd.smtp import AuthResult
 
 from taskmanager.config import Settings
 from tests.conftest import Api
+from tests.support.receivers import serving
 
 LOOPBACK = "127.0.0.0/8"
 USER, PASSWORD = "queue@example.org", "p@ss word/1"
@@ -57,20 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def receiving() -> Iterator[Receiver]:
-    server = Receiver()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with receiving() as server:
+    with serving(Receiver()) as server:
         yield server
 
 

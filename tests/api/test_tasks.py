@@ -66,13 +66,13 @@ def test_the_trace_of_a_task_is_kept_from_its_creation_to_its_claim(job: Api) ->
     assert ask(job, {"n": 1}, 200, traceparent=OTHER_TRACE)["traceparent"] == TRACE
 
 
-@pytest.mark.parametrize("path", ["/api/tasks", "/api/tasks/batch"])
+@pytest.mark.parametrize("path", ["/api/tasks", "/api/tasks/batch", "/api/batches"])
 def test_the_header_traceparent_is_for_tasks_without_one_of_their_own(job: Api, path: str) -> None:
     tasks: list[dict[str, Any]] = [
         {"type": "job", "params": {"n": 1}},
         {"type": "job", "params": {"n": 2}, "traceparent": OTHER_TRACE},
     ]
-    for body in [{"tasks": tasks}] if path.endswith("batch") else tasks:
+    for body in tasks if path == "/api/tasks" else [{"tasks": tasks}]:
         job.call("POST", path, body, headers={"X-API-Key": job.key, "traceparent": TRACE})
     claimed = job.claim(limit=2)["tasks"]
     assert [task["traceparent"] for task in claimed] == [TRACE, OTHER_TRACE]

@@ -419,12 +419,12 @@ class TestInSlices:
         """How many tasks each transaction locked."""
         locked: list[int] = []
 
-        def lock_held(ids: Any, caller: Any) -> Any:
+        def lock_tasks(ids: Any, caller: Any) -> Any:
             locked.append(len(ids))
-            return holder.lock_held(ids, caller)
+            return holder.lock_tasks(ids, caller)
 
         monkeypatch.setattr(lease, "SLICE_TASKS", 2)
-        monkeypatch.setattr(lease, "lock_held", lock_held)
+        monkeypatch.setattr(lease, "lock_tasks", lock_tasks)
         return locked
 
     def test_every_lease_of_a_worker_is_renewed(

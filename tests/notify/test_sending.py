@@ -12,6 +12,7 @@ import pytest
 
 from taskmanager.notify.addresses import AddressRefused
 from taskmanager.notify.sending import MAX_ANSWER_BYTES, NotSent, Rules, post
+from tests.support.receivers import serving
 
 LOOPBACK = [ip_network("127.0.0.1/32")]
 
@@ -39,12 +40,8 @@ class Server(ThreadingHTTPServer):
 def receiver():
     server = Server(("127.0.0.1", 0), Receiver)
     server.received = []
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def rules(*, context=None, resolver=lambda _: ["127.0.0.1"]):

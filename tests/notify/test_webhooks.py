@@ -286,7 +286,8 @@ def test_an_address_that_is_not_public_is_refused_when_it_is_entered(api: Api, u
 
 @pytest.mark.parametrize("settings", [{}])
 def test_a_name_that_cannot_be_resolved_yet_is_accepted(api: Api) -> None:
-    api.post("/api/webhooks", {"name": "h", "url": "https://nowhere.invalid/"}, 201)
+    hook = api.post("/api/webhooks", {"name": "h", "url": "https://nowhere.invalid/"}, 201)
+    assert (hook["url"], hook["is_active"]) == ("https://nowhere.invalid/", True)
 
 
 def test_an_address_is_looked_up_before_the_database_is_locked(

@@ -192,7 +192,8 @@ def test_messages_of_a_history_cannot_change_places(queue: Api) -> None:
     fail(queue)
     first, second = fetch_all("SELECT id, message FROM {task_logs} WHERE message IS NOT NULL")
     execute("UPDATE {task_logs} SET message = ? WHERE id = ?", (first["message"], second["id"]))
-    queue.get(f"/api/tasks/{task['id']}/logs", 503)
+    refused = queue.get(f"/api/tasks/{task['id']}/logs", 503)
+    assert refused["code"] == "payload_unreadable"
 
 
 def test_a_damaged_task_keeps_no_other_from_being_claimed_and_can_be_removed(queue: Api) -> None:

@@ -11,7 +11,7 @@ from taskmanager.api.openapi.schemas import CURSOR, page_of, ref
 from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
 from taskmanager.api.requests import RequestBody
 from taskmanager.api.serializers import COUNT, NUMBER, TIME
-from taskmanager.queue.flow.batches import CALLBACKS
+from taskmanager.payloads.callbacks import CALLBACKS
 
 
 class Call(NamedTuple):

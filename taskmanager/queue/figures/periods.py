@@ -30,7 +30,7 @@ from taskmanager.db.statements import (
     parts_of,
     update,
 )
-from taskmanager.db.transactions import write_transaction
+from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.queue import feed
 from taskmanager.queue.read import FINISHED_STATUSES
 
@@ -56,7 +56,6 @@ NO_CODE = ""  # of a failure that was reported without one
 # A transaction that stores what so many events add up to takes 6 ms on SQLite, 14 on MariaDB.
 SLICE_EVENTS = 250
 ROWS_ADDED = 100  # by one statement
-MAX_REST_SECONDS = 0.1
 
 # MySQL would read the whole table while it is small.
 _COUNTS = "{period_counts} {unique period_counts_period}"
@@ -131,7 +130,7 @@ def count_events(*, now: int, deadline: float) -> int:
         total += counted
         if counted < SLICE_EVENTS or time.monotonic() > deadline:
             return total
-        time.sleep(min(time.monotonic() - started, MAX_REST_SECONDS))
+        rest_since(started)
 
 
 def count_slice(*, now: int, events: int) -> int:

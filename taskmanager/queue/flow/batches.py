@@ -30,8 +30,6 @@ from taskmanager.queue import store
 from taskmanager.queue.columns import params_text, when_available
 from taskmanager.queue.read import FINISHED_STATUSES
 
-# What a batch may create when it is finished.
-CALLBACKS = ("on_finished", "on_completed", "on_failed")
 # In the params of a callback, this object stands for the id of the batch.
 ITS_ID = {"$batch": "id"}
 

@@ -13,9 +13,10 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest
 from taskmanager.payloads.sealing import with_sealed
 from taskmanager.queue import endings, history, retry, task_types
+from taskmanager.queue.columns import MAX_DELAY_SECONDS
 from taskmanager.queue.holder import finished, update_held, waiting_again
+from taskmanager.queue.read import WAITING_STATUSES
 
-MAX_SECONDS = 10 * 366 * 86_400
 CANCELLED_BY_A_CLAIM = 25  # late tasks that a claim clears out of its way at a time
 
 NEXT = "SELECT expires_at FROM {task_deadlines} ORDER BY expires_at LIMIT 1"
@@ -46,7 +47,7 @@ def deadline_of(request: Mapping[str, Any], *, available_at: int, now: int) -> i
             f"The task would expire at {format_time(moment)}, but no worker can claim it before "
             f"{format_time(available_at)}."
         )
-    if moment > now + MAX_SECONDS * 1000:
+    if moment > now + MAX_DELAY_SECONDS * 1000:
         raise InvalidRequest("expires_at is more than ten years away.")
     return int(moment)
 
@@ -80,8 +81,8 @@ def cancel_late(*, now: int, rows: int) -> int:
     locked = fetch_all(
         f"SELECT {_COLUMNS} FROM {{tasks}} WHERE id IN ? ORDER BY id {{lock_rows}}", (ids,)
     )
-    waiting = ("scheduled", "pending")
-    _cancel([t for t in locked if t["status"] in waiting and is_late(t, now)], now)
+    waiting = [task for task in locked if task["status"] in WAITING_STATUSES]
+    _cancel([task for task in waiting if is_late(task, now)], now)
     execute("DELETE FROM {task_deadlines} WHERE task_id IN ?", (ids,))
     return len(over)
 

@@ -1,17 +1,15 @@
 """Encryption at rest: what lies in the database of an encrypted type, and who can read it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 from flask import Flask
 
 from taskmanager.app import close_app, create_app
-from taskmanager.db.connection import database, use_database
-from taskmanager.db.models import MODELS, PayloadKey, Schedule, Task, TaskType, TaskTypeVersion
+from taskmanager.db.connection import database
+from taskmanager.db.models import MODELS
 from taskmanager.db.queries import rows_of
 from taskmanager.db.statements import fetch_all, fetch_value
 from taskmanager.errors import ConfigurationError
@@ -19,23 +17,10 @@ from taskmanager.payloads import keys_in_use, rotation
 from taskmanager.payloads.keyring import Keyring, key_id
 from taskmanager.payloads.sealing import keyring
 from tests.conftest import Api, Clock
+from tests.payloads.conftest import KEY
+from tests.payloads.conftest import NEW_KEY as NEWER
 
-KEY, NEWER = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 SECRET = "4111-1111-1111-1111"
-
-
-@pytest.fixture
-def settings() -> dict[str, Any]:
-    return {"payload_key": KEY}
-
-
-@pytest.fixture(autouse=True)
-def _leave_nothing_encrypted(app: Flask) -> Iterator[None]:
-    """The tests share a database on MariaDB, and others start on it without a key."""
-    yield
-    use_database(app.extensions["taskmanager.database"])  # a test may have closed another one
-    for model in (Task, Schedule, TaskTypeVersion, TaskType, PayloadKey):
-        model.delete().execute()
 
 
 @pytest.fixture
@@ -225,7 +210,9 @@ def test_a_text_that_only_looks_encrypted_is_left_as_it_is(job: Api) -> None:
 def test_a_key_that_has_encrypted_nothing_may_be_taken_away(app: Flask, tmp_path: Path) -> None:
     settings = app.extensions["taskmanager"]
     config = {"instance_path": tmp_path / "instance", "database_url": settings.database_url}
-    close_app(create_app(config))
+    other = create_app(config)
+    assert other.test_client().get("/api/health").get_json()["data"]["status"] == "healthy"
+    close_app(other)
 
 
 def test_an_encrypted_type_needs_a_key_at_the_start(job: Api, app: Flask, tmp_path: Path) -> None:
