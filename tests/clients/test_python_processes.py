@@ -240,7 +240,8 @@ def test_a_program_started_as_a_module_is_imported_as_one(work: Work) -> None:
 
 def test_where_no_process_can_be_started_the_task_is_put_back(work: Work) -> None:
     [task], log = work({}, end="sys.executable = '/missing'\nworker.run(burst=True)")
-    assert (task["status"], task["attempts"]) == ("scheduled", 0)
+    assert task["attempts"] == 0
+    assert task["status"] in {"scheduled", "pending"}, task  # the delay may be over by now
     assert "cannot start a process" in log
 
 
