@@ -56,7 +56,6 @@ SLOW_FIXTURES = {"mariadb_server", "own_mariadb", "start_server", "upload"}
 SLOW_FOLDERS = {"acceptance", "races"}
 
 TESTS = Path(__file__).parent
-LEFT_OUT = pytest.StashKey[int]()
 
 hypothesis.register_profile("quick", deadline=None, max_examples=20)
 hypothesis.register_profile("full", deadline=None, max_examples=100)
@@ -103,17 +102,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     name = config.getoption("--database")
     here = [item for item in items if _runs_on(name, item)]
     kept = [item for item in here if not (_is_quick_run(config) and _has(item, "slow"))]
-    config.stash[LEFT_OUT] = len(here) - len(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for each core in the quick run. Other runs start servers and measure patience."""
+    return (os.cpu_count() or 1) if _is_quick_run(config) else 0
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if left_out := config.stash.get(LEFT_OUT, 0):
+    if _is_quick_run(config):
         terminalreporter.write_line(
-            f"{left_out} slow tests were left out; pytest --all runs them too.", yellow=True
+            "The slow tests were left out; pytest --all runs them too.", yellow=True
         )
 
 

@@ -233,7 +233,11 @@ class TestWithoutAKey:
         assert (refused["code"], "new-key" in refused["message"]) == ("no_payload_key", True)
 
 
-@pytest.mark.parametrize("key", ["short", "A" * 44, KEY[:-2], f"{KEY};{NEWER}"])
+@pytest.mark.parametrize(
+    "key",
+    ["short", "A" * 44, KEY[:-2], f"{KEY};{NEWER}"],
+    ids=["short", "of zeros", "cut off", "wrongly separated"],
+)
 def test_a_key_that_is_none_is_refused_and_not_repeated(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="TASKMANAGER_PAYLOAD_KEY") as refused:
         create_app({"instance_path": tmp_path, "payload_key": key})

@@ -75,7 +75,7 @@ def test_they_stay_encrypted_and_the_same_key_reads_them(
     assert api.post("/api/tasks", body)["deduplicated"] is True
 
 
-@pytest.mark.parametrize("keys", ["", OTHER])
+@pytest.mark.parametrize("keys", ["", OTHER], ids=["no key", "another key"])
 def test_without_their_key_nothing_is_imported(
     old: Queue, new: Queue, serve: Serve, keys: str, file: Path
 ) -> None:
