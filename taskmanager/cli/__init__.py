@@ -10,6 +10,7 @@ import click
 
 from taskmanager import __version__
 from taskmanager.cli.alerts import alerts_group
+from taskmanager.cli.batches import batches_group
 from taskmanager.cli.database import init_db, migrate
 from taskmanager.cli.keys import keys_group
 from taskmanager.cli.maintenance import maintain, prune, requeue_stale
@@ -50,7 +51,7 @@ def main() -> None:
 
 for command in (
     *(serve, demo, worker, init_db, migrate, keys_group, payloads_group, stats, audit, openapi),
-    *(tasks_group, types_group, workers_group, schedules_group, webhooks_group, alerts_group),
-    *(export, import_, import_php_, maintain, requeue_stale, prune, doctor),
+    *(tasks_group, types_group, batches_group, workers_group, schedules_group, webhooks_group),
+    *(alerts_group, export, import_, import_php_, maintain, requeue_stale, prune, doctor),
 ):
     main.add_command(command)

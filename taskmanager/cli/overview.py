@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from taskmanager.cli.queue_api import Call, with_api
+from taskmanager.cli.queue_api import Call, all_pages, with_api
 from taskmanager.cli.terminal import (
     json_option,
     number_option,
@@ -114,7 +114,7 @@ def workers_group() -> None:
 @with_api
 def list_workers(api: Call, as_json: bool) -> None:
     """List the workers, the one seen last first."""
-    workers = _all(api, "/workers", "workers")
+    workers = all_pages(api, "/workers", "workers")
     if as_json:
         show_json(workers)
         return
@@ -140,18 +140,6 @@ def _per_minute(done: Mapping[str, float] | None) -> tuple[float | None, float |
     return (None, None) if done is None else (done["ten_minutes"], done["hour"])
 
 
-def _all(api: Call, path: str, name: str) -> list[Any]:
-    """Every object of a list that has pages."""
-    found: list[Any] = []
-    query: dict[str, Any] = {"limit": 100}
-    while True:
-        page = api("GET", path, query)
-        found += page[name]
-        if page["next_cursor"] is None:
-            return found
-        query["cursor"] = page["next_cursor"]
-
-
 @click.group("schedules")
 def schedules_group() -> None:
     """List schedules, and run one now."""
@@ -162,7 +150,7 @@ def schedules_group() -> None:
 @with_api
 def list_schedules(api: Call, as_json: bool) -> None:
     """List the schedules."""
-    schedules = _all(api, "/schedules", "schedules")
+    schedules = all_pages(api, "/schedules", "schedules")
     if as_json:
         show_json(schedules)
         return

@@ -1,4 +1,4 @@
-"""The API as the commands on tasks, types, workers and schedules call it.
+"""The API as the commands on tasks, types, workers, schedules and batches call it.
 
 On the server a command calls the application in its own process, as the operator, without a key or
 a rate limit. With --url it calls any TaskManager over HTTP. Both take the same way from there.
@@ -40,6 +40,18 @@ def with_api(command: Callable[..., None]) -> Callable[..., None]:
             command(_over_http(url, key), **options)
 
     return run
+
+
+def all_pages(api: Call, path: str, name: str) -> list[Any]:
+    """Every object of a list that has pages; `name` is where an answer has them."""
+    found: list[Any] = []
+    query: dict[str, Any] = {"limit": 100}
+    while True:
+        page = api("GET", path, query)
+        found += page[name]
+        if page["next_cursor"] is None:
+            return found
+        query["cursor"] = page["next_cursor"]
 
 
 def _own_application() -> Call:

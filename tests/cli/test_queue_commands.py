@@ -1,4 +1,4 @@
-"""The commands on tasks, types, workers, schedules and webhooks: on the server and elsewhere."""
+"""The commands that look at the queue and change it: on the server and elsewhere."""
 
 import json
 import re
@@ -170,6 +170,37 @@ def test_types_workers_and_schedules_are_listed_and_switched(
     assert api.get(f"/api/tasks/{created}")["type"] == "other"
     for name in ("types", "workers", "schedules"):
         assert len(json.loads(run(name, "list", "--json").stdout)) >= 1
+
+
+def test_batches_are_listed_closed_cancelled_and_retried(
+    run: Callable[..., Result], api: Api
+) -> None:
+    api.register()
+    tasks = [{"type": "job", "params": {"n": n}} for n in range(3)]
+    then = {"type": "job", "params": {"of": {"$batch": "id"}}}
+    body = {"name": "May", "tasks": tasks, "metadata": {"for": "Käthe"}, "on_finished": then}
+    may = str(api.post("/api/batches", {**body, "is_open": True}, 201)["id"])
+    api.post("/api/batches", {}, 201)
+    api.complete(api.claim("w1"))
+    newest, oldest = rows(run("batches", "list"))
+    assert newest[1:5] == ["-", "open", "0", "0"]
+    assert oldest[:8] == [may, "May", "open", "33", "3", "1", "0", "0"]
+    assert run("batches", "close", may).stdout == (
+        f"batch {may} is running: 1 completed, 0 failed, 0 cancelled, 2 unfinished\n"
+    )
+    assert run("batches", "cancel", may, "--reason", "too late").stdout == (
+        "2 tasks changed (cancel)\n"
+        f"batch {may} is finished: 1 completed, 0 failed, 2 cancelled, 0 unfinished\n"
+    )
+    shown = run("batches", "show", may).stdout
+    assert re.search(r"^on_finished_task_id: +4$", shown, re.MULTILINE)
+    assert '{"for": "Käthe"}' in shown
+    assert run("batches", "retry", may).stdout.splitlines()[-1] == (
+        f"batch {may} is running: 1 completed, 0 failed, 0 cancelled, 2 unfinished"
+    )
+    assert json.loads(run("batches", "show", may, "--json").stdout)["name"] == "May"
+    assert len(json.loads(run("batches", "list", "--json").stdout)) == 2
+    assert "no batch 999" in run("batches", "show", "999", exit_code=1).stderr
 
 
 def test_webhooks_and_their_deliveries_are_listed_and_sent_again(
