@@ -57,6 +57,7 @@ def environment(account: Account, archive: Path) -> Path:
 def make_database(server: mariadb.MariaDB, name: str) -> str:
     """What the panel's "MySQL Databases" gives: a database and a user with a password."""
     url = server.create_database(name)
+    server.run(f"DROP USER IF EXISTS {name}@'127.0.0.1'")
     server.run(f"CREATE USER {name}@'127.0.0.1' IDENTIFIED BY '{DATABASE_PASSWORD}'")
     server.run(f"GRANT ALL PRIVILEGES ON {name}.* TO {name}@'127.0.0.1'")
     return url.replace("root@", f"{name}:{quote(DATABASE_PASSWORD, safe='')}@")

@@ -89,8 +89,11 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert "Traceback" not in server.log()
 
 
+Work = Callable[..., tuple[list[Any], str]]
+
+
 @pytest.fixture
-def work(queue: Server, tmp_path: Path) -> Callable[..., tuple[list[Any], str]]:
+def work(queue: Server, tmp_path: Path) -> Iterator[Work]:
     """Creates tasks, runs a program until nothing is left; the tasks then, and the log."""
 
     def run(
@@ -118,10 +121,9 @@ def work(queue: Server, tmp_path: Path) -> Callable[..., tuple[list[Any], str]]:
         found = [queue.call("GET", f"/api/tasks/{result['task']['id']}").data for result in made]
         return found, done.stdout + done.stderr
 
-    return run
-
-
-Work = Callable[..., tuple[list[Any], str]]
+    yield run
+    left = queue.call("POST", "/api/tasks/cancel", {"filter": {"type": "job"}})
+    assert left.status == 200
 
 
 def test_a_handler_that_computes_for_three_leases_keeps_its_task(work: Work) -> None:
@@ -271,7 +273,6 @@ def test_tasks_of_short_handlers_are_claimed_ahead_and_reported_together(
 
 
 def test_a_run_ends_after_so_many_tasks_or_seconds(work: Work) -> None:
-    work()  # what other tests have left
     tasks, _ = work(*[{}] * 9, end="worker.run(max_tasks=4)")
     assert Counter(task["status"] for task in tasks) == {"completed": 4, "pending": 5}
     began = time.monotonic()
