@@ -53,7 +53,7 @@ in_every_mode = pytest.mark.parametrize("engine", list(MODES), indirect=True)
 # Fixtures that start a server or another process for the test.
 SLOW_FIXTURES = {"mariadb_server", "own_mariadb", "start_server", "upload"}
 # Folders all of whose tests do so.
-SLOW_FOLDERS = {"acceptance", "races"}
+SLOW_FOLDERS = {"acceptance", "cluster", "races"}
 
 TESTS = Path(__file__).parent
 

@@ -78,7 +78,7 @@ KEPT_TO = {
     },
 }
 # Folders of tests that belong to no room.
-OTHER_TESTS = {"acceptance", "clients", "races", "support"}
+OTHER_TESTS = {"acceptance", "clients", "cluster", "races", "support"}
 
 
 class Module(NamedTuple):

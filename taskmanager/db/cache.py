@@ -54,5 +54,7 @@ class Cache:
     # Ids of task_logs: all up to the first were assigned some seconds ago; the newest seen since
     # then, and when (monotonic).
     log_ids_seen: tuple[int, int, float] = (0, 0, -60.0)
-    # When another worker last took a task first that a guarded claim had found.
+    # When another worker last took a task first that a claim had found.
     claims_contended_at: int = 0
+    # When another node of a cluster last committed something first (monotonic).
+    conflict_at: float = -60.0

@@ -133,6 +133,14 @@ def keeps_snapshot() -> bool:
     return keeps
 
 
+def meets_other_nodes() -> bool:
+    """Whether another node of a Galera cluster has, in the last second, committed first what this
+    process was doing.
+    """
+    meets: bool = database.obj.meets_other_nodes()
+    return meets
+
+
 def takes(text: str) -> bool:
     """Whether the database can store a text in a row of otherwise small values.
 

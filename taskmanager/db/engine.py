@@ -46,7 +46,7 @@ class Recovering:
         try:
             return run(sql, params)
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
-            if not is_connection_lost(error):
+            if not self.is_lost(error):
                 raise self.given_up(error) from error
         self.close_quietly()
         try:
@@ -54,6 +54,10 @@ class Recovering:
             return run(sql, params)
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
             raise self.given_up(error) from error
+
+    def is_lost(self, error: BaseException) -> bool:
+        """True where this connection is of no more use, and another one may do."""
+        return is_connection_lost(error)
 
     def connect_anew(self) -> None:
         """Opens this thread's connection; never one that was open before."""
@@ -63,6 +67,10 @@ class Recovering:
         """Whether all plain SELECTs of a transaction see the moment of the first one, although
         others may write meanwhile.
         """
+        return False
+
+    def meets_other_nodes(self) -> bool:
+        """Whether another node of a cluster has just committed first what this one was doing."""
         return False
 
     def takes(self, text: str) -> bool:

@@ -17,6 +17,11 @@ log = logging.getLogger(__name__)
 # Reference". The first group says that the server has rolled back and the same may be tried again.
 MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
+# The node has lost its Galera cluster. The second one comes from COMMIT, and then nobody knows
+# whether the others have got the transaction.
+MYSQL_NODE_LOST = frozenset({1047, 1180})
+# Only this server cannot: it is a replica, or (1205) what other nodes have committed does not come.
+MYSQL_ANOTHER_SERVER_MAY = frozenset({1205, 1290, 1792, 1836, 3098})
 # The binary log has statements and the session is READ COMMITTED: another session will be right.
 MYSQL_LOGS_STATEMENTS = 1665
 MYSQL_NO_SUCH_TABLE = 1146
@@ -70,6 +75,7 @@ def is_connection_lost(error: BaseException) -> bool:
     return (
         isinstance(error, peewee.InterfaceError)
         or code in MYSQL_CONNECTION_LOST
+        or code in MYSQL_NODE_LOST
         or code == MYSQL_LOGS_STATEMENTS
     )
 
@@ -77,6 +83,11 @@ def is_connection_lost(error: BaseException) -> bool:
 def is_too_large(error: BaseException) -> bool:
     """True where a statement is larger than the server takes. It was not sent."""
     return mysql_code(error) == MYSQL_PACKET_TOO_LARGE
+
+
+def is_of_this_server(error: BaseException) -> bool:
+    """True where another server of the same database may do what this one refuses."""
+    return mysql_code(error) in MYSQL_ANOTHER_SERVER_MAY
 
 
 def is_rolled_back(error: BaseException) -> bool:
@@ -154,8 +165,15 @@ _TOO_SLOW = Refusal(
     "Ask the host to raise max_statement_time (MariaDB) or max_execution_time (MySQL).",
 )
 _LATER = "Wait, run fewer processes or threads, or ask the host for a higher limit."
+_NODE_LOST = Refusal(
+    "The database server has lost its cluster and takes no work",
+    "It comes back by itself when it sees the other nodes again. With all nodes in "
+    "TASKMANAGER_DATABASE_URL, others are used meanwhile.",
+)
 MYSQL_REFUSALS = {
     1021: _SERVER_FULL,
+    1047: _NODE_LOST,
+    1180: _NODE_LOST,
     1040: Refusal("The database server has no free connection", _LATER),
     1044: Refusal(
         "The database user has no access to this database",

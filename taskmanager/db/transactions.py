@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import peewee
 
 from taskmanager.db.connection import close_connection, database
-from taskmanager.db.errors import is_connection_lost, is_rolled_back
+from taskmanager.db.errors import is_rolled_back
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,11 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
             except peewee.IntegrityError:
                 raise
             except (peewee.DatabaseError, peewee.InterfaceError) as error:
-                is_lost = is_connection_lost(error)
+                is_lost = database.is_lost(error)
                 if is_lost:
                     close_connection()
+                else:
+                    database.cache.conflict_at = time.monotonic()
                 if attempt == MAX_TRANSACTION_RUNS or not (is_lost or is_rolled_back(error)):
                     raise database.given_up(error) from error
                 log.info("transaction %s again: %s", operation.__name__, error)
@@ -116,7 +118,7 @@ def _commit(engine: peewee.Database) -> None:
     try:
         engine.commit()
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
-        if not is_connection_lost(error):
+        if not database.is_lost(error):
             raise
         raise DatabaseUnavailable(
             "The connection to the database was lost at the last moment, and it cannot "

@@ -7,8 +7,9 @@ MariaDB the server's clock and its limits of connections.
 import contextlib
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taskmanager.db.connection import connect_database, database, dialect, keeps_snapshot
 from taskmanager.db.dialect import SQLITE
@@ -19,6 +20,7 @@ from taskmanager.doctor.case import DATABASE, TABLES, Case
 from taskmanager.doctor.findings import (
     Finding,
     Level,
+    listed,
     not_applicable,
     numbers_of,
     ok,
@@ -27,6 +29,9 @@ from taskmanager.doctor.findings import (
     warning,
 )
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
+
+if TYPE_CHECKING:  # SQLite needs none of what this imports
+    from taskmanager.db.mysql.nodes import Node, State
 
 OLDEST = {"SQLite": [3, 7], "MySQL": [5, 7], "MariaDB": [10, 3]}
 MAX_SKEW_MS = 5_000
@@ -207,6 +212,37 @@ def check_binary_log(case: Case) -> Finding:
             "statement (binlog_format=STATEMENT). More of them are repeated."
         )
     return ok("Transactions use READ COMMITTED.")
+
+
+def check_nodes(case: Case) -> Finding:
+    """Which of several servers of the URL can be used."""
+    if dialect() is SQLITE or not database.nodes.are_several:
+        return not_applicable("TASKMANAGER_DATABASE_URL names one database.")
+    return judge_nodes(database.ask_nodes())
+
+
+def judge_nodes(nodes: Sequence[tuple["Node", "State | None"]]) -> Finding:
+    """`nodes` has each server and what it says of itself, None where it does not answer."""
+    unfit = [
+        f"{node.host}:{node.port} {_why_unfit(state)}"
+        for node, state in nodes
+        if state is None or not (state.is_usable and state.is_synced)
+    ]
+    if unfit:
+        return warning(
+            f"Of {len(nodes)} database servers, {len(unfit)} cannot be used now: {listed(unfit)}.",
+            "Start the server, or wait until it has caught up with the others. Meanwhile the "
+            "others are used.",
+        )
+    return ok(f"All {len(nodes)} database servers can be used.")
+
+
+def _why_unfit(state: "State | None") -> str:
+    if state is None:
+        return "does not answer"
+    if not state.is_ready:
+        return "has lost the others"
+    return "is catching up or copies its data to another" if state.is_writable else "is read-only"
 
 
 def check_packets(case: Case) -> Finding:

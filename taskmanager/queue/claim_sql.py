@@ -11,9 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from taskmanager.db.connection import cache, dialect, keeps_snapshot, skips_locked
+from taskmanager.db.connection import (
+    cache,
+    dialect,
+    keeps_snapshot,
+    meets_other_nodes,
+    skips_locked,
+)
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.statements import Row, fetch_all, fetch_one, parts_of
+from taskmanager.db.statements import Row, fetch_all, parts_of
 from taskmanager.queue.answer_size import COLUMNS, count_that_fits
 
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
@@ -172,10 +178,14 @@ def _lock_what_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list
     Index entries of claimed tasks stay until the server purges them. A locking
     SELECT locks each one that it meets; a plain SELECT skips them. So a plain one
     finds the first pending task, and the locking one starts there: docs/decisions/0014.
+
+    The nodes of a cluster do not see each other's locks, and one of two that take the same
+    task learns it at COMMIT. After that a claim starts at one of the first SPREAD_ROWS.
     """
-    head = fetch_one(order.heads, (type_id, 1))
-    if head is None:
+    heads = fetch_all(order.heads, (type_id, SPREAD_ROWS if meets_other_nodes() else 1))
+    if not heads:
         return []
+    head = random.choice(heads)  # noqa: S311
     return fetch_all(order.lock_from_head, (type_id, *order.begin_at(head), count))
 
 

@@ -24,14 +24,28 @@ def options(url: str) -> dict[str, Any]:
 def test_a_mysql_url_is_read_whole_and_unquoted() -> None:
     found = options("mysql://m%40e:p%2F%3A%40ss@db.example.org:3307/que%20ue")
     assert (found["user"], found["password"]) == ("m@e", "p/:@ss")
-    assert (found["host"], found["port"]) == ("db.example.org", 3307)
+    assert list(database.obj.nodes) == [("db.example.org", 3307)]
     assert (found["database"], found["charset"]) == ("que ue", "utf8mb4")
     assert "ssl_disabled" not in found
 
 
 def test_what_a_mysql_url_leaves_out_has_defaults() -> None:
     found = options("mysql://me@localhost/queue")
-    assert (found["password"], found["port"], found["ssl_disabled"]) == ("", 3306, True)
+    assert (found["password"], found["ssl_disabled"]) == ("", True)
+    assert list(database.obj.nodes) == [("localhost", 3306)]
+
+
+def test_a_mysql_url_may_name_several_servers() -> None:
+    found = options("mysql://me:a,b@node1,node2:3307,[::1]:3308/queue")
+    assert list(database.obj.nodes) == [("node1", 3306), ("node2", 3307), ("::1", 3308)]
+    assert (found["password"], found["connect_timeout"]) == ("a,b", 2)
+    assert "ssl_disabled" not in found
+    assert options("mysql://me@127.0.0.1:1,127.0.0.1:2/queue")["ssl_disabled"] is True
+
+
+def test_a_socket_is_of_one_server() -> None:
+    with pytest.raises(ConfigurationError, match="unix_socket is that of one"):
+        connect_database("mysql://me@a,b/queue?unix_socket=/run/mysqld.sock")
 
 
 def test_a_socket_is_an_option() -> None:
@@ -46,7 +60,8 @@ def test_a_sqlite_url_names_a_file() -> None:
 
 def test_special_characters_that_need_no_quoting_are_taken_as_they_are() -> None:
     found = options("mysql://me:p@s$%{}:+!@localhost/queue?unix_socket=/run/a+b%20c.sock")
-    assert (found["password"], found["host"]) == ("p@s$%{}:+!", "localhost")
+    assert found["password"] == "p@s$%{}:+!"
+    assert list(database.obj.nodes) == [("localhost", 3306)]
     assert found["unix_socket"] == "/run/a+b c.sock"
     assert options("sqlite:////srv/a#b?c%20d@e/q.db?journal=wal")["database"] == (
         "/srv/a#b?c%20d@e/q.db"
@@ -69,6 +84,7 @@ def test_a_password_that_ends_early_is_refused_and_not_shown(user: str, password
         *("mysql://me@host/queue?unix_socket=", "sqlite:////srv/q.db?journal", "sqlite:///~/q.db"),
         *("sqlite:///$HOME/q.db", "sqlite:////srv/q.db?mode=ro"),
         *("sqlite:///", "mysql://", "mysql://me@host", "mysql://host/queue"),
+        *("mysql://me@host:1,other:port/queue",),
         *("mysql://me@host:port/queue", "mysql://me@host:70000/queue", "mysql://me@[::1/queue"),
         *("mysql://me@host/queue?charset=latin1", "mysql://me@host/queue?ssl=1"),
     ],

@@ -32,8 +32,21 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def anything(connection: object) -> bool:
+    return True
+
+
 def timers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
+def test_one_that_is_not_wanted_is_closed_and_so_are_the_others() -> None:
+    idle = IdleConnections(60)
+    connections = [Connection(), Connection()]
+    for connection in connections:
+        idle.put(connection)
+    assert idle.take(lambda connection: False) is None
+    assert all(connection.is_closed for connection in connections)
 
 
 def test_the_one_that_was_used_last_is_handed_out_first() -> None:
@@ -42,7 +55,7 @@ def test_the_one_that_was_used_last_is_handed_out_first() -> None:
     idle.put(first)
     idle.put(second)
 
-    assert [idle.take(), idle.take(), idle.take()] == [second, first, None]
+    assert [idle.take(anything), idle.take(anything), idle.take(anything)] == [second, first, None]
     assert not first.is_closed
     assert not second.is_closed
 
@@ -57,14 +70,14 @@ def test_one_that_nobody_comes_for_is_closed_and_the_timer_ends_with_the_last() 
 
     wait_until(lambda: all(connection.is_closed for connection in connections))
     wait_until(lambda: not set(timers()) - set(before))
-    assert idle.take() is None
+    assert idle.take(anything) is None
 
 
 def test_one_that_is_used_is_not_closed_however_long_it_takes() -> None:
     idle = IdleConnections(0.02)
     used, other = Connection(), Connection()
     idle.put(used)
-    assert idle.take() is used
+    assert idle.take(anything) is used
     idle.put(other)
 
     wait_until(lambda: other.is_closed)
@@ -79,7 +92,7 @@ def test_after_zero_seconds_means_at_once_and_takes_no_timer() -> None:
     idle.put(connection)
 
     assert connection.is_closed
-    assert idle.take() is None
+    assert idle.take(anything) is None
     assert timers() == before
 
 
@@ -94,7 +107,7 @@ def test_one_that_is_too_old_is_not_handed_out_even_where_the_timer_is_late(
     put_at = time.monotonic()
     wait_until(lambda: time.monotonic() > put_at + 0.01)
 
-    assert idle.take() is None
+    assert idle.take(anything) is None
     assert old.is_closed
     assert older.is_closed
 
@@ -109,7 +122,7 @@ def test_where_no_thread_can_be_had_none_is_kept(monkeypatch: pytest.MonkeyPatch
     idle.put(connection)
 
     assert connection.is_closed
-    assert idle.take() is None
+    assert idle.take(anything) is None
 
 
 def test_one_that_fails_to_close_does_not_keep_the_others_open() -> None:
@@ -123,7 +136,7 @@ def test_one_that_fails_to_close_does_not_keep_the_others_open() -> None:
         idle.put(connection)
 
     wait_until(lambda: last.is_closed)
-    assert idle.take() is None
+    assert idle.take(anything) is None
 
 
 def test_a_forked_child_begins_without_those_of_its_parent() -> None:
@@ -136,16 +149,16 @@ def test_a_forked_child_begins_without_those_of_its_parent() -> None:
         signal.alarm(30)
         try:
             idle.forget_parent()
-            found = idle.take()
+            found = idle.take(anything)
             idle.put(Connection())
-            status = 0 if found is None and idle.take() is not None else 1
+            status = 0 if found is None and idle.take(anything) is not None else 1
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
     idle._lock.release()
 
     assert status == 0
-    assert idle.take() is connection
+    assert idle.take(anything) is connection
     assert not connection.is_closed
 
 
@@ -164,7 +177,7 @@ def test_threads_and_the_timer_never_have_the_same_one() -> None:
     meeting = threading.Barrier(4, action=let_the_timer_begin)
 
     def use_one() -> None:
-        connection = idle.take()
+        connection = idle.take(anything)
         if connection is None:
             connection = Connection()
             made.append(connection)

@@ -19,11 +19,17 @@ from taskmanager.clock import utc_now
 from taskmanager.config import Settings, load_settings
 from taskmanager.db.connection import close_connection, connect_database, use_database
 from taskmanager.db.models import PayloadKey, Task, TaskType, TaskTypeVersion
+from taskmanager.db.mysql.nodes import Node, State
 from taskmanager.db.schema import create_schema
 from taskmanager.db.statements import execute, update
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.checks import examine
-from taskmanager.doctor.database import judge_connections, judge_packets, judge_version
+from taskmanager.doctor.database import (
+    judge_connections,
+    judge_nodes,
+    judge_packets,
+    judge_version,
+)
 from taskmanager.files import systems
 from taskmanager.payloads.keyring import key_id
 from tests.api.tables import dump_tables
@@ -451,6 +457,23 @@ def test_a_server_that_takes_less_than_the_settings_let_in_is_a_warning() -> Non
     assert judge_packets(megabyte, advised + 1).level.value == "warning"
 
 
+def test_servers_that_cannot_be_used_are_named_with_the_reason() -> None:
+    found = [
+        (Node("a", 1), State(is_writable=True)),
+        (Node("b", 2), State(is_writable=False)),
+        (Node("c", 3), State(is_writable=True, is_ready=False, is_synced=False)),
+        (Node("d", 4), State(is_writable=True, is_synced=False)),
+        (Node("e", 5), None),
+    ]
+    assert judge_nodes(found[:1]).level.value == "ok"
+    finding = judge_nodes(found)
+    assert finding.level.value == "warning"
+    assert finding.found == (
+        "Of 5 database servers, 4 cannot be used now: b:2 is read-only, c:3 has lost the others, "
+        "d:4 is catching up or copies its data to another, e:5 does not answer."
+    )
+
+
 @on_mariadb
 def test_clocks_that_differ_are_a_warning(
     api: Api, examined: Callable[[], Report], clock: Clock
@@ -467,7 +490,10 @@ def test_clocks_that_differ_are_a_warning(
 @on_sqlite
 def test_sqlite_has_neither_clock_nor_connections(api: Api, examined: Callable[[], Report]) -> None:
     report = examined()
-    for code in ("clock", "connections", "claim_path", "binary_log", "packet_size"):
+    for code in (
+        *("clock", "connections", "claim_path"),
+        *("database_nodes", "binary_log", "packet_size"),
+    ):
         assert report.of(code)["found"].startswith("Not applicable")
 
 

@@ -29,6 +29,8 @@ def is_installed() -> bool:
 class MariaDB:
     """Starts, stops and kills one server; `durable` keeps what a kill would otherwise lose."""
 
+    user = "root"  # the account that the server runs as
+
     def __init__(
         self,
         folder: Path,
@@ -52,7 +54,7 @@ class MariaDB:
             [
                 "mariadb-install-db",
                 "--no-defaults",
-                "--user=root",
+                f"--user={self.user}",
                 f"--datadir={self.folder / 'data'}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
@@ -68,7 +70,7 @@ class MariaDB:
 
     def _options(self) -> list[str]:
         options = [
-            "--user=root",
+            f"--user={self.user}",
             f"--datadir={self.folder / 'data'}",
             f"--socket={self.folder / 's'}",
             f"--tmpdir={self.folder}",
@@ -139,6 +141,11 @@ class MariaDB:
         self.run(f"DROP DATABASE IF EXISTS {name}")
         self.run(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         return f"mysql://root@127.0.0.1:{self.port}/{name}"
+
+    def send_signal(self, what: signal.Signals) -> None:
+        """Sends a signal that does not end the server."""
+        assert self._process is not None
+        self._process.send_signal(what)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)

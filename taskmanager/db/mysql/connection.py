@@ -57,6 +57,13 @@ class MySQLConnection(Connection):
 
     max_packet = sys.maxsize
     keeps_snapshot = False
+    _read_timeout: Any  # PyMySQL's
+
+    def connect(self, sock: Any = None) -> None:
+        """Connects and logs in; a server that hangs has as long for each answer as to connect."""
+        patience, self._read_timeout = self._read_timeout, self.connect_timeout
+        super().connect(sock)
+        self._read_timeout = patience
 
     def _execute_command(self, command: int, sql: str | bytes) -> None:
         """Sends a command, unless the server would answer by closing the connection."""

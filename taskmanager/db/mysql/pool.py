@@ -8,6 +8,8 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from pymysql.connections import Connection
 
@@ -33,16 +35,16 @@ class IdleConnections:
                 return
         _close(connection)
 
-    def take(self) -> Connection | None:
-        """Hands over the connection that was used last; None where all are too old."""
+    def take(self, is_wanted: Callable[[Any], bool]) -> Connection | None:
+        """Hands over the connection that was used last; None where all are too old or unwanted."""
         with self._lock:
             if not self._waiting:
                 return None
             since, connection = self._waiting.pop()
-        if time.monotonic() - since < self._seconds:
+        if time.monotonic() - since < self._seconds and is_wanted(connection):
             return connection
         _close(connection)
-        self.close_all()  # the others have waited for longer
+        self.close_all()  # the others have waited for longer, and are alike
         return None
 
     def close_all(self) -> None:

@@ -1,0 +1,91 @@
+"""Workers that claim and report while nodes of the database come and go."""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tests.support.server import Server
+
+PATIENCE_SECONDS = 150
+EXPECTED = {200, 201, 404, 409}
+
+
+class Done(NamedTuple):
+    """A report that was answered with 200."""
+
+    task_id: int
+    attempt: int
+
+
+class Crew:
+    """Threads that work on a queue until all its tasks are done; `wrong` has what nobody may see.
+
+    An answer of 503 must say when to come back. The same call is then repeated, as a client does.
+    """
+
+    def __init__(self, servers: Sequence[Server], count: int, total: int) -> None:
+        self.done: list[Done] = []
+        self.wrong: list[Any] = []
+        self.unavailable = 0
+        self._total = total
+        self._end = time.monotonic() + PATIENCE_SECONDS
+        self._threads = [
+            threading.Thread(target=self._work, args=(servers[n % len(servers)], n), daemon=True)
+            for n in range(count)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for(self, share: float) -> None:
+        """Until this share of the tasks is done."""
+        while len(self.done) < share * self._total and time.monotonic() < self._end:
+            assert not self.wrong, self.wrong[:3]
+            time.sleep(0.05)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, server: Server, number: int) -> None:
+        worker, turn = f"worker-{number}", 0
+        try:
+            while len(self.done) < self._total and time.monotonic() < self._end:
+                turn += 1
+                asked = {"worker_id": worker, "request_id": f"{worker}-{turn}"}
+                status, task = self._call(server, "/api/tasks/claim", asked)
+                if status != 200:
+                    time.sleep(0.2)
+                    continue
+                report = {
+                    "worker_id": worker,
+                    "claim_token": task["claim_token"],
+                    "success": True,
+                    "result": task["attempts"],
+                }
+                status, _ = self._call(server, f"/api/tasks/{task['id']}/complete", report)
+                if status == 200:
+                    self.done.append(Done(task["id"], task["attempts"]))
+        except Exception as error:  # noqa: BLE001 - shown by the test
+            self.wrong.append(repr(error))
+
+    def _call(self, server: Server, path: str, body: Any) -> tuple[int, Any]:
+        while time.monotonic() < self._end:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            headers = {"Content-Type": "application/json", "X-API-Key": server.key}
+            connection.request("POST", path, json.dumps(body), headers)
+            answer = connection.getresponse()
+            content = json.loads(answer.read())
+            connection.close()
+            if answer.status in EXPECTED:
+                return answer.status, content.get("data")
+            if answer.status != 503 or answer.headers["Retry-After"] is None:
+                self.wrong.append([path, answer.status, content])
+                return answer.status, None
+            self.unavailable += 1
+            time.sleep(0.2)
+        return 0, None
