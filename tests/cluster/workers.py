@@ -30,6 +30,7 @@ class Crew:
         self.done: list[Done] = []
         self.wrong: list[Any] = []
         self.unavailable = 0
+        self._servers = servers
         self._total = total
         self._end = time.monotonic() + PATIENCE_SECONDS
         self._threads = [
@@ -44,8 +45,13 @@ class Crew:
     def wait_for(self, share: float) -> None:
         """Until this share of the tasks is done."""
         while len(self.done) < share * self._total and time.monotonic() < self._end:
-            assert not self.wrong, self.wrong[:3]
+            self.require_well()
             time.sleep(0.05)
+
+    def require_well(self) -> None:
+        """Fails with what a worker has seen and what the servers say of it."""
+        logs = [server.log()[-6_000:] for server in self._servers if self.wrong]
+        assert not self.wrong, "\n".join([str(self.wrong[:3]), *logs])
 
     def join(self) -> None:
         for thread in self._threads:

@@ -52,11 +52,13 @@ class MySQLConnection(Connection):
     """PyMySQL's; where the URL names no authority, encrypted if the server offers it.
 
     `max_packet` is the server's max_allowed_packet in bytes. `keeps_snapshot` is True if all plain
-    SELECTs of a transaction see the moment of the first one (REPEATABLE READ).
+    SELECTs of a transaction see the moment of the first one (REPEATABLE READ). `is_cluster_node`
+    is True if the server is one of a Galera cluster.
     """
 
     max_packet = sys.maxsize
     keeps_snapshot = False
+    is_cluster_node = False
     _read_timeout: Any  # PyMySQL's
 
     def connect(self, sock: Any = None) -> None:

@@ -20,7 +20,7 @@ from taskmanager.db.errors import is_connection_lost, is_of_this_server, mysql_c
 from taskmanager.db.mysql.connection import MySQLConnection, connect, context_that_trusts
 from taskmanager.db.mysql.nodes import Node, Nodes, State, ask_state, read_nodes
 from taskmanager.db.mysql.pool import IdleConnections
-from taskmanager.db.mysql.variables import ServerVariables, ask_server
+from taskmanager.db.mysql.variables import ask_server
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
 MYSQL_CONNECT_TIMEOUT_SECONDS = 5
@@ -223,7 +223,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         Their locks are not seen here, so the same may happen again.
         """
         return (
-            self._server().is_cluster_node
+            self._opened().is_cluster_node
             and time.monotonic() - self.cache.conflict_at < CONFLICT_SECONDS
         )
 
@@ -233,11 +233,6 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         if len(text) * MAX_BYTES_OF_CHARACTER <= room:
             return True
         return len(escape_string(text).encode("utf-8", "surrogatepass")) <= room
-
-    def _server(self) -> ServerVariables:
-        self._opened()  # which asks
-        server: ServerVariables = self.cache.server_variables
-        return server
 
     def _opened(self) -> MySQLConnection:
         opened: MySQLConnection = self.connection()  # type: ignore[no-untyped-call]
@@ -258,6 +253,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
             if server.is_cluster_node:
                 cursor.execute(SEE_OTHER_NODES)
         conn.keeps_snapshot = server.logs_statements
+        conn.is_cluster_node = server.is_cluster_node
         conn.max_packet = server.max_allowed_packet
 
     @contextlib.contextmanager
