@@ -11,6 +11,7 @@ from taskmanager.api.auth import takes_no_key
 from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.api.request_logs import register_request_logs
+from taskmanager.api.waiting_calls import WaitingCalls
 from taskmanager.bootstrap import load_plugins, open_database, prepare_database
 from taskmanager.config import Settings, load_settings
 from taskmanager.dashboard import mount_dashboard
@@ -21,6 +22,7 @@ from taskmanager.db.connection import (
     disconnect_database,
     release_connection,
     use_database,
+    wakeups,
 )
 from taskmanager.db.dialect import MYSQL
 from taskmanager.errors import ConfigurationError, DatabaseRefused, DatabaseUnavailable
@@ -57,6 +59,7 @@ def create_app(
     load_plugins(settings)
     register_api(app)
     use_prepared_database = _use_own_database(app, settings, report)
+    WaitingCalls(settings.waiting_calls, wakeups()).register(app)
     register_rate_limits(app, settings, takes_no_key=takes_no_key)
     mount_dashboard(app, use_prepared_database)
     register_http_rules(app, settings)

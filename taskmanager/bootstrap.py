@@ -57,6 +57,7 @@ def open_database(settings: Settings) -> peewee.Database:
         idle_seconds=settings.database_idle_seconds,
         table_prefix=settings.table_prefix,
         keyring=Keyring(settings.payload_key) if settings.payload_key else None,
+        wakeups_folder=settings.instance_path / "waiting",
     )
 
 

@@ -272,6 +272,12 @@ class Settings:
         _origins,
         "Comma-separated origins whose pages may call the API from a browser. *: every origin",
     )
+    waiting_calls: int | None = _setting(
+        "",
+        lambda value: _whole_number(0, 1_000)(value) if value else None,
+        "How many calls with wait_seconds may wait in one process of the server. Empty: 64 under "
+        "`taskmanager serve`, none under other servers",
+    )
     log_format: str = _setting(
         "text",
         lambda value: _matching("text|json", "text or json")(value.lower()),

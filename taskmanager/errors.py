@@ -5,7 +5,7 @@ is written for the person who reads it in a terminal: what was wrong, what was
 expected, what to do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 Details = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -58,9 +58,16 @@ class NotFound(TaskManagerError):
 
 
 class NoTaskAvailable(NotFound):
-    """A claim found nothing to hand out; `details.poll_after_seconds` says when to ask again."""
+    """A claim found nothing to hand out; `details.poll_after_seconds` says when to ask again.
+
+    When one of `topics` is announced (see wakeups/topics.py), there may be something.
+    """
 
     code = "no_task_available"
+
+    def __init__(self, message: str, *, poll_after_seconds: int, topics: Collection[str]) -> None:
+        super().__init__(message, details={"poll_after_seconds": poll_after_seconds})
+        self.topics = topics
 
 
 class Conflict(TaskManagerError):

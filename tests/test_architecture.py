@@ -21,7 +21,7 @@ BANNED_WORDS = {"utils", "util", "helpers", "helper", "manager", "base", "common
 # From the bottom up: a room may use itself and the rooms on the lines before its own. Rooms on
 # one line do not know each other.
 ROOMS = [
-    ("errors", "clock", "manifest", "rates", "files", "alert_rules", "mail_server"),
+    ("errors", "clock", "manifest", "rates", "files", "alert_rules", "mail_server", "wakeups"),
     ("config", "clients", "logs"),
     ("db",),
     ("payloads",),

@@ -181,22 +181,22 @@ def may_administer(row: Row, *, now: int) -> bool:
     return in_force and "admin" in json.loads(row["scopes"]) and row["task_types"] is None
 
 
-def authenticate(key: str, *, now: int) -> Caller:
+def authenticate(key: str, *, now: int, remembered: bool = True) -> Caller:
     """The caller that `key` stands for. Raises NotAuthenticated if unknown, revoked or expired.
 
-    Each process remembers a key for CACHE_SECONDS.
+    Each process remembers a key for CACHE_SECONDS, and uses that unless `remembered` is false.
     """
     key_hash = hash_key(key)
-    remembered = cache().keys.get(key_hash)
-    if remembered is None or remembered[0] < time.monotonic():
+    entry = cache().keys.get(key_hash) if remembered else None
+    if entry is None or entry[0] < time.monotonic():
         row = fetch_one("SELECT * FROM {api_keys} WHERE key_hash = ?", (key_hash,))
         if row is None or not hmac.compare_digest(row["key_hash"], key_hash):
             raise NotAuthenticated(
                 "This API key is not known. Keys are made with: taskmanager keys create"
             )
-        remembered = (time.monotonic() + CACHE_SECONDS, row, caller_of(row))
-        cache().keys[key_hash] = remembered
-    _, row, caller = remembered
+        entry = (time.monotonic() + CACHE_SECONDS, row, caller_of(row))
+        cache().keys[key_hash] = entry
+    _, row, caller = entry
     require_in_force(row, now=now)
     return caller
 

@@ -105,16 +105,37 @@ def authenticate_request() -> None:
     except NotAuthenticated:
         rate_limits.count_failure("authentication")
         raise
-    # Cut to where it is recorded: a proxy may send any text for an address.
-    address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
-    g.caller = caller = caller._replace(address=address, request_id=g.request_id)
+    g.caller = caller = _of_this_request(caller)
     may = caller.may(g.scope)
     rate_limits.count_request(caller, g.policy if may else "key")
     if not may:
-        raise NotAllowed(
-            f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",
-            code="scope_missing",
-        )
+        raise _scope_missing(caller)
+
+
+def renew_caller() -> None:
+    """Puts the caller on `g` again, as the key is now, during a call that takes long.
+
+    It does not count as another request. Raises NotAuthenticated, NotAllowed.
+    """
+    if isinstance(request.environ.get(CALLER), Caller):
+        return
+    caller = keys.authenticate(_presented_key(request.headers), now=g.now, remembered=False)
+    g.caller = _of_this_request(caller)
+    if not g.caller.may(g.scope):
+        raise _scope_missing(g.caller)
+
+
+def _of_this_request(caller: Caller) -> Caller:
+    # Cut to where it is recorded: a proxy may send any text for an address.
+    address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
+    return caller._replace(address=address, request_id=g.request_id)
+
+
+def _scope_missing(caller: Caller) -> NotAllowed:
+    return NotAllowed(
+        f"This key lacks the scope '{g.scope}'; it has: {', '.join(sorted(caller.scopes))}.",
+        code="scope_missing",
+    )
 
 
 def _password(credentials: str, headers: Headers) -> str:

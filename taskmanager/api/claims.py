@@ -10,13 +10,18 @@ from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, settings, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LEASE, claimed_task_json, task_json
+from taskmanager.api.waiting_calls import Look, wait_until
+from taskmanager.errors import NoTaskAvailable
 from taskmanager.queue import lease
 from taskmanager.queue.claim import ClaimRequest, claim_tasks
 from taskmanager.queue.claim_sql import claim_order
 from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task, complete_tasks
 from taskmanager.queue.holder import Holder
+from taskmanager.wakeups import topics
 
 blueprint = Blueprint("claims", __name__, url_prefix="/tasks")
+
+_TYPE_FILTERS = ("task_type_id", "task_type_ids", "type", "task_types", "type_pattern")
 
 
 @blueprint.post("/claim")
@@ -27,30 +32,42 @@ def claim(body: Values) -> Response:
     `worker_id`; filters `task_type_id`, `task_type_ids`, `type`, `task_types`,
     `type_pattern` (all that are given must match); `sort_by`, `sort_order`;
     `lease_seconds` (1 to 86,400); `request_id`, which makes the call safe to
-    repeat after a lost answer.
+    repeat after a lost answer; `wait_seconds` (0 to 20), to wait for a task.
 
-    200; 400; 404 `no_task_available` with `details.poll_after_seconds`.
+    200; 400; 401 where the key was revoked meanwhile; 404 `no_task_available` with
+    `details.poll_after_seconds`.
     """
-    claimed = claim_tasks(
-        ClaimRequest(
-            worker_id=body["worker_id"],
-            order=claim_order(body.get("sort_by"), body.get("sort_order")),
-            type_ids=_both(body.get("task_type_id"), body.get("task_type_ids")),
-            type_names=_both(body.get("type"), body.get("task_types")),
-            type_pattern=body.get("type_pattern"),
-            limit=body.get("limit", 1),
-            lease_seconds=body.get("lease_seconds"),
-            request_id=body.get("request_id"),
-        ),
-        defaults=task_defaults(),
-        caller=g.caller,
-        now=g.now,
+    asked = ClaimRequest(
+        worker_id=body["worker_id"],
+        order=claim_order(body.get("sort_by"), body.get("sort_order")),
+        type_ids=_both(body.get("task_type_id"), body.get("task_type_ids")),
+        type_names=_both(body.get("type"), body.get("task_types")),
+        type_pattern=body.get("type_pattern"),
+        limit=body.get("limit", 1),
+        lease_seconds=body.get("lease_seconds"),
+        request_id=body.get("request_id"),
     )
+    filters = [repr(body.get(name)) for name in _TYPE_FILTERS]
+    claimed = wait_until(
+        lambda: _claim(asked),
+        seconds=body.get("wait_seconds", 0),
+        line=("claim", g.caller.task_types, *filters),
+        unless=topics.shutdown_of(asked.worker_id),
+    )
+    if isinstance(claimed, NoTaskAvailable):
+        raise claimed
     g.task_ids = [task["id"] for task in claimed]  # for the log
     if "limit" not in body:
         return success(_claimed_json(claimed[0]), "Task claimed successfully")
     found = [_claimed_json(row) for row in claimed]
     return success({"tasks": found, "count": len(found)}, f"{len(found)} tasks claimed")
+
+
+def _claim(asked: ClaimRequest) -> Look[list[dict[str, Any]] | NoTaskAvailable]:
+    try:
+        return Look(claim_tasks(asked, defaults=task_defaults(), caller=g.caller, now=g.now))
+    except NoTaskAvailable as nothing:
+        return Look(nothing, waits_for=nothing.topics)
 
 
 def _claimed_json(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from taskmanager.api.auth import requires
 from taskmanager.api.requests import Values
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import EVENT
+from taskmanager.api.waiting_calls import Look, wait_until
 from taskmanager.queue import feed
+from taskmanager.wakeups import topics
 
 blueprint = Blueprint("events", __name__, url_prefix="/events")
 
@@ -22,17 +24,28 @@ def list_all(query: Values) -> Response:
     most 1,000); `type` (exact, or a pattern with %), `status` (several with
     commas), `tag`. Up to 5,000 events are looked at, `scanned` counts them: without
     `is_complete` there is more to read at once. `next_cursor` is never null, and no
-    event is left out or repeated between two pages. 200; 400.
+    event is left out or repeated between two pages. With `wait_seconds` (0 to 20), waits
+    until there is an event. 200; 400.
     """
-    page = feed.list_events(
-        after=query["after"],
-        limit=query["limit"],
-        type_pattern=query["type"],
-        statuses=query["status"],
-        tag=query["tag"],
-        caller=g.caller,
-        now=g.now,
-    )
+    after, scanned = query["after"], 0
+
+    def look() -> Look[feed.Page]:
+        nonlocal after, scanned
+        page = feed.list_events(
+            after=after,
+            limit=query["limit"],
+            type_pattern=query["type"],
+            statuses=query["status"],
+            tag=query["tag"],
+            caller=g.caller,
+            now=g.now,
+        )
+        # The next look goes on behind what this one has read.
+        after, scanned = page.next_cursor, scanned + page.scanned
+        is_final = page.events or not page.is_complete
+        return Look(page._replace(scanned=scanned), None if is_final else (topics.EVENTS,))
+
+    page = wait_until(look, seconds=query["wait_seconds"], line=object())
     return success(
         {
             "events": [EVENT.of(row) for row in page.events],

@@ -71,6 +71,7 @@ PRIORITY = integer(-1_000_000, 1_000_000)
 ATTEMPTS = integer(1, 100)
 LEASE_SECONDS = integer(1, 86_400)
 DELAY_SECONDS = _number(0, MAX_DELAY_SECONDS)
+WAIT_SECONDS = _number(0, 20)
 MAX_RUN_SECONDS = integer(1, 30 * 86_400)
 DEDUPE = one_of(*dedupe.POLICIES)
 DEDUPE_DAYS = integer(1, 36_500)
@@ -176,6 +177,7 @@ CLAIM = RequestBody(
     limit=integer(1, 100),
     lease_seconds=LEASE_SECONDS,
     request_id=NAME,
+    wait_seconds=WAIT_SECONDS,
 )
 _COMPLETION: dict[str, Any] = {
     "success": FLAG,
@@ -261,6 +263,7 @@ _ANY_PRIORITY = integer(-(2**31), 2**31 - 1)
 _PAGE = {"limit": _LIMIT, "offset": {**integer(0, read.MAX_OFFSET), "default": 0}}
 
 NO_PARAMETERS = QueryParameters()
+GET_TASK = QueryParameters(wait_seconds={**WAIT_SECONDS, "default": 0})
 PAGE = QueryParameters(**_PAGE, cursor=TEXT)
 AUDIT_PAGE = QueryParameters(limit=_LIMIT, cursor=integer(1, MAX_INTEGER))
 LOGS_PAGE = QueryParameters(
@@ -308,6 +311,7 @@ LIST_EVENTS = QueryParameters(
     type=TEXT,
     status=TASK_FILTERS["status"],
     tag=TEXT,
+    wait_seconds={**WAIT_SECONDS, "default": 0},
 )
 LIST_ERRORS = QueryParameters(**TASK_FILTERS, cursor=TEXT)
 TASK_FILTER = QueryParameters(**TASK_FILTERS)

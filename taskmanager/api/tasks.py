@@ -13,10 +13,12 @@ from taskmanager.api.responses import success
 from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
 from taskmanager.api.task_bodies import read_tasks, refuse_wrong, traced
 from taskmanager.api.task_filters import task_filter_of
+from taskmanager.api.waiting_calls import Look, wait_until
 from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import change, history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
+from taskmanager.wakeups import topics
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
 
@@ -144,14 +146,21 @@ def list_all(query: Values) -> Response:
 
 
 @blueprint.get(TASK)
-@requires("tasks:read", query=request_schemas.NO_PARAMETERS)
-def get(task_id: int) -> Response:
+@requires("tasks:read", query=request_schemas.GET_TASK)
+def get(task_id: int, query: Values) -> Response:
     """GET /api/tasks/{id}: the full task.
 
     With `attempt_errors` (how the latest 100 failed attempts ended), `more_attempt_errors` and,
-    while it waits, `waiting_because`. 200; 403; 404.
+    while it waits, `waiting_because`. With `wait_seconds` (0 to 20), waits until it is finished.
+    200; 403; 404.
     """
-    task = read.get_task(task_id=task_id, caller=g.caller)
+
+    def look() -> Look[dict[str, Any]]:
+        task = read.get_task(task_id=task_id, caller=g.caller)
+        is_finished = task["status"] in read.FINISHED_STATUSES
+        return Look(task, waits_for=None if is_finished else (topics.finished(task_id),))
+
+    task = wait_until(look, seconds=query["wait_seconds"], line=("task", task_id))
     errors, more = history.list_attempt_errors(task_id=task_id)
     return success(
         {

@@ -8,8 +8,10 @@ from taskmanager.api.auth import requires
 from taskmanager.api.requests import Values, settings
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import page_json, worker_json
+from taskmanager.db.connection import wakeups
 from taskmanager.queue import lease, workers
 from taskmanager.queue.figures import rates
+from taskmanager.wakeups import topics
 
 
 class WorkerId(PathConverter):
@@ -90,6 +92,7 @@ def shutdown(worker_id: str) -> Response:
     A worker that also holds tasks that the key may not touch keeps those and stays active.
     200 with its `status` and the ids `released`; 400; 403.
     """
+    wakeups().announce(lambda: [topics.shutdown_of(worker_id)])  # it waits for no task any more
     is_inactive, released = lease.shut_down_worker(
         worker_id=_checked(worker_id), caller=g.caller, now=g.now
     )

@@ -5,13 +5,15 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import peewee
 
 from taskmanager.db.cache import Cache
-from taskmanager.db.dialect import Dialect
+from taskmanager.db.dialect import SQLITE, Dialect
 from taskmanager.db.sqlite.engine import sqlite_engine
+from taskmanager.wakeups.waiters import Wakeups
 
 # Those of this process, for a child that is forked.
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -48,10 +50,12 @@ def connect_database(
     idle_seconds: float = 60,
     table_prefix: str = "",
     keyring: Any = None,
+    wakeups_folder: Path | None = None,
 ) -> peewee.Database:
     """Makes the database at `url` the current one; the first statement opens a connection.
 
-    `keyring` is a payloads.keyring.Keyring, or None.
+    `keyring` is a payloads.keyring.Keyring, or None. The processes of the host that use the
+    database share `wakeups_folder`.
 
     Raises ConfigurationError where the URL cannot be understood.
     """
@@ -64,6 +68,7 @@ def connect_database(
 
         engine = mysql_engine(url, idle_seconds=idle_seconds, table_prefix=table_prefix)
     engine.keyring = keyring
+    engine.wakeups = Wakeups(wakeups_folder)
     _engines.add(engine)
     use_database(engine)
     database.initialize(engine)
@@ -107,6 +112,20 @@ def cache() -> Cache:
     """What this process remembers of the current database."""
     remembered: Cache = database.obj.cache
     return remembered
+
+
+def wakeups() -> Wakeups:
+    """What wakes the calls that wait for something in the current database."""
+    found: Wakeups = database.obj.wakeups
+    return found
+
+
+def park_connection() -> None:
+    """Lets go of this thread's connection for a while; the next statement opens or finds one."""
+    if dialect() is SQLITE:
+        close_connection()
+    else:
+        release_connection()
 
 
 def dialect() -> Dialect:

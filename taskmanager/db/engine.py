@@ -12,6 +12,7 @@ from taskmanager.db.cache import Cache
 from taskmanager.db.dialect import Dialect
 from taskmanager.db.errors import is_connection_lost, translated
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
+from taskmanager.wakeups.waiters import Wakeups
 
 
 class Recovering:
@@ -30,6 +31,7 @@ class Recovering:
         self.table_prefix = table_prefix
         self.cache = Cache()
         self.keyring: Any = None  # what payloads/ encrypts with
+        self.wakeups = Wakeups(None)
 
     def spelled(self, template: str) -> str:
         """The statement of a template as this engine spells it; see dialect.py."""
@@ -83,6 +85,7 @@ class Recovering:
     def dispose(self) -> None:
         """In a forked child: forgets the connections of the parent, which still uses them."""
         self._lock = threading.Lock()  # a thread that the child does not have may have held it
+        self.wakeups.forget_parent()
         super().dispose()  # type: ignore[misc]
 
     def given_up(self, error: Exception) -> Exception:

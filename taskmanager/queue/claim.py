@@ -22,6 +22,7 @@ from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
 from taskmanager.queue.claim_sql import OF_ITS_END, ClaimOrder, find_heads, lock_next
 from taskmanager.queue.flow import deadlines, limits
 from taskmanager.queue.task_types import TaskDefaults
+from taskmanager.wakeups import topics
 
 log = logging.getLogger(__name__)
 
@@ -248,4 +249,16 @@ def _nothing_available(request: ClaimRequest, types: Sequence[Row], now: int) ->
         in_seconds = POLL_SECONDS_EMPTY if due_at is None else math.ceil((due_at - now) / 1000)
         why, seconds = "", max(1, min(POLL_SECONDS_EMPTY, in_seconds))
     message = f"No available tasks{what}{why}."
-    return NoTaskAvailable(message, details={"poll_after_seconds": seconds})
+    return NoTaskAvailable(message, poll_after_seconds=seconds, topics=_topics(types))
+
+
+def _topics(types: Sequence[Row]) -> list[str]:
+    """What may let the same claim find a task. A type that is resumed is not among it."""
+    return [
+        topic
+        for row in types
+        for topic in (
+            topics.pending_of(row["id"]),
+            *([topics.ended_of(row["id"])] if row["is_limited"] else ()),
+        )
+    ]

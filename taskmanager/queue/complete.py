@@ -123,7 +123,10 @@ def complete_tasks(
 def _write(unwritten: dict[int, Report], now: int) -> None:
     """Stores these reports and takes them out."""
     tasks = update_held([(task, changes) for task, changes, _ in unwritten.values()])
-    history.record_rows([event for _, _, event in unwritten.values()])
+    history.record_rows(
+        [event for _, _, event in unwritten.values()],
+        of=[task for task, _, _ in unwritten.values()],
+    )
     # Late reports on tasks that failed for their leases.
     ended_before = [task for task, _, _ in unwritten.values() if task["status"] == "failed"]
     batches.record_retries(ended_before, now=now)

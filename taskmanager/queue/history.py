@@ -7,12 +7,12 @@ all tasks in order.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.connection import dialect
+from taskmanager.db.connection import dialect, wakeups
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import (
     MAX_ROWS,
@@ -25,8 +25,10 @@ from taskmanager.db.statements import (
     parts_of,
     update,
 )
+from taskmanager.db.transactions import after_commit
 from taskmanager.payloads.sealing import all_opened, with_sealed
 from taskmanager.queue.answer_size import count_that_fits
+from taskmanager.wakeups import topics
 
 # A task without one of these has at most a few events for each of its 100 attempts. So a history
 # is bounded if it is shortened wherever one of them is stored.
@@ -73,15 +75,33 @@ def event_row(
 
 def record(tasks: Iterable[Row], event: str, **details: Any) -> None:
     """Stores the same event for each task; `details` are those that `event_row` takes."""
+    tasks = list(tasks)
     rows = [event_row(task, event, **details) for task in tasks]
-    insert_many("task_logs", rows)
+    record_rows(rows, of=tasks)
     if event in EVENTS_OF_CYCLES:
         _shorten([row["task_id"] for row in rows])
 
 
-def record_rows(rows: Sequence[Row]) -> None:
-    """Stores rows made by `event_row`, in order."""
+def record_rows(rows: Sequence[Row], *, of: Sequence[Row]) -> None:
+    """Stores rows made by `event_row`, in order. `of` has the task of each, with its type.
+
+    Once they are committed, the calls that wait for such events are woken.
+    """
     insert_many("task_logs", rows)
+    type_ids = [task["task_type_id"] for task in of]
+    after_commit(lambda: wakeups().announce(lambda: _topics_of(rows, type_ids)))
+
+
+def _topics_of(rows: Sequence[Row], type_ids: Sequence[int]) -> Iterator[str]:
+    for row, type_id in zip(rows, type_ids, strict=True):
+        status = row["status"]
+        if status == "pending":
+            yield topics.pending_of(type_id)
+        elif status in ("completed", "failed", "cancelled"):
+            yield topics.finished(row["task_id"])
+        if status != "claimed":
+            yield topics.ended_of(type_id)
+    yield topics.EVENTS
 
 
 def delete(task_ids: list[int]) -> None:

@@ -361,7 +361,7 @@ def _start_slice(now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     condition = "status = 'scheduled' AND available_at <= ?"
-    due = _lock_slice("id", condition, now, rows, by="available_at")
+    due = _lock_slice("id, task_type_id", condition, now, rows, by="available_at")
     _move(due, "scheduled", {"status": "pending", "updated_at": now})
     history.record(due, "due", status="pending", now=now)
     return len(due)

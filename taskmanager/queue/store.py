@@ -34,6 +34,9 @@ MAX_DUPLICATE_ROUNDS = 10
 
 Stored = tuple[Row, bool]
 
+# What the event of a new task takes from it: no attempt as yet.
+_OF_EVENT = ("id", "task_type_id", "status", "payload_key")
+
 
 def store_tasks(
     rows: list[Row],
@@ -57,8 +60,7 @@ def store_tasks(
         tasks |= _insert_or_find({index: rows[index] for index in some})
     made = [task for task, existed in tasks.values() if not existed]
     history.record(
-        # No attempt as yet.
-        [{name: task[name] for name in ("id", "status", "payload_key")} for task in made],
+        [{name: task[name] for name in _OF_EVENT} for task in made],
         "created",
         message=message,
         metadata=metadata,

@@ -19,6 +19,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from taskmanager.serving.incoming import Incoming
+from taskmanager.serving.threads import Threads
 
 REQUEST_SECONDS = 30  # from the connection, or the end of the previous request, to a whole request
 READ_SECONDS = 10  # what a thread waits for the rest of a body altogether
@@ -72,6 +73,13 @@ class PatientWorker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self._lingering: deque[_Connection] = deque()
         self._received_bytes = 0
+
+    def get_thread_pool(self) -> Any:
+        self.threads = Threads(self.cfg.threads, at_end=self.at_end_of_thread)
+        return self.threads
+
+    def at_end_of_thread(self) -> None:
+        """What a thread does last."""
 
     def accept(self, listener: Any) -> None:
         try:

@@ -7,8 +7,10 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
+from taskmanager.api.waiting_calls import WaitingCalls
 from taskmanager.app import create_app  # a missing part is found before there are processes
 from taskmanager.config import Settings
+from taskmanager.db.connection import close_connection
 from taskmanager.errors import ConfigurationError
 from taskmanager.logs import JsonLines
 from taskmanager.serving.background import Background, has_tables, steps_of
@@ -28,11 +30,33 @@ class _Server(BaseApplication):
         return create_app()
 
 
+WAITING_CALLS = 64  # of a process, unless the settings say otherwise
+
+
 class _Worker(PatientWorker):
-    """A process that also works in the background."""
+    """A process that also works in the background, and whose threads may wait."""
+
+    waiting_calls: WaitingCalls | None = None
+
+    def at_end_of_thread(self) -> None:
+        close_connection()
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        self._end_waiting()
+        super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        self._end_waiting()
+        super().handle_quit(sig, frame)
+
+    def _end_waiting(self) -> None:
+        if self.waiting_calls is not None:
+            self.waiting_calls.stop()
 
     def run(self) -> None:
         app: Any = self.wsgi
+        self.waiting_calls = WaitingCalls.of(app)
+        self.waiting_calls.use(WAITING_CALLS, parked=self.threads.parked)
         settings: Settings = app.extensions["taskmanager"]
         with Background(
             settings.instance_path / "background.lock",

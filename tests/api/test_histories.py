@@ -121,7 +121,7 @@ def test_a_page_of_large_events_is_shorter_and_leaves_nothing_out(api: Api) -> N
     api.register()
     task = api.create()
     row = history.event_row({**task, "attempts": 0}, "retried", now=0, metadata={"large": LARGE})
-    history.record_rows([row] * 6)
+    history.record_rows([row] * 6, of=[task] * 6)
     found, cursor = 0, ""
     for _ in range(3):
         answer = api.call("GET", f"/api/tasks/{task['id']}/logs?{cursor}")
