@@ -155,6 +155,8 @@ export interface ClaimFields {
   limit?: number;
   lease_seconds?: number;
   request_id?: string;
+  /** 0 to 20: how long the server may wait for a task. */
+  wait_seconds?: number;
 }
 
 /** What proves that a task is held by the caller. */
@@ -282,6 +284,7 @@ export class Client {
     type?: string;
     status?: string | string[];
     tag?: string;
+    wait_seconds?: number;
   }): Promise<{ events: any[]; next_cursor: string; is_complete: boolean; [field: string]: any }>;
   /** Failed tasks in groups: type, error_code, message, count and an example. */
   errors(query?: TaskQuery): Promise<any[]>;

@@ -13,6 +13,8 @@ const jitter = (seconds) => seconds * (0.8 + 0.4 * Math.random());
 const randomId = () =>
   Array.from({ length: 4 }, () => Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, "0")).join("");
 
+const MAX_WAIT_SECONDS = 20; // that the server may wait before it answers
+
 export class ClientError extends Error {}
 
 export class ApiError extends ClientError {
@@ -139,12 +141,16 @@ export class Client {
     const id = task.id ?? task;
     const end = now() + timeout;
     for (let seconds = 0.5; ; seconds = Math.min(seconds * 1.5, 5)) {
-      const found = await this.get(id);
+      const askedAt = now();
+      // Not for so long that the request ends without an answer.
+      const wait = Math.max(0, Math.floor(Math.min(MAX_WAIT_SECONDS, this.#timeout / 2, end - askedAt)));
+      const found = await this.call("GET", `/tasks/${id}?wait_seconds=${wait}`);
       if (["completed", "failed", "cancelled"].includes(found.status)) return found;
-      if (now() + seconds > end) {
+      if (now() >= end) {
         throw new WaitTimeout(`Task ${id} is still ${found.status} after ${timeout} seconds.`);
       }
-      await pause(seconds);
+      // A server that cannot wait is asked now and then.
+      await pause(Math.min(askedAt + seconds, end) - now());
     }
   }
 
@@ -329,12 +335,13 @@ export class Client {
   }
 
   /** One request, which is not repeated; `timeout` in seconds. Not part of the interface. */
-  async attempt(method, path, body, timeout = this.#timeout) {
+  async attempt(method, path, body, timeout = this.#timeout, abort = new AbortController()) {
+    const timer = setTimeout(() => abort.abort(new Error(`it took more than ${timeout} seconds`)), 1000 * timeout);
     const request = {
       method,
       headers: { "X-API-Key": this.#key, "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
-      signal: AbortSignal.timeout(1000 * timeout),
+      signal: abort.signal,
       redirect: "manual",
     };
     let response, text;
@@ -345,6 +352,8 @@ export class Client {
       const neverSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN"].includes(error.cause?.code);
       const why = error.cause?.message || error.message;
       throw new NoAnswer(`No answer from ${this.#url}: ${why}`, { sent: !neverSent, cause: error });
+    } finally {
+      clearTimeout(timer);
     }
     return this.#data(response, text);
   }
@@ -408,6 +417,9 @@ function backoff(tries) {
 // Seconds that a handler has after it was asked to stop.
 const STOP_SECONDS = 5;
 const TICK_SECONDS = 0.1;
+// A lease may have begun when its claim was sent, as far as is known here, so the server may wait
+// for a task for a quarter of the shortest lease.
+const LEASE_SECONDS_UNKNOWN = 20;
 // Reports that are none: the task is put back; the task is not the worker's any more.
 const RELEASED = Object.freeze({ delay_seconds: 0 });
 const DROPPED = Object.freeze({ dropped: true });
@@ -422,6 +434,8 @@ export class Worker {
   #held = new Map(); // task id → Held
   #turns = []; // filters of the claims that are made in turn, one for each lease
   #emptyTurns = 0;
+  #shortestLease = null; // that was seen
+  #claiming; // aborts the claim that the server waits with
   #hasBeenAnswered = false;
   #heartbeatAt = Infinity;
   #failedHeartbeats = 0;
@@ -480,6 +494,7 @@ export class Worker {
     const [abortAfter, giveUpAfter] = this.#isStopped ? [0, 0] : [grace, grace + STOP_SECONDS];
     this.#isStopped = this.#isEnding = true;
     this.#givesUpAt = now() + giveUpAfter + 1;
+    this.#claiming?.abort();
     for (const held of this.#held.values()) held.stop(RELEASED, abortAfter, giveUpAfter);
     this.#wake();
   }
@@ -511,11 +526,14 @@ export class Worker {
   /** Claims until it is answered, and returns the seconds until the next claim. */
   async #claim(limit) {
     // The same request until it is answered: if an answer is lost, the next one has its tasks.
+    const wait = this.#waitSeconds();
     const request = { worker_id: this.#id, limit, request_id: randomId(), ...this.#turns[0] };
+    if (wait) request.wait_seconds = wait;
     for (let tries = 1; !this.#isEnding; tries++) {
       const sentAt = now();
       try {
-        const { tasks } = await this.#send("/tasks/claim", request);
+        this.#claiming = wait ? new AbortController() : undefined;
+        const { tasks } = await this.#send("/tasks/claim", request, wait, this.#claiming);
         this.#hasBeenAnswered = true;
         this.#emptyTurns = 0;
         this.#claimed += tasks.length;
@@ -528,8 +546,11 @@ export class Worker {
           this.#turns.push(this.#turns.shift());
           if (++this.#emptyTurns % this.#turns.length) return 0;
           this.#isEnding ||= this.#limits.burst && !this.#held.size;
+          if (wait && now() - sentAt >= wait) return 0;
+          // The server does not wait: it cannot, or as many as may wait there already.
           return jitter(error.details.poll_after_seconds);
         }
+        if (this.#isStopped) return 0; // signing off releases what the claim may have got
         this.#log(`cannot claim: ${error.message}`);
         if (isForGood(error) || (isRefusal(error) && !this.#hasBeenAnswered)) {
           this.#refusal = error;
@@ -542,7 +563,16 @@ export class Worker {
     return 0;
   }
 
+  /** How long the server may wait for a task; 0 if other claims would be late meanwhile. */
+  #waitSeconds() {
+    const { burst, endsAt } = this.#limits;
+    if (burst || this.#turns.length > 1) return 0;
+    const lease = this.#turns[0].lease_seconds ?? this.#shortestLease ?? LEASE_SECONDS_UNKNOWN;
+    return Math.max(0, Math.floor(Math.min(MAX_WAIT_SECONDS, lease / 4, endsAt - now())));
+  }
+
   #start(task, sentAt, isRepeated) {
+    this.#shortestLease = Math.min(task.lease_seconds, this.#shortestLease ?? Infinity);
     const { handler, timeout } = this.#types.get(task.type);
     const held = new Held(task, timeout);
     held.renewed(sentAt);
@@ -638,10 +668,10 @@ export class Worker {
     }
   }
 
-  /** One request, which does not take so long that the leases end meanwhile. */
-  #send(path, body) {
+  /** One request, which does not take so long that the leases end meanwhile; the server may `wait`. */
+  #send(path, body, wait = 0, abort = undefined) {
     const leases = [...this.#held.values()].map(({ task }) => task.lease_seconds / 4);
-    return this.#client.attempt("POST", path, body, Math.max(1, Math.min(30, ...leases)));
+    return this.#client.attempt("POST", path, body, Math.max(1, Math.min(30, ...leases)) + wait, abort);
   }
 
   async #end() {

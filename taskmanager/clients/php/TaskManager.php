@@ -216,6 +216,9 @@ final class Task
  */
 class Client
 {
+    /** @internal Seconds that the server may wait before it answers. */
+    public const MAX_WAIT_SECONDS = 20;
+
     private string $url;
     private string $key;
     private float $timeout;
@@ -370,14 +373,18 @@ class Client
         $id = $task instanceof Task ? $task->id : $task;
         $end = now() + $timeout;
         for ($pause = 0.5; ; $pause = min($pause * 1.5, 5)) {
-            $task = $this->get($id);
+            $askedAt = now();
+            // Not for so long that the request ends without an answer.
+            $wait = (int) max(0, min(self::MAX_WAIT_SECONDS, $this->timeout / 2, $end - $askedAt));
+            $task = new Task($this->call('GET', "/tasks/$id?wait_seconds=$wait"));
             if ($task->isFinished()) {
                 return $task;
             }
-            if (now() + $pause > $end) {
+            if (now() >= $end) {
                 throw new WaitTimeout("Task $id is still {$task->status} after $timeout seconds.");
             }
-            pause($pause);
+            // A server that cannot wait is asked now and then.
+            pause(min($askedAt + $pause, $end) - now());
         }
     }
 
@@ -764,6 +771,7 @@ class Client
      * @param ?array<string, mixed> $body
      * @param ?float $timeout in seconds
      * @param bool $reuse the open connection; if it turns out to be dead, curl sends the request again
+     * @param ?callable(): bool $isOver asked about once a second: whether to end without an answer
      * @return array<string, mixed>
      * @throws ApiError|NoAnswer
      */
@@ -772,7 +780,8 @@ class Client
         string $path,
         ?array $body = null,
         ?float $timeout = null,
-        bool $reuse = true
+        bool $reuse = true,
+        ?callable $isOver = null
     ): array {
         $headers = [];
         $timeout = (int) (1000 * ($timeout ?? $this->timeout));
@@ -796,6 +805,12 @@ class Client
         ]);
         if ($body !== null) {
             curl_setopt($this->curl, CURLOPT_POSTFIELDS, encode((object) $body));
+        }
+        if ($isOver !== null) {
+            curl_setopt($this->curl, CURLOPT_NOPROGRESS, false);
+            curl_setopt($this->curl, CURLOPT_PROGRESSFUNCTION, static function () use ($isOver): int {
+                return (int) $isOver();
+            });
         }
         $text = curl_exec($this->curl);
         if (!is_string($text)) {
@@ -869,6 +884,7 @@ final class Worker
     private const TERM_SECONDS = 2.0;
     private const KILL_SECONDS = 5.0;
     private const IDLE_SECONDS = 1.0;
+    private const LEASE_SECONDS_UNKNOWN = 20;
 
     private Client $client;
     /** @var array<string, mixed> */
@@ -887,6 +903,7 @@ final class Worker
     /** @var array<array<string, mixed>> filters of the claims that are made in turn, one for each lease */
     private array $turns = [];
     private int $emptyTurns = 0;
+    private ?float $shortestLease = null;
     /** @var ?array<string, mixed> the claim that has not been answered yet */
     private ?array $claim = null;
     private int $failedClaims = 0;
@@ -1054,15 +1071,18 @@ final class Worker
         // The same request until it is answered: if an answer is lost, the next one has its tasks.
         $this->claim = $this->claim ?? $this->turns[0] + [
             'worker_id' => $this->id, 'limit' => $free, 'request_id' => bin2hex(random_bytes(16)),
-        ];
+        ] + array_filter(['wait_seconds' => $this->waitSeconds()]);
+        $wait = $this->claim['wait_seconds'] ?? 0;
         $sentAt = now();
         try {
-            $tasks = $this->send('/tasks/claim', $this->claim)['tasks'];
+            $tasks = $this->send('/tasks/claim', $this->claim, $wait)['tasks'];
         } catch (ClientError $error) {
-            $this->claimFailed($error);
+            $this->claimFailed($error, $wait > 0 && now() - $sentAt >= $wait);
             return;
         }
         $this->claimed += count($tasks);
+        $leases = array_column($tasks, 'lease_seconds');
+        $this->shortestLease = min($this->shortestLease ?? INF, ...$leases);
         $isRepeated = $this->failedClaims > 0;
         $this->claimAnswered();
         $this->emptyTurns = 0;
@@ -1083,6 +1103,17 @@ final class Worker
         }
     }
 
+    /** How long the server may wait for a task; 0 if this worker had something else to do meanwhile. */
+    private function waitSeconds(): int
+    {
+        if ($this->held || $this->limits['burst'] || count($this->turns) > 1) {
+            return 0;
+        }
+        // A lease may have begun when its claim was sent, as far as is known here.
+        $lease = $this->turns[0]['lease_seconds'] ?? $this->shortestLease ?? self::LEASE_SECONDS_UNKNOWN;
+        return (int) max(0, min(Client::MAX_WAIT_SECONDS, $lease / 4, $this->endsAt - now()));
+    }
+
     private function claimAnswered(): void
     {
         $this->claim = null;
@@ -1091,12 +1122,17 @@ final class Worker
         $this->turns[] = array_shift($this->turns);
     }
 
-    private function claimFailed(ClientError $error): void
+    /** @param bool $hasWaited whether the server has waited as long as it was asked to */
+    private function claimFailed(ClientError $error, bool $hasWaited): void
     {
+        if ($this->isStopped) {
+            return;  // signing off releases what the claim may have got
+        }
         if ($error instanceof ApiError && $error->code === 'no_task_available') {
             $this->claimAnswered();
             if (++$this->emptyTurns % count($this->turns) === 0) {
-                $this->claimAt = now() + jitter($error->details['poll_after_seconds']);
+                // Else the server does not wait: it cannot, or as many as may wait there already.
+                $this->claimAt = now() + ($hasWaited ? 0 : jitter($error->details['poll_after_seconds']));
                 $this->isEnding = $this->isEnding || ($this->limits['burst'] && !$this->held);
             }
             return;
@@ -1386,15 +1422,19 @@ final class Worker
      * One request, which does not take so long that the leases end meanwhile.
      *
      * @param array<string, mixed> $body
+     * @param float $wait seconds that the server may wait, unless the worker is stopped meanwhile
      * @return array<string, mixed>
      */
-    private function send(string $path, array $body): array
+    private function send(string $path, array $body, float $wait = 0): array
     {
         $timeout = 30.0;
         foreach ($this->held as $held) {
             $timeout = min($timeout, $held->task['lease_seconds'] / 4);
         }
-        return $this->client->attempt('POST', $path, $body, max(1, $timeout));
+        $isOver = $wait > 0 ? function (): bool {
+            return $this->isStopped;
+        } : null;
+        return $this->client->attempt('POST', $path, $body, max(1, $timeout) + $wait, true, $isOver);
     }
 
     private function delayAfter(ClientError $error, int $tries): float

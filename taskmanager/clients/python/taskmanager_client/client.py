@@ -38,6 +38,7 @@ TIMEOUT_SECONDS = 30.0
 RETRY_SECONDS = 60.0
 FIRST_LOOK_SECONDS = 0.5
 MAX_LOOK_SECONDS = 5.0
+MAX_WAIT_SECONDS = 20  # of one call
 
 
 class Client:
@@ -123,12 +124,18 @@ class Client:
                 yield read(Task, task)
 
     def wait(self, task: Task | int, *, timeout: float = 300) -> Task:
-        """The task once it is finished. Raises WaitTimeout after `timeout` seconds."""
+        """The task once it is finished. Raises WaitTimeout after `timeout` seconds.
+
+        Asks a server that waits to answer then, and looks now and then at any other.
+        """
         task_id = task.id if isinstance(task, Task) else task
         ends_at = time.monotonic() + timeout
         pause = FIRST_LOOK_SECONDS
         while True:
-            found = self.get(task_id)
+            asked_at = time.monotonic()
+            # Not for so long that the request ends without an answer.
+            seconds = int(max(0, min(MAX_WAIT_SECONDS, self._timeout / 2, ends_at - asked_at)))
+            found = read(Task, self.call("GET", f"/tasks/{task_id}?wait_seconds={seconds}"))
             if found.is_finished:
                 return found
             left = ends_at - time.monotonic()
@@ -136,7 +143,7 @@ class Client:
                 raise WaitTimeout(
                     f"Task {task_id} is still {found.status} after {timeout:g} seconds."
                 )
-            time.sleep(min(pause, left))
+            time.sleep(max(0, min(pause, left) - (time.monotonic() - asked_at)))
             pause = min(pause * 1.5, MAX_LOOK_SECONDS)
 
     def logs(self, task_id: int) -> list[LogEntry]:
@@ -213,7 +220,8 @@ class Client:
     def claim(self, worker_id: str, **what: Unpack[fields.Claim]) -> list[dict[str, Json]]:
         """Claims up to `limit` tasks, one unless given; [] where none is available.
 
-        Each is the task as JSON with its `claim_token`.
+        Each is the task as JSON with its `claim_token`. The server waits up to `wait_seconds` for
+        a task, if it can; less than the client's timeout.
         """
         body = {"worker_id": worker_id, "limit": 1, "request_id": uuid.uuid4().hex, **what}
         try:

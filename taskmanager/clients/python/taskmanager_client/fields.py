@@ -116,6 +116,7 @@ class EventFilters(TypedDict, total=False):
     status: str | Sequence[str]
     tag: str
     limit: int
+    wait_seconds: int
 
 
 class ManyTasks(TypedDict, total=False):
@@ -149,6 +150,7 @@ class Claim(TypedDict, total=False):
     limit: int
     lease_seconds: int
     request_id: str
+    wait_seconds: int
 
 
 class Outcome(TypedDict, total=False):

@@ -38,6 +38,10 @@ MAX_AHEAD = 100
 MAX_REPORTS = 100
 REPORT_WAIT_SECONDS = 0.05
 SIGN_OFF_SECONDS = 5.0
+# How long the server may wait for a task before it answers a claim. A lease may have begun when its
+# claim was sent, as far as is known here, so a claim waits for a quarter of the shortest lease.
+MAX_WAIT_SECONDS = 20
+LEASE_SECONDS_UNKNOWN = 20.0
 
 
 class Run:
@@ -75,6 +79,7 @@ class Run:
         self._heartbeat_at = math.inf
         self._failed_heartbeats = 0
         self._handler_seconds = math.inf  # a moving average
+        self._shortest_lease: float | None = None  # that was seen
 
     def _new_slot(self) -> Slot:
         if self._worker.processes:
@@ -241,11 +246,13 @@ class Run:
         """Claims until it is answered; whether there were tasks, and when to ask again."""
         turn = self._turns[0]
         self._turns.rotate(-1)
+        wait = self._wait_seconds(turn)
         # The same request until it is answered: if an answer is lost, the next one has its tasks.
         request = {
             "worker_id": self._worker.id,
             "limit": limit,
             "request_id": uuid.uuid4().hex,
+            **({"wait_seconds": wait} if wait else {}),
             **turn,
         }
         tries = 0
@@ -253,11 +260,14 @@ class Run:
             tries += 1
             sent_at = now()
             try:
-                tasks = self._send("/tasks/claim", request)["tasks"]
+                tasks = self._send("/tasks/claim", request, wait)["tasks"]
                 self._has_been_answered = True
             except ClientError as error:
                 if isinstance(error, ApiError) and error.code == "no_task_available":
                     self._has_been_answered = True
+                    if wait and now() - sent_at >= wait:
+                        return False, 0
+                    # The server does not wait: it cannot, or as many as may wait there already.
                     return False, float((error.details or {}).get("poll_after_seconds", 5))
                 self._worker.log(f"cannot claim: {error}")
                 if is_for_good(error) or self._is_at_wrong_address(error):
@@ -273,6 +283,14 @@ class Run:
             return True, 0
         return False, 1
 
+    def _wait_seconds(self, turn: Mapping[str, Any]) -> int:
+        """How long the server may wait for a task; 0 if other claims would be late meanwhile."""
+        if self._burst or len(self._turns) > 1:
+            return 0
+        lease = turn.get("lease_seconds") or self._shortest_lease or LEASE_SECONDS_UNKNOWN
+        seconds = min(MAX_WAIT_SECONDS, lease / 4, self._claims_until - now())
+        return max(0, int(seconds))
+
     def _is_at_wrong_address(self, error: ClientError) -> bool:
         """Whether something else answers there, and not only while the server is being replaced."""
         has_refused = isinstance(error, ApiError) and error.status < 500 and error.status != 429
@@ -282,6 +300,8 @@ class Run:
         with self._lock:
             self._tasks_left -= len(tasks)
             for task in tasks:
+                lease = task["lease_seconds"]
+                self._shortest_lease = min(lease, self._shortest_lease or lease)
                 held = Held(task, sent_at, self._worker.types[task["type"]].timeout)
                 self._held[held.id] = held
                 self._open += 1
@@ -465,12 +485,15 @@ class Run:
 
     # For all threads
 
-    def _send(self, path: str, body: Mapping[str, Any]) -> Any:
-        """One request, which does not take so long that the leases end meanwhile."""
+    def _send(self, path: str, body: Mapping[str, Any], wait: float = 0) -> Any:
+        """One request, which does not take so long that the leases end meanwhile.
+
+        The server may `wait` for that many seconds before it answers.
+        """
         with self._lock:
             leases = [held.task["lease_seconds"] / 4 for held in self._held.values()]
         seconds = max(1.0, min([MAX_REQUEST_SECONDS, *leases]))
-        return call_once(self._transport, "POST", path, body, seconds)
+        return call_once(self._transport, "POST", path, body, seconds + wait)
 
     def _pause(self, seconds: float) -> None:
         """Sleeps until the time is over or something has changed."""
