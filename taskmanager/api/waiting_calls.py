@@ -21,7 +21,7 @@ from taskmanager.db.connection import park_connection, wakeups
 from taskmanager.wakeups.waiters import Waiter, Wakeups
 
 LOOK_SECONDS = 1.0
-PAUSE_SECONDS = 0.02  # after a look in vain, however much happens meanwhile
+PAUSE_SECONDS = 0.01  # after a look in vain, however much happens meanwhile
 _EXTENSION = "taskmanager.waiting_calls"
 
 Answer = TypeVar("Answer")
