@@ -20,6 +20,7 @@ from taskmanager.wakeups import pipes
 from tests.support.server import Server
 
 PATIENCE_SECONDS = 60
+ANSWER_SECONDS = 15  # less than a call waits, so that only a wake-up can answer it in time
 # No call looks by itself: whoever gets an answer before its time was woken.
 ONLY_WOKEN = """
 from taskmanager.api import waiting_calls
@@ -78,7 +79,7 @@ class Call:
         head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         self.socket = socket.create_connection(("127.0.0.1", server.port))
         self.sockets.append(self.socket)
-        self.socket.settimeout(PATIENCE_SECONDS)
+        self.socket.settimeout(ANSWER_SECONDS)
         self.socket.sendall(head.encode() + content)
 
     def is_answered(self) -> bool:
