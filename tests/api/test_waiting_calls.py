@@ -312,7 +312,7 @@ def test_a_task_that_is_not_there_is_not_waited_for(api: Api) -> None:
     api.get("/api/tasks/77?wait_seconds=20", 404)
 
 
-@pytest.mark.usefixtures("only_woken")
+# With MariaDB an event may be held back when the call is woken; then a later look finds it.
 def test_the_feed_waits_for_an_event_that_matches(api: Api, calls: Calls) -> None:
     api.register("job")
     api.register("other")
