@@ -107,13 +107,14 @@ CREATE TABLE tasks (
     concurrency_key VARCHAR(255),
     expires_at      BIGINT,                      -- cancelled then, if nobody has claimed it
     max_run_seconds INTEGER,                     -- how long an attempt may run
-    on_dependency_failed VARCHAR(10),
+    on_dependency_failed VARCHAR(10),            -- cancel or run; NULL: it depends on no task
     dedupe_seconds  INTEGER,                     -- how long after its creation it holds its key
     dedupe_until    BIGINT,                      -- of a pruned task: it holds its key until then
     pruned_at       BIGINT,                      -- when its content was removed; only the key is kept
     traceparent     VARCHAR(64),
     notify          VARCHAR(255),                -- the name of a webhook endpoint
     payload_key     VARCHAR(32),                 -- the key that encrypted the row; NULL: not encrypted
+    dependents      INTEGER,                     -- how many tasks have named it; NULL: nobody waits
     CONSTRAINT tasks_claim_rank CHECK (claim_rank = -priority),
     CONSTRAINT tasks_key_forever UNIQUE (dedupe_key, holds_key_forever),
     CONSTRAINT tasks_key_while_open UNIQUE (dedupe_key, holds_key_while_open),
@@ -218,6 +219,26 @@ CREATE TABLE batch_members (
 
 CREATE INDEX batch_members_by_batch ON batch_members (batch_id, task_id);
 CREATE INDEX batch_members_open ON batch_members (batch_id, is_open, task_id);
+
+-- Which tasks a task waits for, in the order of its depends_on. A task that was named may be pruned.
+CREATE TABLE task_dependencies (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    task_id         BIGINT NOT NULL,
+    depends_on_id   BIGINT NOT NULL,
+    position        INTEGER NOT NULL,
+    is_open         SMALLINT NOT NULL,           -- 0: it has ended
+    CONSTRAINT task_dependencies_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX task_dependencies_by_task ON task_dependencies (task_id, position);
+CREATE INDEX task_dependencies_open ON task_dependencies (depends_on_id, is_open, task_id);
+
+-- Tasks that have ended, while some of those that wait for them do not know it yet.
+CREATE TABLE ended_dependencies (
+    task_id         BIGINT NOT NULL PRIMARY KEY,
+    status          VARCHAR(10) NOT NULL,
+    ended_at        BIGINT NOT NULL
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
 -- The keys that have encrypted something, each with the secret of the dedupe keys, encrypted by it.
 CREATE TABLE payload_keys (

@@ -39,12 +39,14 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size", "outbox", "columns"),
+    ("answer_size", "outbox", "columns", "flow.placeholders"),
     ("history", "dedupe", "retry", "task_types"),
     ("search", "feed"),
     ("store", "read", "claim_sql"),
     ("flow.limits",),
-    ("holder", "waiting", "workers", "flow.batches"),
+    ("holder", "workers"),
+    ("flow.dependencies",),
+    ("waiting", "flow.batches"),
     ("endings",),
     ("change", "flow.deadlines"),
     ("create", "lease"),

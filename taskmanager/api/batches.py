@@ -171,6 +171,8 @@ def _callback(name: str, body: Values) -> str | None:
     asked = request_schemas.CREATE_TASK.check(dict(body[name]))
     if {"dedupe", "dedupe_key", "dedupe_seconds", "on_duplicate"} & asked.keys():
         raise InvalidRequest(f"{name} is always created, once: leave out what de-duplicates.")
+    if "depends_on" in asked:
+        raise InvalidRequest(f"{name} waits for the batch: leave out depends_on.")
     # The id of the batch is known later; any id will do for the schema.
     shown = {**asked, "params": batches.with_id(asked["params"], 1), "dedupe": "none"}
     [checked] = prepare_tasks([shown], defaults=task_defaults(), caller=g.caller, now=g.now)

@@ -66,6 +66,12 @@ TRACEPARENT = _text(
     description="a traceparent of W3C Trace Context, such as "
     "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
+# Ids, or the positions of earlier tasks in the same request.
+DEPENDS_ON: Schema = {
+    "type": "array",
+    "maxItems": 1_000,
+    "items": {"anyOf": [ID, record(index=integer(0, 999))]},
+}
 TOKEN = or_null(_text(1, 64))
 PRIORITY = integer(-1_000_000, 1_000_000)
 ATTEMPTS = integer(1, 100)
@@ -136,6 +142,8 @@ CREATE_TASK = RequestBody(
     expires_at=TIME,
     expires_in_seconds=DELAY_SECONDS,
     max_run_seconds=MAX_RUN_SECONDS,
+    depends_on=DEPENDS_ON,
+    on_dependency_failed=one_of("cancel", "run"),
 )
 CHANGE_TASK = RequestBody(
     keeps_null=True,

@@ -113,11 +113,18 @@ TASK = Fields(
     max_run_seconds=like(or_null(COUNT), None),
     available_at=TIME,
     expires_at=like(or_null(TIME), None),
+    on_dependency_failed=like(or_null(one_of("cancel", "run")), None),
     completed_at=or_null(TIME),
     pruned_at=like(or_null(TIME), None),
     dedupe_until=like(or_null(TIME), None),
     created_at=TIME,
     updated_at=TIME,
+)
+GRAPH_TASK = Fields(
+    id=NUMBER, type=TYPE, status=one_of(*STATUSES), error_code=like(or_null(TEXT), None)
+)
+GRAPH_EDGE = Fields(
+    task_id=NUMBER, depends_on_id=NUMBER, position=like(COUNT, 0), is_open=like(FLAG, True)
 )
 LEASE = Fields(
     id=NUMBER,

@@ -9,6 +9,7 @@ from flask import request
 from taskmanager.api import request_schemas
 from taskmanager.api.requests import Values
 from taskmanager.errors import TaskManagerError, ValidationFailed
+from taskmanager.queue.flow import dependencies
 
 _TRACEPARENT = request_schemas.TRACEPARENT["pattern"]
 
@@ -32,7 +33,7 @@ def read_tasks(items: Sequence[Any]) -> list[Values | TaskManagerError]:
             read.append(traced(request_schemas.CREATE_TASK.check(item)))
         except TaskManagerError as error:
             read.append(error)
-    return read
+    return dependencies.renumbered(read)
 
 
 def refuse_wrong(errors: Sequence[TaskManagerError | None]) -> None:

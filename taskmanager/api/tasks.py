@@ -10,7 +10,13 @@ from taskmanager.api.auth import requires
 from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import LOG_ENTRY, attempt_error_json, task_json
+from taskmanager.api.serializers import (
+    GRAPH_EDGE,
+    GRAPH_TASK,
+    LOG_ENTRY,
+    attempt_error_json,
+    task_json,
+)
 from taskmanager.api.task_bodies import read_tasks, refuse_wrong, traced
 from taskmanager.api.task_filters import task_filter_of
 from taskmanager.api.waiting_calls import Look, wait_until
@@ -18,6 +24,7 @@ from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import change, history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
+from taskmanager.queue.flow import dependencies
 from taskmanager.wakeups import topics
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
@@ -35,7 +42,10 @@ def create(body: Values) -> Response:
     201 created; 200 `deduplicated`; 400 a field or the params are wrong, or the
     type is not active; 403; 404 no such type.
     """
-    outcome = create_task(traced(body), defaults=task_defaults(), caller=g.caller, now=g.now)
+    [task] = dependencies.renumbered([traced(body)])
+    if isinstance(task, TaskManagerError):
+        raise task
+    outcome = create_task(task, defaults=task_defaults(), caller=g.caller, now=g.now)
     data = {
         **task_json(outcome.task or {}),
         "deduplicated": outcome.deduplicated,
@@ -167,7 +177,7 @@ def get(task_id: int, query: Values) -> Response:
             **task_json(task),
             "attempt_errors": [attempt_error_json(error) for error in errors],
             "more_attempt_errors": more,
-            "waiting_because": waiting.explain(task, now=g.now),
+            "waiting_because": waiting.explain(task, caller=g.caller, now=g.now),
         }
     )
 
@@ -203,6 +213,25 @@ def logs(task_id: int, query: Values) -> Response:
             "logs": [LOG_ENTRY.of(row) for row in rows],
             "count": len(rows),
             "next_cursor": None if last_id is None else str(last_id),
+        }
+    )
+
+
+@blueprint.get(f"{TASK}/graph")
+@requires("tasks:read", query=request_schemas.NO_PARAMETERS)
+def graph(task_id: int) -> Response:
+    """GET /api/tasks/{id}/graph: what it depends on and what depends on it, directly or not.
+
+    `tasks` and the `edges` between them, at most 200 and 1,000; without `is_complete` there are
+    more. 200; 403; 404.
+    """
+    read.get_task(task_id=task_id, caller=g.caller)
+    tasks, edges, is_complete = dependencies.graph_of(task_id=task_id, caller=g.caller)
+    return success(
+        {
+            "tasks": [GRAPH_TASK.of(row) for row in tasks],
+            "edges": [GRAPH_EDGE.of(row) for row in edges],
+            "is_complete": is_complete,
         }
     )
 

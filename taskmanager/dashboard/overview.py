@@ -89,7 +89,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _counted(name: str, tasks: Any, finished: Any) -> dict[str, Any]:
-    waiting = tasks["pending"] + tasks["scheduled"]
+    waiting = sum(tasks[status] for status in read.WAITING_STATUSES)
     hour, day = finished["hour"], finished["day"]
     done = hour["completed"] + hour["failed"]
     ended = day["completed"] + day["failed"]
@@ -107,7 +107,7 @@ def _counted(name: str, tasks: Any, finished: Any) -> dict[str, Any]:
 def _totals(figures: statistics.QueueFigures) -> dict[str, Any]:
     tasks, finished = figures.tasks.values(), figures.finished.values()
     return {
-        "waiting": sum(each["pending"] + each["scheduled"] for each in tasks),
+        "waiting": sum(each[status] for each in tasks for status in read.WAITING_STATUSES),
         "scheduled": sum(each["scheduled"] for each in tasks),
         "oldest_ms": max(figures.oldest_pending_seconds.values(), default=0) * 1000 or None,
         "running": sum(each["claimed"] for each in tasks),

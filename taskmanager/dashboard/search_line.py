@@ -19,7 +19,7 @@ SHORT = {
 }
 _LONG = {filter_name: typed for typed, filter_name in SHORT.items()}
 _WORD = re.compile(r'(?:([A-Za-z_]\w*(?:\.[^\s:]+)?):)?(?:"([^"]*)"|(\S+))')
-_STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
+_STATUSES = ("blocked", "scheduled", "pending", "claimed", "completed", "failed", "cancelled")
 
 
 def task_id_of(line: str) -> int | None:

@@ -48,7 +48,7 @@ def show(task_id: int) -> Response:
     return page(
         "task.html",
         task=task,
-        sentence=outlook(task, waiting.explain(task, now=g.now)),
+        sentence=outlook(task, waiting.explain(task, caller=g.caller, now=g.now)),
         tags=json.loads(task["tags"] or "[]"),
         events=timeline(logs),
         more_events=more,

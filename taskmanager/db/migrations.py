@@ -208,6 +208,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 "traceparent VARCHAR(64)",
                 "notify VARCHAR(255)",
                 "payload_key VARCHAR(32)",
+                "dependents INTEGER",
             ),
         ),
         _new_columns(
@@ -321,6 +322,39 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
         Ddl(
             "make the index batch_members_open",
             "CREATE INDEX batch_members_open ON batch_members (batch_id, is_open, task_id)",
+        ),
+        Ddl(
+            "make task_dependencies",
+            """
+            CREATE TABLE task_dependencies (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                task_id         BIGINT NOT NULL,
+                depends_on_id   BIGINT NOT NULL,
+                position        INTEGER NOT NULL,
+                is_open         SMALLINT NOT NULL,
+                CONSTRAINT task_dependencies_task FOREIGN KEY (task_id) REFERENCES tasks (id)
+                    ON DELETE CASCADE
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
+        ),
+        Ddl(
+            "make the index task_dependencies_by_task",
+            "CREATE INDEX task_dependencies_by_task ON task_dependencies (task_id, position)",
+        ),
+        Ddl(
+            "make the index task_dependencies_open",
+            "CREATE INDEX task_dependencies_open "
+            "ON task_dependencies (depends_on_id, is_open, task_id)",
+        ),
+        Ddl(
+            "make ended_dependencies",
+            """
+            CREATE TABLE ended_dependencies (
+                task_id         BIGINT NOT NULL PRIMARY KEY,
+                status          VARCHAR(10) NOT NULL,
+                ended_at        BIGINT NOT NULL
+            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
+            """,
         ),
         Ddl(
             "make payload_keys",

@@ -127,6 +127,21 @@ class Task(_Model):
     traceparent = peewee.CharField(64, null=True)
     notify = peewee.CharField(255, null=True)
     payload_key = peewee.CharField(32, null=True)
+    dependents = peewee.IntegerField(null=True)
+
+
+class TaskDependency(_Model):
+    id = peewee.BigAutoField()
+    task_id = peewee.BigIntegerField()
+    depends_on_id = peewee.BigIntegerField()
+    position = peewee.IntegerField()
+    is_open = peewee.SmallIntegerField()
+
+
+class EndedDependency(_Model):
+    task_id = peewee.BigIntegerField(primary_key=True)
+    status = peewee.CharField(10)
+    ended_at = peewee.BigIntegerField()
 
 
 class TaskDeadline(_Model):
@@ -382,6 +397,8 @@ MODELS = (
         TaskDeadline,
         Batch,
         BatchMember,
+        TaskDependency,
+        EndedDependency,
         TaskLog,
         PayloadKey,
         Worker,
@@ -396,8 +413,7 @@ MODELS = (
 # Nothing writes them yet: schema.sql says why they exist.
 _UNUSED = frozenset(
     (
-        *("group_key", "concurrency_key"),
-        *("on_dependency_failed",),  # of a task, and
+        *("group_key", "concurrency_key"),  # of a task, and
         *("is_fair", "max_open"),  # of a type
     )
 )

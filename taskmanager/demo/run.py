@@ -127,7 +127,7 @@ def _wait_until_done(
         answer = viewer.call("GET", "/api/stats")
         counts = answer.data["by_status"]
         progress.show(counts["completed"] + counts["failed"])
-        if not counts["pending"] + counts["scheduled"] + counts["claimed"]:
+        if not sum(counts[status] for status in ("blocked", "scheduled", "pending", "claimed")):
             return
         for worker in [worker for worker in running if not worker.is_running()]:
             running.remove(worker)

@@ -127,10 +127,15 @@ def check_params(
     """Raises ValidationFailed, naming every problem, unless `params` fits the schema."""
     problems = param_problems(schema_text, params, budget=budget)
     if problems:
-        raise ValidationFailed(
-            f"params do not fit the schema of task type '{type_name}': {headline(problems)}",
-            details=problems,
-        )
+        raise not_fitting(type_name, problems)
+
+
+def not_fitting(type_name: str, problems: Sequence[Problem]) -> ValidationFailed:
+    """The error for params with these problems."""
+    return ValidationFailed(
+        f"params do not fit the schema of task type '{type_name}': {headline(problems)}",
+        details=problems,
+    )
 
 
 def problems_of(

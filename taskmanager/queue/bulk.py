@@ -41,9 +41,7 @@ class Action(NamedTuple):
 
 
 RETRY = Action("retried", ("failed", "cancelled"), "task_not_retryable", operate.new_attempts)
-CANCEL = Action(
-    "cancelled", ("scheduled", "pending", "claimed"), "task_finished", operate.cancellation
-)
+CANCEL = Action("cancelled", (*WAITING_STATUSES, "claimed"), "task_finished", operate.cancellation)
 RELEASE = Action(
     "released", ("claimed",), "task_not_claimed", lambda task, now: put_back(task, 0, now)
 )
@@ -58,7 +56,7 @@ def updating(priority: int | None, available_at: int | None) -> Action:
         if priority is not None:
             changed |= {"priority": priority, "claim_rank": -priority}
         if available_at is not None:
-            changed |= when_available(available_at, now)
+            changed |= when_available(available_at, now, of=task)
         return changed
 
     return Action("updated", WAITING_STATUSES, "task_not_waiting", changes)

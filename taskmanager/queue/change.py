@@ -13,10 +13,10 @@ from taskmanager.db.errors import is_duplicate
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, TooLarge
-from taskmanager.params import validation
 from taskmanager.payloads.sealing import with_opened, with_sealed
 from taskmanager.queue import dedupe, history, store, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
+from taskmanager.queue.flow import dependencies, placeholders
 from taskmanager.queue.holder import lock_tasks
 from taskmanager.queue.read import WAITING_STATUSES, get_task, require_task
 
@@ -86,7 +86,7 @@ def _columns(task: Row, request: Mapping[str, Any], now: int) -> Row:
             )
         columns["max_attempts"] = request["max_attempts"]
     if "available_at" in request or "delay_seconds" in request:
-        columns |= when_available(max(now, available_from(request, now)), now)
+        columns |= when_available(max(now, available_from(request, now)), now, of=task)
     if "tags" in request:
         columns["tags"] = tags_text(request["tags"])
     if "params" in request:
@@ -97,7 +97,8 @@ def _columns(task: Row, request: Mapping[str, Any], now: int) -> Row:
 def _with_params(task: Row, params: Mapping[str, Any]) -> Row:
     name = task["type"]
     task_type = task_types.get_task_type(name=name)
-    validation.check_params(task_type["param_schema"], params, type_name=name)
+    named = dependencies.count_of(task["id"]) if task["status"] == "blocked" else 0
+    placeholders.check_params(task_type, params, dependencies=named)
     columns = with_sealed({"params": params_text(params)}, of=task)
     if not takes(columns["params"]):
         raise TooLarge

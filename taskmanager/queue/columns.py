@@ -30,7 +30,12 @@ def available_from(request: Mapping[str, Any], now: int) -> int:
     return round(now + delay * 1000) if delay is not None else (moment or now)
 
 
-def when_available(available_at: int, now: int) -> Row:
-    """The columns of a waiting task that nobody gets before this time."""
+def when_available(available_at: int, now: int, *, of: Row | None = None) -> Row:
+    """The columns of a waiting task that nobody gets before this time.
+
+    With `of`, those of a task that waits already: one that is blocked stays so.
+    """
     status = "scheduled" if available_at > now else "pending"
+    if of is not None and of["status"] == "blocked":
+        status = "blocked"
     return {"status": status, "available_at": available_at}

@@ -11,7 +11,6 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, ResultTooLarge, TaskManagerError
 from taskmanager.payloads.sealing import as_long, with_opened
 from taskmanager.queue import dedupe, endings, history, retry, task_types, workers
-from taskmanager.queue.flow import batches
 from taskmanager.queue.holder import (
     Holder,
     finished,
@@ -129,7 +128,7 @@ def _write(unwritten: dict[int, Report], now: int) -> None:
     )
     # Late reports on tasks that failed for their leases.
     ended_before = [task for task, _, _ in unwritten.values() if task["status"] == "failed"]
-    batches.record_retries(ended_before, now=now)
+    endings.record_late_reports(ended_before, now=now)
     endings.record(tasks, now=now)
     unwritten.clear()
 

@@ -7,6 +7,7 @@ from typing import Any
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import takes
 from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, parts_of
+from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -17,10 +18,10 @@ from taskmanager.errors import (
 )
 from taskmanager.params import validation
 from taskmanager.payloads.sealing import as_long, require_keyring
-from taskmanager.queue import change, dedupe, outbox, task_types
-from taskmanager.queue.columns import available_from, params_text, tags_text
-from taskmanager.queue.flow import deadlines
-from taskmanager.queue.store import store_in_transaction
+from taskmanager.queue import change, dedupe, endings, outbox, task_types
+from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
+from taskmanager.queue.flow import deadlines, dependencies, placeholders
+from taskmanager.queue.store import Stored, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
 # `type`, `params` and, where given, the other fields of `POST /api/tasks`; `available_at` in
@@ -64,7 +65,7 @@ def create_tasks(
     outcomes = [Outcome(error=row if isinstance(row, TaskManagerError) else None) for row in rows]
     good = [row for row in rows if not isinstance(row, TaskManagerError)]
     if good and (len(good) == len(rows) or not atomic):
-        stored = store_in_transaction(good, caller=caller)
+        stored = _store(good, caller, now)
         unanswered = (outcome for outcome in outcomes if outcome.error is None)
         for outcome, (task, existed) in zip(unanswered, stored, strict=True):
             outcome.task, outcome.deduplicated = task_types.with_type(task), existed
@@ -72,6 +73,13 @@ def create_tasks(
             if outcome.deduplicated and request.get("on_duplicate", "keep") != "keep":
                 _change_existing(request, outcome, caller, now)
     return outcomes
+
+
+@write_transaction
+def _store(rows: list[Row], caller: Caller, now: int) -> list[Stored]:
+    stored, ended = dependencies.connect(rows, store_tasks(rows, caller=caller), now=now)
+    endings.record_new(ended, now=now)
+    return stored
 
 
 def _change_existing(request: Request, outcome: Outcome, caller: Caller, now: int) -> None:
@@ -101,6 +109,7 @@ def prepare_tasks(
     rows: list[Row | TaskManagerError] = []
     types: dict[str, Row | TaskManagerError] = {}
     missing_parents = _missing_parents(requests, caller)
+    missing_dependencies = dependencies.missing_ids(requests, caller)
     named = {request["notify"] for request in requests if request.get("notify")}
     missing_endpoints = outbox.missing_endpoints(named)
     budget = validation.WorkBudget()
@@ -111,6 +120,9 @@ def prepare_tasks(
                     f"There is no task {request['parent_task_id']} to be the parent.",
                     code="parent_task_not_found",
                 )
+            for named in request.get("depends_on", ()):
+                if type(named) is int and named in missing_dependencies:
+                    raise dependencies.no_such_dependency(named)
             if request.get("notify") in missing_endpoints:
                 raise outbox.no_such_endpoint(request["notify"])
             task_type = _type_for(request["type"], types, caller)
@@ -119,7 +131,7 @@ def prepare_tasks(
             raise
         except TaskManagerError as error:
             rows.append(error)
-    return rows
+    return dependencies.renumbered(rows)
 
 
 def prepare_task(request: Request, *, defaults: TaskDefaults, caller: Caller, now: int) -> Row:
@@ -164,7 +176,10 @@ def _new_row(
     budget: validation.WorkBudget | None = None,
 ) -> Row:
     name, params = task_type["name"], request["params"]
-    validation.check_params(task_type["param_schema"], params, type_name=name, budget=budget)
+    depends_on = request.get("depends_on", [])
+    if not depends_on and "on_dependency_failed" in request:
+        raise InvalidRequest("on_dependency_failed needs depends_on, which names the tasks.")
+    placeholders.check_params(task_type, params, dependencies=len(depends_on), budget=budget)
     policy = request.get("dedupe") or task_type["dedupe"] or dedupe.DEFAULT_POLICY
     priority = _first_given(request.get("priority"), task_type["priority"], 0)
     available_at = max(now, available_from(request, now))
@@ -177,7 +192,11 @@ def _new_row(
         **of,
         "task_type_id": task_type["id"],
         "type_version": task_type["version"],
-        "status": "scheduled" if available_at > now else "pending",
+        "status": "blocked" if depends_on else when_available(available_at, now)["status"],
+        "depends_on": depends_on,
+        "on_dependency_failed": (request.get("on_dependency_failed") or "cancel")
+        if depends_on
+        else None,
         "params": text,
         "priority": priority,
         "claim_rank": -priority,

@@ -21,7 +21,7 @@ from taskmanager.errors import DatabaseUnavailable
 from taskmanager.payloads.sealing import with_sealed
 from taskmanager.queue import clock_jumps, endings, history, maintenance_runs, retention
 from taskmanager.queue.figures import counts, periods
-from taskmanager.queue.flow import batches, deadlines
+from taskmanager.queue.flow import batches, deadlines, dependencies
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.retention import DAY_MS
 from taskmanager.queue.schedules import runs
@@ -82,6 +82,7 @@ def maintain(
             lambda rows: deadlines.cancel_late_slice(now=now, rows=rows), deadline
         ),
     }
+    _until_done(lambda rows: endings.follow_dependencies_slice(now=now, rows=rows), deadline)
     _until_done(lambda rows: batches.finish_stalled_slice(now=now, rows=rows), deadline)
     count_events(now=now, deadline=min(deadline, time.monotonic() + MAX_COUNTING_SECONDS))
     done["pruned"] = prune_finished_tasks(
@@ -180,8 +181,8 @@ def run_slice_if_due(*, defaults: TaskDefaults, now: int) -> None:
 
 
 class NextDue(NamedTuple):
-    """When the next schedule, lease, delayed task, deadline and counting of events fall due; None:
-    there is none of the kind.
+    """When the next schedule, lease, delayed task, deadline, end of a dependency and counting of
+    events fall due; None: there is none of the kind.
 
     `latest` is the latest time that is stored, which shows whether the clock was set back, and
     `corrected_at` when that was last corrected.
@@ -191,13 +192,14 @@ class NextDue(NamedTuple):
     lease_at: int | None
     task_at: int | None
     deadline_at: int | None
+    dependency_at: int | None
     events_at: int | None
     corrected_at: int | None
     latest: int
 
     def is_anything_due(self, now: int) -> bool:
         """Whether run_slice() has something to do."""
-        due = [moment is not None and moment <= now for moment in self[:4]]
+        due = [moment is not None and moment <= now for moment in self[:5]]
         return any(due) or self.is_correction_due(now)
 
     def is_correction_due(self, now: int) -> bool:
@@ -218,16 +220,16 @@ def next_due(*, now: int) -> NextDue:
         "(SELECT lease_expires_at FROM {tasks} WHERE lease_expires_at > 0 "
         "ORDER BY lease_expires_at LIMIT 1) AS lease_at, "
         "(SELECT available_at FROM {tasks} WHERE status = 'scheduled' "
-        f"ORDER BY available_at LIMIT 1) AS task_at, ({deadlines.NEXT}), "
+        f"ORDER BY available_at LIMIT 1) AS task_at, ({deadlines.NEXT}), ({dependencies.NEXT}), "
         f"({periods.UNCOUNTED_SINCE}), ({clock_jumps.CORRECTED_AT}), "
         f"({clock_jumps.LATEST_SEEN}), ({clock_jumps.LATEST_RUN}), ({clock_jumps.LATEST_LEASE})"
     ).fetchone()
-    events_at = row[4]
+    events_at = row[5]
     if events_at is not None:
         # One in the future is from before the clock was set back.
         events_at = events_at + COUNTED_EVERY_MS if events_at <= now else now
-    latest = max([moment or 0 for moment in row[6:]])
-    found = NextDue(row[0], row[1], row[2], row[3], events_at, row[5], latest)
+    latest = max([moment or 0 for moment in row[7:]])
+    found = NextDue(row[0], row[1], row[2], row[3], row[4], events_at, row[6], latest)
     remembered.next_due = (now, found)
     return found
 
@@ -253,6 +255,8 @@ def run_slice(*, defaults: TaskDefaults, now: int) -> int:
         moved += _start_slice(now, SLICE_ROWS)
     if due.deadline_at is not None and due.deadline_at <= now:
         moved += deadlines.cancel_late_slice(now=now, rows=SLICE_ROWS)
+    if due.dependency_at is not None and due.dependency_at <= now:
+        moved += endings.follow_dependencies_slice(now=now, rows=SLICE_ROWS)
     maintenance_runs.record_slice_of_claim(started_at=now, started=started, tasks_moved=moved)
     return moved
 
@@ -317,7 +321,7 @@ def _requeue_slice(now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify, "
-    columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds, payload_key"
+    columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds, payload_key, dependents"
     over = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
     deadlines.end_attempts([row for row in over if deadlines.is_timed_out(row)], now=now)
     expired = [row for row in over if not deadlines.is_timed_out(row)]

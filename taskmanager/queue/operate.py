@@ -12,16 +12,15 @@ from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, TaskFinished
 from taskmanager.queue import dedupe, endings, history
-from taskmanager.queue.flow import batches
 from taskmanager.queue.holder import NO_PROGRESS, finished, lock_tasks, waiting_again
-from taskmanager.queue.read import FINISHED_STATUSES, require_task
+from taskmanager.queue.read import FINISHED_STATUSES, get_task, require_task
 
 
 @write_transaction
 def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -> Row:
     """Ends an unfinished task for good; cancelling a cancelled one changes nothing.
 
-    Transition: scheduled, pending or claimed → cancelled. The worker that holds
+    Transition: blocked, scheduled, pending or claimed → cancelled. The worker that holds
     it is told at its next heartbeat, progress report or completion.
     Commits together: the transition, its history row, the delivery to a webhook and
     the audit event.
@@ -44,7 +43,7 @@ def cancel_task(*, task_id: int, reason: str | None, caller: Caller, now: int) -
 def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
     """Makes a failed or cancelled task pending again and resets its attempts.
 
-    Transition: failed or cancelled → pending.
+    Transition: failed or cancelled → pending, or blocked while it waits for another task.
     Commits together: the transition, its history row and the audit event.
     Raises NotFound, and Conflict where the task is in another state, was pruned,
     or an unfinished task with the same dedupe key exists.
@@ -66,7 +65,7 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
             details={"status": task["status"]},
         )
     try:
-        return _intervene(task, "retried", new_attempts(task, now), None, caller, now)
+        retried = _intervene(task, "retried", new_attempts(task, now), None, caller, now)
     except peewee.IntegrityError as error:
         if not is_duplicate(error):
             raise
@@ -75,6 +74,9 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
             "exists.",
             code="duplicate_task",
         ) from None
+    if task["on_dependency_failed"] is None:
+        return retried
+    return get_task(task_id=task_id, caller=caller)
 
 
 def cancellation(task: Row, now: int) -> Row:
@@ -119,5 +121,5 @@ def record_intervention(
     rows = [{**task, "claim_token": None} for task in tasks]
     history.record(rows, event, status=status, message=reason, caller=caller, now=now)
     if event == "retried":
-        batches.record_retries(tasks, now=now)
+        endings.record_retries(tasks, now=now)
     endings.record([{**task, "status": status} for task in tasks], now=now)

@@ -26,8 +26,8 @@ from taskmanager.payloads.sealing import keyring
 from taskmanager.queue import search, task_types
 from taskmanager.queue.answer_size import LIGHT_COLUMNS, count_that_fits, sizes_of
 
-STATUSES = ("scheduled", "pending", "claimed", "completed", "failed", "cancelled")
-WAITING_STATUSES = ("scheduled", "pending")
+STATUSES = ("blocked", "scheduled", "pending", "claimed", "completed", "failed", "cancelled")
+WAITING_STATUSES = ("blocked", "scheduled", "pending")
 FINISHED_STATUSES = ("completed", "failed", "cancelled")
 # The statuses in which a task has a worker: the one that holds it, or the one that finished it.
 WITH_WORKER_STATUSES = ("claimed", *FINISHED_STATUSES)

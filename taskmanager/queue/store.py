@@ -1,6 +1,7 @@
 """Storing new tasks: each is inserted once, or the task that holds its dedupe key stands for it.
 
-Knows nothing of requests, types or schemas: it is given whole rows of the table.
+Knows nothing of requests, types or schemas: it is given whole rows of the table. `depends_on`
+beside the columns is left to flow/dependencies.py.
 """
 
 import json
@@ -112,8 +113,9 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
 
 
 def _without_sealed(row: Row) -> Row:
-    """The row to insert: without the params if they are to be encrypted."""
-    return row if row["payload_key"] is None else {**row, "params": ""}
+    """The row to insert: without the params if they are to be encrypted, and without depends_on."""
+    columns = {name: value for name, value in row.items() if name != "depends_on"}
+    return columns if row["payload_key"] is None else {**columns, "params": ""}
 
 
 def _store_sealed(tasks: Iterable[tuple[int, Row]]) -> None:

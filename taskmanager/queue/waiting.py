@@ -4,19 +4,20 @@ Its statements are templates, because every GET of a waiting task runs up to nin
 the index whose last entry is the newest task: MySQL would otherwise sort all tasks of the type.
 """
 
+from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row, fetch_value
-from taskmanager.queue.flow import limits
+from taskmanager.queue.flow import dependencies, limits
 from taskmanager.queue.read import WAITING_STATUSES, WITH_WORKER_STATUSES
 
 Reason = dict[str, str]
 
 
-def explain(task: Row, *, now: int) -> Reason | None:
+def explain(task: Row, *, caller: Caller, now: int) -> Reason | None:
     """`{code, message}` for a task that waits, or that failed because all attempts are used.
 
-    Codes: `type_paused`, `delayed`, `concurrency`, `start_rate`, `queued` (a worker holds another
-    task of the type), `no_worker`, `attempts_used`. None for any other task.
+    Codes: `dependencies`, `type_paused`, `delayed`, `concurrency`, `start_rate`, `queued`
+    (a worker holds another task of the type), `no_worker`, `attempts_used`. None for any other task.
     """
     if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
         return _reason(
@@ -26,6 +27,8 @@ def explain(task: Row, *, now: int) -> Reason | None:
         )
     if task["status"] not in WAITING_STATUSES:
         return None
+    if task["status"] == "blocked":
+        return _reason("dependencies", dependencies.words_for(task["id"], caller=caller))
     if fetch_value("SELECT is_paused FROM {task_types} WHERE id = ?", (task["task_type_id"],)):
         return _reason(
             "type_paused", f"Task type '{task['type']}' is paused: nothing of it is handed out."

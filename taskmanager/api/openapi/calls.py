@@ -10,7 +10,7 @@ from taskmanager.api.json_schema import FLAG, TEXT, Schema, like, list_of, one_o
 from taskmanager.api.openapi.schemas import CURSOR, page_of, ref
 from taskmanager.api.prometheus import CONTENT_TYPE as PROMETHEUS
 from taskmanager.api.requests import RequestBody
-from taskmanager.api.serializers import COUNT, NUMBER, TIME
+from taskmanager.api.serializers import COUNT, GRAPH_EDGE, GRAPH_TASK, NUMBER, TIME
 from taskmanager.payloads.callbacks import CALLBACKS
 
 
@@ -108,6 +108,13 @@ CALLS: dict[str, Call] = {
     ),
     "tasks.get": Call(ref("TaskWithReason")),
     "tasks.logs": Call(page_of("logs", "LogEntry", next_cursor=CURSOR)),
+    "tasks.graph": Call(
+        record(
+            tasks=list_of(GRAPH_TASK.schema()),
+            edges=list_of(GRAPH_EDGE.schema()),
+            is_complete=like(FLAG, True),
+        )
+    ),
     "tasks.change_one": Call(ref("Task"), {"priority": 5}),
     "tasks.cancel": Call(ref("Task"), {"reason": "no longer needed"}),
     "tasks.retry": Call(ref("Task")),

@@ -26,8 +26,9 @@ from taskmanager.db.statements import (
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, NotFound, TooLarge
 from taskmanager.payloads.callbacks import opened_params
-from taskmanager.queue import store
+from taskmanager.queue import outbox, store
 from taskmanager.queue.columns import params_text, when_available
+from taskmanager.queue.flow import dependencies
 from taskmanager.queue.read import FINISHED_STATUSES
 
 # In the params of a callback, this object stands for the id of the batch.
@@ -229,6 +230,9 @@ def _add(batch_id: int, tasks: Sequence[Row], caller: Caller, now: int) -> list[
     member = {"batch_id": batch_id, "is_open": 1}
     insert_many("batch_members", [{"task_id": task_id, **member} for task_id in new])
     _count(batch_id, {"tasks": len(new)}, now)
+    stored, ended = dependencies.connect(rows, stored, now=now)
+    outbox.record(ended, now=now)
+    record_ends(ended, now=now)
     return stored
 
 

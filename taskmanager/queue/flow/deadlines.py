@@ -22,7 +22,7 @@ CANCELLED_BY_A_CLAIM = 25  # late tasks that a claim clears out of its way at a 
 NEXT = "SELECT expires_at FROM {task_deadlines} ORDER BY expires_at LIMIT 1"
 _COLUMNS = (
     "id, task_type_id, status, attempts, worker_id, claim_token, notify, batch_id, expires_at, "
-    "payload_key"
+    "payload_key, dependents"
 )
 _EXPIRED: Row = {
     "error_code": "expired",
@@ -61,7 +61,7 @@ def is_late(task: Row, now: int) -> bool:
 def cancel_late_slice(*, now: int, rows: int) -> int:
     """Cancels up to `rows` tasks that nobody claimed in time; returns how many deadlines are over.
 
-    Transition: scheduled or pending → cancelled, with `expired`.
+    Transition: blocked, scheduled or pending → cancelled, with `expired`.
     Commits together: the slice's transitions, their history rows and deliveries.
     Raises DatabaseUnavailable.
     A crash leaves the slice as it was.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Task:
     """A task. Lists leave out `params` and `result` unless they are asked for.
 
-    `status` is "scheduled", "pending", "claimed", "completed", "failed" or "cancelled".
+    `status` is "blocked", "scheduled", "pending", "claimed", "completed", "failed" or "cancelled".
     `deduplicated` is True where `create` found a task that existed already; `on_duplicate` is then
     "replaced", "postponed" or "kept", if the call asked for something to be done to it. `get` and
     `wait` alone fill in `attempt_errors`, the error of each failed attempt, and `waiting_because`,

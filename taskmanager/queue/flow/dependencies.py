@@ -1,0 +1,501 @@
+"""Dependencies: tasks that are blocked until other tasks have completed.
+
+Owns the tables task_dependencies and ended_dependencies. A row of task_dependencies is open until
+the task that it names has ended. The transaction that ends a task closes its rows and unblocks
+the tasks that waited for it last, after it has locked them: of two dependencies that end at once,
+the second one sees that no row is open. A task that others depend on has their number in
+`dependents`, so the end of any other task runs no statement here.
+
+One transaction follows at most FOLLOWED rows. What is left over is noted in ended_dependencies in
+that same transaction, and maintenance goes on from there. See docs/decisions/0045.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from taskmanager.access.caller import OPERATOR, Caller
+from taskmanager.db.connection import keeps_snapshot, takes
+from taskmanager.db.statements import (
+    MAX_ROWS,
+    Row,
+    execute,
+    fetch_all,
+    fetch_value,
+    insert_many,
+    parts_of,
+    update,
+)
+from taskmanager.errors import Conflict, InvalidRequest, TaskManagerError, ValidationFailed
+from taskmanager.params import validation
+from taskmanager.payloads.sealing import as_long, with_opened, with_sealed
+from taskmanager.queue import history, task_types
+from taskmanager.queue.columns import params_text, when_available
+from taskmanager.queue.flow import placeholders
+from taskmanager.queue.holder import finished, lock_tasks
+from taskmanager.queue.read import FINISHED_STATUSES
+from taskmanager.queue.store import Stored
+
+FOLLOWED = 100  # rows of task_dependencies that one transaction follows
+IDS_SHOWN = 10
+MAX_FILLED_CHARACTERS = 1_048_576  # of params with the results in them
+MAX_NODES = 200  # of a graph
+MAX_EDGES = 1_000
+
+NEXT = "SELECT MIN(ended_at) FROM {ended_dependencies}"
+LINKS_OF = (
+    "SELECT task_id FROM {task_dependencies} {index task_dependencies_open} "
+    "WHERE depends_on_id = ? AND is_open = 1 ORDER BY task_id LIMIT ?"
+)
+STILL_OPEN = (
+    "SELECT task_id FROM {task_dependencies} {index task_dependencies_by_task} "
+    "WHERE task_id IN ? AND is_open = 1"
+)
+NAMED_BY = (
+    "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
+    "{index task_dependencies_by_task} WHERE task_id IN ? ORDER BY task_id, position LIMIT ?"
+)
+NAMING = (
+    "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
+    "{index task_dependencies_open} WHERE depends_on_id IN ? ORDER BY task_id, position LIMIT ?"
+)
+
+# An entry of depends_on: the id of a task, or {"index": n} of an earlier one in the same request.
+Reference = Any
+
+
+def missing_ids(requests: Iterable[Mapping[str, Any]], caller: Caller) -> set[int]:
+    """Dependencies that do not exist, or that the caller may not know to exist."""
+    wanted = {one for each in requests for one in each.get("depends_on", ()) if type(one) is int}
+    found: list[Row] = []
+    for some in parts_of(sorted(wanted), MAX_ROWS):
+        found += fetch_all(
+            "SELECT id, task_type_id FROM {tasks} WHERE id IN ? AND pruned_at IS NULL",
+            (list(some),),
+        )
+    return wanted - {row["id"] for row in task_types.allowed_as_stored(found, caller)}
+
+
+def no_such_dependency(task_id: int) -> InvalidRequest:
+    """The error for a dependency that is missing."""
+    return InvalidRequest(
+        f"There is no task {task_id} to depend on.",
+        code="dependency_not_found",
+        details={"task_id": task_id},
+    )
+
+
+def renumbered(items: Sequence[Any]) -> list[Any]:
+    """Items with `depends_on`, or errors; each {"index": n} counts the items without the errors.
+
+    An item that depends on an error, or on one that is not earlier, becomes an error.
+    """
+    places: list[int | None] = []
+    done: list[Any] = []
+    count = 0
+    for item in items:
+        one = item
+        if not isinstance(one, TaskManagerError) and one.get("depends_on"):
+            try:
+                one = {**one, "depends_on": [_moved(it, places) for it in one["depends_on"]]}
+            except InvalidRequest as error:
+                one = error
+        is_error = isinstance(one, TaskManagerError)
+        places.append(None if is_error else count)
+        count += not is_error
+        done.append(one)
+    return done
+
+
+def _moved(reference: Reference, places: Sequence[int | None]) -> Reference:
+    if type(reference) is int:
+        return reference
+    at = reference["index"]
+    if at >= len(places):
+        raise InvalidRequest(
+            f'depends_on names {{"index": {at}}}, which is not earlier in the request.',
+            code="dependency_not_found",
+        )
+    if places[at] is None:
+        raise InvalidRequest(
+            f"tasks[{at}], which this task depends on, is wrong.", code="dependency_not_found"
+        )
+    return {"index": places[at]}
+
+
+def connect(
+    rows: Sequence[Row], stored: Sequence[Stored], *, now: int
+) -> tuple[list[Stored], list[Row]]:
+    """Makes new tasks wait for what they depend on, or go on where nothing is left to wait for.
+
+    Part of the transaction that has stored the `rows` as `stored`. Returns `stored` as the tasks
+    are then, and the tasks that have ended by it. Runs no statement where none has depends_on.
+    """
+    waiting = {
+        task["id"]: [it if type(it) is int else stored[it["index"]][0]["id"] for it in named]
+        for row, (task, existed) in zip(rows, stored, strict=True)
+        if (named := row["depends_on"]) and not existed
+    }
+    if not waiting:
+        return list(stored), []
+    statuses = _lock(sorted({one for ids in waiting.values() for one in ids}))
+    links = [
+        {
+            "task_id": task_id,
+            "depends_on_id": one,
+            "position": at,
+            "is_open": int(statuses[one] not in FINISHED_STATUSES),
+        }
+        for task_id, ids in waiting.items()
+        for at, one in enumerate(ids)
+    ]
+    insert_many("task_dependencies", links)
+    ended = _settle(sorted(waiting), now)
+    after = _states(list(waiting))
+    return [({**task, **after.get(task["id"], {})}, existed) for task, existed in stored], ended
+
+
+def block_again(tasks: Sequence[Row], *, now: int) -> list[Row]:
+    """Lets tasks that are tried again wait for what they depend on; returns those that ended.
+
+    Part of the transaction that has made them pending. `tasks` are rows as they were before.
+    """
+    forget_ends(tasks)
+    ids = sorted(task["id"] for task in tasks if task["on_dependency_failed"] is not None)
+    if not ids:
+        return []
+    links = fetch_all(
+        "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? ORDER BY id", (ids,)
+    )
+    statuses = _lock(sorted({link["depends_on_id"] for link in links}), missing_is_done=True)
+    for is_open in (0, 1):
+        some = [
+            link["id"]
+            for link in links
+            if int(statuses[link["depends_on_id"]] not in FINISHED_STATUSES) == is_open
+        ]
+        for part in parts_of(some, MAX_ROWS):
+            update("task_dependencies", {"is_open": is_open}, "id IN ?", (list(part),))
+    update("tasks", {"status": "blocked"}, "id IN ?", (ids,), hint="{by_id}")
+    blocked = [task for task in tasks if task["id"] in ids]
+    rows = [{"id": task["id"], "payload_key": task["payload_key"]} for task in blocked]
+    history.record(rows, "blocked", status="blocked", now=now)
+    return _settle(ids, now)
+
+
+def forget_ends(tasks: Iterable[Row]) -> None:
+    """Lets those that wait for these tasks wait again, as far as they were not told of the end."""
+    if named := [task["id"] for task in tasks if task["dependents"]]:
+        execute("DELETE FROM {ended_dependencies} WHERE task_id IN ?", (named,))
+
+
+def _lock(ids: Sequence[int], *, missing_is_done: bool = False) -> dict[int, str]:
+    """The status of each task that others depend on, which cannot end meanwhile."""
+    found: dict[int, str] = {}
+    for some in parts_of(ids, MAX_ROWS):
+        rows = fetch_all(
+            "SELECT id, status FROM {tasks} WHERE id IN ? ORDER BY id {lock_rows}", (list(some),)
+        )
+        found |= {row["id"]: row["status"] for row in rows}
+    missing = [one for one in ids if one not in found]
+    if missing and not missing_is_done:
+        raise Conflict(f"Task {missing[0]} has just been removed; try again.")
+    unfinished = [one for one, status in found.items() if status not in FINISHED_STATUSES]
+    for some in parts_of(unfinished, MAX_ROWS):
+        # Counted and not only marked: a cluster then sees that both transactions write the row.
+        execute(
+            "UPDATE {tasks} {by_id} SET dependents = COALESCE(dependents, 0) + 1 WHERE id IN ?",
+            (list(some),),
+        )
+    return found | dict.fromkeys(missing, "completed")
+
+
+def _settle(ids: Sequence[int], now: int) -> list[Row]:
+    """Cancels those of these blocked tasks that have a failed dependency, unblocks the free ones.
+
+    Returns those that have ended, with what has ended by that.
+    """
+    ended: list[Row] = []
+    for some in parts_of(ids, MAX_ROWS):
+        failed: dict[int, int] = {}
+        links = fetch_all(
+            "SELECT {task_dependencies}.task_id AS task_id, {tasks}.id AS id "
+            "FROM {task_dependencies} "
+            "JOIN {tasks} ON {tasks}.id = {task_dependencies}.depends_on_id "
+            "WHERE {task_dependencies}.task_id IN ? AND {tasks}.status IN ('failed', 'cancelled') "
+            "ORDER BY {task_dependencies}.task_id DESC, {task_dependencies}.position DESC",
+            (list(some),),
+        )
+        failed = {link["task_id"]: link["id"] for link in links}
+        tasks = [one for one in lock_tasks(some, OPERATOR).values() if one["status"] == "blocked"]
+        ended += _go_on(tasks, failed, now)
+    return [*ended, *follow_ends(ended, now=now)]
+
+
+def _states(ids: Sequence[int]) -> dict[int, Row]:
+    rows: list[Row] = []
+    columns = "id, status, params, available_at, completed_at, error_code, error_message, "
+    columns += "payload_key, updated_at"
+    for some in parts_of(ids, MAX_ROWS):
+        rows += fetch_all(f"SELECT {columns} FROM {{tasks}} WHERE id IN ?", (list(some),))
+    return {row["id"]: with_opened(row) for row in rows}
+
+
+def follow_ends(tasks: Iterable[Row], *, now: int) -> list[Row]:
+    """Tells the tasks that wait for these that they have ended; returns what ended by that.
+
+    Part of the transaction that ends them. `tasks` are rows as they are after the transition.
+    Runs no statement where nobody has named one of them.
+    """
+    ends = {
+        task["id"]: task["status"]
+        for task in tasks
+        if task["dependents"] and task["status"] in FINISHED_STATUSES
+    }
+    if not ends:
+        return []
+    ended, left = _follow(ends, FOLLOWED, now)
+    _note(left, now)
+    return ended
+
+
+def follow_noted(*, now: int, rows: int) -> tuple[int, list[Row]]:
+    """Goes on with up to `rows` rows of what ended_dependencies has noted.
+
+    Part of a transaction. Returns how many tasks it has told, and those that ended by that.
+    """
+    noted = fetch_all(
+        "SELECT task_id FROM {ended_dependencies} ORDER BY ended_at, task_id LIMIT ?", (rows,)
+    )
+    ids = sorted(row["task_id"] for row in noted)
+    if not ids:
+        return 0, []
+    # In the order in which everybody locks: the tasks that have ended, then those that wait.
+    fetch_all("SELECT id FROM {tasks} WHERE id IN ? ORDER BY id {lock_rows}", (ids,))
+    still = fetch_all(
+        "SELECT task_id, status FROM {ended_dependencies} WHERE task_id IN ? {lock_rows}", (ids,)
+    )
+    ends = {row["task_id"]: row["status"] for row in still}
+    ended, left = _follow(ends, rows, now)
+    if done := [one for one in ends if one not in left]:
+        execute("DELETE FROM {ended_dependencies} WHERE task_id IN ?", (done,))
+    _note({one: status for one, status in left.items() if one not in ends}, now)
+    # As many as were asked for: there is more to do.
+    return rows if left else len(noted), ended
+
+
+def _note(ends: Mapping[int, str], now: int) -> None:
+    if ends:
+        # One may be there from an end before: the task was tried again.
+        execute("DELETE FROM {ended_dependencies} WHERE task_id IN ?", (list(ends),))
+        rows = [{"task_id": one, "status": ends[one], "ended_at": now} for one in ends]
+        insert_many("ended_dependencies", rows)
+
+
+def _follow(ends: Mapping[int, str], room: int, now: int) -> tuple[list[Row], dict[int, str]]:
+    """Follows ends until `room` rows are closed: what has ended by that, and what is left."""
+    left, ended = dict(ends), []
+    while left and room > 0:
+        one, status = next(iter(left.items()))
+        waiting = _links_of(one, room)
+        if len(waiting) < room:
+            del left[one]
+        room -= max(1, len(waiting))
+        if not waiting:
+            continue
+        some = _close(one, status, waiting, now)
+        ended += some
+        left |= {task["id"]: task["status"] for task in some if task["dependents"]}
+    return ended, left
+
+
+def _links_of(depends_on_id: int, rows: int) -> list[int]:
+    lock = " {lock_rows}" if keeps_snapshot() else ""
+    found = fetch_all(LINKS_OF + lock, (depends_on_id, rows))
+    return sorted({row["task_id"] for row in found})
+
+
+def _close(depends_on_id: int, status: str, task_ids: list[int], now: int) -> list[Row]:
+    """Closes what these tasks wait for; they are locked first, so each sees the other's end."""
+    tasks = [one for one in lock_tasks(task_ids, OPERATOR).values() if one["status"] == "blocked"]
+    update(
+        "task_dependencies",
+        {"is_open": 0},
+        "depends_on_id = ? AND is_open = 1 AND task_id IN ?",
+        (depends_on_id, task_ids),
+    )
+    failed = {} if status == "completed" else dict.fromkeys(task_ids, depends_on_id)
+    return _go_on(tasks, failed, now)
+
+
+def _go_on(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[Row]:
+    """What becomes of these locked, blocked tasks; `failed` has a failed dependency of each.
+
+    Returns those that have ended.
+    """
+    cancelled = [
+        task for task in tasks if task["id"] in failed and task["on_dependency_failed"] == "cancel"
+    ]
+    others = [task for task in tasks if task not in cancelled]
+    waiting: set[int] = set()
+    if others:
+        lock = " {lock_rows}" if keeps_snapshot() else ""
+        found = fetch_all(STILL_OPEN + lock, ([task["id"] for task in others],))
+        waiting = {row["task_id"] for row in found}
+    unblocked = unblock([task for task in others if task["id"] not in waiting], now=now)
+    return [*_cancel(cancelled, failed, now), *unblocked]
+
+
+def _cancel(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[Row]:
+    ended = []
+    for task in tasks:
+        message = f"Task {failed[task['id']]}, which it depends on, did not complete."
+        error = {"error_code": "dependency_failed", "error_message": message}
+        changes = {**finished("cancelled", now), **error}
+        ended.append(_end(task, changes, "cancelled", now))
+    return ended
+
+
+def _end(task: Row, changes: Row, event: str, now: int) -> Row:
+    guard = (task["id"],)
+    stored = with_sealed(changes, of=task)
+    if not update("tasks", stored, "id = ? AND status = 'blocked'", guard, hint="{by_id}"):
+        raise AssertionError("a locked task was no longer blocked")
+    history.record(
+        [task],
+        event,
+        status=changes["status"],
+        message=changes["error_message"],
+        metadata={"error_code": changes["error_code"]},
+        now=now,
+    )
+    return {**task, **changes}
+
+
+def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
+    """Lets these blocked tasks run: nothing is left that they depend on.
+
+    Transition: blocked → pending, or scheduled where their time is to come; → failed with
+    `validation_failed` where the results do not fit into their params.
+    Part of a transaction that has locked them. Returns those that have failed.
+    """
+    if not tasks:
+        return []
+    ended = []
+    texts = _texts_with_placeholders([task["id"] for task in tasks])
+    alike: dict[int, list[Row]] = {}
+    for task in tasks:
+        changes: Row = {}
+        if task["id"] in texts:
+            try:
+                changes = _with_results(task, texts[task["id"]])
+            except ValidationFailed as error:
+                failure = {"error_code": error.code, "error_message": error.message}
+                ended.append(_end(task, {**finished("failed", now), **failure}, "failed", now))
+                continue
+        available_at = max(task["available_at"], now)
+        if changes:
+            changes |= {**when_available(available_at, now), "updated_at": now}
+            stored = with_sealed(changes, of=task)
+            update("tasks", stored, "id = ?", (task["id"],), hint="{by_id}")
+            history.record([task], "unblocked", status=changes["status"], now=now)
+        else:
+            alike.setdefault(available_at, []).append(task)
+    for available_at, some in alike.items():
+        changes = {**when_available(available_at, now), "updated_at": now}
+        ids = [task["id"] for task in some]
+        update("tasks", changes, "id IN ?", (ids,), hint="{by_id}")
+        history.record(some, "unblocked", status=changes["status"], now=now)
+    return ended
+
+
+def _texts_with_placeholders(ids: list[int]) -> dict[int, Any]:
+    """The params of those of these tasks that may have placeholders in them."""
+    rows = fetch_all(
+        "SELECT id, params, payload_key FROM {tasks} "
+        "WHERE id IN ? AND (payload_key IS NOT NULL OR INSTR(params, ?) > 0)",
+        (ids, placeholders.NAME),
+    )
+    texts = {row["id"]: with_opened(row)["params"] for row in rows}
+    return {one: json.loads(text) for one, text in texts.items() if placeholders.NAME in text}
+
+
+def _with_results(task: Row, params: Any) -> Row:
+    """The column `params` with the results in it. Raises ValidationFailed."""
+    links = fetch_all(
+        "SELECT position, depends_on_id FROM {task_dependencies} WHERE task_id = ?", (task["id"],)
+    )
+    ids = {link["position"]: link["depends_on_id"] for link in links}
+    used = placeholders.used_positions(params, dependencies=len(ids))
+    results = {at: _result(ids[at]) for at in used}
+    try:
+        whole = placeholders.filled(params, results.__getitem__)
+    except placeholders.NoSuchValue as error:
+        raise ValidationFailed(str(error)) from None
+    task_type = task_types.get_task_type(name=task["type"])
+    validation.check_params(task_type["param_schema"], whole, type_name=task["type"])
+    text = params_text(whole)
+    if len(text) > MAX_FILLED_CHARACTERS or not takes(as_long(text, of=task)):
+        raise ValidationFailed("The params with the results in them are too large.")
+    return {"params": text}
+
+
+def _result(task_id: int) -> Any:
+    """The result of a task that has ended; None where it did not complete."""
+    rows = fetch_all(
+        "SELECT id, status, result, pruned_at, payload_key FROM {tasks} WHERE id = ?", (task_id,)
+    )
+    if not rows or rows[0]["pruned_at"] is not None:
+        raise ValidationFailed(f"Task {task_id} was pruned, and its result with it.")
+    text = with_opened(rows[0])["result"]
+    return json.loads(text) if text and rows[0]["status"] == "completed" else None
+
+
+def words_for(task_id: int, *, caller: Caller) -> str:
+    """What a blocked task waits for, as a sentence: how many, and the first that may be named."""
+    links = fetch_all(NAMED_BY, ([task_id], MAX_EDGES))
+    left = list(dict.fromkeys(link["depends_on_id"] for link in links if link["is_open"]))
+    total = len({link["depends_on_id"] for link in links})
+    rows = fetch_all("SELECT id, task_type_id FROM {tasks} WHERE id IN ?", (left or [0],))
+    may = {row["id"] for row in task_types.allowed_as_stored(rows, caller)}
+    named = [str(one) for one in left if one in may][:IDS_SHOWN]
+    more = ", …" if len(named) < len(left) else ""
+    which = f": {', '.join(named)}{more}" if named else ""
+    return f"{len(left)} of the {total} tasks that it depends on have not ended{which}."
+
+
+def count_of(task_id: int) -> int:
+    """How many entries the depends_on of a task has."""
+    return int(
+        fetch_value("SELECT COUNT(*) FROM {task_dependencies} WHERE task_id = ?", (task_id,)) or 0
+    )
+
+
+def graph_of(*, task_id: int, caller: Caller) -> tuple[list[Row], list[Row], bool]:
+    """The tasks that a task depends on and that depend on it, directly or not.
+
+    Returns their rows, the edges, and whether that is all: a graph has at most MAX_NODES tasks
+    and MAX_EDGES edges. Tasks that the caller may not touch or that were pruned are left out.
+    """
+    known: dict[int, None] = {task_id: None}
+    edges: dict[tuple[int, int], Row] = {}
+    is_complete = True
+    for statement, towards in ((NAMED_BY, "depends_on_id"), (NAMING, "task_id")):
+        layer = [task_id]
+        while layer and is_complete:
+            found = fetch_all(statement, (layer, MAX_EDGES + 1))
+            edges |= {(row["task_id"], row["position"]): row for row in found}
+            new = [one for one in dict.fromkeys(row[towards] for row in found) if one not in known]
+            is_complete = len(edges) <= MAX_EDGES and len(known) + len(new) <= MAX_NODES
+            layer = new[: MAX_NODES - len(known)]
+            known |= dict.fromkeys(layer)
+    rows = fetch_all(
+        "SELECT id, task_type_id, status, error_code FROM {tasks} WHERE id IN ? ORDER BY id",
+        (list(known),),
+    )
+    nodes = task_types.allowed_as_stored(rows, caller)
+    shown = {row["id"] for row in nodes}
+    between = [
+        row for row in edges.values() if row["task_id"] in shown and row["depends_on_id"] in shown
+    ]
+    return nodes, between[:MAX_EDGES], is_complete

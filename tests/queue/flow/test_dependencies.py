@@ -1,0 +1,254 @@
+"""Dependencies: a task is blocked until those it depends on have completed."""
+
+from typing import Any
+
+import pytest
+
+from taskmanager.db.statements import execute, fetch_all, fetch_value
+from taskmanager.queue.flow import dependencies
+from tests.conftest import Api, Clock, make_key
+
+NUMBER = {
+    "type": "object",
+    "properties": {"n": {"type": "integer"}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def job(api: Api, clock: Clock) -> Api:
+    for name in ("job", "next"):
+        api.register(name)
+    return api
+
+
+_numbers = iter(range(1_000_000))
+
+
+def create(api: Api, *depends_on: Any, type: str = "job", **fields: Any) -> Any:
+    if depends_on:
+        fields["depends_on"] = list(depends_on)
+    body = {"type": type, "params": {"n": next(_numbers)}, **fields}
+    return api.post("/api/tasks", body, 201)
+
+
+def state(api: Api, *tasks: Any) -> Any:
+    found = [api.get(f"/api/tasks/{task['id']}")["status"] for task in tasks]
+    return found[0] if len(found) == 1 else found
+
+
+def work(api: Api, **report: Any) -> Any:
+    return api.complete(api.claim(type="job"), **report)
+
+
+def fail(api: Api) -> Any:
+    return work(api, success=False, is_retryable=False)
+
+
+def test_a_task_is_blocked_until_the_last_of_its_dependencies_has_completed(job: Api) -> None:
+    first, second = create(job), create(job)
+    last = create(job, first["id"], second["id"], type="next")
+    assert (last["status"], last["on_dependency_failed"]) == ("blocked", "cancel")
+    reason = job.get(f"/api/tasks/{last['id']}")["waiting_because"]
+    assert reason == {
+        "code": "dependencies",
+        "message": f"2 of the 2 tasks that it depends on have not ended: {first['id']}, "
+        f"{second['id']}.",
+    }
+    work(job)
+    assert state(job, last) == "blocked"
+    work(job)
+    assert state(job, last) == "pending"
+    events = [log["event"] for log in job.get(f"/api/tasks/{last['id']}/logs")["logs"]]
+    assert events == ["created", "unblocked"]
+
+
+def test_a_failure_cancels_down_the_chain_and_run_runs(job: Api) -> None:
+    first = create(job)
+    second = create(job, first["id"], type="next")
+    third = create(job, second["id"], type="next")
+    anyway = create(job, second["id"], type="next", on_dependency_failed="run")
+    fail(job)
+    assert state(job, second, third, anyway) == ["cancelled", "cancelled", "pending"]
+    found = job.get(f"/api/tasks/{third['id']}")
+    assert found["error_code"] == "dependency_failed"
+    assert str(second["id"]) in found["error_message"]
+
+
+def test_what_has_ended_already_acts_at_once(job: Api) -> None:
+    done = create(job)
+    work(job)
+    bad = create(job)
+    fail(job)
+    assert create(job, done["id"])["status"] == "pending"
+    assert create(job, bad["id"], on_dependency_failed="run")["status"] == "pending"
+    cancelled = create(job, done["id"], bad["id"])
+    assert (cancelled["status"], cancelled["error_code"]) == ("cancelled", "dependency_failed")
+    assert state(job, create(job, cancelled["id"], type="next")) == "cancelled"
+
+
+def test_an_unblocked_task_waits_for_its_own_time(job: Api) -> None:
+    first = create(job)
+    later = create(job, first["id"], type="next", delay_seconds=60)
+    assert later["status"] == "blocked"
+    work(job)
+    assert state(job, later) == "scheduled"
+
+
+def test_a_retry_waits_again_and_ends_again_while_the_dependency_has_failed(job: Api) -> None:
+    first = create(job)
+    second = create(job, first["id"], type="next")
+    fail(job)
+    again = job.post(f"/api/tasks/{second['id']}/retry", {})
+    assert (again["status"], again["error_code"]) == ("cancelled", "dependency_failed")
+    job.post(f"/api/tasks/{first['id']}/retry", {})
+    assert job.post(f"/api/tasks/{second['id']}/retry", {})["status"] == "blocked"
+    work(job)
+    assert state(job, second) == "pending"
+
+
+def test_results_are_filled_in_and_checked_when_the_task_is_unblocked(job: Api) -> None:
+    job.register("number", schema=NUMBER)
+    tasks = []
+    for path in ("a.0", "b", "none"):
+        first = create(job)
+        params = {"n": {"$result_of": 0, "path": path}}
+        task = create(job, first["id"], type="number", params=params, dedupe="none")
+        assert task["params"] == params
+        tasks.append(task)
+        work(job, result={"a": [7], "b": "text"})
+    assert state(job, *tasks) == ["pending", "failed", "failed"]
+    assert job.get(f"/api/tasks/{tasks[0]['id']}")["params"] == {"n": 7}
+    assert job.get(f"/api/tasks/{tasks[1]['id']}")["error_code"] == "validation_failed"
+
+
+def test_params_with_results_are_checked_as_far_as_they_are_known(job: Api) -> None:
+    job.register("number", schema=NUMBER)
+    first = create(job)
+    wrong: list[Any] = [
+        {"n": {"$result_of": 1}},
+        {"n": {"$result_of": 0, "other": 1}},
+        {"n": {"$result_of": 0}, "m": 1},
+        {"m": {"$result_of": 0}},
+    ]
+    for params in wrong:
+        body = {"type": "number", "params": params, "depends_on": [first["id"]]}
+        assert job.post("/api/tasks", body, 400)["code"] == "validation_failed"
+
+
+def test_params_with_placeholders_are_de_duplicated_as_they_were_sent(job: Api) -> None:
+    first = create(job)
+    body = {"type": "next", "params": {"n": {"$result_of": 0}}, "depends_on": [first["id"]]}
+    task = job.post("/api/tasks", body, 201)
+    work(job, result=5)
+    assert job.post("/api/tasks", body, 200)["id"] == task["id"]
+
+
+def test_tasks_of_one_request_depend_on_earlier_ones_by_index(job: Api) -> None:
+    bodies: list[Any] = [
+        {"type": "job", "params": {"at": 0}},
+        {"type": "nothing", "params": {}},
+        {"type": "job", "params": {"at": 2}, "depends_on": [{"index": 0}]},
+        {"type": "job", "params": {"at": 3}, "depends_on": [{"index": 1}]},
+        {"type": "job", "params": {"at": 4}, "depends_on": [{"index": 4}]},
+        {"type": "job", "params": {"at": 5}, "depends_on": [{"index": 2}]},
+    ]
+    answer = job.post("/api/tasks/batch", {"tasks": bodies}, 201)
+    outcomes = [result["outcome"] for result in answer["results"]]
+    assert outcomes == ["created", "error", "created", "error", "error", "created"]
+    edges = fetch_all("SELECT task_id, depends_on_id FROM {task_dependencies} ORDER BY id")
+    ids = [result.get("task", {}).get("id") for result in answer["results"]]
+    assert [tuple(edge.values()) for edge in edges] == [(ids[2], ids[0]), (ids[5], ids[2])]
+
+
+def test_a_blocked_member_keeps_its_batch_running(job: Api) -> None:
+    bodies: list[Any] = [
+        {"type": "job", "params": {"at": 0}},
+        {"type": "job", "params": {"at": 1}, "depends_on": [{"index": 0}]},
+    ]
+    batch = job.post("/api/batches", {"tasks": bodies}, 201)
+    fail(job)
+    found = job.get(f"/api/batches/{batch['id']}")
+    assert (found["status"], found["counts"]["cancelled"]) == ("finished", 1)
+    bad = batch["results"][0]["task"]["id"]
+    only = {"type": "job", "params": {"at": 2}, "depends_on": [bad]}
+    assert job.post("/api/batches", {"tasks": [only]}, 201)["status"] == "finished"
+
+
+def test_a_dependency_that_is_unknown_or_of_another_type_is_not_found(job: Api) -> None:
+    first = create(job)
+    limited = job.with_key(make_key("admin", task_types=["next"]))
+    for api, wrong in ((job, 4711), (limited, first["id"])):
+        body = {"type": "next", "params": {}, "depends_on": [wrong]}
+        error = api.post("/api/tasks", body, 400)
+        assert (error["code"], error["details"]) == ("dependency_not_found", {"task_id": wrong})
+    task = create(job, first["id"], type="next")
+    seen = limited.get(f"/api/tasks/{task['id']}")["waiting_because"]["message"]
+    assert seen == "1 of the 1 tasks that it depends on have not ended, …."
+    graph = limited.get(f"/api/tasks/{task['id']}/graph")
+    assert ([one["id"] for one in graph["tasks"]], graph["edges"]) == ([task["id"]], [])
+
+
+def test_the_graph_shows_both_directions(job: Api) -> None:
+    first = create(job)
+    second = create(job, first["id"], type="next")
+    third = create(job, second["id"], type="next")
+    graph = job.get(f"/api/tasks/{second['id']}/graph")
+    assert [one["id"] for one in graph["tasks"]] == [first["id"], second["id"], third["id"]]
+    edges = [(edge["task_id"], edge["depends_on_id"]) for edge in graph["edges"]]
+    assert sorted(edges) == [(second["id"], first["id"]), (third["id"], second["id"])]
+    assert graph["is_complete"]
+
+
+def test_a_long_chain_and_a_wide_fan_out_end_in_slices(
+    job: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "FOLLOWED", 3)
+    first = create(job)
+    chain = [first]
+    for _ in range(8):
+        chain.append(create(job, chain[-1]["id"], type="next"))
+    wide = [create(job, chain[4]["id"], type="next") for _ in range(8)]
+    fail(job)
+    counted = "SELECT COUNT(*) FROM {tasks} WHERE status = 'blocked'"
+    assert fetch_value(counted) == 13
+    job.post("/api/maintenance/run", {})
+    assert fetch_value(counted) == 0
+    assert set(state(job, *chain[1:], *wide)) == {"cancelled"}
+    assert fetch_value("SELECT COUNT(*) FROM {ended_dependencies}") == 0
+
+
+def test_what_a_slice_left_is_told_by_the_next_claims(
+    job: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "FOLLOWED", 1)
+    first = create(job)
+    others = [create(job, first["id"], type="next") for _ in range(3)]
+    work(job)
+    assert state(job, *others) == ["pending", "blocked", "blocked"]
+    clock.advance(2)
+    job.claim(type="next")
+    assert state(job, *others[1:]) == ["pending", "pending"]
+
+
+def test_a_blocked_task_can_be_changed_listed_and_cancelled(job: Api) -> None:
+    first = create(job)
+    task = create(job, first["id"], type="next")
+    changes = {"priority": 3, "delay_seconds": 0, "params": {"n": {"$result_of": 0}}}
+    changed = job.patch(f"/api/tasks/{task['id']}", changes)
+    assert (changed["status"], changed["priority"]) == ("blocked", 3)
+    assert [one["id"] for one in job.get("/api/tasks?status=blocked")["tasks"]] == [task["id"]]
+    assert job.get("/api/stats")["by_status"]["blocked"] == 1
+    assert job.post(f"/api/tasks/{task['id']}/cancel", {})["status"] == "cancelled"
+    work(job)
+    assert state(job, task) == "cancelled"
+
+
+def test_a_pruned_dependency_leaves_nothing_blocked(job: Api) -> None:
+    first, second = create(job), create(job)
+    task = create(job, first["id"], second["id"], type="next")
+    work(job)
+    execute("DELETE FROM {tasks} WHERE id = ?", (first["id"],))
+    work(job)
+    assert state(job, task) == "pending"
