@@ -12,6 +12,7 @@ from taskmanager.dashboard.tasks import shown_changes
 from taskmanager.dashboard.wording import ago, count_of
 from taskmanager.db.statements import Row
 from taskmanager.queue import history, operate, read, waiting
+from taskmanager.queue.flow import dependencies
 
 blueprint = Blueprint("task", __name__)
 
@@ -20,6 +21,8 @@ CHILDREN_SHOWN = 20
 # Event → what the timeline calls it, and the kind of its mark.
 EVENTS = {
     "created": ("Created", ""),
+    "blocked": ("Waits for other tasks", ""),
+    "unblocked": ("All dependencies have ended", ""),
     "due": ("Due", ""),
     "claimed": ("Claimed", "run"),
     "completed": ("Completed", "done"),
@@ -52,6 +55,8 @@ def show(task_id: int) -> Response:
         tags=json.loads(task["tags"] or "[]"),
         events=timeline(logs),
         more_events=more,
+        dependencies=_named(task_id, "depends_on_id"),
+        dependents=_named(task_id, "task_id"),
         children=_children(task_id),
         changes=shown_changes(task["status"]),
         curl=curl_of(task, request.url_root.rstrip("/")),
@@ -115,6 +120,14 @@ def timeline(logs: list[Row]) -> list[dict[str, Any]]:
         code = metadata.get("error_code") if isinstance(metadata, dict) else None
         events.append({**log, "title": title, "mark": mark, "took": took, "error_code": code})
     return events
+
+
+def _named(task_id: int, end: str) -> list[Row]:
+    """The tasks at the other `end` of the edges of a task."""
+    tasks, edges, _ = dependencies.graph_of(task_id=task_id, caller=g.caller)
+    start = "task_id" if end == "depends_on_id" else "depends_on_id"
+    named = {edge[end] for edge in edges if edge[start] == task_id}
+    return [task for task in tasks if task["id"] in named]
 
 
 def _children(task_id: int) -> read.Page:

@@ -316,14 +316,6 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             """,
         ),
         Ddl(
-            "make the index batch_members_by_batch",
-            "CREATE INDEX batch_members_by_batch ON batch_members (batch_id, task_id)",
-        ),
-        Ddl(
-            "make the index batch_members_open",
-            "CREATE INDEX batch_members_open ON batch_members (batch_id, is_open, task_id)",
-        ),
-        Ddl(
             "make task_dependencies",
             """
             CREATE TABLE task_dependencies (
@@ -337,14 +329,17 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make the index task_dependencies_by_task",
-            "CREATE INDEX task_dependencies_by_task ON task_dependencies (task_id, position)",
-        ),
-        Ddl(
-            "make the index task_dependencies_open",
-            "CREATE INDEX task_dependencies_open "
-            "ON task_dependencies (depends_on_id, is_open, task_id)",
+        *(
+            Ddl(
+                f"make the index {table}_{name}",
+                f"CREATE INDEX {table}_{name} ON {table} ({columns})",
+            )
+            for table, name, columns in (
+                ("batch_members", "by_batch", "batch_id, task_id"),
+                ("batch_members", "open", "batch_id, is_open, task_id"),
+                ("task_dependencies", "by_task", "task_id, position"),
+                ("task_dependencies", "open", "depends_on_id, is_open, task_id"),
+            )
         ),
         Ddl(
             "make ended_dependencies",

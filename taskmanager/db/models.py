@@ -137,11 +137,17 @@ class TaskDependency(_Model):
     position = peewee.IntegerField()
     is_open = peewee.SmallIntegerField()
 
+    class Meta:
+        table_name = "task_dependencies"
+
 
 class EndedDependency(_Model):
     task_id = peewee.BigIntegerField(primary_key=True)
     status = peewee.CharField(10)
     ended_at = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "ended_dependencies"
 
 
 class TaskDeadline(_Model):

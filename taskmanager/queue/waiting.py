@@ -17,7 +17,8 @@ def explain(task: Row, *, caller: Caller, now: int) -> Reason | None:
     """`{code, message}` for a task that waits, or that failed because all attempts are used.
 
     Codes: `dependencies`, `type_paused`, `delayed`, `concurrency`, `start_rate`, `queued`
-    (a worker holds another task of the type), `no_worker`, `attempts_used`. None for any other task.
+    (a worker holds another task of the type), `no_worker`, `attempts_used`. None for any
+    other task.
     """
     if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
         return _reason(

@@ -185,7 +185,7 @@ def test_a_dependency_that_is_unknown_or_of_another_type_is_not_found(job: Api) 
         assert (error["code"], error["details"]) == ("dependency_not_found", {"task_id": wrong})
     task = create(job, first["id"], type="next")
     seen = limited.get(f"/api/tasks/{task['id']}")["waiting_because"]["message"]
-    assert seen == "1 of the 1 tasks that it depends on have not ended, …."
+    assert seen == "1 of the 1 tasks that it depends on have not ended."
     graph = limited.get(f"/api/tasks/{task['id']}/graph")
     assert ([one["id"] for one in graph["tasks"]], graph["edges"]) == ([task["id"]], [])
 
