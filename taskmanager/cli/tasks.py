@@ -122,6 +122,14 @@ def show_task(api: Call, task_id: int, as_json: bool) -> None:
 @click.argument("params", metavar="PARAMS", default="{}")
 @click.argument("fields", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag of the task; repeatable.")
+@click.option(
+    "--depends-on",
+    "depends_on",
+    multiple=True,
+    type=int,
+    metavar="ID",
+    help="Task that has to complete first; repeatable.",
+)
 @json_option
 @with_api
 def create_task(
@@ -130,6 +138,7 @@ def create_task(
     params: str,
     fields: tuple[str, ...],
     tags: tuple[str, ...],
+    depends_on: tuple[int, ...],
     as_json: bool,
 ) -> None:
     """Create a task and print its id.
@@ -144,6 +153,8 @@ def create_task(
     body = {name: _json_or_text(value) for name, value in _pairs(fields).items()}
     if tags:
         body["tags"] = list(tags)
+    if depends_on:
+        body["depends_on"] = list(depends_on)
     task = api("POST", "/tasks", body={**body, "type": type_name, "params": given})
     if task["deduplicated"]:
         say(f"Task {task['id']} ({task['status']}) exists already.")

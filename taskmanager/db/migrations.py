@@ -330,15 +330,12 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             """,
         ),
         *(
-            Ddl(
-                f"make the index {table}_{name}",
-                f"CREATE INDEX {table}_{name} ON {table} ({columns})",
-            )
-            for table, name, columns in (
-                ("batch_members", "by_batch", "batch_id, task_id"),
-                ("batch_members", "open", "batch_id, is_open, task_id"),
-                ("task_dependencies", "by_task", "task_id, position"),
-                ("task_dependencies", "open", "depends_on_id, is_open, task_id"),
+            Ddl(f"make the index {name}", f"CREATE INDEX {name} ON {columns}")
+            for name, columns in (
+                ("batch_members_by_batch", "batch_members (batch_id, task_id)"),
+                ("batch_members_open", "batch_members (batch_id, is_open, task_id)"),
+                ("task_dependencies_by_task", "task_dependencies (task_id, position)"),
+                ("task_dependencies_open", "task_dependencies (depends_on_id, is_open, task_id)"),
             )
         ),
         Ddl(

@@ -183,6 +183,7 @@ def make_each_call(tm: Client) -> None:
     assert tm.retry(task.id).status == "pending"
     assert tm.cancel(task.id, "no longer needed").status == "cancelled"
     assert [entry.event for entry in tm.logs(task.id)][-1] == "cancelled"
+    assert [one["id"] for one in tm.graph(task.id)["tasks"]] == [task.id]
     page = tm.events("0.0", status=["cancelled"])
     assert [(event.task_id, event.type) for event in page["events"]] == [(task.id, "job")]
     assert tm.events(page["next_cursor"])["events"] == []

@@ -83,6 +83,10 @@ export interface TaskOptions {
   expires_in_seconds?: number;
   /** How long an attempt may run. */
   max_run_seconds?: number;
+  /** Tasks that have to complete first, or earlier ones of the same call by `index`. */
+  depends_on?: (number | { index: number })[];
+  /** What happens if one of them does not complete; "cancel" by default. */
+  on_dependency_failed?: "cancel" | "run";
 }
 
 /** What `change` sets of a task that waits. */
@@ -272,6 +276,8 @@ export class Client {
   wait(task: number | Pick<Task, "id">, options?: { timeout?: number }): Promise<Task>;
   /** The history of a task, oldest entry first. */
   logs(id: number): Promise<any[]>;
+  /** What a task depends on and what depends on it: `tasks`, `edges`, `is_complete`. */
+  graph(id: number): Promise<any>;
   /** Changes a task that waits. Refused once a worker has claimed it. */
   change(id: number, changes: TaskChanges): Promise<Task>;
   cancel(id: number, reason?: string | null): Promise<Task>;

@@ -154,6 +154,10 @@ export class Client {
     }
   }
 
+  async graph(id) {
+    return this.call("GET", `/tasks/${id}/graph`);
+  }
+
   async logs(id) {
     return (await this.call("GET", `/tasks/${id}/logs`)).logs;
   }

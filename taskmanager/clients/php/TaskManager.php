@@ -265,7 +265,8 @@ class Client
      *
      * @param array<string, mixed> $params
      * @param array<string, mixed> $options priority, max_attempts, delay_seconds, available_at,
-     *     dedupe, dedupe_key, parent_task_id, tags
+     *     dedupe, dedupe_key, parent_task_id, tags, depends_on,
+     *     on_dependency_failed
      */
     public function create(string $type, array $params = [], array $options = []): Task
     {
@@ -386,6 +387,16 @@ class Client
             // A server that cannot wait is asked now and then.
             pause(min($askedAt + $pause, $end) - now());
         }
+    }
+
+    /**
+     * What a task depends on and what depends on it: tasks, edges, is_complete.
+     *
+     * @return array<string, mixed>
+     */
+    public function graph(int $id): array
+    {
+        return $this->call('GET', "/tasks/$id/graph");
     }
 
     /** @return array<array<string, mixed>> the history of a task, oldest entry first */

@@ -286,3 +286,29 @@ class ClientFile(TypedDict):
     sha256: str
     url: str
     install: str
+
+
+class GraphTask(TypedDict):
+    """A task of a graph."""
+
+    id: int
+    type: str
+    status: str
+    error_code: str | None
+
+
+class GraphEdge(TypedDict):
+    """That one task depends on another."""
+
+    task_id: int
+    depends_on_id: int
+    position: int
+    is_open: bool
+
+
+class TaskGraph(TypedDict):
+    """What `graph` returns; without `is_complete` there is more."""
+
+    tasks: list[GraphTask]
+    edges: list[GraphEdge]
+    is_complete: bool

@@ -151,6 +151,11 @@ class Client:
         data = self.call("GET", f"/tasks/{task_id}/logs")
         return [read(LogEntry, entry) for entry in data["logs"]]
 
+    def graph(self, task_id: int) -> answers.TaskGraph:
+        """What a task depends on and what depends on it, directly or not."""
+        graph: answers.TaskGraph = self.call("GET", f"/tasks/{task_id}/graph")
+        return graph
+
     def events(
         self, after: str | None = None, **filters: Unpack[fields.EventFilters]
     ) -> answers.EventPage:

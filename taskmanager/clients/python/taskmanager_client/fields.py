@@ -41,6 +41,8 @@ class TaskOptions(TypedDict, total=False):
     expires_at: str
     expires_in_seconds: float
     max_run_seconds: int
+    depends_on: Sequence[int | Mapping[str, int]]
+    on_dependency_failed: Literal["cancel", "run"]
 
 
 class TaskChanges(TypedDict, total=False):

@@ -52,6 +52,7 @@ class Task:
     max_run_seconds: int | None = None
     available_at: datetime | None = None
     expires_at: datetime | None = None
+    on_dependency_failed: str | None = None
     completed_at: datetime | None = None
     pruned_at: datetime | None = None
     dedupe_until: datetime | None = None
