@@ -46,7 +46,7 @@ ROOMS_OF_QUEUE = [
     ("flow.limits",),
     ("holder", "workers"),
     ("flow.dependencies",),
-    ("waiting", "flow.batches"),
+    ("waiting", "flow.batches", "flow.graph"),
     ("endings",),
     ("change", "flow.deadlines"),
     ("create", "lease"),

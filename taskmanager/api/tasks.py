@@ -24,7 +24,7 @@ from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import change, history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
-from taskmanager.queue.flow import dependencies
+from taskmanager.queue.flow import graph as task_graph
 from taskmanager.wakeups import topics
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/tasks")
@@ -226,7 +226,7 @@ def graph(task_id: int) -> Response:
     more. 200; 403; 404.
     """
     read.get_task(task_id=task_id, caller=g.caller)
-    tasks, edges, is_complete = dependencies.graph_of(task_id=task_id, caller=g.caller)
+    tasks, edges, is_complete = task_graph.graph_of(task_id=task_id, caller=g.caller)
     return success(
         {
             "tasks": [GRAPH_TASK.of(row) for row in tasks],

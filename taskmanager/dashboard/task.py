@@ -12,7 +12,7 @@ from taskmanager.dashboard.tasks import shown_changes
 from taskmanager.dashboard.wording import ago, count_of
 from taskmanager.db.statements import Row
 from taskmanager.queue import history, operate, read, waiting
-from taskmanager.queue.flow import dependencies
+from taskmanager.queue.flow import graph as task_graph
 
 blueprint = Blueprint("task", __name__)
 
@@ -124,7 +124,7 @@ def timeline(logs: list[Row]) -> list[dict[str, Any]]:
 
 def _named(task_id: int, end: str) -> list[Row]:
     """The tasks at the other `end` of the edges of a task."""
-    tasks, edges, _ = dependencies.graph_of(task_id=task_id, caller=g.caller)
+    tasks, edges, _ = task_graph.graph_of(task_id=task_id, caller=g.caller)
     start = "task_id" if end == "depends_on_id" else "depends_on_id"
     named = {edge[end] for edge in edges if edge[start] == task_id}
     return [task for task in tasks if task["id"] in named]

@@ -28,6 +28,7 @@ from taskmanager.queue.claim_sql import (
     ClaimOrder,
     find_heads,
 )
+from taskmanager.queue.flow import dependencies, graph
 from taskmanager.queue.read import _cursor
 from taskmanager.queue.workers import save_metadata
 from tests.conftest import ENGINES, Api, Clock, make_key
@@ -532,3 +533,20 @@ def test_counting_all_tasks_is_one_pass_over_an_index_that_holds_all_it_needs(
     else:
         found = (plan["type"], plan["key"], plan["Extra"])
         assert found == ("index", BY_ID, "Using index")
+
+
+@pytest.mark.parametrize(
+    ("statement", "values", "index"),
+    [
+        (dependencies.LINKS_OF, (7, 100), "task_dependencies_open"),
+        (dependencies.STILL_OPEN, (7,), "task_dependencies_by_task"),
+        (dependencies.NAMED_BY, (7, 100), "task_dependencies_by_task"),
+        (graph.NAMING, (7, 100), "task_dependencies_open"),
+    ],
+)
+def test_dependencies_are_found_through_the_indexes_of_both_ways(
+    statement: str, values: tuple[int, ...], index: str, large: Callable[[], Watched]
+) -> None:
+    watched = large()
+    sql = database.spelled(statement.replace("IN ?", "IN (?)"))
+    assert {plan.index for plan in watched.explain(sql, values)} == {index}
