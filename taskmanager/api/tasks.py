@@ -24,6 +24,7 @@ from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.queue import change, history, operate, read, waiting
 from taskmanager.queue.answer_size import LARGE_COLUMNS, MAX_ANSWER_TEXT
 from taskmanager.queue.create import Outcome, create_task, create_tasks
+from taskmanager.queue.flow import dependencies
 from taskmanager.queue.flow import graph as task_graph
 from taskmanager.wakeups import topics
 

@@ -36,7 +36,7 @@ MAX_DUPLICATE_ROUNDS = 10
 Stored = tuple[Row, bool]
 
 # What the event of a new task takes from it: no attempt as yet.
-_OF_EVENT = ("id", "task_type_id", "status", "payload_key")
+OF_EVENT = ("id", "task_type_id", "status", "payload_key")
 
 
 def store_tasks(
@@ -61,7 +61,7 @@ def store_tasks(
         tasks |= _insert_or_find({index: rows[index] for index in some})
     made = [task for task, existed in tasks.values() if not existed]
     history.record(
-        [{name: task[name] for name in _OF_EVENT} for task in made],
+        [{name: task[name] for name in OF_EVENT} for task in made],
         "created",
         message=message,
         metadata=metadata,

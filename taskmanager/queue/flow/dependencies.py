@@ -29,7 +29,7 @@ from taskmanager.db.statements import (
 from taskmanager.errors import Conflict, InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.params import validation
 from taskmanager.payloads.sealing import as_long, with_opened, with_sealed
-from taskmanager.queue import history, task_types
+from taskmanager.queue import history, store, task_types
 from taskmanager.queue.columns import params_text, when_available
 from taskmanager.queue.flow import placeholders
 from taskmanager.queue.holder import finished, lock_tasks
@@ -173,7 +173,7 @@ def block_again(tasks: Sequence[Row], *, now: int) -> list[Row]:
             update("task_dependencies", {"is_open": is_open}, "id IN ?", (list(part),))
     update("tasks", {"status": "blocked"}, "id IN ?", (ids,), hint="{by_id}")
     blocked = [task for task in tasks if task["id"] in ids]
-    rows = [{"id": task["id"], "payload_key": task["payload_key"]} for task in blocked]
+    rows = [{name: task[name] for name in store.OF_EVENT} for task in blocked]
     history.record(rows, "blocked", status="blocked", now=now)
     return _settle(ids, now)
 
@@ -292,22 +292,24 @@ def _follow(ends: Mapping[int, str], room: int, now: int) -> tuple[list[Row], di
     left, ended = dict(ends), []
     while left and room > 0:
         one, status = next(iter(left.items()))
-        waiting = _links_of(one, room)
-        if len(waiting) < room:
+        links = _links_of(one, room)
+        if len(links) < room:
             del left[one]
-        room -= max(1, len(waiting))
-        if not waiting:
+        room -= max(1, len(links))
+        if not links:
             continue
-        some = _close(one, status, waiting, now)
+        # A task may name another one twice.
+        some = _close(one, status, sorted(set(links)), now)
         ended += some
         left |= {task["id"]: task["status"] for task in some if task["dependents"]}
     return ended, left
 
 
 def _links_of(depends_on_id: int, rows: int) -> list[int]:
+    """The task of each of the first open rows."""
     lock = " {lock_rows}" if keeps_snapshot() else ""
     found = fetch_all(LINKS_OF + lock, (depends_on_id, rows))
-    return sorted({row["task_id"] for row in found})
+    return [row["task_id"] for row in found]
 
 
 def _close(depends_on_id: int, status: str, task_ids: list[int], now: int) -> list[Row]:

@@ -252,3 +252,15 @@ def test_a_pruned_dependency_leaves_nothing_blocked(job: Api) -> None:
     execute("DELETE FROM {tasks} WHERE id = ?", (first["id"],))
     work(job)
     assert state(job, task) == "pending"
+
+
+def test_tasks_that_name_another_one_twice_are_all_unblocked(
+    job: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "FOLLOWED", 4)
+    first = create(job)
+    waiting = [create(job, first["id"], first["id"], type="next") for _ in range(5)]
+    work(job)
+    for _ in range(3):
+        job.post("/api/maintenance/run")
+    assert set(state(job, *waiting)) == {"pending"}
