@@ -45,7 +45,7 @@ CREATE TABLE task_types (
     concurrency     TEXT,                        -- JSON: how many tasks may be held at once
     start_rate      VARCHAR(50),                 -- such as 100/minute
     max_run_seconds INTEGER,
-    is_fair         SMALLINT,
+    fair            SMALLINT,                    -- 1: its groups of tasks take turns
     max_open        TEXT,                        -- JSON
     dedupe_days     INTEGER,                     -- how long a finished task holds its key; NULL: until it is pruned
     retention_days  INTEGER,                     -- NULL: the setting decides
@@ -103,8 +103,8 @@ CREATE TABLE tasks (
     -- a table of millions of rows is better changed once.
     batch_id        BIGINT,
     tags            TEXT,                        -- JSON list
-    group_key       VARCHAR(255),
-    concurrency_key VARCHAR(255),
+    group_key       VARCHAR(255),                -- empty: of a task without, where the type has lanes
+    concurrency_key VARCHAR(255),                -- the same
     expires_at      BIGINT,                      -- cancelled then, if nobody has claimed it
     max_run_seconds INTEGER,                     -- how long an attempt may run
     on_dependency_failed VARCHAR(10),            -- cancel or run; NULL: it depends on no task
@@ -184,6 +184,34 @@ CREATE TABLE type_starts (
     started         BIGINT NOT NULL,
     touched_at      BIGINT NOT NULL
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+-- Tasks of a type that share a concurrency_key or a group_key, and which of them is next: see
+-- queue/flow/lanes.py. Tasks without a key have no row.
+CREATE TABLE lanes (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    task_type_id    BIGINT NOT NULL,
+    kind            VARCHAR(12) NOT NULL,        -- 'concurrency' or 'group'
+    name            VARCHAR(255) NOT NULL,       -- the key
+    is_ready        SMALLINT NOT NULL,           -- 1: a claim may take from it
+    turn            BIGINT NOT NULL,             -- the lowest is next
+    next_task_id    BIGINT,
+    changes         BIGINT NOT NULL,             -- written by everybody, so that two cannot both commit
+    CONSTRAINT lanes_name UNIQUE (task_type_id, kind, name)
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX lanes_by_turn ON lanes (task_type_id, kind, is_ready, turn, next_task_id);
+
+CREATE TABLE lane_members (
+    id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    task_id         BIGINT NOT NULL,
+    lane_id         BIGINT NOT NULL,
+    is_held         SMALLINT NOT NULL,           -- 0: pending
+    claim_rank      INTEGER NOT NULL,            -- of the task
+    CONSTRAINT lane_members_task UNIQUE (task_id, lane_id),
+    CONSTRAINT lane_members_of FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
+) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
+
+CREATE INDEX lane_members_in_order ON lane_members (lane_id, is_held, claim_rank, task_id);
 
 CREATE TABLE batches (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -309,6 +337,8 @@ CREATE TABLE schedules (
     tags            TEXT,                        -- JSON: a list of texts, for its tasks
     notify          VARCHAR(255),                -- the name of a webhook endpoint, for its tasks
     payload_key     VARCHAR(32),                 -- the key that encrypted the row; NULL: not encrypted
+    concurrency_key VARCHAR(255),                -- of its tasks
+    group_key       VARCHAR(255),
     CONSTRAINT schedules_name UNIQUE (name),
     CONSTRAINT schedules_timing CHECK ((cron IS NULL) <> (interval_seconds IS NULL)),
     CONSTRAINT schedules_type FOREIGN KEY (task_type_id) REFERENCES task_types (id)

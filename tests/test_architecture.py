@@ -39,7 +39,7 @@ ROOMS = [
 ]
 # The same within the queue: what decides who works on a task knows nothing of figures for people.
 ROOMS_OF_QUEUE = [
-    ("answer_size", "outbox", "columns", "flow.placeholders"),
+    ("answer_size", "outbox", "columns", "flow.lanes", "flow.placeholders"),
     ("history", "dedupe", "retry", "task_types"),
     ("search", "feed"),
     ("store", "read", "claim_sql"),

@@ -96,7 +96,8 @@ RETRY = record(
     jitter=FLAG,
 )
 
-CONCURRENCY = record("per", limit=integer(1, limits.MAX_CONCURRENCY), per=one_of("type"))
+CONCURRENCY = record("per", limit=integer(1, limits.MAX_CONCURRENCY), per=one_of("type", "key"))
+LANE_KEY = _text(1, 255)
 
 _TYPE_DEFAULTS: dict[str, Any] = {
     "priority": or_null(PRIORITY),
@@ -111,6 +112,7 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "is_encrypted": or_null(FLAG),
     "concurrency": or_null(CONCURRENCY),
     "start_rate": or_null(_text(1, 50)),
+    "fair": or_null(FLAG),
 }
 
 REGISTER_TASK_TYPE = RequestBody(
@@ -144,6 +146,8 @@ CREATE_TASK = RequestBody(
     max_run_seconds=MAX_RUN_SECONDS,
     depends_on=DEPENDS_ON,
     on_dependency_failed=one_of("cancel", "run"),
+    concurrency_key=LANE_KEY,
+    group_key=LANE_KEY,
 )
 CHANGE_TASK = RequestBody(
     keeps_null=True,
@@ -238,6 +242,8 @@ _SCHEDULE: dict[str, Any] = {
     "max_attempts": or_null(ATTEMPTS),
     "tags": TAGS,
     "notify": or_null(NAME),
+    "concurrency_key": or_null(LANE_KEY),
+    "group_key": or_null(LANE_KEY),
     "overlap": one_of(*definitions.OVERLAPS),
     "is_active": FLAG,
 }

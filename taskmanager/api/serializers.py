@@ -36,6 +36,7 @@ PARAMS = like(OBJECT, {"url": "https://example.org/"})
 METADATA = like(OBJECT, {"host": "worker-1.example.org"})
 TYPE = like(TEXT, "PrismQ.Script.Generate")
 WORKER_ID = like(TEXT, "worker-1")
+LANE_KEY = like(or_null(TEXT), "customer-7")
 
 
 class Fields:
@@ -65,6 +66,8 @@ class Fields:
 def _conversion(schema: Schema) -> Callable[[Any], Any] | None:
     if schema.get("format") == "date-time":
         return format_time
+    if schema is LANE_KEY:
+        return _lane_key
     kind = schema.get("type", "object")  # without a type it can be anything
     if not isinstance(kind, str):
         kind = kind[0]
@@ -73,6 +76,10 @@ def _conversion(schema: Schema) -> Callable[[Any], Any] | None:
     if schema.get("type") == "array":
         return _parsed_list
     return _parsed if kind in ("object", "array") else None
+
+
+def _lane_key(text: str | None) -> str | None:
+    return text or None  # of a task that came without one it may be empty: see queue/flow/lanes.py
 
 
 def _parsed(text: str | None) -> Any:
@@ -103,6 +110,8 @@ TASK = Fields(
     dedupe_key=like(TEXT, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
     parent_task_id=or_null(NUMBER),
     batch_id=like(or_null(NUMBER), None),
+    concurrency_key=LANE_KEY,
+    group_key=LANE_KEY,
     tags=like(list_of(TEXT), []),
     traceparent=like(or_null(TEXT), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     notify=like(or_null(TEXT), "billing"),
@@ -175,6 +184,7 @@ TASK_TYPE = Fields(
     is_encrypted=like(FLAG, False),
     concurrency=like(or_null(OBJECT), None),
     start_rate=like(or_null(TEXT), None),
+    fair=like(FLAG, False),
     created_at=TIME,
     updated_at=TIME,
 )
@@ -213,6 +223,8 @@ SCHEDULE = Fields(
     max_attempts=or_null(COUNT),
     tags=like(list_of(TEXT), []),
     notify=like(or_null(TEXT), None),
+    concurrency_key=LANE_KEY,
+    group_key=LANE_KEY,
     overlap=one_of(*definitions.OVERLAPS),
     cron=like(or_null(TEXT), "0 3 * * *"),
     timezone=like(TEXT, "Europe/Prague"),

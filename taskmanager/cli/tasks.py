@@ -130,6 +130,8 @@ def show_task(api: Call, task_id: int, as_json: bool) -> None:
     metavar="ID",
     help="Task that has to complete first; repeatable.",
 )
+@click.option("--concurrency-key", metavar="KEY", help="Of a type with a limit per key.")
+@click.option("--group-key", metavar="KEY", help="The group of the task, for a fair type.")
 @json_option
 @with_api
 def create_task(
@@ -139,6 +141,8 @@ def create_task(
     fields: tuple[str, ...],
     tags: tuple[str, ...],
     depends_on: tuple[int, ...],
+    concurrency_key: str | None,
+    group_key: str | None,
     as_json: bool,
 ) -> None:
     """Create a task and print its id.
@@ -155,6 +159,10 @@ def create_task(
         body["tags"] = list(tags)
     if depends_on:
         body["depends_on"] = list(depends_on)
+    if concurrency_key is not None:
+        body["concurrency_key"] = concurrency_key
+    if group_key is not None:
+        body["group_key"] = group_key
     task = api("POST", "/tasks", body={**body, "type": type_name, "params": given})
     if task["deduplicated"]:
         say(f"Task {task['id']} ({task['status']}) exists already.")

@@ -63,6 +63,15 @@ def _new_columns(table: str, columns: Sequence[str]) -> Ddl:
     )
 
 
+def _new_table(name: str, columns: str) -> Ddl:
+    return Ddl(f"make {name}", f"CREATE TABLE {name} ({columns}) {_OPTIONS}")
+
+
+def _new_index(name: str, columns: str) -> Ddl:
+    return Ddl(f"make the index {name}", f"CREATE INDEX {name} ON {columns}")
+
+
+_OPTIONS = "/*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */"
 _STATUS_CHECK = (
     "CHECK (status IN "
     "('scheduled', 'pending', 'claimed', 'completed', 'failed', 'cancelled', 'blocked'))"
@@ -81,28 +90,24 @@ CREATE TABLE IF NOT EXISTS migration_steps (
 # Schema version → the steps that lead to it. Names of steps are unique, and never change.
 MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
     2: (
-        Ddl(
-            "make maintenance_runs",
+        _new_table(
+            "maintenance_runs",
             """
-            CREATE TABLE maintenance_runs (
                 road            VARCHAR(10) NOT NULL PRIMARY KEY,
                 last_run_at     BIGINT NOT NULL,
                 duration_ms     BIGINT NOT NULL,
                 tasks_moved     BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make statistics_snapshots",
+        _new_table(
+            "statistics_snapshots",
             """
-            CREATE TABLE statistics_snapshots (
                 id              SMALLINT NOT NULL PRIMARY KEY,
                 figures         MEDIUMTEXT NOT NULL,
                 tasks           BIGINT NOT NULL,
                 counted_at      BIGINT NOT NULL,
                 duration_ms     BIGINT NOT NULL,
                 counting_since  BIGINT
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
         Ddl(
@@ -217,7 +222,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 "concurrency TEXT",
                 "start_rate VARCHAR(50)",
                 "max_run_seconds INTEGER",
-                "is_fair SMALLINT",
+                "fair SMALLINT",
                 "max_open TEXT",
                 "dedupe_days INTEGER",
                 "retention_days INTEGER",
@@ -227,55 +232,80 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
             ),
         ),
         _new_columns("task_logs", ("payload_key VARCHAR(32)",)),
-        _new_columns("schedules", ("tags TEXT", "notify VARCHAR(255)", "payload_key VARCHAR(32)")),
+        _new_columns(
+            "schedules",
+            (
+                "tags TEXT",
+                "notify VARCHAR(255)",
+                "payload_key VARCHAR(32)",
+                "concurrency_key VARCHAR(255)",
+                "group_key VARCHAR(255)",
+            ),
+        ),
         _new_columns("api_keys", ("session_epoch INTEGER NOT NULL DEFAULT 0",)),
-        Ddl(
-            "make task_tags",
+        _new_table(
+            "task_tags",
             """
-            CREATE TABLE task_tags (
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 tag             VARCHAR(50) NOT NULL,
                 task_id         BIGINT NOT NULL,
                 CONSTRAINT task_tags_tag UNIQUE (tag, task_id),
                 CONSTRAINT task_tags_task FOREIGN KEY (task_id) REFERENCES tasks (id)
                     ON DELETE CASCADE
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make the index task_tags_by_task",
-            "CREATE INDEX task_tags_by_task ON task_tags (task_id)",
-        ),
-        Ddl(
-            "make task_deadlines",
+        _new_index("task_tags_by_task", "task_tags (task_id)"),
+        _new_table(
+            "task_deadlines",
             """
-            CREATE TABLE task_deadlines (
                 task_id         BIGINT NOT NULL PRIMARY KEY,
                 expires_at      BIGINT NOT NULL,
                 CONSTRAINT task_deadlines_task FOREIGN KEY (task_id) REFERENCES tasks (id)
                     ON DELETE CASCADE
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make the index task_deadlines_by_expires_at",
-            "CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at)",
-        ),
-        Ddl(
-            "make type_starts",
+        _new_index("task_deadlines_by_expires_at", "task_deadlines (expires_at)"),
+        _new_table(
+            "type_starts",
             """
-            CREATE TABLE type_starts (
                 task_type_id    BIGINT NOT NULL PRIMARY KEY,
                 window_at       BIGINT NOT NULL,
                 started         BIGINT NOT NULL,
                 touched_at      BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make batches",
+        _new_table(
+            "lanes",
             """
-            CREATE TABLE batches (
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                task_type_id    BIGINT NOT NULL,
+                kind            VARCHAR(12) NOT NULL,
+                name            VARCHAR(255) NOT NULL,
+                is_ready        SMALLINT NOT NULL,
+                turn            BIGINT NOT NULL,
+                next_task_id    BIGINT,
+                changes         BIGINT NOT NULL,
+                CONSTRAINT lanes_name UNIQUE (task_type_id, kind, name)
+            """,
+        ),
+        _new_index("lanes_by_turn", "lanes (task_type_id, kind, is_ready, turn, next_task_id)"),
+        _new_table(
+            "lane_members",
+            """
+                id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                task_id         BIGINT NOT NULL,
+                lane_id         BIGINT NOT NULL,
+                is_held         SMALLINT NOT NULL,
+                claim_rank      INTEGER NOT NULL,
+                CONSTRAINT lane_members_task UNIQUE (task_id, lane_id),
+                CONSTRAINT lane_members_of FOREIGN KEY (task_id) REFERENCES tasks (id)
+                    ON DELETE CASCADE
+            """,
+        ),
+        _new_index("lane_members_in_order", "lane_members (lane_id, is_held, claim_rank, task_id)"),
+        _new_table(
+            "batches",
+            """
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 name            VARCHAR(255),
                 metadata        TEXT,
@@ -296,29 +326,24 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 finished_at     BIGINT,
                 created_at      BIGINT NOT NULL,
                 updated_at      BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make the index batches_by_finished_at",
-            "CREATE INDEX batches_by_finished_at ON batches (finished_at)",
-        ),
-        Ddl(
-            "make batch_members",
+        _new_index("batches_by_finished_at", "batches (finished_at)"),
+        _new_table(
+            "batch_members",
             """
-            CREATE TABLE batch_members (
                 task_id         BIGINT NOT NULL PRIMARY KEY,
                 batch_id        BIGINT NOT NULL,
                 is_open         SMALLINT NOT NULL,
                 CONSTRAINT batch_members_task FOREIGN KEY (task_id) REFERENCES tasks (id)
                     ON DELETE CASCADE
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make task_dependencies",
+        _new_index("batch_members_by_batch", "batch_members (batch_id, task_id)"),
+        _new_index("batch_members_open", "batch_members (batch_id, is_open, task_id)"),
+        _new_table(
+            "task_dependencies",
             """
-            CREATE TABLE task_dependencies (
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 task_id         BIGINT NOT NULL,
                 depends_on_id   BIGINT NOT NULL,
@@ -326,62 +351,45 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 is_open         SMALLINT NOT NULL,
                 CONSTRAINT task_dependencies_task FOREIGN KEY (task_id) REFERENCES tasks (id)
                     ON DELETE CASCADE
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        *(
-            Ddl(f"make the index {name}", f"CREATE INDEX {name} ON {columns}")
-            for name, columns in (
-                ("batch_members_by_batch", "batch_members (batch_id, task_id)"),
-                ("batch_members_open", "batch_members (batch_id, is_open, task_id)"),
-                ("task_dependencies_by_task", "task_dependencies (task_id, position)"),
-                ("task_dependencies_open", "task_dependencies (depends_on_id, is_open, task_id)"),
-            )
-        ),
-        Ddl(
-            "make ended_dependencies",
+        _new_index("task_dependencies_by_task", "task_dependencies (task_id, position)"),
+        _new_index("task_dependencies_open", "task_dependencies (depends_on_id, is_open, task_id)"),
+        _new_table(
+            "ended_dependencies",
             """
-            CREATE TABLE ended_dependencies (
                 task_id         BIGINT NOT NULL PRIMARY KEY,
                 status          VARCHAR(10) NOT NULL,
                 ended_at        BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make payload_keys",
+        _new_table(
+            "payload_keys",
             """
-            CREATE TABLE payload_keys (
                 id              VARCHAR(32) NOT NULL PRIMARY KEY,
                 secret          TEXT NOT NULL,
                 created_at      BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make task_log_cuts",
+        _new_table(
+            "task_log_cuts",
             """
-            CREATE TABLE task_log_cuts (
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 last_log_id     BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make task_log_readers",
+        _new_table(
+            "task_log_readers",
             """
-            CREATE TABLE task_log_readers (
                 name            VARCHAR(20) NOT NULL PRIMARY KEY,
                 last_log_id     BIGINT NOT NULL,
                 slices          BIGINT NOT NULL,
                 read_until      BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make period_counts",
+        _new_table(
+            "period_counts",
             """
-            CREATE TABLE period_counts (
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 measure         VARCHAR(10) NOT NULL,
                 period_seconds  INTEGER NOT NULL,
@@ -393,13 +401,11 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 total_ms        BIGINT NOT NULL,
                 CONSTRAINT period_counts_period UNIQUE
                     (measure, period_seconds, period_at, task_type_id, label, bucket)
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make webhooks",
+        _new_table(
+            "webhooks",
             """
-            CREATE TABLE webhooks (
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 name            VARCHAR(255) NOT NULL,
                 url             TEXT NOT NULL,
@@ -413,13 +419,11 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 created_at      BIGINT NOT NULL,
                 updated_at      BIGINT NOT NULL,
                 CONSTRAINT webhooks_name UNIQUE (name)
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make webhook_deliveries",
+        _new_table(
+            "webhook_deliveries",
             """
-            CREATE TABLE webhook_deliveries (
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 webhook_id      BIGINT NOT NULL,
                 message_id      VARCHAR(40) NOT NULL,
@@ -434,7 +438,6 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 error           TEXT,
                 finished_at     BIGINT,
                 created_at      BIGINT NOT NULL
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
         *(
@@ -448,10 +451,9 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 ("give_up_at", "give_up_at"),
             )
         ),
-        Ddl(
-            "make alerts",
+        _new_table(
+            "alerts",
             """
-            CREATE TABLE alerts (
                 id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
                 rule            VARCHAR(32) NOT NULL,
                 subject         VARCHAR(255) NOT NULL,
@@ -464,17 +466,12 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 emailed         SMALLINT NOT NULL,
                 posted          SMALLINT NOT NULL,
                 CONSTRAINT alerts_open UNIQUE (rule, subject, is_open)
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
-        Ddl(
-            "make the index alerts_by_ended_at",
-            "CREATE INDEX alerts_by_ended_at ON alerts (ended_at)",
-        ),
-        Ddl(
-            "make alert_channels",
+        _new_index("alerts_by_ended_at", "alerts (ended_at)"),
+        _new_table(
+            "alert_channels",
             """
-            CREATE TABLE alert_channels (
                 name            VARCHAR(10) NOT NULL PRIMARY KEY,
                 attempts        INTEGER NOT NULL,
                 next_attempt_at BIGINT NOT NULL,
@@ -482,7 +479,6 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 sent_of_day     INTEGER NOT NULL,
                 last_sent_at    BIGINT,
                 error           TEXT
-            ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */
             """,
         ),
         Ddl(

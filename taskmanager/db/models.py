@@ -66,7 +66,7 @@ class TaskType(_Model):
     concurrency = peewee.TextField(null=True)
     start_rate = peewee.CharField(50, null=True)
     max_run_seconds = peewee.IntegerField(null=True)
-    is_fair = peewee.SmallIntegerField(null=True)
+    fair = peewee.SmallIntegerField(null=True)
     max_open = peewee.TextField(null=True)
     dedupe_days = peewee.IntegerField(null=True)
     retention_days = peewee.IntegerField(null=True)
@@ -160,6 +160,25 @@ class TypeStart(_Model):
     window_at = peewee.BigIntegerField()
     started = peewee.BigIntegerField()
     touched_at = peewee.BigIntegerField()
+
+
+class Lane(_Model):
+    id = peewee.BigAutoField()
+    task_type_id = peewee.BigIntegerField()
+    kind = peewee.CharField(12)
+    name = peewee.CharField(255)
+    is_ready = peewee.SmallIntegerField()
+    turn = peewee.BigIntegerField()
+    next_task_id = peewee.BigIntegerField(null=True)
+    changes = peewee.BigIntegerField()
+
+
+class LaneMember(_Model):
+    id = peewee.BigAutoField()
+    task_id = peewee.BigIntegerField()
+    lane_id = peewee.BigIntegerField()
+    is_held = peewee.SmallIntegerField()
+    claim_rank = peewee.IntegerField()
 
 
 class Batch(_Model):
@@ -277,6 +296,8 @@ class Schedule(_Model):
     tags = peewee.TextField(null=True)
     notify = peewee.CharField(255, null=True)
     payload_key = peewee.CharField(32, null=True)
+    concurrency_key = peewee.CharField(255, null=True)
+    group_key = peewee.CharField(255, null=True)
 
 
 class Webhook(_Model):
@@ -401,6 +422,8 @@ MODELS = (
         Task,
         TaskTag,
         TaskDeadline,
+        Lane,
+        LaneMember,
         Batch,
         BatchMember,
         TaskDependency,
@@ -419,8 +442,7 @@ MODELS = (
 # Nothing writes them yet: schema.sql says why they exist.
 _UNUSED = frozenset(
     (
-        *("group_key", "concurrency_key"),  # of a task, and
-        *("is_fair", "max_open"),  # of a type
+        *("max_open",),  # of a type
     )
 )
 

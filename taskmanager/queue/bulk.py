@@ -215,5 +215,4 @@ def _update(
         ids = [task["id"] for task in some]
         if update("tasks", dict(changes), "id IN ?", (ids,), hint="{by_id}") != len(ids):
             raise AssertionError("a locked task was gone")
-        status = dict(changes)["status"]
-        operate.record_intervention(some, event, status, reason, caller, now)
+        operate.record_intervention(some, event, dict(changes), reason, caller, now)

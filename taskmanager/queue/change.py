@@ -16,7 +16,7 @@ from taskmanager.errors import Conflict, InvalidRequest, TooLarge
 from taskmanager.payloads.sealing import with_opened, with_sealed
 from taskmanager.queue import dedupe, history, store, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
-from taskmanager.queue.flow import dependencies, placeholders
+from taskmanager.queue.flow import dependencies, lanes, placeholders
 from taskmanager.queue.holder import lock_tasks
 from taskmanager.queue.read import WAITING_STATUSES, get_task, require_task
 
@@ -61,6 +61,7 @@ def _change(task_id: int, request: Mapping[str, Any], caller: Caller, now: int) 
         if not is_duplicate(error):
             raise
         raise _duplicate(task_id, changes["dedupe_key"]) from None
+    lanes.record([{**task, **changes}])
     if "tags" in changes:
         execute("DELETE FROM {task_tags} WHERE task_id = ?", (task_id,))
         store.insert_tags([(task_id, changes)])

@@ -19,8 +19,14 @@ from taskmanager.errors import NoTaskAvailable, PayloadUnreadable
 from taskmanager.payloads.sealing import with_opened
 from taskmanager.queue import history, maintenance, task_types, workers
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT
-from taskmanager.queue.claim_sql import OF_ITS_END, ClaimOrder, find_heads, lock_next
-from taskmanager.queue.flow import deadlines, limits
+from taskmanager.queue.claim_sql import (
+    OF_ITS_END,
+    ClaimOrder,
+    find_heads,
+    lock_chosen,
+    lock_next,
+)
+from taskmanager.queue.flow import deadlines, lanes, limits
 from taskmanager.queue.task_types import TaskDefaults
 from taskmanager.wakeups import topics
 
@@ -102,19 +108,17 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
     tasks: list[Row] = []
     room = MAX_ANSWER_TEXT
     for task_type, wanted in _count_per_type(types, request):
-        count = wanted
-        if task_type["is_limited"]:
-            count = min(wanted, limits.room_of(task_type["id"], now=now, lock=True).tasks)
-            if count < 1:
-                continue
-        locked = lock_next(request.order, task_type["id"], count=count, room=room, now=now)
-        if any(deadlines.is_late(task, now) for task in locked):
-            deadlines.cancel_late(now=now, rows=deadlines.CANCELLED_BY_A_CLAIM)
-            locked = [task for task in locked if not deadlines.is_late(task, now)]
-        if task_type["is_limited"]:
-            limits.record_starts(task_type["id"], len(locked))
-        tasks += _hold(locked, task_type, request, now)
-        room -= sum(len(task["params"]) for task in locked)
+        count = min(wanted, request.limit - len(tasks))
+        if limits.is_limited(task_type):
+            count = min(count, limits.room_of(task_type["id"], now=now, lock=True).tasks)
+        if count < 1:
+            continue
+        take = _take_from_lanes if lanes.kind_of(task_type) else _take_next
+        taken = take(request, task_type, count, room, now)
+        if limits.is_limited(task_type):
+            limits.record_starts(task_type["id"], len(taken))
+        tasks += taken
+        room -= sum(len(task["params"]) for task in taken)
         if room <= 0:
             break
     if tasks:
@@ -123,6 +127,34 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
     if len(types) > 1:
         tasks.sort(key=request.order.place, reverse=request.order.backwards)
     return tasks
+
+
+def _take_next(request: ClaimRequest, task_type: Row, count: int, room: int, now: int) -> list[Row]:
+    """Claims the next tasks of a type, in the order of the request."""
+    locked = lock_next(request.order, task_type["id"], count=count, room=room, now=now)
+    return _hold(_in_time(locked, now), task_type, request, now)
+
+
+def _take_from_lanes(
+    request: ClaimRequest, task_type: Row, count: int, room: int, now: int
+) -> list[Row]:
+    """Claims the next tasks of a type whose tasks take turns by their keys."""
+    tasks: list[Row] = []
+    while len(tasks) < count and room > 0:
+        ids = lanes.take_next(task_type, count=count - len(tasks))
+        locked = lock_chosen(ids, room=room) if ids else []
+        if not locked:
+            break
+        tasks += _hold(_in_time(locked, now), task_type, request, now)
+        room -= sum(len(task["params"]) for task in locked)
+    return tasks
+
+
+def _in_time(locked: list[Row], now: int) -> list[Row]:
+    """The locked tasks without those that are late, which are cancelled."""
+    if any(deadlines.is_late(task, now) for task in locked):
+        deadlines.cancel_late(now=now, rows=deadlines.CANCELLED_BY_A_CLAIM)
+    return [task for task in locked if not deadlines.is_late(task, now)]
 
 
 def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int) -> list[Row]:
@@ -146,6 +178,7 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
     lease = (lease_seconds, now, now + lease_seconds * 1000)
     if execute(HOLD, (*held.values(), *lease, f"{nonce}.", ids)).rowcount != len(ids):
         raise AssertionError("a locked task was not pending any more")
+    lanes.record([{**task, "status": "claimed"} for task in locked])
     return [
         {
             **OF_ITS_END,
@@ -185,7 +218,7 @@ def _claimable_types(
         pattern=request.type_pattern,
         caller=caller,
         is_running=True,
-        columns=f"id, name, lease_seconds, {limits.IS_LIMITED}, "
+        columns="id, name, lease_seconds, concurrency, start_rate, fair, "
         f"({request.order.any_id_of_type}) AS some_task_id",
     )
     return [
@@ -199,10 +232,14 @@ def _claimable_types(
 
 def _within_limits(task_type: Row, now: int) -> Row:
     """The type; as one without pending tasks, with `next_at`, where none may be claimed now."""
-    if task_type["is_limited"] and task_type["some_task_id"]:
+    if not task_type["some_task_id"]:
+        return task_type
+    if limits.is_limited(task_type):
         room = limits.room_of(task_type["id"], now=now)
         if room.tasks < 1:
             return {**task_type, "some_task_id": None, "next_at": room.next_at}
+    if lanes.kind_of(task_type) and not lanes.is_any_ready(task_type):
+        return {**task_type, "some_task_id": None}
     return task_type
 
 
@@ -215,10 +252,26 @@ def _count_per_type(types: Sequence[Row], request: ClaimRequest) -> list[tuple[R
     by_id = {task_type["id"]: task_type for task_type in types if task_type["some_task_id"]}
     if len(by_id) == 1:
         return [(task_type, request.limit) for task_type in by_id.values()]
-    heads = find_heads(list(by_id), order=request.order, count=request.limit)
+    by_key = [each for each, row in by_id.items() if lanes.kind_of(row) == lanes.CONCURRENCY]
+    others = [type_id for type_id in by_id if type_id not in by_key]
+    heads = find_heads(others, order=request.order, count=request.limit)
+    for type_id in by_key:
+        heads += _heads_by_key(type_id, request)
     heads.sort(key=lambda head: (head["rank_value"], head["id"]), reverse=request.order.backwards)
     counts = Counter(head["task_type_id"] for head in heads[: request.limit])
+    left = request.limit - counts.total()
+    for type_id in by_key:  # of which more may run than one of each key
+        counts[type_id] += left
     return [(by_id[type_id], count) for type_id, count in counts.items()]
+
+
+def _heads_by_key(type_id: int, request: ClaimRequest) -> list[Row]:
+    """As find_heads() has them. A lane knows the priority of its next task and not its attempts."""
+    by_rank = request.order.column == "claim_rank"
+    return [
+        {**head, "rank_value": head["claim_rank"] if by_rank else head["id"]}
+        for head in lanes.find_heads(type_id, count=request.limit)
+    ]
 
 
 def _given_before(request: ClaimRequest, caller: Caller, now: int) -> list[Row]:

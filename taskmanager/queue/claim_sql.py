@@ -20,7 +20,7 @@ from taskmanager.db.connection import (
 )
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import Row, fetch_all, parts_of
-from taskmanager.queue.answer_size import COLUMNS, count_that_fits
+from taskmanager.queue.answer_size import COLUMNS, count_that_fits, sizes_of
 
 TYPES_PER_STATEMENT = 100  # SQLite joins at most 500 SELECTs in one statement
 FEW_TASKS = 10  # are read before it is known how large they are
@@ -120,6 +120,11 @@ LOCK_PENDING = (
     "ORDER BY id {lock_rows}"
 )
 
+# The same for the tasks that lanes have chosen: one that somebody else is changing is left out.
+LOCK_CHOSEN = (
+    f"SELECT {_COLUMNS} FROM {{tasks}} {{by_id}} WHERE id IN ? AND status = 'pending' ORDER BY id "
+)
+
 CLAIM_ORDERS = {
     ("priority", "DESC"): ClaimOrder("tasks_claim_by_priority", "claim_rank", backwards=False),
     ("priority", "ASC"): ClaimOrder("tasks_claim_by_priority", "claim_rank", backwards=True),
@@ -170,6 +175,18 @@ def lock_next(order: ClaimOrder, type_id: int, *, count: int, room: int, now: in
     if len(rows) > 1:
         rows = rows[: count_that_fits((len(row["params"]) for row in rows), room)]
     return rows
+
+
+def lock_chosen(ids: Sequence[int], *, room: int) -> list[Row]:
+    """Locks those of these tasks that are pending and free, in the order of `ids`, while `room`
+    lasts. Part of the claim's transaction.
+    """
+    if len(ids) > FEW_TASKS:
+        ids = ids[: count_that_fits(sizes_of(ids, ["params"]), room)]
+    how = "{lock_free_rows}" if skips_locked() else "{lock_rows}"
+    found = {row["id"]: row for row in fetch_all(LOCK_CHOSEN + how, (list(ids),))}
+    rows = [found[task_id] for task_id in ids if task_id in found]
+    return rows[: count_that_fits((len(row["params"]) for row in rows), room)]
 
 
 def _lock_what_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list[Row]:

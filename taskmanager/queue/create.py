@@ -20,7 +20,7 @@ from taskmanager.params import validation
 from taskmanager.payloads.sealing import as_long, require_keyring
 from taskmanager.queue import change, dedupe, endings, outbox, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
-from taskmanager.queue.flow import deadlines, dependencies, placeholders
+from taskmanager.queue.flow import deadlines, dependencies, lanes, placeholders
 from taskmanager.queue.store import Stored, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -210,6 +210,7 @@ def _new_row(
         "dedupe_seconds": _dedupe_seconds(request, policy),
         "parent_task_id": request.get("parent_task_id"),
         "tags": tags_text(request.get("tags")),
+        **lanes.keys_of_new(request, task_type),
         "traceparent": request.get("traceparent"),
         "notify": request.get("notify") or task_type["notify"],
         "available_at": available_at,

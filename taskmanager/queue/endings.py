@@ -1,19 +1,20 @@
-"""What else happens in the transaction that ends a task: its dependents, its webhook, its batch."""
+"""What else happens in the transaction that ends a task: its dependents, lanes, webhook, batch."""
 
 from collections.abc import Sequence
 
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.queue import outbox
-from taskmanager.queue.flow import batches, dependencies
+from taskmanager.queue.flow import batches, dependencies, lanes
 
 
 def record(tasks: Sequence[Row], *, now: int) -> None:
-    """Follows the end of those of these tasks that have ended.
+    """Follows the end of those of these tasks that have ended; the others may change their lanes.
 
     Part of the caller's transaction. `tasks` are rows with `type`, as they are after the
     transition. Runs no statement for tasks that ask for nothing.
     """
+    lanes.record(tasks)
     # Dependencies first: whoever ends a task locks those that wait for it, then its batch.
     _tell([*tasks, *dependencies.follow_ends(tasks, now=now)], now)
 

@@ -12,7 +12,7 @@ from taskmanager.db.statements import Row, fetch_all
 from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.errors import ClaimLost, TaskManagerError
 from taskmanager.queue import history, workers
-from taskmanager.queue.flow import deadlines, limits
+from taskmanager.queue.flow import deadlines, lanes, limits
 from taskmanager.queue.holder import (
     Holder,
     lock_tasks,
@@ -52,6 +52,8 @@ def _require_renewable(
             "max_run_seconds; nothing was changed. Stop working on it.",
             details={"status": held["status"], "attempts": held["attempts"]},
         )
+    if held["status"] != "claimed":
+        lanes.restore(held)
     return held
 
 
@@ -126,6 +128,7 @@ def release_task(
 
 def _release(tasks: Sequence[Row], delay_seconds: float, caller: Caller, now: int) -> list[Row]:
     released = update_held([(task, put_back(task, delay_seconds, now)) for task in tasks])
+    lanes.record(released)
     if released:
         status = released[0]["status"]
         history.record(tasks, "released", status=status, caller=caller, now=now)

@@ -21,7 +21,7 @@ from taskmanager.errors import DatabaseUnavailable
 from taskmanager.payloads.sealing import with_sealed
 from taskmanager.queue import clock_jumps, endings, history, maintenance_runs, retention
 from taskmanager.queue.figures import counts, periods
-from taskmanager.queue.flow import batches, deadlines, dependencies
+from taskmanager.queue.flow import batches, deadlines, dependencies, lanes
 from taskmanager.queue.holder import NO_PROGRESS, NOT_CLAIMED, finished
 from taskmanager.queue.retention import DAY_MS
 from taskmanager.queue.schedules import runs
@@ -36,6 +36,8 @@ MAX_RUN_SECONDS = 50.0  # cron starts the next run after a minute
 MAX_COUNTING_SECONDS = 10.0  # of these; after an upgrade there are the events of a month
 COUNTED_EVERY_MS = 60_000  # on claims, where no other run has counted
 COUNTED_ON_CLAIM = 100  # events
+
+LANE_COLUMNS = "priority, concurrency_key, group_key"
 
 # What a task loses when it is pruned and its row is kept for its dedupe key.
 EMPTIED: Row = {
@@ -84,6 +86,8 @@ def maintain(
     }
     _until_done(lambda rows: endings.follow_dependencies_slice(now=now, rows=rows), deadline)
     _until_done(lambda rows: batches.finish_stalled_slice(now=now, rows=rows), deadline)
+    for type_id, kind in lanes.types_with_lanes():
+        _adopt_stragglers(type_id, kind, deadline)
     count_events(now=now, deadline=min(deadline, time.monotonic() + MAX_COUNTING_SECONDS))
     done["pruned"] = prune_finished_tasks(
         retention_days=retention_days, caller=caller, now=now, deadline=deadline
@@ -95,6 +99,11 @@ def maintain(
             counted_at = now + round(passed * 1000)
             counts.task_counts(now=counted_at, max_age_ms=counts.RENEWED_BY_MAINTENANCE_MS)
     return done
+
+
+def _adopt_stragglers(type_id: int, kind: str, deadline: float) -> None:
+    while lanes.adopt_slice(type_id, kind) and time.monotonic() < deadline:
+        pass
 
 
 def requeue_expired_claims(*, now: int, deadline: float) -> int:
@@ -321,7 +330,8 @@ def _requeue_slice(now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify, "
-    columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds, payload_key, dependents"
+    columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds, payload_key, dependents, "
+    columns += LANE_COLUMNS
     over = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
     deadlines.end_attempts([row for row in over if deadlines.is_timed_out(row)], now=now)
     expired = [row for row in over if not deadlines.is_timed_out(row)]
@@ -334,6 +344,7 @@ def _requeue_slice(now: int, rows: int) -> int:
     }
     requeued = {"status": "pending", "lease_expires_at": None, "available_at": now}
     _move(again, "claimed", {**requeued, "updated_at": now})
+    lanes.record([{**row, "status": "pending"} for row in again])
     failed = {**finished("failed", now), **error}
     del failed["claim_token"]
     _move([row for row in exhausted if row["payload_key"] is None], "claimed", failed)
@@ -365,8 +376,10 @@ def _start_slice(now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     condition = "status = 'scheduled' AND available_at <= ?"
-    due = _lock_slice("id, task_type_id", condition, now, rows, by="available_at")
+    columns = f"id, task_type_id, {LANE_COLUMNS}"
+    due = _lock_slice(columns, condition, now, rows, by="available_at")
     _move(due, "scheduled", {"status": "pending", "updated_at": now})
+    lanes.record([{**row, "status": "pending"} for row in due])
     history.record(due, "due", status="pending", now=now)
     return len(due)
 

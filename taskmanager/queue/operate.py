@@ -104,22 +104,23 @@ def _intervene(
     guard = (task["id"], task["status"])
     if not update("tasks", changes, "id = ? AND status = ?", guard, hint="{by_id}"):
         raise Conflict(f"Task {task['id']} has changed meanwhile; nothing was done.")
-    record_intervention([task], event, changes["status"], reason, caller, now)
+    record_intervention([task], event, changes, reason, caller, now)
     message = f"task {task['id']} ({task['type']}) {event} by {caller.name}"
     audit.record(event=f"task_{event}", message=message, caller=caller, now=now)
     return {**task, **changes}
 
 
 def record_intervention(
-    tasks: Sequence[Row], event: str, status: str, reason: str | None, caller: Caller, now: int
+    tasks: Sequence[Row], event: str, changes: Row, reason: str | None, caller: Caller, now: int
 ) -> None:
     """Stores in the history of tasks what somebody did to them from outside, and follows it.
 
-    `tasks` are rows as they were before.
+    `tasks` are rows as they were before, `changes` the columns that were changed, with `status`.
     """
+    status = changes["status"]
     # Without the claim token, so that it still tells how its attempt ended.
     rows = [{**task, "claim_token": None} for task in tasks]
     history.record(rows, event, status=status, message=reason, caller=caller, now=now)
+    endings.record([{**task, **changes} for task in tasks], now=now)
     if event == "retried":
         endings.record_retries(tasks, now=now)
-    endings.record([{**task, "status": status} for task in tasks], now=now)

@@ -29,6 +29,7 @@ from taskmanager.errors import Conflict
 from taskmanager.payloads.sealing import IS_OPENED, with_sealed
 from taskmanager.queue import dedupe, history
 from taskmanager.queue.answer_size import COLUMNS, LIGHT_COLUMNS, count_that_fits, sizes_of
+from taskmanager.queue.flow import lanes
 
 ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
@@ -105,6 +106,7 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
             made = list(zip(ids, free.values(), strict=True))
             insert_tags(made)
             _insert_deadlines(made)
+            lanes.record([{**row, "id": task_id} for task_id, row in made])
             for (index, row), task_id in zip(free.items(), ids, strict=True):
                 new = {**dict.fromkeys(COLUMNS), **row, "id": task_id, IS_OPENED: True}
                 found[index] = (new, False)

@@ -27,6 +27,7 @@ from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
 from taskmanager.payloads.sealing import all_opened, require_keyring, with_opened
 from taskmanager.queue import outbox
+from taskmanager.queue.flow import lanes
 from taskmanager.rates import parse_rate
 
 # What a type can set for its tasks; None: the settings decide.
@@ -43,6 +44,7 @@ DEFAULTS = (
     "is_encrypted",
     "concurrency",
     "start_rate",
+    "fair",
 )
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("blocked", "scheduled", "pending", "claimed")
@@ -102,10 +104,14 @@ def register_task_type(
     outbox.require_endpoint(defaults.get("notify"))
     found = fetch_one(SELECT_BY_NAME, (name,))
     columns = _columns(defaults)
+    lanes.require_one_kind({"concurrency": None, "fair": None, **(found or {}), **columns})
     if found and not _changes(found, {"version": version, "param_schema": schema_text, **columns}):
         return found, "unchanged"
     outcome = _store(name, version, schema_text, columns, now, caller)
-    return get_task_type(name=name), outcome
+    row = get_task_type(name=name)
+    if found:
+        _apply_limit(found, row)
+    return row, outcome
 
 
 @write_transaction
@@ -148,8 +154,9 @@ def _columns(fields: Mapping[str, Any]) -> Row:
     for switch in SWITCHES:
         if columns.get(switch) is not None:
             columns[switch] = int(columns[switch])
-    if "is_encrypted" in columns:
-        columns["is_encrypted"] = 1 if columns["is_encrypted"] else None
+    for flag in ("is_encrypted", "fair"):
+        if flag in columns:
+            columns[flag] = 1 if columns[flag] else None
     if columns.get("is_encrypted"):
         require_keyring()
     return columns
@@ -177,9 +184,17 @@ def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller:
     row = get_task_type(name=name)
     outbox.require_endpoint(changes.get("notify"))
     columns = _columns(changes)
+    lanes.require_one_kind({**row, **columns})
     if _changes(row, columns):
         _change(row, columns, now, caller)
-    return get_task_type(name=name)
+    changed = get_task_type(name=name)
+    _apply_limit(row, changed)
+    return changed
+
+
+def _apply_limit(before: Row, after: Row) -> None:
+    if before["concurrency"] != after["concurrency"]:
+        lanes.apply_limit(after["id"])
 
 
 @write_transaction
@@ -243,6 +258,7 @@ def list_versions(*, task_type_id: int) -> list[Row]:
 _OF_NEW_TASK = (
     *("id", "name", "version", "is_active"),
     *("dedupe", "priority", "max_attempts", "notify", "max_run_seconds", "is_encrypted"),
+    *("concurrency", "fair"),
 )
 
 

@@ -1,13 +1,14 @@
 """Why a task is not running, in words and as a code.
 
-Its statements are templates, because every GET of a waiting task runs up to nine of them. They name
-the index whose last entry is the newest task: MySQL would otherwise sort all tasks of the type.
+Its statements are templates, because every GET of a waiting task runs up to eleven of them. They
+name the index whose last entry is the newest task: MySQL would otherwise sort all tasks of the
+type.
 """
 
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
-from taskmanager.db.statements import Row, fetch_value
-from taskmanager.queue.flow import dependencies, limits
+from taskmanager.db.statements import Row, fetch_one, fetch_value
+from taskmanager.queue.flow import dependencies, lanes, limits
 from taskmanager.queue.read import WAITING_STATUSES, WITH_WORKER_STATUSES
 
 Reason = dict[str, str]
@@ -16,9 +17,9 @@ Reason = dict[str, str]
 def explain(task: Row, *, caller: Caller, now: int) -> Reason | None:
     """`{code, message}` for a task that waits, or that failed because all attempts are used.
 
-    Codes: `dependencies`, `type_paused`, `delayed`, `concurrency`, `start_rate`, `queued`
-    (a worker holds another task of the type), `no_worker`, `attempts_used`. None for any
-    other task.
+    Codes: `dependencies`, `type_paused`, `delayed`, `concurrency`, `start_rate`, `group` (others of
+    its group are first), `queued` (a worker holds another task of the type), `no_worker`,
+    `attempts_used`. None for any other task.
     """
     if task["status"] == "failed" and task["attempts"] >= task["max_attempts"]:
         return _reason(
@@ -37,7 +38,7 @@ def explain(task: Row, *, caller: Caller, now: int) -> Reason | None:
     if task["available_at"] > now:
         why = "its last attempt failed" if task["attempts"] else "it was asked to wait"
         return _reason("delayed", f"Not before {format_time(task['available_at'])}: {why}.")
-    return _waits_for_room(task, now) or _waits_for_worker(task, now)
+    return _waits_for_room(task, now) or _waits_for_its_key(task) or _waits_for_worker(task, now)
 
 
 def _waits_for_room(task: Row, now: int) -> Reason | None:
@@ -54,6 +55,26 @@ def _waits_for_room(task: Row, now: int) -> Reason | None:
         f"As many tasks of type '{task['type']}' have started as may (start_rate); the next one "
         f"may start at {format_time(room.next_at)}.",
     )
+
+
+def _waits_for_its_key(task: Row) -> Reason | None:
+    """Where other tasks with the same key come first."""
+    task_type = fetch_one(
+        "SELECT concurrency, fair FROM {task_types} WHERE id = ?", (task["task_type_id"],)
+    )
+    kind = lanes.kind_of(task_type) if task_type else None
+    lane = lanes.lane_of(task, kind) if kind else None
+    if lane is None:
+        return None
+    if kind == lanes.CONCURRENCY and not lane["is_ready"]:
+        return _reason(
+            "concurrency",
+            f"As many tasks with the concurrency_key '{lane['name']}' are held as may be at once.",
+        )
+    if kind == lanes.GROUP and lane["next_task_id"] != task["id"]:
+        group = f"group '{lane['name']}'" if lane["name"] else "tasks without a group_key"
+        return _reason("group", f"Other tasks of the {group} come first; the groups take turns.")
+    return None
 
 
 def _waits_for_worker(task: Row, now: int) -> Reason:

@@ -63,6 +63,8 @@ def test_a_new_schedule_says_when_it_runs_next(api: Api) -> None:
         "max_attempts": None,
         "tags": [],
         "notify": None,
+        "concurrency_key": None,
+        "group_key": None,
         "overlap": "allow",
         "cron": "0 * * * *",
         "timezone": "UTC",

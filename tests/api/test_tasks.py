@@ -12,7 +12,8 @@ from tests.conftest import Api, Clock
 FIELDS = {
     *("id", "type", "task_type_id", "type_id", "type_version", "status", "params", "result"),
     *("error_message", "error_code", "priority", "progress", "progress_message", "attempts"),
-    *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "batch_id", "tags", "traceparent"),
+    *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "batch_id"),
+    *("concurrency_key", "group_key", "tags", "traceparent"),
     *("max_run_seconds", "expires_at"),
     *(
         "notify",

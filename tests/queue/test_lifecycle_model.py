@@ -133,6 +133,11 @@ class ModelTask:
     pruned_at: int | None = None
     delayed_at: int | None = None  # when a report or a release put it off
 
+    @property
+    def lane(self) -> str:
+        """The concurrency_key, where the tasks have one."""
+        return f"key-{self.key % 2}"
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -147,6 +152,7 @@ class Model:
     claims: list[Claim] = field(default_factory=list)
     now: int = START
     sliced_at: int = 0
+    limit_per_key: int = 1_000
 
     def holder_of(self, key: int, policy: str) -> int | None:
         """The task that keeps another of this key from being made."""
@@ -247,15 +253,31 @@ class Model:
         waiting = [task_id for task_id, task in self.tasks.items() if task.status == "pending"]
         return sorted(waiting, key=lambda task_id: (-self.tasks[task_id].priority, task_id))
 
+    def held_by_key(self) -> Counter[str]:
+        return Counter(task.lane for task in self.tasks.values() if task.status == "claimed")
+
+    def claimable(self) -> list[int]:
+        """The pending tasks that a claim hands out, in order."""
+        held = self.held_by_key()
+        found = []
+        for task_id in self.pending():
+            lane = self.tasks[task_id].lane
+            if held[lane] < self.limit_per_key:
+                held[lane] += 1
+                found.append(task_id)
+        return found
+
 
 class Lifecycle(RuleBasedStateMachine):
+    limit_per_key: int | None = None
+
     def __init__(self) -> None:
         super().__init__()
         for table in reversed(MODELS):
             if table is not SchemaVersion:
                 table.delete().execute()
         database.obj.cache = Cache()
-        self.model = Model()
+        self.model = Model(limit_per_key=self.limit_per_key or 1_000)
         self.jumps = 0
         self.earliest = self.model.now  # of the step that was taken last
         self.finished_rows: dict[int, dict[str, Any]] = {}
@@ -263,10 +285,13 @@ class Lifecycle(RuleBasedStateMachine):
             name="job",
             version="1",
             param_schema={"type": "object"},
-            defaults={"dedupe_days": DEDUPE_DAYS},
+            defaults={"dedupe_days": DEDUPE_DAYS, "concurrency": self._concurrency()},
             now=START,
             caller=OPERATOR,
         )
+
+    def _concurrency(self) -> dict[str, Any] | None:
+        return {"limit": self.limit_per_key, "per": "key"} if self.limit_per_key else None
 
     @rule(data=st.data())
     def step(self, data: Any) -> None:
@@ -280,6 +305,8 @@ class Lifecycle(RuleBasedStateMachine):
     ) -> None:
         request = {"type": "job", "params": {"key": key}, "dedupe": policy, "priority": priority}
         request |= {"max_attempts": max_attempts, "delay_seconds": delay}
+        if self.limit_per_key:
+            request["concurrency_key"] = f"key-{key % 2}"
         expected = self.model.holder_of(key, policy)
         outcome = create.create_task(
             request,
@@ -307,9 +334,9 @@ class Lifecycle(RuleBasedStateMachine):
         if abs(model.now - model.sliced_at) >= 1000:
             model.sliced_at = model.now
             model.run_slice()
-        if not model.pending():
+        if not model.claimable():
             model.run_slice()
-        expected = model.pending()[:limit]
+        expected = model.claimable()[:limit]
         request = claim.ClaimRequest(worker_id=worker, order=claim_order(None, None), limit=limit)
 
         def run() -> list[dict[str, Any]]:
@@ -371,6 +398,13 @@ class Lifecycle(RuleBasedStateMachine):
                 if not self.model.is_live(claim):
                     return
             holder = Holder(worker_id=claim.worker_id, claim_token=claim.token)
+            is_full = self.model.held_by_key()[task.lane] >= self.model.limit_per_key
+            if task.status == "pending" and is_full:
+                with pytest.raises(ClaimLost):
+                    lease.renew_lease(
+                        task_id=claim.task_id, holder=holder, caller=OPERATOR, now=self.model.now
+                    )
+                return
             if progress is None:
                 lease.renew_lease(
                     task_id=claim.task_id, holder=holder, caller=OPERATOR, now=self.model.now
@@ -573,6 +607,18 @@ class Lifecycle(RuleBasedStateMachine):
             )
 
     @invariant()
+    def lanes_have_the_tasks_that_wait_or_are_held(self) -> None:
+        found = {row["task_id"]: row for row in fetch_all("SELECT * FROM lane_members")}
+        expected = {
+            task_id: (int(task.status == "claimed"), -task.priority)
+            for task_id, task in self.model.tasks.items()
+            if self.limit_per_key and task.status in ("pending", "claimed")
+        }
+        assert {one: (row["is_held"], row["claim_rank"]) for one, row in found.items()} == expected
+        lanes = {row["id"]: row["next_task_id"] for row in fetch_all("SELECT * FROM lanes")}
+        assert lanes.keys() == {row["lane_id"] for row in found.values()}
+
+    @invariant()
     def counts_add_up(self) -> None:
         counted = statistics.queue_statistics(caller=OPERATOR, now=self.model.now)["by_status"]
         states = [task.status for task in self.model.tasks.values()]
@@ -604,6 +650,12 @@ class Lifecycle(RuleBasedStateMachine):
         }
 
 
+class LifecycleWithKeys(Lifecycle):
+    """The same with tasks of two keys, of each of which only one may be held."""
+
+    limit_per_key = 1
+
+
 @pytest.fixture
 def queue(database_url: str, tmp_path: Path) -> Iterator[None]:
     settings_of_queue = load_settings(
@@ -622,13 +674,16 @@ def queue(database_url: str, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.hypothesis  # so that both profiles are run
 @pytest.mark.timeout(1_200)
 @pytest.mark.usefixtures("queue")
-def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says() -> None:
+@pytest.mark.parametrize("lifecycle", [Lifecycle, LifecycleWithKeys])
+def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says(
+    lifecycle: type[Lifecycle],
+) -> None:
     STEPS_TAKEN.clear()
     SEEN.clear()
     # Chance may leave a transition out: a lease that is renewed too late, for one.
     for _ in range(MOST_EXPLORATIONS):
         run_state_machine_as_test(
-            Lifecycle,
+            lifecycle,
             settings=settings(
                 stateful_step_count=50,
                 database=None,

@@ -28,7 +28,7 @@ from taskmanager.queue.claim_sql import (
     ClaimOrder,
     find_heads,
 )
-from taskmanager.queue.flow import dependencies, graph
+from taskmanager.queue.flow import dependencies, graph, lanes
 from taskmanager.queue.read import _cursor
 from taskmanager.queue.workers import save_metadata
 from tests.conftest import ENGINES, Api, Clock, make_key
@@ -37,6 +37,11 @@ from tests.support.mariadb import MariaDB
 pytestmark = pytest.mark.slow
 
 SMALL, LARGE = 1_000, 200_000
+KEYED, FAIR = 101, 102  # ids of types
+NO_LANES = {"concurrency": None, "fair": None}
+NO_LANE = {"concurrency_key": None, "group_key": None}
+NO_KEYS = {"dedupe": "none", "holds_key_forever": None, "holds_key_while_open": None}
+LANE_COLUMNS = "id, task_type_id, status, priority, concurrency_key, group_key"
 PLAN_TYPES = ("plan.a", "plan.b", "plan.c")
 OTHER_TYPES = tuple(f"other.{number:02}" for number in range(20))
 FAR_AWAY = 3_000_000_000_000  # milliseconds; in the year 2065
@@ -76,8 +81,12 @@ def _fill(rows: int) -> None:
     """The same few rows that the calls are about, and `rows` others of every type and state."""
     names = (*PLAN_TYPES, "crowded", *OTHER_TYPES, "empty")
     type_rows = [
-        {"id": n, "name": name, "version": "1", "created_at": 1, "updated_at": 1}
+        {"id": n, "name": name, "version": "1", "created_at": 1, "updated_at": 1, **NO_LANES}
         for n, name in enumerate(names, 1)
+    ]
+    type_rows += [
+        {**type_rows[0], "id": KEYED, "name": "keyed", "concurrency": '{"limit": 1, "per": "key"}'},
+        {**type_rows[0], "id": FAIR, "name": "fair", "fair": 1},
     ]
     versions = [
         {
@@ -92,6 +101,12 @@ def _fill(rows: int) -> None:
     wanted = [_task(n, type_id=1 + n % 3, status="pending") for n in range(600)]
     wanted += [_task(600 + n, type_id=1, status="claimed", worker_id="me") for n in range(5)]
     others = [_other_task(n, len(names) - 1) for n in range(1_000, 1_000 + rows)]
+    # Of one key or group a tenth of the rows waits, and ten of each of a few others.
+    of_lanes = [
+        {**_task(10**9 + n, type_id=type_id, status="pending"), **NO_KEYS, **NO_LANE, column: key}
+        for type_id, column in ((KEYED, "concurrency_key"), (FAIR, "group_key"))
+        for n, key in enumerate(["long"] * (rows // 10) + [f"key-{n % 50}" for n in range(500)])
+    ]
 
     @write_transaction
     def store() -> None:
@@ -100,8 +115,16 @@ def _fill(rows: int) -> None:
         for start in range(0, len(others), 50_000):
             insert_many("tasks", others[start : start + 50_000])
         insert_many("tasks", wanted)
+        insert_many("tasks", of_lanes)
 
     store()
+    _enter_lanes()
+
+
+def _enter_lanes() -> None:
+    tasks = fetch_all(f"SELECT {LANE_COLUMNS} FROM tasks WHERE task_type_id IN ({KEYED}, {FAIR})")
+    for start in range(0, len(tasks), 5_000):
+        write_transaction(lanes.record)(tasks[start : start + 5_000])
 
 
 def _other_task(n: int, types: int) -> Row:
@@ -368,6 +391,15 @@ def complete_one(api: Api) -> Any:
     return api.complete(api.claim("finisher", type="plan.c"))
 
 
+def complete_of(name: str) -> Callable[[Api], Any]:
+    return lambda api: api.complete(api.claim("finisher", type=name))
+
+
+def create_in_lane(api: Api) -> Any:
+    body = {"type": "keyed", "params": {}, "dedupe": "none", "concurrency_key": "long"}
+    return api.post("/api/tasks", body, 201)
+
+
 BY_PRIORITY, BY_ID = "tasks_claim_by_priority", "tasks_claim_by_id"
 DUE, EXPIRED, OLD = "tasks_by_available_at", "tasks_by_lease_expires_at", "tasks_by_completed_at"
 KEYS = ("tasks_key_forever", "tasks_key_while_open")
@@ -379,6 +411,11 @@ CALLS = {
     "claim of three types": Call(claims(task_types=list(PLAN_TYPES)), (BY_PRIORITY,)),
     "claim by a pattern": Call(claims(type_pattern="plan.%"), (BY_PRIORITY,)),
     "claim of anything": Call(claims(), (BY_PRIORITY,)),
+    "claim of a type with a limit per key": Call(claims(type="keyed"), (BY_PRIORITY,)),
+    "claim of ten of such a type": Call(claims(type="keyed", limit=10), (BY_PRIORITY,)),
+    "claim of a fair type": Call(claims(type="fair"), (BY_PRIORITY,)),
+    "completion in a lane": Call(complete_of("keyed"), (BY_PRIORITY,)),
+    "creation in a lane": Call(create_in_lane, ()),
     "claim of ten": Call(claims(limit=10, type_pattern="plan.%"), (BY_PRIORITY,)),
     "claim by id": Call(claims(sort_by="id"), (BY_ID,)),
     "claim by attempts": Call(claims(sort_by="attempts"), ("tasks_claim_by_attempts",)),
@@ -401,10 +438,10 @@ CALLS = {
     "renewal of all leases": Call(
         lambda api: api.post("/api/workers/heartbeat", {"worker_id": "me"}), ("tasks_by_worker",)
     ),
-    "maintenance with nothing to do": Call(run_maintenance, (DUE, EXPIRED, OLD)),
-    "expiry": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_leases_run_out),
-    "due tasks": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_tasks_fall_due),
-    "prune": Call(run_maintenance, (DUE, EXPIRED, OLD), _let_tasks_grow_old),
+    "maintenance with nothing to do": Call(run_maintenance, (DUE, EXPIRED, OLD, BY_PRIORITY)),
+    "expiry": Call(run_maintenance, (DUE, EXPIRED, OLD, BY_PRIORITY), _let_leases_run_out),
+    "due tasks": Call(run_maintenance, (DUE, EXPIRED, OLD, BY_PRIORITY), _let_tasks_fall_due),
+    "prune": Call(run_maintenance, (DUE, EXPIRED, OLD, BY_PRIORITY), _let_tasks_grow_old),
     "statistics": Call(gets("/api/stats"), (BY_ID,)),
     "metrics": Call(metrics, (BY_ID, DUE, EXPIRED), _forget_the_last_look),
     "creation of a duplicate": Call(creates(1), KEYS),
@@ -501,6 +538,34 @@ def lock_next_statements(order: ClaimOrder) -> list[tuple[str, list[int]]]:
         return [(order.heads, [4, 2])]
     [head] = fetch_all(order.heads, [4, 1])
     return [(order.lock_from_head, [4, *order.begin_at(head), 2])]
+
+
+LANE_STATEMENTS = {
+    "the next lanes of a type": (lanes.READY, (FAIR, "group", 5), "lanes_by_turn"),
+    "the next tasks of a lane": (lanes.NEXT_TASKS, (1, 5), "lane_members_in_order"),
+    "the tasks of a lane that are held": (lanes.HELD_TASKS, (1, 5), "lane_members_in_order"),
+    "lanes at their limit": (lanes.FULL, (KEYED, "concurrency", 0, 5), "lanes_by_turn"),
+    "tasks in no lane": (lanes.STRAGGLERS, (KEYED, 100), BY_PRIORITY),
+    "the lane of a key": (lanes.BY_KEY, (KEYED, "concurrency", "long"), None),
+}
+
+
+@pytest.mark.parametrize("name", LANE_STATEMENTS)
+def test_what_lanes_ask_for_is_the_beginning_of_an_index(
+    name: str, large: Callable[[], Watched], engine: str
+) -> None:
+    template, values, index = LANE_STATEMENTS[name]
+    rows = large().explain_rows(database.spelled(template), values)
+    words = " ".join(str(value) for row in rows for value in row.values())
+    if engine == "sqlite":
+        index = index or "sqlite_autoindex_lanes_1"
+        assert "TEMP B-TREE" not in words or name == "lanes at their limit", words
+        assert re.search(rf"SEARCH (TABLE )?\w+ USING (COVERING )?INDEX {index} ", words), words
+    else:
+        index = index or "lanes_name"
+        assert "filesort" not in words or name == "lanes at their limit", words
+        assert index in {row["key"] for row in rows}, words
+        assert "ALL" not in {row["type"] for row in rows if row["select_type"] != "PRIMARY"}, words
 
 
 def test_without_skip_locked_candidates_are_locked_by_their_ids(

@@ -147,7 +147,8 @@ def _what_constraints_ask(table: str, number: int) -> dict[str, Any]:
         key = PAYLOAD_KEYS[number]
         place = place_of_secret(key_id(key))
         return {"id": key_id(key), "secret": Keyring([key]).current.seal("00" * 32, place)}
-    if table in ("task_logs", "task_tags", "task_deadlines", "batch_members", "task_dependencies"):
+    of_tasks = ("task_logs", "task_tags", "task_deadlines", "lane_members", "batch_members")
+    if table in (*of_tasks, "task_dependencies"):
         return {"task_id": (1, 2, FAR_ID)[number]}
     return {}
 

@@ -30,6 +30,8 @@ export interface Task {
   dedupe: DedupePolicy;
   dedupe_key: string;
   parent_task_id: number | null;
+  concurrency_key: string | null;
+  group_key: string | null;
   tags: string[];
   worker_id: string | null;
   claimed_at: string | null;
@@ -87,6 +89,10 @@ export interface TaskOptions {
   depends_on?: (number | { index: number })[];
   /** What happens if one of them does not complete; "cancel" by default. */
   on_dependency_failed?: "cancel" | "run";
+  /** A type with `concurrency` per key holds only so many tasks of one key at once. */
+  concurrency_key?: string;
+  /** A fair type takes tasks of its groups in turn. */
+  group_key?: string;
 }
 
 /** What `change` sets of a task that waits. */
@@ -194,6 +200,9 @@ export interface TypeDefaults {
   lease_seconds?: number | null;
   retry?: object | null;
   dedupe?: DedupePolicy | null;
+  concurrency?: { limit: number; per?: "type" | "key" } | null;
+  start_rate?: string | null;
+  fair?: boolean | null;
 }
 
 /** What a call throws. */

@@ -138,6 +138,8 @@ final class Task
     public int $attempt = 0;
     public int $max_attempts = 0;
     public ?int $parent_task_id = null;
+    public ?string $concurrency_key = null;
+    public ?string $group_key = null;
     /** @var list<string> */
     public array $tags = [];
     public ?string $worker_id = null;
@@ -265,7 +267,7 @@ class Client
      *
      * @param array<string, mixed> $params
      * @param array<string, mixed> $options priority, max_attempts, delay_seconds, available_at,
-     *     dedupe, dedupe_key, parent_task_id, tags, depends_on,
+     *     dedupe, dedupe_key, parent_task_id, concurrency_key, group_key, tags, depends_on,
      *     on_dependency_failed
      */
     public function create(string $type, array $params = [], array $options = []): Task
@@ -613,7 +615,8 @@ class Client
      * Creates a type or updates it.
      *
      * @param array<string, mixed> $schema JSON Schema of the params
-     * @param array<string, mixed> $options priority, max_attempts, lease_seconds, retry, dedupe
+     * @param array<string, mixed> $options priority, max_attempts, lease_seconds, retry, dedupe,
+     *     concurrency, start_rate, fair
      * @return array<string, mixed>
      */
     public function register(string $name, string $version, array $schema, array $options = []): array

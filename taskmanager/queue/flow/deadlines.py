@@ -22,7 +22,7 @@ CANCELLED_BY_A_CLAIM = 25  # late tasks that a claim clears out of its way at a 
 NEXT = "SELECT expires_at FROM {task_deadlines} ORDER BY expires_at LIMIT 1"
 _COLUMNS = (
     "id, task_type_id, status, attempts, worker_id, claim_token, notify, batch_id, expires_at, "
-    "payload_key, dependents"
+    "payload_key, dependents, priority, concurrency_key, group_key"
 )
 _EXPIRED: Row = {
     "error_code": "expired",

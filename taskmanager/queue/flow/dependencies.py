@@ -31,7 +31,7 @@ from taskmanager.params import validation
 from taskmanager.payloads.sealing import as_long, with_opened, with_sealed
 from taskmanager.queue import history, store, task_types
 from taskmanager.queue.columns import params_text, when_available
-from taskmanager.queue.flow import placeholders
+from taskmanager.queue.flow import lanes, placeholders
 from taskmanager.queue.holder import finished, lock_tasks
 from taskmanager.queue.read import FINISHED_STATUSES
 from taskmanager.queue.store import Stored
@@ -173,6 +173,7 @@ def block_again(tasks: Sequence[Row], *, now: int) -> list[Row]:
             update("task_dependencies", {"is_open": is_open}, "id IN ?", (list(part),))
     update("tasks", {"status": "blocked"}, "id IN ?", (ids,), hint="{by_id}")
     blocked = [task for task in tasks if task["id"] in ids]
+    lanes.record([{**task, "status": "blocked"} for task in blocked])
     rows = [{name: task[name] for name in store.OF_EVENT} for task in blocked]
     history.record(rows, "blocked", status="blocked", now=now)
     return _settle(ids, now)
@@ -395,6 +396,7 @@ def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
             changes |= {**when_available(available_at, now), "updated_at": now}
             stored = with_sealed(changes, of=task)
             update("tasks", stored, "id = ?", (task["id"],), hint="{by_id}")
+            lanes.record([{**task, **changes}])
             history.record([task], "unblocked", status=changes["status"], now=now)
         else:
             alike.setdefault(available_at, []).append(task)
@@ -402,6 +404,7 @@ def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
         changes = {**when_available(available_at, now), "updated_at": now}
         ids = [task["id"] for task in some]
         update("tasks", changes, "id IN ?", (ids,), hint="{by_id}")
+        lanes.record([{**task, **changes} for task in some])
         history.record(some, "unblocked", status=changes["status"], now=now)
     return ended
 

@@ -1,5 +1,7 @@
 """How many tasks of a type may be held at once, and how many may start in a time.
 
+How many tasks of one key may be held is up to lanes.py.
+
 Owns the table type_starts. Its row of a type is locked by a claim that takes from that type and by
 a heartbeat that takes up an expired lease: so they take turns, and the limits are exact. Types
 without limits have no row.
@@ -15,13 +17,24 @@ import peewee
 from taskmanager.db.connection import keeps_snapshot
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, update
 from taskmanager.errors import ClaimLost
+from taskmanager.queue.flow import lanes
 from taskmanager.rates import parse_rate
 
 MAX_CONCURRENCY = 10_000
 TOLERANCE_MS = 60_000
 
-# A column for find_task_types().
-IS_LIMITED = "(concurrency IS NOT NULL OR start_rate IS NOT NULL) AS is_limited"
+
+def is_limited(task_type: Row) -> bool:
+    """Whether claims of a type take turns, by its columns `concurrency` and `start_rate`."""
+    return task_type["start_rate"] is not None or _limit_of(task_type) is not None
+
+
+def _limit_of(task_type: Row) -> int | None:
+    """How many tasks of the type may be held; None: any number, or so many of each key."""
+    text = task_type["concurrency"]
+    if text is None or lanes.limit_per_key(text) is not None:
+        return None
+    return int(json.loads(text)["limit"])
 
 
 class Room(NamedTuple):
@@ -43,8 +56,8 @@ def room_of(type_id: int, *, now: int, lock: bool = False) -> Room:
     if row is None:
         return Room(0)
     rooms = []
-    if row["concurrency"] is not None:
-        limit = json.loads(row["concurrency"])["limit"]
+    limit = _limit_of(row)
+    if limit is not None:
         rooms.append(Room(limit - _count_held(type_id, limit, lock=lock, now=now), "concurrency"))
     if row["start_rate"] is not None:
         rooms.append(_room_of_rate(type_id, row["start_rate"], lock=lock, now=now))
@@ -69,10 +82,10 @@ class Places:
         """Raises ClaimLost where others hold as many tasks of the type as may be held."""
         type_id = task["task_type_id"]
         row = fetch_one("SELECT concurrency FROM {task_types} WHERE id = ?", (type_id,))
-        if row is None or row["concurrency"] is None:
+        limit = None if row is None else _limit_of(row)
+        if limit is None:
             return
         _lock(type_id, self._now)
-        limit = json.loads(row["concurrency"])["limit"]
         held = _count_held(type_id, limit, lock=True, now=self._now) + self._taken[type_id]
         if held >= limit:
             raise ClaimLost(

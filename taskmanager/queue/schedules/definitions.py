@@ -33,7 +33,10 @@ MAX_INTERVAL_SECONDS = 366 * 86_400
 NEXT_RUNS_SHOWN = 5
 MAX_PARAMS_LENGTH = 65_536
 
-_PLAIN_FIELDS = ("name", "priority", "max_attempts", "notify", "overlap")
+_PLAIN_FIELDS = (
+    *("name", "priority", "max_attempts", "notify", "overlap"),
+    *("concurrency_key", "group_key"),
+)
 
 
 def create_schedule(

@@ -43,6 +43,8 @@ class TaskOptions(TypedDict, total=False):
     max_run_seconds: int
     depends_on: Sequence[int | Mapping[str, int]]
     on_dependency_failed: Literal["cancel", "run"]
+    concurrency_key: str
+    group_key: str
 
 
 class TaskChanges(TypedDict, total=False):
@@ -182,10 +184,10 @@ class HeldTaskId(TypedDict, total=False):
 
 
 class Concurrency(TypedDict, total=False):
-    """How many tasks of a type may be held at once."""
+    """How many tasks of a type, or of each concurrency_key of it, may be held at once."""
 
     limit: Required[int]
-    per: Literal["type"]
+    per: Literal["type", "key"]
 
 
 class TypeDefaults(TypedDict, total=False):
@@ -203,6 +205,7 @@ class TypeDefaults(TypedDict, total=False):
     is_encrypted: bool | None
     concurrency: Concurrency | None
     start_rate: str | None
+    fair: bool | None
 
 
 class TypeChanges(TypeDefaults, total=False):
@@ -222,6 +225,8 @@ class ScheduleOptions(TypedDict, total=False):
     max_attempts: int | None
     tags: Sequence[str]
     notify: str | None
+    concurrency_key: str | None
+    group_key: str | None
     overlap: Literal["allow", "skip"]
     is_active: bool
 

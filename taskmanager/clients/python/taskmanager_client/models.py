@@ -42,6 +42,8 @@ class Task:
     dedupe_key: str = ""
     parent_task_id: int | None = None
     batch_id: int | None = None
+    concurrency_key: str | None = None
+    group_key: str | None = None
     tags: list[str] | None = None
     notify: str | None = None
     traceparent: str | None = None
@@ -111,6 +113,7 @@ class TaskType:
     is_encrypted: bool = False
     concurrency: dict[str, Any] | None = None
     start_rate: str | None = None
+    fair: bool = False
     retention_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None
@@ -130,6 +133,8 @@ class Schedule:
     max_attempts: int | None = None
     tags: list[str] | None = None
     notify: str | None = None
+    concurrency_key: str | None = None
+    group_key: str | None = None
     overlap: str = ""
     cron: str | None = None
     timezone: str = "UTC"
