@@ -20,8 +20,10 @@ from tests.support.server import Server
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TASKS = 3_000
+KEYS = 20  # of each of which one task may be held
 WORKERS = {"python": 6, "php": 2, "javascript": 2, "command": 2}
 LEASE_SECONDS = 3
+LIMIT = {"limit": 1, "per": "key"}
 KILL_WORKER_SECONDS = 0.7
 KILL_SERVER_SECONDS = 5.0
 WORK_SECONDS = 0.1
@@ -46,12 +48,16 @@ def test_a_bad_night(queue: Server, tmp_path: Path) -> None:
         require(DRIVERS[name].program, shutil.which(DRIVERS[name].program) is not None)
     for name in ("echo", "retry", "fail", "error", "slow", "wait", "hang"):
         body = {"name": f"scenario.{name}", "version": "1", "param_schema": {"type": "object"}}
-        more = {"lease_seconds": LEASE_SECONDS, "max_attempts": 100}
+        more = {"lease_seconds": LEASE_SECONDS, "max_attempts": 100, "concurrency": LIMIT}
         assert queue.call("POST", "/api/task-types/register", {**body, **more}).status == 201
     ids = []
     for start in range(0, TASKS, 1_000):
         tasks = [
-            {"type": "scenario.slow", "params": {"n": n, "seconds": WORK_SECONDS}}
+            {
+                "type": "scenario.slow",
+                "params": {"n": n, "seconds": WORK_SECONDS},
+                "concurrency_key": f"key-{n % KEYS}",
+            }
             for n in range(start, start + 1_000)
         ]
         made = queue.call("POST", "/api/tasks/batch", {"tasks": tasks}).data["results"]
@@ -110,8 +116,10 @@ def _completed(queue: Server) -> int:
 def _assert_each_was_finished_once(queue: Server, ids: list[int]) -> None:
     by_status = queue.call("GET", "/api/stats").data["by_status"]
     assert by_status == {**dict.fromkeys(by_status, 0), "completed": TASKS}
-    for task_id in ids:
+    everything = []
+    for n, task_id in enumerate(ids):
         logs = queue.call("GET", f"/api/tasks/{task_id}/logs").data["logs"]
+        everything += [(log["id"], n % KEYS, task_id, log["event"]) for log in logs]
         events = [log["event"] for log in logs]
         assert events.count("completed") == 1, events
         # Between two claims the first attempt must have ended.
@@ -119,5 +127,16 @@ def _assert_each_was_finished_once(queue: Server, ids: list[int]) -> None:
         for event in events:
             assert not (event == "claimed" and held), events
             held = event in ("claimed", "lease_restored") or (held and event == "progress")
+    _assert_one_of_each_key_was_held(sorted(everything))
     for worker in queue.call("GET", "/api/workers?limit=100").data["workers"]:
         assert worker["tasks_held"] == 0
+
+
+def _assert_one_of_each_key_was_held(events: list[tuple[int, int, int, str]]) -> None:
+    held: dict[int, int] = {}
+    for _, key, task_id, event in events:
+        if event in ("claimed", "lease_restored"):
+            assert held.setdefault(key, task_id) == task_id, (key, task_id, held[key])
+        elif event != "created" and held.get(key) == task_id:
+            del held[key]
+    assert held == {}
