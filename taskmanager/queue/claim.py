@@ -312,6 +312,6 @@ def _topics(types: Sequence[Row]) -> list[str]:
         for row in types
         for topic in (
             topics.pending_of(row["id"]),
-            *([topics.ended_of(row["id"])] if row["is_limited"] else ()),
+            *([topics.ended_of(row["id"])] if limits.is_limited(row) or lanes.kind_of(row) else ()),
         )
     ]
