@@ -135,12 +135,13 @@ def test_a_claim_that_waits_finds_a_lease_that_expires_meanwhile(
 
 
 @pytest.mark.usefixtures("only_woken")
+@pytest.mark.parametrize("per", ["type", "key"])
 def test_a_place_within_the_limit_of_a_type_lets_a_claim_that_waits_find_a_task(
-    api: Api, calls: Calls
+    api: Api, calls: Calls, per: str
 ) -> None:
-    api.register(concurrency={"limit": 1})
-    api.create()
-    following = api.create()
+    api.register(concurrency={"limit": 1, "per": per})
+    api.create(concurrency_key="a")
+    following = api.create(concurrency_key="a")
     held = api.claim("other")
     claim = calls.start(api.claim, wait_seconds=20)
     api.complete(held)
