@@ -84,6 +84,7 @@ RULES = {
     "POST /api/batches/{batch}/retry": Rule("tasks:manage", others=NOT_THERE),
     "PATCH /api/tasks/{task}": Rule("tasks:manage", {"priority": 1}, others=NOT_THERE),
     "GET /api/tasks/{task}/logs": Rule("tasks:read", others=NOT_THERE),
+    "GET /api/tasks/{task}/graph": Rule("tasks:read", others=NOT_THERE),
     "POST /api/tasks/{task}/heartbeat": Rule("tasks:claim", CLAIMED, others=NOT_THERE),
     "POST /api/tasks/{task}/progress": Rule(
         "tasks:claim", {**CLAIMED, "progress": 1}, others=NOT_THERE

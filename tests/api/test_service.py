@@ -56,7 +56,7 @@ def test_an_empty_queue_has_figures(api: Api, clock: Clock) -> None:
     nothing = {"completed": 0, "failed": 0, "cancelled": 0}
     assert api.get("/api/stats") == {
         "by_status": {
-            **dict.fromkeys(("scheduled", "pending", "claimed"), 0),
+            **dict.fromkeys(("blocked", "scheduled", "pending", "claimed"), 0),
             **nothing,
         },
         "by_type": {},
@@ -93,6 +93,7 @@ def test_the_figures_add_up(api: Api, clock: Clock) -> None:
     figures = api.get("/api/stats")
     assert figures["by_type"]["a"]["pending"] == figures["by_type"]["a"]["claimed"] == 1
     assert figures["by_status"] == {
+        "blocked": 0,
         "scheduled": 1,
         "pending": 1,
         "claimed": 1,

@@ -14,7 +14,7 @@ FIELDS = {
     *("error_message", "error_code", "priority", "progress", "progress_message", "attempts"),
     *("max_attempts", "dedupe", "dedupe_key", "parent_task_id", "batch_id"),
     *("concurrency_key", "group_key", "tags", "traceparent"),
-    *("max_run_seconds", "expires_at"),
+    *("max_run_seconds", "expires_at", "on_dependency_failed"),
     *(
         "notify",
         "worker_id",
