@@ -78,10 +78,10 @@ def main() -> NoReturn:
 class _Inbox:
     """What the worker sends: tasks, and "stop" for the present one.
 
-    The thread that runs the handlers also reads the next task. To hand it over from another thread
-    would cost more than a short handler takes. Where a handler takes longer than
-    WATCHED_AFTER_SECONDS, the thread of watch() reads in its place, so that a "stop" arrives, and
-    the end of the worker is noticed.
+    The thread that runs the handlers also reads the next task: if another thread handed it over, a
+    no-op task would cost the child nearly twice the processor time (docs/decisions/0037). Where a
+    handler takes longer than WATCHED_AFTER_SECONDS, the thread of watch() reads in its place, so
+    that a "stop" arrives, and the end of the worker is noticed.
     """
 
     def __init__(self, lines: Any) -> None:

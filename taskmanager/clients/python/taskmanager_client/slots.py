@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Protocol
 
 from taskmanager_client.child import Program
-from taskmanager_client.task import Handler, HeldTask, Report, failure, run_handler
+from taskmanager_client.task import SHOWN, Handler, HeldTask, Report, failure, run_handler
 
 # The path comes first: the child could not import anything of the worker's without it.
 _CHILD = (
@@ -88,7 +88,8 @@ class ProcessSlot:
             return
         self._tasks += 1
         is_measured = self._limits.max_memory is not None
-        self._tell({**task, "handler": name_of(handler), "is_measured": is_measured})
+        shown = {name: task[name] for name in SHOWN}
+        self._tell({**shown, "handler": name_of(handler), "is_measured": is_measured})
 
     def ask_to_stop(self) -> None:
         self._tell("stop")

@@ -18,6 +18,10 @@ MAX_CODE = 100
 # The fields of POST /api/tasks/{id}/complete, or of /release: see is_release().
 Report = dict[str, Any]
 Handler = Callable[["HeldTask"], Any]
+# What a HeldTask is made from, of the fields of a claimed task.
+SHOWN = ("id", "type", "params", "attempts", "max_attempts", "lease_seconds")
+# Made once: json.dumps() with options makes an encoder for every call.
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 class HeldTask:
@@ -36,7 +40,6 @@ class HeldTask:
         self.attempt: int = task["attempts"]
         self.max_attempts: int = task["max_attempts"]
         self.lease_seconds: int = task["lease_seconds"]
-        self.fields = task
         self._send_progress = send_progress
         self._stopping = stopping
         self._ending = ending
@@ -81,7 +84,7 @@ def run_handler(handler: Handler, task: HeldTask) -> Report:
         lines = traceback.format_exc(limit=-20)
         return failure(f"{summary}\n\n{lines}", "exception")
     try:
-        json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
+        _encode(result).encode()
     except (TypeError, ValueError, RecursionError) as error:
         message = f"The handler's result cannot be written as JSON: {error}"
         return {**failure(message, "invalid_result"), "is_retryable": False}
