@@ -18,6 +18,7 @@ from taskmanager.dashboard import (
     PREFIX,
     administration,
     assets,
+    batches,
     creation,
     failures,
     overview,
@@ -36,7 +37,7 @@ from taskmanager.db.connection import release_connection
 from taskmanager.files.secret import read_or_create_secret
 
 ROOMS = (
-    *(assets, sign_in, overview, creation, tasks, task, failures),
+    *(assets, sign_in, overview, creation, tasks, task, batches, failures),
     *(task_types, schedules, workers, administration, webhooks),
 )
 

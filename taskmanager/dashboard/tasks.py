@@ -131,7 +131,7 @@ def change() -> Response:
     )
     back = request.form.get("back", "")
     if is_confirmed:
-        said = _done(CHANGES[name], outcome)
+        said = done_sentence(name, outcome)
         if back.isdecimal() and name != "delete":  # the page of a deleted task is gone
             return lead_to("task.show", said=said, task_id=int(back))
         return lead_to("tasks.show", said=said, **asked_filters(request.form))
@@ -140,7 +140,7 @@ def change() -> Response:
         name=name,
         change=CHANGES[name],
         outcome=outcome,
-        skipped=_skipped(outcome),
+        skipped=skipped_sentences(outcome),
         ids=ids,
         filters=asked_filters(request.form),
         line=search_line.line_of(filters),
@@ -166,14 +166,16 @@ def _action(name: str) -> bulk.Action:
     return bulk.updating(int(text), None)
 
 
-def _done(change: Change, outcome: bulk.Outcome) -> str:
-    said = f"{change.label}: {count_of(outcome.changed, 'task')} done."
+def done_sentence(name: str, outcome: bulk.Outcome) -> str:
+    """What one of CHANGES has done, to be said at the top of the next page."""
+    said = f"{CHANGES[name].label}: {count_of(outcome.changed, 'task')} done."
     if outcome.next_cursor:
         said += " More tasks match: select all again to go on."
-    return " ".join([said, *_skipped(outcome)])
+    return " ".join([said, *skipped_sentences(outcome)])
 
 
-def _skipped(outcome: bulk.Outcome) -> list[str]:
+def skipped_sentences(outcome: bulk.Outcome) -> list[str]:
+    """How many tasks stay as they are and why, a sentence for each reason."""
     return [
         f"{count:,} {_SKIPPED.get(code, code)} and stay as they are."
         for code, count in outcome.skipped.items()

@@ -23,7 +23,7 @@ PAGES = [
     *("", "/tasks", "/tasks?status=failed", "/tasks/1", "/tasks/2", "/tasks/new?type=mail.send"),
     *("/errors", "/types", "/types/mail.send", "/schedules", "/workers", "/workers/mailer"),
     *("/admin", "/admin/audit", "/admin/doctor", "/admin/settings", "/tasks/999"),
-    *("/webhooks", "/webhooks/1", "/alerts"),
+    *("/webhooks", "/webhooks/1", "/alerts", "/batches", "/batches/1", "/batches/2"),
 ]
 SCHEMA = {
     "type": "object",
@@ -129,6 +129,12 @@ def filled(server: Server) -> Server:
     assert server.call("POST", "/api/webhooks", hook).status == 201
     for task_id in create(server, 2, notify="billing"):
         server.call("POST", f"/api/tasks/{task_id}/cancel", {})
+    members = [{"type": "mail.send", "params": {"to": f"member{n}"}} for n in range(4)]
+    batch = {"name": SCRIPT, "tasks": members, "is_open": True, "metadata": {SCRIPT: "w" * 300}}
+    callback = {"type": "mail.send", "params": {"to": "owner"}}
+    made = server.call("POST", "/api/batches", {**batch, "on_finished": callback}).data
+    server.call("POST", f"/api/tasks/{made['results'][0]['task']['id']}/cancel", {})
+    server.call("POST", "/api/batches", {"parent_batch_id": made["id"], "name": "inner"})
     return server
 
 
@@ -275,6 +281,24 @@ def test_a_type_is_paused_and_resumed(open_window: Callable[..., Window], filled
     assert filled.call("GET", "/api/task-types/mail.send").data["is_paused"] is True
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+def test_a_batch_is_cancelled_and_retried(
+    open_window: Callable[..., Window], filled: Server
+) -> None:
+    window = open_window()
+    window.sign_in()
+    page = window.open()
+    page.get_by_role("link", name="Batches").click()
+    page.get_by_role("link", name=SCRIPT).click()
+    expect(page.get_by_role("heading", name="25 %")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel 3 tasks").click()
+    expect(page.get_by_role("status")).to_contain_text("3 tasks done")
+    expect(page.get_by_role("heading", name="100 %")).to_be_visible()
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("button", name="Retry 4 tasks").click()
+    expect(page.get_by_role("heading", name="0 %", exact=True)).to_be_visible()
 
 
 def test_a_key_is_created_works_and_is_revoked(

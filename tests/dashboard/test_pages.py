@@ -32,6 +32,8 @@ def test_the_first_visit_says_what_to_do_with_the_very_commands(person: SignIn) 
         ("/tasks", "There are no tasks yet"),
         ("/tasks?status=failed", "No task matches"),
         ("/errors", "No task has failed"),
+        ("/batches", "There is no batch yet"),
+        ("/batches?cursor=5", "There are no older batches"),
         ("/schedules", "Nothing recurs yet"),
         ("/workers", "No worker has been seen"),
     ],
@@ -170,13 +172,21 @@ def hostile(api: Api) -> dict[str, Any]:
     schedule = {"name": EVIL, "type": "job", "params": {"a": EVIL}, "cron": "0 0 * * *"}
     api.post("/api/schedules", schedule, 201)
     api.post("/api/admin/keys", {"name": EVIL, "role": "viewer"}, 201)
-    return {"task": task["id"], "running": running["id"], "done": done["id"]}
+    batch = api.post("/api/batches", {"name": EVIL, "metadata": {EVIL: EVIL}}, 201)["id"]
+    return {"batch": batch, "task": task["id"], "running": running["id"], "done": done["id"]}
 
 
 PAGES = [
     *("", "/tasks", "/tasks?status=failed", "/tasks/{task}", "/tasks/{running}", "/tasks/{done}"),
     *("/errors", "/types", "/types/job", "/schedules", "/workers", "/tasks/new?like={task}"),
-    *("/tasks/new?type=job", "/admin", "/admin/audit", f"/workers/{quote(EVIL)}"),
+    *(
+        "/batches",
+        "/batches/{batch}",
+        "/tasks/new?type=job",
+        "/admin",
+        "/admin/audit",
+        f"/workers/{quote(EVIL)}",
+    ),
     *(f"/tasks?error={quote(EVIL)}", f"/errors?error={quote(EVIL)}"),
 ]
 

@@ -40,6 +40,11 @@ RULES = {
     "GET /dashboard/tasks/{task}": Rule("tasks:read", others=404),
     "POST /dashboard/tasks/{task}/retry": Rule("tasks:manage", others=404),
     "POST /dashboard/tasks/{task}/cancel": Rule("tasks:manage", others=404),
+    "GET /dashboard/batches": Rule("tasks:read", others=200),
+    "GET /dashboard/batches/{batch}": Rule("tasks:read", others=404),
+    "POST /dashboard/batches/{batch}/close": Rule("tasks:create", others=404),
+    "POST /dashboard/batches/{batch}/cancel": Rule("tasks:manage", {"confirmed": "1"}, 404),
+    "POST /dashboard/batches/{batch}/retry": Rule("tasks:manage", {"confirmed": "1"}, 404),
     "GET /dashboard/errors": Rule("tasks:read", others=200),
     "GET /dashboard/types": Rule("task-types:read", others=200),
     f"GET /dashboard/types/{HIDDEN}": Rule("task-types:read"),
@@ -77,8 +82,10 @@ def world(api: Api) -> dict[str, int]:
     task = api.claim("w")
     schedule = {"name": "s", "type": HIDDEN, "params": {}, "cron": "0 0 * * *"}
     webhook = api.post("/api/webhooks", {"name": "w", "url": "https://nowhere.invalid/"}, 201)["id"]
+    batch = api.post("/api/batches", {"name": f"all of {HIDDEN}", "is_open": True}, 201)["id"]
     return {
         "webhook": webhook,
+        "batch": batch,
         "delivery": store_delivery(webhook, task["id"]),
         "task": task["id"],
         "schedule": api.post("/api/schedules", schedule, 201)["id"],
@@ -172,7 +179,17 @@ def buttons_of(page: str) -> set[str]:
     return {re.sub("<[^>]+>", "", one) for one in found} - everywhere
 
 
-PAGES = ["", "/tasks", "/tasks/{task}", "/errors", "/types", f"/types/{HIDDEN}", "/schedules"]
+PAGES = [
+    "",
+    "/tasks",
+    "/tasks/{task}",
+    "/batches",
+    "/batches/{batch}",
+    "/errors",
+    "/types",
+    f"/types/{HIDDEN}",
+    "/schedules",
+]
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/workers", "/workers/w"])
@@ -193,5 +210,7 @@ def test_a_producer_has_the_buttons_of_its_scopes(person: SignIn, world: dict[st
     assert buttons_of(answer.text) == {"Cancel", "Release"}
     answer = send(producer, f"GET /dashboard/types/{HIDDEN}", world)
     assert buttons_of(answer.text) == {"Pause", "Deactivate", "Check"}
+    answer = send(producer, "GET /dashboard/batches/{batch}", world)
+    assert buttons_of(answer.text) == {"Close", "Cancel"}
     answer = send(producer, "GET /dashboard/schedules", world)
     assert buttons_of(answer.text) == {"Run now", "Pause"}

@@ -177,8 +177,34 @@ def _present(api: _Api) -> None:
             body = {"worker_id": worker, "progress": 62, "message": "second pass"}
             api.post(f"tasks/{task['id']}/progress", body)
     api.post("task-types/image.resize", {"is_paused": True}, method="PATCH")
+    _show_batches(api)
     _show_webhooks()
     api.post("maintenance/run", {})
+
+
+def _show_batches(api: _Api) -> None:
+    """One that is finished, one that takes more tasks, and one that is on its way."""
+    report = {"type": "report.monthly", "params": {"batch": {"$batch": "id"}}}
+    reminder = {"type": "mail.send", "params": {"to": "me@example.org", "template": "reminder"}}
+    for name, size, left, more in (
+        ("invoices of October", 60, 0, {"on_completed": report}),
+        ("orders of today", 12, 12, {"is_open": True}),
+        ("invoices of November", 300, 114, {"on_completed": report, "on_failed": reminder}),
+    ):
+        tasks = [{**_task("mail.send", 10**5 + n), "priority": 100} for n in range(size)]
+        metadata = {"requested_by": "billing", "period": "2026-11"}
+        api.post("batches", {"name": name, "tasks": tasks, "metadata": metadata, **more})
+        done = 0
+        while done < size - left:
+            claim = {
+                "worker_id": "mailer-1",
+                "type": "mail.send",
+                "limit": min(100, size - left - done),
+            }
+            held = api.post("tasks/claim", claim)["tasks"]
+            completions = [_report(task, 0.0 if not left else 0.04) for task in held]
+            api.post("tasks/complete", {"worker_id": "mailer-1", "completions": completions})
+            done += len(held)
 
 
 def _show_webhooks() -> None:

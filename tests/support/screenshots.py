@@ -29,6 +29,8 @@ PAGES = {
     "task-failed": "/tasks?status=failed",
     "task-running": "/tasks?status=claimed",
     "create": "/tasks/new?type=mail.send",
+    "batches": "/batches",
+    "batch": "/batches/3",
     "errors": "/errors",
     "types": "/types",
     "type": "/types/mail.send",
