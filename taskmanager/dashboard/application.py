@@ -25,6 +25,7 @@ from taskmanager.dashboard import (
     schedules,
     sign_in,
     task,
+    task_change,
     task_types,
     tasks,
     webhooks,
@@ -37,7 +38,7 @@ from taskmanager.db.connection import release_connection
 from taskmanager.files.secret import read_or_create_secret
 
 ROOMS = (
-    *(assets, sign_in, overview, creation, tasks, task, batches, failures),
+    *(assets, sign_in, overview, creation, tasks, task, task_change, batches, failures),
     *(task_types, schedules, workers, administration, webhooks),
 )
 

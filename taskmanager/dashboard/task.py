@@ -59,6 +59,7 @@ def show(task_id: int) -> Response:
         dependents=_named(task_id, "task_id"),
         children=_children(task_id),
         changes=shown_changes(task["status"]),
+        is_waiting=task["status"] in read.WAITING_STATUSES,
         curl=curl_of(task, request.url_root.rstrip("/")),
     )
 

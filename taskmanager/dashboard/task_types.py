@@ -6,6 +6,7 @@ from flask import Blueprint, Response, g, request
 
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import parse_json
+from taskmanager.dashboard import type_settings
 from taskmanager.dashboard.answers import lead_to, page
 from taskmanager.dashboard.overview import type_rows
 from taskmanager.errors import InvalidRequest
@@ -60,19 +61,19 @@ def show(name: str) -> Response:
     return _page(name)
 
 
-def _page(name: str, **more: Any) -> Response:
+def _page(name: str, status: int = 200, **more: Any) -> Response:
     g.caller.require_type(name)
     shown = request.args.get("version") or None
     row = task_types.get_task_type(name=name)
     return page(
         "type.html",
+        status,
         type=row,
         shown=task_types.get_task_type(name=name, version=shown),
         versions=task_types.list_versions(task_type_id=row["id"]),
         figures=_figures().get(name),
         held=_held(name),
-        defaults={one: row[one] for one in task_types.DEFAULTS if row[one] is not None},
-        **more,
+        **{"settings": type_settings.fields_of(row), **more},
     )
 
 
@@ -115,3 +116,23 @@ def change(name: str, switch: str) -> Response:
     changes, said = SWITCHES[switch]
     task_types.change_task_type(name=name, changes=changes, now=g.now, caller=g.caller)
     return lead_to("task_types.show", name=name, said=f"{name} {said}")
+
+
+@blueprint.post("/types/<name>/settings")
+@requires("task-types:write")
+def set_up(name: str) -> Response:
+    """POST /dashboard/types/{name}/settings: its limits and defaults; an empty field is null."""
+    g.caller.require_type(name)
+    row = task_types.get_task_type(name=name)
+    fields = type_settings.fields_of(row)
+    for field in fields:
+        field.text = request.form.get(field.name, "").strip()
+    try:
+        changes = type_settings.read_changes(fields, row)
+        task_types.change_task_type(name=name, changes=changes, now=g.now, caller=g.caller)
+    except InvalidRequest as error:
+        problem = type_settings.say(fields, error)
+        return _page(name, 400, settings=fields, settings_problem=problem)
+    return lead_to(
+        "task_types.show", name=name, said=f"The limits and defaults of {name} are saved."
+    )

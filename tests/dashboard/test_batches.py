@@ -15,7 +15,10 @@ CALLBACK = {"type": "job", "params": {"batch": {"$batch": "id"}}}
 
 
 def make_batch(api: Api, count: int = 4, **fields: Any) -> Any:
-    tasks = [{"type": "job", "params": {"n": n}, "max_attempts": 1} for n in range(count)]
+    tasks = [
+        {"type": "job", "params": {"n": n}, "max_attempts": 1, "dedupe": "none"}
+        for n in range(count)
+    ]
     return api.post("/api/batches", {"name": "invoices", "tasks": tasks, **fields}, 201)
 
 

@@ -24,6 +24,7 @@ PAGES = [
     *("/errors", "/types", "/types/mail.send", "/schedules", "/workers", "/workers/mailer"),
     *("/admin", "/admin/audit", "/admin/doctor", "/admin/settings", "/tasks/999"),
     *("/webhooks", "/webhooks/1", "/alerts", "/batches", "/batches/1", "/batches/2"),
+    *("/tasks/3/change", "/tasks/3/change?json=1"),
 ]
 SCHEMA = {
     "type": "object",
@@ -270,6 +271,42 @@ def test_a_task_is_created_with_the_form_first_with_a_mistake(
     page.get_by_role("button", name="Create the task").click()
     expect(page.get_by_role("heading", name="#1")).to_be_visible()
     expect(page.locator("#params")).to_contain_text("9007199254740993")
+
+
+def test_a_waiting_task_is_changed_first_with_a_mistake(
+    open_window: Callable[..., Window], server: Server
+) -> None:
+    register(server)
+    create(server)
+    window = open_window(java_script_enabled=False)
+    window.sign_in()
+    page = window.open("/tasks/1")
+    page.get_by_role("link", name="Change", exact=True).click()
+    page.get_by_label("to", exact=False).first.fill("x")
+    page.get_by_label("Priority").fill("9")
+    page.get_by_role("button", name="Change the task").click()
+    expect(page.get_by_text("to must be at least 3 characters long")).to_be_visible()
+    page.get_by_label("to", exact=False).first.fill("you@example.org")
+    page.get_by_role("button", name="Change the task").click()
+    expect(page.get_by_role("status")).to_contain_text("Task #1 is changed.")
+    task = server.call("GET", "/api/tasks/1").data
+    assert (task["params"], task["priority"]) == ({"to": "you@example.org"}, 9)
+
+
+def test_the_limits_of_a_type_are_changed(
+    open_window: Callable[..., Window], filled: Server
+) -> None:
+    window = open_window()
+    window.sign_in()
+    page = window.open("/types/mail.send")
+    page.get_by_label("Held at once").fill("none")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Held at once must be a number")).to_be_visible()
+    page.get_by_label("Held at once").fill("3")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status")).to_contain_text("limits and defaults of mail.send")
+    stored = filled.call("GET", "/api/task-types/mail.send").data
+    assert stored["concurrency"] == {"limit": 3}
 
 
 def test_a_type_is_paused_and_resumed(open_window: Callable[..., Window], filled: Server) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taskmanager.dashboard.creation import fields_of
+from taskmanager.dashboard.form_fields import fields_of
 from tests.conftest import Api
 from tests.dashboard.conftest import Person, text_of
 

@@ -172,8 +172,15 @@ def hostile(api: Api) -> dict[str, Any]:
     schedule = {"name": EVIL, "type": "job", "params": {"a": EVIL}, "cron": "0 0 * * *"}
     api.post("/api/schedules", schedule, 201)
     api.post("/api/admin/keys", {"name": EVIL, "role": "viewer"}, 201)
+    waiting = api.create(params={EVIL: EVIL}, tags=[SCRIPT])
     batch = api.post("/api/batches", {"name": EVIL, "metadata": {EVIL: EVIL}}, 201)["id"]
-    return {"batch": batch, "task": task["id"], "running": running["id"], "done": done["id"]}
+    return {
+        "batch": batch,
+        "waiting": waiting["id"],
+        "task": task["id"],
+        "running": running["id"],
+        "done": done["id"],
+    }
 
 
 PAGES = [

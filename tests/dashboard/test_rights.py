@@ -45,10 +45,13 @@ RULES = {
     "POST /dashboard/batches/{batch}/close": Rule("tasks:create", others=404),
     "POST /dashboard/batches/{batch}/cancel": Rule("tasks:manage", {"confirmed": "1"}, 404),
     "POST /dashboard/batches/{batch}/retry": Rule("tasks:manage", {"confirmed": "1"}, 404),
+    "GET /dashboard/tasks/{task}/change": Rule("tasks:manage", others=404),
+    "POST /dashboard/tasks/{task}/change": Rule("tasks:manage", {"priority": "5"}, 404),
     "GET /dashboard/errors": Rule("tasks:read", others=200),
     "GET /dashboard/types": Rule("task-types:read", others=200),
     f"GET /dashboard/types/{HIDDEN}": Rule("task-types:read"),
     f"POST /dashboard/types/{HIDDEN}/pause": Rule("task-types:write"),
+    f"POST /dashboard/types/{HIDDEN}/settings": Rule("task-types:write", {"priority": "5"}),
     f"POST /dashboard/types/{HIDDEN}/check": Rule("tasks:create", {"param_schema": "{}"}),
     "GET /dashboard/schedules": Rule("task-types:read", others=200),
     "POST /dashboard/schedules/{schedule}/run": Rule("tasks:create", others=404),
@@ -209,7 +212,7 @@ def test_a_producer_has_the_buttons_of_its_scopes(person: SignIn, world: dict[st
     answer = send(producer, "GET /dashboard/tasks/{task}", world)
     assert buttons_of(answer.text) == {"Cancel", "Release"}
     answer = send(producer, f"GET /dashboard/types/{HIDDEN}", world)
-    assert buttons_of(answer.text) == {"Pause", "Deactivate", "Check"}
+    assert buttons_of(answer.text) == {"Pause", "Deactivate", "Save", "Check"}
     answer = send(producer, "GET /dashboard/batches/{batch}", world)
     assert buttons_of(answer.text) == {"Close", "Cancel"}
     answer = send(producer, "GET /dashboard/schedules", world)

@@ -95,6 +95,8 @@ def _fill(api: _Api) -> None:
     for name in (*WORK, "report.monthly"):
         schema = MAIL if name == "mail.send" else {"type": "object"}
         body = {"name": name, "version": "2.1", "param_schema": schema}
+        if name == "mail.send":
+            body |= {"max_run_seconds": 120, "retention_days": 90}
         api.post("task-types/register", body)
     for name, fields in {
         "nightly report": {"type": "report.monthly", "cron": "0 3 * * *"},

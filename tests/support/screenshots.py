@@ -28,6 +28,7 @@ PAGES = {
     "tasks": "/tasks",
     "task-failed": "/tasks?status=failed",
     "task-running": "/tasks?status=claimed",
+    "task-change": "/tasks?status=pending&type=mail.send",
     "create": "/tasks/new?type=mail.send",
     "batches": "/batches",
     "batch": "/batches/3",
@@ -82,6 +83,8 @@ def _take(
             page.goto(f"{address}{PAGES[name]}")
         if name.startswith("task-"):
             page.locator("tbody th a").first.click()
+        if name == "task-change":
+            page.get_by_role("link", name="Change", exact=True).click()
         file = IMAGES / f"{name}-{scheme}-{screen}.webp"
         file.write_bytes(_picture(page, size["width"]))
         print(file.name)

@@ -1,0 +1,76 @@
+"""/dashboard/types/{name}/settings: the limits and defaults that a type has for its tasks."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from taskmanager.api import request_schemas
+from taskmanager.dashboard.form_fields import Field, read_fields, say_beside
+from taskmanager.db.statements import Row
+from taskmanager.errors import InvalidRequest
+from taskmanager.queue import dedupe
+
+_POLICIES = tuple(f'"{policy}"' for policy in dedupe.POLICIES)
+# By the names of PATCH /api/task-types/{name}, but `retry`, which has no field of its own.
+FIELDS = (
+    Field("concurrency", "number", "Held at once", "How many of its tasks workers hold at once."),
+    Field("start_rate", "text", "Start rate", "How many are handed out in a time: 100/minute."),
+    Field("max_run_seconds", "number", "Longest run in seconds", "Then its attempt is ended."),
+    Field("lease_seconds", "number", "Lease in seconds", "Until a worker must have been heard of."),
+    Field("max_attempts", "number", "Attempts", "How often a task is tried."),
+    Field("priority", "number", "Priority", "Higher comes first."),
+    Field("dedupe", "choice", "De-duplication", choices=_POLICIES),
+    Field("dedupe_days", "number", "De-duplication in days", "For how long a task keeps its key."),
+    Field(
+        "retention_days", "number", "Kept for days", "Then a finished task is removed; 0: never."
+    ),
+    Field("notify", "text", "Notify", "The webhook that is sent a message when a task ends."),
+    Field("is_encrypted", "flag", "Encrypted", "What new tasks carry is encrypted."),
+)
+
+
+def fields_of(task_type: Row) -> list[Field]:
+    """The fields with what the type has."""
+    fields = [replace(one) for one in FIELDS]
+    for one in fields:
+        value = stored_value(task_type, one.name)
+        if value is not None:
+            one.show(value)
+    return fields
+
+
+def stored_value(task_type: Row, name: str) -> Any:
+    """What a field shows of the type: the limit alone of `concurrency`; None where none is set."""
+    value = task_type[name]
+    if value is None:
+        return None
+    if name == "concurrency":
+        return json.loads(value)["limit"]
+    return bool(value) if name == "is_encrypted" else value
+
+
+def read_changes(fields: list[Field], task_type: Row) -> dict[str, Any]:
+    """The request that the form stands for: what differs from the type; an empty field is null.
+
+    Raises InvalidRequest, said beside the fields.
+    """
+    values = read_fields(fields)
+    changes: dict[str, Any] = {}
+    for one in fields:
+        value = values.get(one.name)
+        if value == stored_value(task_type, one.name):
+            continue
+        if one.name == "concurrency" and value is not None:
+            value = {**json.loads(task_type["concurrency"] or "{}"), "limit": value}
+        changes[one.name] = value
+    return request_schemas.CHANGE_TASK_TYPE.check(changes)
+
+
+def say(fields: list[Field], error: InvalidRequest) -> str:
+    """Puts what was refused beside the fields that it is about; returns what is left."""
+    by_name = {one.name: one for one in fields}
+    about = {"webhook_not_found": "notify", "no_payload_key": "is_encrypted"}.get(error.code)
+    if about is None:
+        return say_beside(by_name, error)
+    by_name[about].problem = error.message
+    return ""
