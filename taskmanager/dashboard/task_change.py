@@ -69,7 +69,12 @@ def form_of(task: Row, *, is_json: bool = False) -> ParamsForm:
         Field("max_attempts", "number", "Attempts", text=str(task["max_attempts"])),
         Field("tags", "text", "Tags", "Up to ten, with commas between them.", text=_tags_of(task)),
         Field("delay_seconds", "number", "Delay in seconds", "From now on; 0: it may run at once."),
-        Field("available_at", "text", "Or available at", f"Now {at:%Y-%m-%dT%H:%M:%SZ}."),
+        Field(
+            "available_at",
+            "text",
+            "Available at",
+            f"Instead of a delay. Now it is {at:%Y-%m-%dT%H:%M:%SZ}.",
+        ),
     ]
     return form
 

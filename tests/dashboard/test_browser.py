@@ -285,7 +285,7 @@ def test_a_waiting_task_is_changed_first_with_a_mistake(
     page.get_by_label("to", exact=False).first.fill("x")
     page.get_by_label("Priority").fill("9")
     page.get_by_role("button", name="Change the task").click()
-    expect(page.get_by_text("to must be at least 3 characters long")).to_be_visible()
+    expect(page.get_by_text("to must have at least 3 characters")).to_be_visible()
     page.get_by_label("to", exact=False).first.fill("you@example.org")
     page.get_by_role("button", name="Change the task").click()
     expect(page.get_by_role("status")).to_contain_text("Task #1 is changed.")
