@@ -13,18 +13,23 @@ from taskmanager.queue import dedupe
 _POLICIES = tuple(f'"{policy}"' for policy in dedupe.POLICIES)
 # By the names of PATCH /api/task-types/{name}, but `retry`, which has no field of its own.
 FIELDS = (
-    Field("concurrency", "number", "Held at once", "How many of its tasks workers hold at once."),
-    Field("start_rate", "text", "Start rate", "How many are handed out in a time: 100/minute."),
+    Field("concurrency", "number", "Held at once", "How many of its tasks are held at most."),
+    Field("start_rate", "text", "Start rate", "How many start in a time, such as 100/minute."),
     Field("max_run_seconds", "number", "Longest run in seconds", "Then its attempt is ended."),
-    Field("lease_seconds", "number", "Lease in seconds", "Until a worker must have been heard of."),
+    Field(
+        "lease_seconds",
+        "number",
+        "Lease in seconds",
+        "How long a task is held without a heartbeat.",
+    ),
     Field("max_attempts", "number", "Attempts", "How often a task is tried."),
     Field("priority", "number", "Priority", "Higher comes first."),
     Field("dedupe", "choice", "De-duplication", choices=_POLICIES),
-    Field("dedupe_days", "number", "De-duplication in days", "For how long a task keeps its key."),
     Field(
-        "retention_days", "number", "Kept for days", "Then a finished task is removed; 0: never."
+        "dedupe_days", "number", "De-duplication in days", "How long a finished task holds its key."
     ),
-    Field("notify", "text", "Notify", "The webhook that is sent a message when a task ends."),
+    Field("retention_days", "number", "Kept for days", "After its end; 0 keeps it for ever."),
+    Field("notify", "text", "Notify", "The webhook that hears of the end of each task."),
     Field("is_encrypted", "flag", "Encrypted", "What new tasks carry is encrypted."),
 )
 

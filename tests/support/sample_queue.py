@@ -186,6 +186,8 @@ def _present(api: _Api) -> None:
 
 def _show_batches(api: _Api) -> None:
     """One that is finished, one that takes more tasks, and one that is on its way."""
+    kind = {"name": "invoice.render", "version": "1.0", "param_schema": {"type": "object"}}
+    api.post("task-types/register", kind)
     report = {"type": "report.monthly", "params": {"batch": {"$batch": "id"}}}
     reminder = {"type": "mail.send", "params": {"to": "me@example.org", "template": "reminder"}}
     for name, size, left, more in (
@@ -193,19 +195,19 @@ def _show_batches(api: _Api) -> None:
         ("orders of today", 12, 12, {"is_open": True}),
         ("invoices of November", 300, 114, {"on_completed": report, "on_failed": reminder}),
     ):
-        tasks = [{**_task("mail.send", 10**5 + n), "priority": 100} for n in range(size)]
+        tasks = [{**_task("invoice.render", 10**5 + n), "priority": 0} for n in range(size)]
         metadata = {"requested_by": "billing", "period": "2026-11"}
         api.post("batches", {"name": name, "tasks": tasks, "metadata": metadata, **more})
         done = 0
         while done < size - left:
             claim = {
-                "worker_id": "mailer-1",
-                "type": "mail.send",
+                "worker_id": "printer-1",
+                "type": "invoice.render",
                 "limit": min(100, size - left - done),
             }
             held = api.post("tasks/claim", claim)["tasks"]
             completions = [_report(task, 0.0 if not left else 0.04) for task in held]
-            api.post("tasks/complete", {"worker_id": "mailer-1", "completions": completions})
+            api.post("tasks/complete", {"worker_id": "printer-1", "completions": completions})
             done += len(held)
 
 
