@@ -1,1 +1,12 @@
 """The database: connections, statements, transactions and tables. Knows no rule of the queue."""
+
+import sys
+
+# peewee imports PyMySQL where there is one, and that cryptography: 8 MB of a process that SQLite
+# does not need. mysql/engine.py gives peewee what it is kept from here.
+if not {"peewee", "pymysql"} & sys.modules.keys():
+    sys.modules["pymysql"] = None  # type: ignore[assignment]
+    try:
+        import peewee  # noqa: F401
+    finally:
+        del sys.modules["pymysql"]

@@ -532,3 +532,22 @@ def test_a_file_without_an_authority_stops_the_start(
     with pytest.raises(ConfigurationError, match="readable PEM file"):
         start(f"{url}?ssl_ca={empty}")
     assert os.path.exists(empty)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["taskmanager.app", "taskmanager.cli"])
+def test_a_process_on_sqlite_holds_neither_the_driver_of_mysql_nor_cryptography(
+    tmp_path: Path, first: str
+) -> None:
+    program = (
+        f"import sys, pathlib, {first}\n"
+        "from taskmanager.app import create_app\n"
+        f"app = create_app({{'instance_path': pathlib.Path({str(tmp_path)!r})}})\n"
+        "assert app.test_client().get('/api/health').status_code == 200\n"
+        "print(sorted({'cryptography', 'pymysql'} & sys.modules.keys()))\n"
+        "import taskmanager.db.mysql.engine, peewee, pymysql\n"
+        "print(peewee.mysql is pymysql)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "True"]

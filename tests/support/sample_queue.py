@@ -179,6 +179,7 @@ def _present(api: _Api) -> None:
             body = {"worker_id": worker, "progress": 62, "message": "second pass"}
             api.post(f"tasks/{task['id']}/progress", body)
     api.post("task-types/image.resize", {"is_paused": True}, method="PATCH")
+    api.post("tasks", {**_task("mail.send", 20_000), "delay_seconds": 3_600})
     _show_batches(api)
     _show_webhooks()
     api.post("maintenance/run", {})

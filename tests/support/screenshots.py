@@ -28,7 +28,7 @@ PAGES = {
     "tasks": "/tasks",
     "task-failed": "/tasks?status=failed",
     "task-running": "/tasks?status=claimed",
-    "task-change": "/tasks?status=pending&type=mail.send",
+    "task-change": "/tasks?status=scheduled&type=mail.send",
     "create": "/tasks/new?type=mail.send",
     "batches": "/batches",
     "batch": "/batches/3",

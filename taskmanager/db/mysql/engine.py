@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import peewee
+import pymysql
 from pymysql.constants import CLIENT, ER
 from pymysql.converters import escape_string
 from pymysql.cursors import SSCursor
@@ -22,6 +23,8 @@ from taskmanager.db.mysql.nodes import Node, Nodes, State, ask_state, read_nodes
 from taskmanager.db.mysql.pool import IdleConnections
 from taskmanager.db.mysql.variables import ask_server
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
+
+peewee.mysql = pymysql  # type: ignore[attr-defined]  # see db/__init__.py
 
 MYSQL_CONNECT_TIMEOUT_SECONDS = 5
 MYSQL_READ_TIMEOUT_SECONDS = 60
