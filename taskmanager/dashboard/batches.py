@@ -14,12 +14,13 @@ from taskmanager.db.statements import Row
 from taskmanager.payloads.callbacks import CALLBACKS
 from taskmanager.queue import bulk
 from taskmanager.queue.flow import batches
-from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter
+from taskmanager.queue.read import FINISHED_STATUSES, STATUSES, TaskFilter
 from taskmanager.queue.task_types import with_type_name
 
 blueprint = Blueprint("batches", __name__)
 
 PAGE_SIZE = 50
+UNFINISHED = ",".join(status for status in STATUSES if status not in FINISHED_STATUSES)
 ACTIONS = {"cancel": bulk.CANCEL, "retry": bulk.RETRY}
 # Callback → when its task is created, to go on "It creates a task …".
 WHEN = {
@@ -62,7 +63,13 @@ def show(batch_id: int) -> Response:
     """GET /dashboard/batches/{id}: one batch."""
     row = batches.get_batch(batch_id=batch_id, caller=g.caller)
     batch = shown(row)
-    return page("batch.html", batch=batch, sentence=outlook(batch), callbacks=_callbacks(row))
+    return page(
+        "batch.html",
+        batch=batch,
+        sentence=outlook(batch),
+        callbacks=_callbacks(row),
+        unfinished_statuses=UNFINISHED,
+    )
 
 
 def outlook(batch: dict[str, Any]) -> str:

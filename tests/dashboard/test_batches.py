@@ -61,7 +61,7 @@ def test_its_figures_lead_to_its_tasks_and_they_back_to_it(api: Api, owner: Pers
     other = api.create()
     end(api, False)
     path = f"/dashboard/batches/{batch['id']}"
-    for status, count in (("failed", 1), ("scheduled,pending,claimed", 3)):
+    for status, count in (("failed", 1), ("blocked,scheduled,pending,claimed", 3)):
         address = f"/dashboard/tasks?batch_id={batch['id']}&status={status}"
         shown = owner.get(path).text.replace("&amp;", "&").replace("%2C", ",")
         assert f'href="{address}"' in shown
