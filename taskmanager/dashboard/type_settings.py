@@ -13,7 +13,13 @@ from taskmanager.queue import dedupe
 _POLICIES = tuple(f'"{policy}"' for policy in dedupe.POLICIES)
 # By the names of PATCH /api/task-types/{name}, but `retry`, which has no field of its own.
 FIELDS = (
-    Field("concurrency", "number", "Held at once", "How many of its tasks are held at most."),
+    Field(
+        "concurrency",
+        "number",
+        "Held at once",
+        "How many of its tasks are held at most; of each key if the limit is per key.",
+    ),
+    Field("fair", "flag", "Fair", "Groups of tasks take turns."),
     Field("start_rate", "text", "Start rate", "How many start in a time, such as 100/minute."),
     Field("max_run_seconds", "number", "Longest run in seconds", "Then its attempt is ended."),
     Field(
@@ -51,7 +57,7 @@ def stored_value(task_type: Row, name: str) -> Any:
         return None
     if name == "concurrency":
         return json.loads(value)["limit"]
-    return bool(value) if name == "is_encrypted" else value
+    return bool(value) if name in ("is_encrypted", "fair") else value
 
 
 def read_changes(fields: list[Field], task_type: Row) -> dict[str, Any]:
