@@ -19,8 +19,8 @@ FIELDS = (
         "Held at once",
         "How many of its tasks are held at most; of each key if the limit is per key.",
     ),
-    Field("fair", "flag", "Fair", "Groups of tasks take turns."),
     Field("start_rate", "text", "Start rate", "How many start in a time, such as 100/minute."),
+    Field("fair", "flag", "Fair", "Groups of tasks take turns."),
     Field("max_run_seconds", "number", "Longest run in seconds", "Then its attempt is ended."),
     Field(
         "lease_seconds",
