@@ -27,7 +27,7 @@ from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
 from taskmanager.payloads.sealing import all_opened, require_keyring, with_opened
 from taskmanager.queue import outbox
-from taskmanager.queue.flow import lanes
+from taskmanager.queue.flow import lanes, placeholders
 from taskmanager.rates import parse_rate
 
 # What a type can set for its tasks; None: the settings decide.
@@ -404,7 +404,8 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
 
     Returns `{checked, rejected, examples}`. At most OPEN_TASKS_VALIDATED tasks
     are checked, fewer if the schema is costly to check. `examples` has up to
-    REJECTED_TASKS_SHOWN of the rejected, with their problems.
+    REJECTED_TASKS_SHOWN of the rejected, with their problems. Results that a blocked task waits
+    for count as fitting.
     """
     caller.require_type(name)
     row = get_task_type(name=name)
@@ -417,9 +418,10 @@ def open_tasks_rejected_by(*, name: str, param_schema: Mapping[str, Any], caller
         if budget.left < MAX_WORK:
             break
         # Without a name, so that they are gone before the next ones are read.
-        problems = validation.param_problems(
-            schema_text, json.loads(with_opened(task)["params"]), budget=budget
-        )
+        problems_of = validation.param_problems
+        if task["status"] == "blocked":
+            problems_of = placeholders.param_problems
+        problems = problems_of(schema_text, json.loads(with_opened(task)["params"]), budget=budget)
         checked += 1
         if problems and len(examples) < REJECTED_TASKS_SHOWN:
             examples.append({"id": task["id"], "errors": problems})
@@ -433,7 +435,7 @@ def _open_tasks(type_id: int) -> Iterator[Row]:
         while last_id is not None:
             # Without the hint MySQL may sort all tasks of the type.
             tasks = fetch_all(
-                "SELECT id, params, payload_key FROM {tasks} {index tasks_claim_by_id} "
+                "SELECT id, status, params, payload_key FROM {tasks} {index tasks_claim_by_id} "
                 "WHERE task_type_id = ? AND status = ? AND id > ? ORDER BY id LIMIT ?",
                 (type_id, status, last_id, OPEN_TASKS_READ_AT_ONCE),
             )

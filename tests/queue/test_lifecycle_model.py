@@ -48,7 +48,9 @@ FINISHED = ("completed", "failed", "cancelled")
 
 # Every step a task may take, by the event that records it.
 TRANSITIONS = {
-    "created": {(None, "pending"), (None, "scheduled")},
+    "created": {(None, "pending"), (None, "scheduled"), (None, "blocked")},
+    "blocked": {("pending", "blocked")},
+    "unblocked": {("blocked", "pending"), ("blocked", "scheduled")},
     "due": {("scheduled", "pending")},
     "claimed": {("pending", "claimed")},
     "lease_expired": {("claimed", "pending"), ("claimed", "failed")},
@@ -61,7 +63,9 @@ TRANSITIONS = {
     "retry_scheduled": {
         (before, after) for before in ("claimed", "pending") for after in ("pending", "scheduled")
     },
-    "cancelled": {(before, "cancelled") for before in ("scheduled", "pending", "claimed")},
+    "cancelled": {
+        (before, "cancelled") for before in ("blocked", "scheduled", "pending", "claimed")
+    },
     "retried": {("failed", "pending"), ("cancelled", "pending")},
 }
 
@@ -77,6 +81,8 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
             "delay": st.sampled_from([0, 0, 0, 5, 90]),
             "key": st.integers(0, 4),
             "policy": st.sampled_from(["forever", "active", "none"]),
+            "dependencies": st.sampled_from([0, 0, 1, 1, 2]),
+            "on_failed": st.sampled_from(["cancel", "run"]),
         },
     ),
     "claim": (6, {"worker": st.sampled_from(["a", "b", "c"]), "limit": st.integers(1, 3)}),
@@ -132,6 +138,10 @@ class ModelTask:
     finished_at: int | None = None
     pruned_at: int | None = None
     delayed_at: int | None = None  # when a report or a release put it off
+    is_delayed: bool = False  # whether its creation asked for it
+    depends_on: tuple[int, ...] = ()
+    on_failed: str = "cancel"
+    waits_for: set[int] = field(default_factory=set)
 
     @property
     def lane(self) -> str:
@@ -227,6 +237,30 @@ class Model:
     def finish(self, task: ModelTask, status: str) -> None:
         task.status, task.finished_at = status, self.now
         task.token = task.lease_expires_at = None
+        [task_id] = [one for one, other in self.tasks.items() if other is task]
+        for other in self.tasks.values():
+            if other.status != "blocked" or task_id not in other.waits_for:
+                continue
+            other.waits_for.remove(task_id)
+            if status != "completed" and other.on_failed == "cancel":
+                self.finish(other, "cancelled")
+            elif not other.waits_for:
+                self.unblock(other)
+
+    def block(self, task: ModelTask) -> None:
+        """A task that is new, or is tried again; what is pruned to the last counts as done."""
+        statuses = {one: self.tasks[one].status for one in task.depends_on if one in self.tasks}
+        task.waits_for = {one for one, status in statuses.items() if status not in FINISHED}
+        task.status = "blocked"
+        if task.on_failed == "cancel" and {"failed", "cancelled"} & set(statuses.values()):
+            self.finish(task, "cancelled")
+        elif not task.waits_for:
+            self.unblock(task)
+
+    def unblock(self, task: ModelTask) -> None:
+        # A clock that was ahead when the task was created delays nothing that was to run at once.
+        task.available_at = max(task.available_at, self.now) if task.is_delayed else self.now
+        task.status = "scheduled" if task.available_at > self.now else "pending"
 
     def prune(self) -> list[int]:
         """Returns which tasks lose their content; those that hold no key for longer are gone."""
@@ -301,12 +335,24 @@ class Lifecycle(RuleBasedStateMachine):
         STEPS_TAKEN[name] += 1
 
     def create(
-        self, data: Any, priority: int, max_attempts: int, delay: int, key: int, policy: str
+        self,
+        data: Any,
+        priority: int,
+        max_attempts: int,
+        delay: int,
+        key: int,
+        policy: str,
+        dependencies: int,
+        on_failed: str,
     ) -> None:
         request = {"type": "job", "params": {"key": key}, "dedupe": policy, "priority": priority}
         request |= {"max_attempts": max_attempts, "delay_seconds": delay}
         if self.limit_per_key:
             request["concurrency_key"] = f"key-{key % 2}"
+        there = [one for one, task in self.model.tasks.items() if task.pruned_at is None]
+        depends_on = [data.draw(st.sampled_from(there)) for _ in range(dependencies) if there]
+        if depends_on:
+            request |= {"depends_on": depends_on, "on_dependency_failed": on_failed}
         expected = self.model.holder_of(key, policy)
         outcome = create.create_task(
             request,
@@ -320,14 +366,19 @@ class Lifecycle(RuleBasedStateMachine):
             held = self.model.tasks[outcome.task["id"]]
             assert held.key == key
             return
-        self.model.tasks[outcome.task["id"]] = ModelTask(
+        task = self.model.tasks[outcome.task["id"]] = ModelTask(
             status="scheduled" if delay else "pending",
             priority=priority,
             max_attempts=max_attempts,
             available_at=self.model.now + delay * 1000,
             key=key,
             policy=policy,
+            is_delayed=bool(delay),
+            depends_on=tuple(depends_on),
+            on_failed=on_failed,
         )
+        if depends_on:
+            self.model.block(task)
 
     def claim(self, data: Any, worker: str, limit: int) -> None:
         model = self.model
@@ -534,6 +585,9 @@ class Lifecycle(RuleBasedStateMachine):
         self.finished_rows.pop(task_id, None)
         task.status, task.attempts, task.available_at = "pending", 0, self.model.now
         task.finished_at = task.token = None
+        task.is_delayed = False
+        if task.depends_on:
+            self.model.block(task)
 
     def advance(self, data: Any, seconds: float) -> None:
         self.model.now += round(seconds * 1000)

@@ -12,6 +12,8 @@ that same transaction, and maintenance goes on from there. See docs/decisions/00
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from taskmanager.access.caller import OPERATOR, Caller
@@ -39,6 +41,7 @@ from taskmanager.queue.store import Stored
 FOLLOWED = 100  # rows of task_dependencies that one transaction follows
 IDS_SHOWN = 10
 MAX_FILLED_CHARACTERS = 1_048_576  # of params with the results in them
+_TOO_LARGE = "The params with the results in them are too large."
 MAX_NAMED = 1_000  # tasks that one task depends on
 
 NEXT = "SELECT MIN(ended_at) FROM {ended_dependencies}"
@@ -276,8 +279,8 @@ def follow_noted(*, now: int, rows: int) -> tuple[int, list[Row]]:
     if done := [one for one in ends if one not in left]:
         execute("DELETE FROM {ended_dependencies} WHERE task_id IN ?", (done,))
     _note({one: status for one, status in left.items() if one not in ends}, now)
-    # As many as were asked for: there is more to do.
-    return rows if left else len(noted), ended
+    # As many as were asked for: there is more to do. Others may have gone on with some meanwhile.
+    return rows if left or len(ends) < len(ids) else len(ids), ended
 
 
 def _note(ends: Mapping[int, str], now: int) -> None:
@@ -391,7 +394,9 @@ def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
                 failure = {"error_code": error.code, "error_message": error.message}
                 ended.append(_end(task, {**finished("failed", now), **failure}, "failed", now))
                 continue
-        available_at = max(task["available_at"], now)
+        # One that was to run at once does so, however far ahead the clock was when it was stored.
+        is_delayed = task["available_at"] > task["updated_at"]
+        available_at = max(task["available_at"], now) if is_delayed else now
         if changes:
             changes |= {**when_available(available_at, now), "updated_at": now}
             stored = with_sealed(changes, of=task)
@@ -426,18 +431,37 @@ def _with_results(task: Row, params: Any) -> Row:
         "SELECT position, depends_on_id FROM {task_dependencies} WHERE task_id = ?", (task["id"],)
     )
     ids = {link["position"]: link["depends_on_id"] for link in links}
-    used = placeholders.used_positions(params, dependencies=len(ids))
-    results = {at: _result(ids[at]) for at in used}
-    try:
-        whole = placeholders.filled(params, results.__getitem__)
-    except placeholders.NoSuchValue as error:
-        raise ValidationFailed(str(error)) from None
+    used = placeholders.used_values(params, dependencies=len(ids))
+    whole = placeholders.filled(params, _values(used, ids))
     task_type = task_types.get_task_type(name=task["type"])
     validation.check_params(task_type["param_schema"], whole, type_name=task["type"])
     text = params_text(whole)
     if len(text) > MAX_FILLED_CHARACTERS or not takes(as_long(text, of=task)):
-        raise ValidationFailed("The params with the results in them are too large.")
+        raise ValidationFailed(_TOO_LARGE)
     return {"params": text}
+
+
+def _values(
+    used: Mapping[placeholders.Place, int], ids: Mapping[int, int]
+) -> dict[placeholders.Place, Any]:
+    """What the placeholders stand for. Raises ValidationFailed.
+
+    One result at a time is in memory, and no more of its values than the params may hold.
+    """
+    values = {}
+    room = MAX_FILLED_CHARACTERS
+    for position, places in groupby(sorted(used), key=itemgetter(0)):
+        result = _result(ids[position])
+        for place in places:
+            try:
+                values[place] = placeholders.value_in(result, place)
+            except placeholders.NoSuchValue as error:
+                raise ValidationFailed(str(error)) from None
+            text = json.dumps(values[place], ensure_ascii=False, separators=(",", ":"))
+            room -= used[place] * len(text)
+            if room < 0:
+                raise ValidationFailed(_TOO_LARGE)
+    return values
 
 
 def _result(task_id: int) -> Any:

@@ -5,13 +5,14 @@ objects and positions in lists, separated by dots. Without it the whole result i
 that depends on no other task such an object is an ordinary value.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from taskmanager.db.statements import Row
 from taskmanager.errors import ValidationFailed
 from taskmanager.params import validation
-from taskmanager.params.messages import path_of
+from taskmanager.params.messages import Problem, path_of
 
 NAME = "$result_of"
 
@@ -21,16 +22,20 @@ _KNOWN_EARLY = frozenset(
 )
 
 
+# A value in a result: the position in depends_on, and the path in the result.
+Place = tuple[int, str]
+
+
 class NoSuchValue(Exception):
     """A result has no value at the path of a placeholder; the message says so."""
 
 
-def used_positions(params: Any, *, dependencies: int) -> set[int]:
-    """The positions of the results that the params take.
+def used_values(params: Any, *, dependencies: int) -> Counter[Place]:
+    """The values of results that the params take, with how many times each.
 
     Raises ValidationFailed for a placeholder that is wrong.
     """
-    found = set()
+    found: Counter[Place] = Counter()
     for where, value in _placeholders(params, "params"):
         at, path = value[NAME], value.get("path", "")
         if type(at) is not int or not 0 <= at < dependencies:
@@ -38,7 +43,7 @@ def used_positions(params: Any, *, dependencies: int) -> set[int]:
         elif not isinstance(path, str) or value.keys() - {NAME, "path"}:
             message = f"takes {NAME} and, as text, path; nothing else"
         else:
-            found.add(at)
+            found[at, path] += 1
             continue
         raise ValidationFailed(
             f"{where}: {message}.", details=[{"path": where, "message": message, "keyword": NAME}]
@@ -55,14 +60,23 @@ def check_params(
 ) -> None:
     """Raises ValidationFailed unless the params of a task with so many dependencies fit.
 
-    Params with placeholders are refused where they do not fit whatever the results will be. What
-    concerns a placeholder, or a rule about all values of an object or a list around it, is left
-    to the check of the filled params.
+    Params with placeholders are refused where they do not fit whatever the results will be.
     """
     schema_text, type_name = task_type["param_schema"], task_type["name"]
-    if not dependencies or not used_positions(params, dependencies=dependencies):
+    if not dependencies or not used_values(params, dependencies=dependencies):
         validation.check_params(schema_text, params, type_name=type_name, budget=budget)
-        return
+    elif problems := param_problems(schema_text, params, budget=budget):
+        raise validation.not_fitting(type_name, problems)
+
+
+def param_problems(
+    schema_text: str, params: Any, *, budget: validation.WorkBudget | None = None
+) -> list[Problem]:
+    """What keeps the params of a blocked task from fitting the schema whatever the results will be.
+
+    What concerns a placeholder, or a rule about all values of an object or a list around it, is
+    left to the check of the filled params.
+    """
     places = [where for where, _ in _placeholders(params, "params")]
 
     def is_known(problem: Mapping[str, Any]) -> bool:
@@ -73,26 +87,23 @@ def check_params(
         return not is_around or problem["keyword"] in _KNOWN_EARLY
 
     problems = validation.param_problems(schema_text, params, budget=budget)
-    if known := [problem for problem in problems if is_known(problem)]:
-        raise validation.not_fitting(type_name, known)
+    return [problem for problem in problems if is_known(problem)]
 
 
-def filled(value: Any, result_at: Callable[[int], Any]) -> Any:
-    """The params with each placeholder replaced by its value of `result_at(position)`.
-
-    A result that is None counts as one that has nothing: its placeholders become None. Raises
-    NoSuchValue.
-    """
+def filled(value: Any, values: Mapping[Place, Any]) -> Any:
+    """The params with each placeholder replaced by its value."""
     if isinstance(value, dict):
         if NAME in value:
-            return _value_at(result_at(value[NAME]), value.get("path", ""), value[NAME])
-        return {name: filled(part, result_at) for name, part in value.items()}
+            return values[value[NAME], value.get("path", "")]
+        return {name: filled(part, values) for name, part in value.items()}
     if isinstance(value, list):
-        return [filled(part, result_at) for part in value]
+        return [filled(part, values) for part in value]
     return value
 
 
-def _value_at(result: Any, path: str, position: int) -> Any:
+def value_in(result: Any, place: Place) -> Any:
+    """The value at this place in a result; None where the result is None. Raises NoSuchValue."""
+    position, path = place
     if result is None or not path:
         return result
     value = result

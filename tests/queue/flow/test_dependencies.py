@@ -1,5 +1,6 @@
 """Dependencies: a task is blocked until those it depends on have completed."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -264,3 +265,90 @@ def test_tasks_that_name_another_one_twice_are_all_unblocked(
     for _ in range(3):
         job.post("/api/maintenance/run")
     assert set(state(job, *waiting)) == {"pending"}
+
+
+def test_a_clock_that_was_ahead_delays_nothing_that_was_to_run_at_once(
+    job: Api, clock: Clock
+) -> None:
+    first, bad = create(job), create(job)
+    job.post(f"/api/tasks/{bad['id']}/cancel", {})
+    clock.advance(3_600)
+    task = create(job, first["id"], type="next")
+    again = create(job, first["id"], bad["id"], type="next")
+    job.post(f"/api/tasks/{bad['id']}/retry", {})
+    job.post(f"/api/tasks/{again['id']}/retry", {})
+    clock.advance(-3_600)
+    work(job)
+    assert state(job, task) == "pending"
+    work(job)
+    assert state(job, again) == "pending"
+
+
+def test_results_that_are_used_too_often_fail_the_task_before_they_are_put_together(
+    job: Api,
+) -> None:
+    first = create(job)
+    params = {"all": [{"$result_of": 0}] * 2_000}
+    task = create(job, first["id"], type="next", params=params)
+    tracemalloc.start()
+    work(job, result="x" * 900_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    found = job.get(f"/api/tasks/{task['id']}")
+    assert (found["status"], found["error_code"]) == ("failed", "validation_failed")
+    assert found["error_message"] == "The params with the results in them are too large."
+    assert peak < 100_000_000
+
+
+def test_a_blocked_task_that_expires_cancels_what_depends_on_it(job: Api, clock: Clock) -> None:
+    first = create(job)
+    late = create(job, first["id"], type="next", expires_in_seconds=60)
+    after = create(job, late["id"], type="next")
+    anyway = create(job, late["id"], type="next", on_dependency_failed="run")
+    clock.advance(61)
+    assert job.post("/api/maintenance/run")["expired"] == 1
+    assert state(job, late, after, anyway) == ["cancelled", "cancelled", "pending"]
+    codes = [job.get(f"/api/tasks/{task['id']}")["error_code"] for task in (late, after)]
+    assert codes == ["expired", "dependency_failed"]
+    work(job)
+    assert state(job, late) == "cancelled"
+
+
+def test_an_unblocked_task_keeps_its_deadline(job: Api, clock: Clock) -> None:
+    first = create(job)
+    task = create(job, first["id"], type="next", expires_in_seconds=60)
+    work(job)
+    clock.advance(61)
+    job.claim(type="next", status=404)
+    assert state(job, task) == "cancelled"
+
+
+def test_a_new_schema_is_tried_on_what_is_known_of_a_blocked_task(job: Api) -> None:
+    first = create(job)
+    for params in ({"n": {"$result_of": 0}}, {"n": {"$result_of": 0}, "m": 1}):
+        create(job, first["id"], type="next", params=params)
+    found = job.post("/api/task-types/next/validate", {"param_schema": NUMBER})
+    assert (found["checked"], found["rejected"]) == (2, 1)
+    [example] = found["examples"]
+    assert [error["path"] for error in example["errors"]] == ["params.m"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_chain", [True, False], ids=["chain", "fan-out"])
+def test_a_thousand_tasks_are_followed_by_maintenance(job: Api, is_chain: bool) -> None:
+    first = last = create(job)
+    for _ in range(2):
+        bodies = []
+        for n in range(500):
+            named = last["id"] if n == 0 or not is_chain else {"index": n - 1}
+            params = {"n": next(_numbers)}
+            bodies.append({"type": "next", "params": params, "depends_on": [named]})
+        results = job.post("/api/tasks/batch", {"tasks": bodies}, 201)["results"]
+        last = results[-1]["task"] if is_chain else first
+    fail(job)
+    counted = "SELECT COUNT(*) FROM {tasks} WHERE status = 'blocked'"
+    assert fetch_value(counted) == 1_000 - dependencies.FOLLOWED
+    job.post("/api/maintenance/run")
+    assert fetch_value(counted) == 0
+    assert fetch_value("SELECT COUNT(*) FROM {tasks} WHERE status = 'cancelled'") == 1_000
+    assert fetch_value("SELECT COUNT(*) FROM {ended_dependencies}") == 0
