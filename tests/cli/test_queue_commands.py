@@ -93,6 +93,20 @@ def test_a_task_is_created_and_its_id_printed(run: Callable[..., Result], api: A
     assert "no JSON" in run("tasks", "create", "job", "{n: 1}", exit_code=2).stderr
 
 
+def test_a_task_is_created_that_depends_on_others(run: Callable[..., Result], api: Api) -> None:
+    api.register()
+    first, second = (str(api.create()["id"]) for _ in range(2))
+    named = ("--depends-on", first, "--depends-on", second)
+    made = run("tasks", "create", "job", '{"n": {"$result_of": 1}}', *named)
+    task = api.get(f"/api/tasks/{made.stdout.strip()}")
+    assert task["status"] == "blocked"
+    edges = api.get(f"/api/tasks/{task['id']}/graph")["edges"]
+    assert [str(edge["depends_on_id"]) for edge in edges] == [first, second]
+    wrong = run("tasks", "create", "job", "--depends-on", "4711", exit_code=1)
+    assert "There is no task 4711 to depend on." in wrong.stderr
+    assert run("tasks", "create", "job", "--depends-on", "x", exit_code=2).stdout == ""
+
+
 def test_a_task_is_created_with_tags_and_found_by_them(
     run: Callable[..., Result], api: Api
 ) -> None:

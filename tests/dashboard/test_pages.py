@@ -173,18 +173,16 @@ def hostile(api: Api) -> dict[str, Any]:
     api.post("/api/schedules", schedule, 201)
     api.post("/api/admin/keys", {"name": EVIL, "role": "viewer"}, 201)
     waiting = api.create(params={EVIL: EVIL}, tags=[SCRIPT])
-    batch = api.post("/api/batches", {"name": EVIL, "metadata": {EVIL: EVIL}}, 201)["id"]
-    return {
-        "batch": batch,
-        "waiting": waiting["id"],
-        "task": task["id"],
-        "running": running["id"],
-        "done": done["id"],
-    }
+    placeholder = {EVIL: {"$result_of": 0, "path": EVIL}}
+    blocked = api.create(depends_on=[running["id"]], params=placeholder)
+    batch = api.post("/api/batches", {"name": EVIL, "metadata": {EVIL: EVIL}}, 201)
+    made = {"batch": batch, "waiting": waiting, "task": task, "running": running, "done": done}
+    return {name: one["id"] for name, one in {**made, "blocked": blocked}.items()}
 
 
 PAGES = [
     *("", "/tasks", "/tasks?status=failed", "/tasks/{task}", "/tasks/{running}", "/tasks/{done}"),
+    "/tasks/{blocked}",
     *("/errors", "/types", "/types/job", "/schedules", "/workers", "/tasks/new?like={task}"),
     *(
         "/batches",
@@ -210,6 +208,26 @@ def test_a_script_in_every_field_comes_out_as_text(
     assert SCRIPT not in answer.text
     assert "{49}" not in answer.text
     assert "</pre></title>" not in answer.text
+
+
+def test_a_task_shows_what_it_depends_on_and_what_depends_on_it_as_far_as_one_may_see(
+    api: Api, person: SignIn
+) -> None:
+    for name in ("seen", "secret"):
+        api.register(name)
+    before = [api.create(name) for name in ("seen", "secret")]
+    task = api.create("seen", depends_on=[one["id"] for one in before])
+    after = [api.create(name, depends_on=[task["id"]]) for name in ("seen", "secret")]
+    path = f"/dashboard/tasks/{task['id']}"
+    everybody = person().get(path).text
+    limited = person(["tasks:read"], task_types=["seen"]).get(path).text
+    for title, (seen, secret) in {"Depends on": before, "These depend on it": after}.items():
+        for page, names_secret in ((everybody, True), (limited, False)):
+            section = page.split(f"<h2>{title}</h2>")[1].split("</section>")[0]
+            assert f"/dashboard/tasks/{seen['id']}" in section
+            assert (f"/dashboard/tasks/{secret['id']}" in section) == names_secret
+    assert "secret" not in limited
+    assert f"#{before[1]['id']}" not in limited
 
 
 @pytest.mark.usefixtures("hostile")

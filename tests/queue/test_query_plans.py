@@ -600,20 +600,59 @@ def test_counting_all_tasks_is_one_pass_over_an_index_that_holds_all_it_needs(
         assert found == ("index", BY_ID, "Using index")
 
 
+@pytest.fixture
+def with_dependencies(large: Callable[[], Watched], engine: str) -> Watched:
+    """The large table, in which each of 20,000 tasks depends on the one before; ends of many."""
+    watched = large()
+    [first] = fetch_all("SELECT MIN(id) AS id FROM tasks")
+    links = [
+        {"task_id": n + 1, "depends_on_id": n, "position": 0, "is_open": n % 2}
+        for n in range(first["id"], first["id"] + 20_000)
+    ]
+    ends = [{"task_id": n, "status": "failed", "ended_at": n % 7} for n in range(1, 5_000)]
+
+    @write_transaction
+    def store() -> None:
+        for table, rows in (("task_dependencies", links), ("ended_dependencies", ends)):
+            execute(f"DELETE FROM {table}")
+            insert_many(table, rows)
+
+    store()
+    if engine == "mariadb":
+        execute("ANALYZE TABLE task_dependencies, ended_dependencies")
+    return watched
+
+
+BY_TASK, OPEN = "task_dependencies_by_task", "task_dependencies_open"
+NOTED_BY = "ended_dependencies_by_ended_at"
+
+
 @pytest.mark.parametrize(
     ("statement", "values", "index"),
     [
-        (dependencies.LINKS_OF, (7, 100), "task_dependencies_open"),
-        (dependencies.STILL_OPEN, (7,), "task_dependencies_by_task"),
-        (dependencies.NAMED_BY, (7, 100), "task_dependencies_by_task"),
-        (graph.NAMING, (7, 100), "task_dependencies_open"),
+        (dependencies.LINKS_OF, (7, 100), OPEN),
+        (dependencies.STILL_OPEN, (7,), BY_TASK),
+        (dependencies.NAMED_BY, (7, 100), BY_TASK),
+        (dependencies.FAILED_OF, (7,), BY_TASK),
+        (dependencies.LINKS_OF_BLOCKED, (7,), BY_TASK),
+        (dependencies.POSITIONS, (7,), BY_TASK),
+        (dependencies.COUNT, (7,), BY_TASK),
+        (dependencies.NOTED, (50,), NOTED_BY),
+        (dependencies.NEXT, (), NOTED_BY),
+        (graph.NAMING, (7, 100), OPEN),
     ],
 )
 def test_dependencies_are_found_through_the_indexes_of_both_ways(
-    statement: str, values: tuple[int, ...], index: str, large: Callable[[], Watched]
+    statement: str, values: tuple[int, ...], index: str, with_dependencies: Watched
 ) -> None:
-    watched = large()
     sql = database.spelled(statement.replace("IN ?", "IN (?)"))
-    [plan] = [row for row in watched.explain_rows(sql, values) if index in str(row)]
-    assert plan.get("key", index) == index
-    assert "SCAN" not in plan.get("detail", "")
+    plans = with_dependencies.explain_rows(sql, values)
+    # The first entry of an index is no plan of MariaDB: it is read while the plan is made.
+    if index == NOTED_BY and any("optimized away" in str(row) for row in plans):
+        return
+    assert any(index in (row.get("key"), *row.get("detail", "").split()) for row in plans), plans
+    for row in plans:
+        found = row.get("detail", row.get("Extra") or "")
+        assert not re.search(r"filesort|temporary|TEMP B-TREE FOR ORDER BY", found), plans
+        if row.get("detail", "").startswith("SCAN") or row.get("type") in ("ALL", "index"):
+            assert index == NOTED_BY  # which is read from its first entry on

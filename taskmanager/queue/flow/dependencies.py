@@ -57,6 +57,19 @@ NAMED_BY = (
     "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
     "{index task_dependencies_by_task} WHERE task_id IN ? ORDER BY task_id, position LIMIT ?"
 )
+FAILED_OF = (
+    "SELECT {task_dependencies}.task_id AS task_id, {tasks}.id AS id "
+    "FROM {task_dependencies} "
+    "JOIN {tasks} ON {tasks}.id = {task_dependencies}.depends_on_id "
+    "WHERE {task_dependencies}.task_id IN ? AND {tasks}.status IN ('failed', 'cancelled') "
+    "ORDER BY {task_dependencies}.task_id DESC, {task_dependencies}.position DESC"
+)
+LINKS_OF_BLOCKED = (
+    "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? ORDER BY id"
+)
+POSITIONS = "SELECT position, depends_on_id FROM {task_dependencies} WHERE task_id = ?"
+COUNT = "SELECT COUNT(*) FROM {task_dependencies} WHERE task_id = ?"
+NOTED = "SELECT task_id FROM {ended_dependencies} ORDER BY ended_at, task_id LIMIT ?"
 
 # An entry of depends_on: the id of a task, or {"index": n} of an earlier one in the same request.
 Reference = Any
@@ -162,9 +175,7 @@ def block_again(tasks: Sequence[Row], *, now: int) -> list[Row]:
     ids = sorted(task["id"] for task in tasks if task["on_dependency_failed"] is not None)
     if not ids:
         return []
-    links = fetch_all(
-        "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? ORDER BY id", (ids,)
-    )
+    links = fetch_all(LINKS_OF_BLOCKED, (ids,))
     statuses = _lock(sorted({link["depends_on_id"] for link in links}), missing_is_done=True)
     for is_open in (0, 1):
         some = [
@@ -217,14 +228,7 @@ def _settle(ids: Sequence[int], now: int) -> list[Row]:
     ended: list[Row] = []
     for some in parts_of(ids, MAX_ROWS):
         failed: dict[int, int] = {}
-        links = fetch_all(
-            "SELECT {task_dependencies}.task_id AS task_id, {tasks}.id AS id "
-            "FROM {task_dependencies} "
-            "JOIN {tasks} ON {tasks}.id = {task_dependencies}.depends_on_id "
-            "WHERE {task_dependencies}.task_id IN ? AND {tasks}.status IN ('failed', 'cancelled') "
-            "ORDER BY {task_dependencies}.task_id DESC, {task_dependencies}.position DESC",
-            (list(some),),
-        )
+        links = fetch_all(FAILED_OF, (list(some),))
         failed = {link["task_id"]: link["id"] for link in links}
         tasks = [one for one in lock_tasks(some, OPERATOR).values() if one["status"] == "blocked"]
         ended += _go_on(tasks, failed, now)
@@ -263,9 +267,7 @@ def follow_noted(*, now: int, rows: int) -> tuple[int, list[Row]]:
 
     Part of a transaction. Returns how many tasks it has told, and those that ended by that.
     """
-    noted = fetch_all(
-        "SELECT task_id FROM {ended_dependencies} ORDER BY ended_at, task_id LIMIT ?", (rows,)
-    )
+    noted = fetch_all(NOTED, (rows,))
     ids = sorted(row["task_id"] for row in noted)
     if not ids:
         return 0, []
@@ -427,9 +429,7 @@ def _texts_with_placeholders(ids: list[int]) -> dict[int, Any]:
 
 def _with_results(task: Row, params: Any) -> Row:
     """The column `params` with the results in it. Raises ValidationFailed."""
-    links = fetch_all(
-        "SELECT position, depends_on_id FROM {task_dependencies} WHERE task_id = ?", (task["id"],)
-    )
+    links = fetch_all(POSITIONS, (task["id"],))
     ids = {link["position"]: link["depends_on_id"] for link in links}
     used = placeholders.used_values(params, dependencies=len(ids))
     whole = placeholders.filled(params, _values(used, ids))
@@ -490,6 +490,4 @@ def words_for(task_id: int, *, caller: Caller) -> str:
 
 def count_of(task_id: int) -> int:
     """How many entries the depends_on of a task has."""
-    return int(
-        fetch_value("SELECT COUNT(*) FROM {task_dependencies} WHERE task_id = ?", (task_id,)) or 0
-    )
+    return int(fetch_value(COUNT, (task_id,)) or 0)

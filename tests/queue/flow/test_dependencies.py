@@ -1,10 +1,12 @@
 """Dependencies: a task is blocked until those it depends on have completed."""
 
 import tracemalloc
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from taskmanager.db.connection import database
 from taskmanager.db.statements import execute, fetch_all, fetch_value
 from taskmanager.queue.flow import dependencies
 from tests.conftest import Api, Clock, make_key
@@ -352,3 +354,30 @@ def test_a_thousand_tasks_are_followed_by_maintenance(job: Api, is_chain: bool) 
     assert fetch_value(counted) == 0
     assert fetch_value("SELECT COUNT(*) FROM {tasks} WHERE status = 'cancelled'") == 1_000
     assert fetch_value("SELECT COUNT(*) FROM {ended_dependencies}") == 0
+
+
+def test_tasks_without_dependencies_run_no_statement_for_them(
+    api: Api, clock: Clock, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    execute_sql = database.obj.execute_sql
+
+    def counted(sql: str, *arguments: Any, **options: Any) -> Any:
+        statements.append(sql)
+        return execute_sql(sql, *arguments, **options)
+
+    def run() -> list[int]:
+        counts = [len(statements)]
+        api.create()
+        counts.append(len(statements))
+        task = api.claim(type="job")
+        counts.append(len(statements))
+        api.complete(task)
+        counts.append(len(statements))
+        return [after - before for before, after in pairwise(counts)]
+
+    api.register()
+    monkeypatch.setattr(database.obj, "execute_sql", counted)
+    run()  # what a process remembers is read the first time
+    clock.advance(2)
+    assert run() == ([3, 5, 4] if engine == "sqlite" else [3, 6, 4])
