@@ -268,6 +268,8 @@ CREATE TABLE ended_dependencies (
     ended_at        BIGINT NOT NULL
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
+CREATE INDEX ended_dependencies_by_ended_at ON ended_dependencies (ended_at, task_id);
+
 -- The keys that have encrypted something, each with the secret of the dedupe keys, encrypted by it.
 CREATE TABLE payload_keys (
     id              VARCHAR(32) NOT NULL PRIMARY KEY,

@@ -363,6 +363,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 ended_at        BIGINT NOT NULL
             """,
         ),
+        _new_index("ended_dependencies_by_ended_at", "ended_dependencies (ended_at, task_id)"),
         _new_table(
             "payload_keys",
             """

@@ -44,7 +44,7 @@ MAX_FILLED_CHARACTERS = 1_048_576  # of params with the results in them
 _TOO_LARGE = "The params with the results in them are too large."
 MAX_NAMED = 1_000  # tasks that one task depends on
 
-NEXT = "SELECT MIN(ended_at) FROM {ended_dependencies}"
+NEXT = "SELECT ended_at FROM {ended_dependencies} ORDER BY ended_at LIMIT 1"
 LINKS_OF = (
     "SELECT task_id FROM {task_dependencies} {index task_dependencies_open} "
     "WHERE depends_on_id = ? AND is_open = 1 ORDER BY task_id LIMIT ?"
@@ -65,11 +65,15 @@ FAILED_OF = (
     "ORDER BY {task_dependencies}.task_id DESC, {task_dependencies}.position DESC"
 )
 LINKS_OF_BLOCKED = (
-    "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? ORDER BY id"
+    "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? "
+    "ORDER BY task_id, position"
 )
 POSITIONS = "SELECT position, depends_on_id FROM {task_dependencies} WHERE task_id = ?"
 COUNT = "SELECT COUNT(*) FROM {task_dependencies} WHERE task_id = ?"
-NOTED = "SELECT task_id FROM {ended_dependencies} ORDER BY ended_at, task_id LIMIT ?"
+NOTED = (
+    "SELECT task_id FROM {ended_dependencies} {index ended_dependencies_by_ended_at} "
+    "ORDER BY ended_at, task_id LIMIT ?"
+)
 
 # An entry of depends_on: the id of a task, or {"index": n} of an earlier one in the same request.
 Reference = Any

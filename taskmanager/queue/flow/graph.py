@@ -10,7 +10,8 @@ MAX_EDGES = 1_000
 
 NAMING = (
     "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
-    "{index task_dependencies_open} WHERE depends_on_id IN ? ORDER BY task_id, position LIMIT ?"
+    "{index task_dependencies_open} WHERE depends_on_id IN ? "
+    "ORDER BY depends_on_id, is_open, task_id LIMIT ?"
 )
 
 
