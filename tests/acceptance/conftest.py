@@ -85,3 +85,5 @@ def site(
     with new.served():
         new.make_first_key(ADMIN_KEY)
         yield new
+    for folder in (new.app_root, new.document_root):  # another file of tests may set it up again
+        shutil.rmtree(folder, ignore_errors=True)

@@ -207,7 +207,7 @@ def test_batches_are_listed_closed_cancelled_and_retried(
         f"batch {may} is finished: 1 completed, 0 failed, 2 cancelled, 0 unfinished\n"
     )
     shown = run("batches", "show", may).stdout
-    assert re.search(r"^on_finished_task_id: +4$", shown, re.MULTILINE)
+    assert re.search(r"^on_finished_task_id: +\d+$", shown, re.MULTILINE)
     assert '{"for": "Käthe"}' in shown
     assert run("batches", "retry", may).stdout.splitlines()[-1] == (
         f"batch {may} is running: 1 completed, 0 failed, 0 cancelled, 2 unfinished"

@@ -27,6 +27,7 @@ from taskmanager.db.connection import (
     release_connection,
 )
 from taskmanager.db.mysql import engine
+from taskmanager.db.mysql.nodes import Node, Nodes
 from taskmanager.db.mysql.pool import IdleConnections
 from taskmanager.db.statements import execute, fetch_one
 from taskmanager.db.transactions import write_transaction
@@ -445,7 +446,7 @@ def test_a_server_elsewhere_that_cannot_encrypt_is_used_all_the_same(
 ) -> None:
     url = mariadb_server.create_database("plain")
     connect_database(url.replace("127.0.0.1", "localhost.localdomain"))
-    database.obj.connect_params["host"] = "127.0.0.1"
+    database.obj.nodes = Nodes([Node("127.0.0.1", mariadb_server.port)])
     assert not is_encrypted()
     assert database.connection().ssl
     close_connection()
@@ -470,7 +471,7 @@ def test_localhost_without_a_port_is_the_socket_that_is_there_at_the_time(
     monkeypatch.setattr(engine, "SERVER_SOCKETS", (str(no_socket), str(usual)))
     local = url.replace("127.0.0.1", "localhost")
     connect_database(local.replace(f":{server.port}", ""))
-    database.obj.connect_params["port"] = server.port  # 3306, else, which is not ours
+    database.obj.nodes = Nodes([Node("localhost", server.port)])  # 3306, else, which is not ours
     assert not came_by_socket()
 
     usual.symlink_to(server.folder / "s")
@@ -479,7 +480,7 @@ def test_localhost_without_a_port_is_the_socket_that_is_there_at_the_time(
     connect_database(local)
     assert not came_by_socket()
     connect_database(url.replace(f":{server.port}", ""))
-    database.obj.connect_params["port"] = server.port
+    database.obj.nodes = Nodes([Node("127.0.0.1", server.port)])
     assert not came_by_socket()
 
 
@@ -488,7 +489,7 @@ def test_localhost_is_no_socket_where_its_certificate_is_asked_for(
 ) -> None:
     monkeypatch.setattr(engine, "SERVER_SOCKETS", (str(server.folder / "s"),))
     connect_database(f"mysql://root@localhost/queue?ssl_ca={authority.file}")
-    database.obj.connect_params.update(port=server.port, host="127.0.0.1")
+    database.obj.nodes = Nodes([Node("127.0.0.1", server.port)])
     assert is_encrypted()
     assert not came_by_socket()
 

@@ -113,7 +113,8 @@ def stolen_after_each_look(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     stolen: list[int] = []
     look = claim_sql.fetch_all
     connection = pymysql.connect(
-        **{**database.obj.connect_params, "database": database.obj.database, "autocommit": True}
+        **{**database.obj.connect_params, "database": database.obj.database, "autocommit": True},
+        **database.obj.nodes.first._asdict(),
     )
 
     def look_and_lose(sql: str, values: object = ()) -> object:

@@ -9,7 +9,8 @@
 /** Any JSON value. A result may be one, or undefined, which becomes null. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [name: string]: Json | undefined };
 export type Params = { readonly [name: string]: any };
-export type Status = "scheduled" | "pending" | "claimed" | "completed" | "failed" | "cancelled";
+export type Status =
+  "blocked" | "scheduled" | "pending" | "claimed" | "completed" | "failed" | "cancelled";
 export type DedupePolicy = "forever" | "active" | "none";
 
 /** A task as the server sends it. Lists leave out `params` and `result` unless asked for them. */

@@ -123,9 +123,9 @@ def renumbered(items: Sequence[Any]) -> list[Any]:
 
 
 def _moved(reference: Reference, places: Sequence[int | None]) -> Reference:
-    if type(reference) is int:
-        return reference
-    at = reference["index"]
+    if not isinstance(reference, dict):
+        return int(reference)  # JSON may write 1 as 1.0
+    at = int(reference["index"])
     if at >= len(places):
         raise InvalidRequest(
             f'depends_on names {{"index": {at}}}, which is not earlier in the request.',

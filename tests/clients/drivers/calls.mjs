@@ -48,6 +48,7 @@ assert.equal((await tm.completeMany(worker_id, [failed]))[0].outcome, "failed");
 assert.equal((await tm.retry(two.id)).status, "pending");
 assert.equal((await tm.cancel(two.id, "enough")).status, "cancelled");
 assert.equal((await tm.logs(two.id))[0].event, "created");
+assert.equal((await tm.graph(two.id)).tasks[0].id, two.id);
 assert.equal((await tm.worker(worker_id)).status, "active");
 assert((await all(tm.workers())).some((worker) => worker.id === worker_id));
 assert.deepEqual(await tm.shutDownWorker(worker_id), []);

@@ -59,6 +59,7 @@ check($tm->completeMany('me/1', [$failed])[0]['outcome'] === 'failed', 'complete
 check($tm->retry($two['id'])->status === 'pending', 'retry');
 check($tm->cancel($two['id'], 'enough')->status === 'cancelled', 'cancel');
 check($tm->logs($two['id'])[0]['event'] === 'created', 'logs');
+check($tm->graph($two['id'])['tasks'][0]['id'] === $two['id'], 'graph');
 check($tm->worker('me/1')['status'] === 'active', 'worker');
 check(in_array('me/1', array_column(iterator_to_array($tm->workers()), 'id'), true), 'workers');
 check($tm->shutDownWorker('me/1') === [], 'shutDownWorker');
