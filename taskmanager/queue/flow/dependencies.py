@@ -7,7 +7,7 @@ the second one sees that no row is open. A task that others depend on has their 
 `dependents`, so the end of any other task runs no statement here.
 
 One transaction follows at most FOLLOWED rows. What is left over is noted in ended_dependencies in
-that same transaction, and maintenance goes on from there. See docs/decisions/0045.
+that same transaction, and maintenance goes on from there. See docs/decisions/0040.
 """
 
 import json
