@@ -11,6 +11,7 @@ from taskmanager.api.requests import TASK, Values, settings, task_defaults
 from taskmanager.api.responses import success
 from taskmanager.api.serializers import LEASE, claimed_task_json, task_json
 from taskmanager.api.waiting_calls import Look, wait_until
+from taskmanager.db.statements import Row
 from taskmanager.errors import NoTaskAvailable
 from taskmanager.queue import lease
 from taskmanager.queue.claim import ClaimRequest, claim_tasks
@@ -47,15 +48,7 @@ def claim(body: Values) -> Response:
         lease_seconds=body.get("lease_seconds"),
         request_id=body.get("request_id"),
     )
-    filters = [repr(body.get(name)) for name in _TYPE_FILTERS]
-    claimed = wait_until(
-        lambda: _claim(asked),
-        seconds=body.get("wait_seconds", 0),
-        line=("claim", g.caller.task_types, *filters),
-        unless=topics.shutdown_of(asked.worker_id),
-    )
-    if isinstance(claimed, NoTaskAvailable):
-        raise claimed
+    claimed = _claim_or_wait(asked, body) if body.get("wait_seconds") else _claim(asked)
     g.task_ids = [task["id"] for task in claimed]  # for the log
     if "limit" not in body:
         return success(_claimed_json(claimed[0]), "Task claimed successfully")
@@ -63,14 +56,32 @@ def claim(body: Values) -> Response:
     return success({"tasks": found, "count": len(found)}, f"{len(found)} tasks claimed")
 
 
-def _claim(asked: ClaimRequest) -> Look[list[dict[str, Any]] | NoTaskAvailable]:
-    try:
-        return Look(claim_tasks(asked, defaults=task_defaults(), caller=g.caller, now=g.now))
-    except NoTaskAvailable as nothing:
-        return Look(nothing, waits_for=nothing.topics)
+def _claim(asked: ClaimRequest) -> list[Row]:
+    return claim_tasks(asked, defaults=task_defaults(), caller=g.caller, now=g.now)
 
 
-def _claimed_json(row: dict[str, Any]) -> dict[str, Any]:
+def _claim_or_wait(asked: ClaimRequest, body: Values) -> list[Row]:
+    """The tasks as soon as there are some; raises NoTaskAvailable after `wait_seconds`."""
+
+    def look() -> Look[list[Row] | NoTaskAvailable]:
+        try:
+            return Look(_claim(asked))
+        except NoTaskAvailable as nothing:
+            return Look(nothing, waits_for=nothing.topics)
+
+    filters = [repr(body.get(name)) for name in _TYPE_FILTERS]
+    found = wait_until(
+        look,
+        seconds=body["wait_seconds"],
+        line=("claim", g.caller.task_types, *filters),
+        unless=topics.shutdown_of(asked.worker_id),
+    )
+    if isinstance(found, NoTaskAvailable):
+        raise found
+    return found
+
+
+def _claimed_json(row: Row) -> dict[str, Any]:
     return {**claimed_task_json(row), **_durations(row)}
 
 
