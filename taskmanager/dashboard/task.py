@@ -36,6 +36,12 @@ EVENTS = {
     "updated": ("Changed", ""),
     "history_shortened": ("Older events removed", ""),
 }
+CANCELLED_BECAUSE = {
+    "expired": "No worker claimed it by its deadline, so it was cancelled.",
+    "dependency_failed": "A task that it depends on did not complete, so it was cancelled.",
+}
+# What a copy of a task has besides its type, params and priority.
+_COPIED = ("concurrency_key", "group_key", "max_run_seconds", "notify")
 # The events that end an attempt.
 _ENDS = ("completed", "failed", "retry_scheduled", "lease_expired", "released", "cancelled")
 
@@ -98,12 +104,12 @@ def outlook(task: Row, reason: waiting.Reason | None) -> str:
             f"{task['worker_id']} works on it, attempt {task['attempts']} of "
             f"{task['max_attempts']}. Without a heartbeat its lease ends {until}."
         )
-    return {
-        "completed": "It is done.",
-        "failed": "It failed and was not to be tried again. It stays like this until somebody "
-        "retries it.",
-        "cancelled": "Somebody has cancelled it. It stays like this until somebody retries it.",
-    }.get(status, "")
+    if status == "completed":
+        return "It is done."
+    why = "It failed and was not to be tried again."
+    if status == "cancelled":
+        why = CANCELLED_BECAUSE.get(task["error_code"], "Somebody has cancelled it.")
+    return f"{why} It stays like this until somebody retries it."
 
 
 def timeline(logs: list[Row]) -> list[dict[str, Any]]:
@@ -146,9 +152,11 @@ def _children(task_id: int) -> read.Page:
 
 def curl_of(task: Row, root: str) -> str:
     """The command that creates the same task again. The key comes from the environment."""
+    fields = {name: task[name] for name in _COPIED if task[name]}
+    others = "".join(f', "{name}": {json.dumps(value)}' for name, value in fields.items())
     body = (
         f'{{"type": {json.dumps(task["type"])}, "params": {task["params"]}, '
-        f'"priority": {task["priority"]}, "dedupe": "none"}}'
+        f'"priority": {task["priority"]}{others}, "dedupe": "none"}}'
     )
     quoted = "'" + body.replace("'", "'\\''") + "'"
     return (

@@ -168,11 +168,12 @@ def test_the_curl_command_of_a_task_creates_the_same_one(api: Api, person: SignI
 
     api.register()
     params = {"it's": 'a "quoted" $HOME `id`', "n": 9007199254740993}
-    task = api.create(params=params, priority=3)
+    task = api.create(params=params, priority=3, concurrency_key='shop "7"')
     page = person().get(f"/dashboard/tasks/{task['id']}").text
     command = html.unescape(page.split('<pre id="curl" tabindex="0">')[1].split("</pre>")[0])
     body = json.loads(shlex.split(command)[-1])
     assert (body["type"], body["params"], body["priority"]) == ("job", params, 3)
+    assert (body["concurrency_key"], body["dedupe"]) == ('shop "7"', "none")
     assert api.key not in page
 
 

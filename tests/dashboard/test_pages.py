@@ -348,3 +348,19 @@ def test_settings_show_no_secret(app: Flask, person: SignIn) -> None:
     assert "TASKMANAGER_LEASE_SECONDS" in page
     secret = app.extensions["taskmanager"].instance_path / "secret_key"
     assert secret.read_text().strip() not in page
+
+
+def test_the_page_of_a_cancelled_task_says_why(api: Api, clock: Clock, person: SignIn) -> None:
+    api.register()
+    first = api.create(expires_in_seconds=60)["id"]
+    second = api.create(depends_on=[first])["id"]
+    third = api.create()["id"]
+    api.post(f"/api/tasks/{third}/cancel", {})
+    clock.advance(61)
+    api.post("/api/maintenance/run", {})
+    for task_id, why in (
+        (first, "No worker claimed it by its deadline"),
+        (second, "A task that it depends on did not complete"),
+        (third, "Somebody has cancelled it"),
+    ):
+        assert why in text_of(person().get(f"/dashboard/tasks/{task_id}"))
