@@ -152,6 +152,12 @@ def keeps_snapshot() -> bool:
     return keeps
 
 
+def is_clustered() -> bool:
+    """Whether the server is a node of a Galera cluster, where locks are local to a node."""
+    is_node: bool = database.obj.is_clustered()
+    return is_node
+
+
 def meets_other_nodes() -> bool:
     """Whether another node of a Galera cluster has, in the last second, committed first what this
     process was doing.

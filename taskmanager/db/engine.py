@@ -71,6 +71,10 @@ class Recovering:
         """
         return False
 
+    def is_clustered(self) -> bool:
+        """Whether the server is a node of a Galera cluster."""
+        return False
+
     def meets_other_nodes(self) -> bool:
         """Whether another node of a cluster has just committed first what this one was doing."""
         return False

@@ -207,7 +207,7 @@ def _update(
     caller: Caller,
     now: int,
 ) -> None:
-    """One UPDATE for all tasks that change alike."""
+    """One UPDATE for all tasks that change alike. What follows looks at them as they are then."""
     alike: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
     for task in tasks:
         alike.setdefault(tuple(changes_of(task, now).items()), []).append(task)
@@ -215,4 +215,5 @@ def _update(
         ids = [task["id"] for task in some]
         if update("tasks", dict(changes), "id IN ?", (ids,), hint="{by_id}") != len(ids):
             raise AssertionError("a locked task was gone")
+    for changes, some in alike.items():
         operate.record_intervention(some, event, dict(changes), reason, caller, now)

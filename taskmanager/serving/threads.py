@@ -82,7 +82,12 @@ class Threads:
             elif self._idle:
                 self._idle.pop().put(following)
             else:
-                threading.Thread(target=self._work, args=(following,)).start()
+                try:
+                    threading.Thread(target=self._work, args=(following,)).start()
+                except RuntimeError:  # the account has too many threads
+                    self._running -= 1
+                    self._queue.appendleft(following)
+                    break
 
     def _work(self, job: Job | None) -> None:
         inbox: SimpleQueue[Job | None] = SimpleQueue()

@@ -24,10 +24,12 @@ class Pipe:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
-        os.mkfifo(self._path, 0o600)
+        made = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._path = made.with_suffix(_SUFFIX)
+        os.mkfifo(made, 0o600)
         # Open for writing too, or else it would be at its end whenever nobody writes.
-        self.descriptor = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.descriptor = os.open(made, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        made.rename(self._path)  # writers remove a pipe that nobody has open
         self._rest = b""
 
     def read(self) -> set[str]:

@@ -113,13 +113,20 @@ class Wakeups:
         if self._pipe is None and self._folder is not None:
             with contextlib.suppress(OSError):  # then calls only look now and then
                 self._pipe = pipes.Pipe(self._folder)
-                threading.Thread(target=self._listen, name="wakeups", daemon=True).start()
+                self._start_listening(self._pipe)
         line = self._lines.setdefault(key, _Line())
         waiter = Waiter(line, unless)
         line.waiters.append(waiter)
         if waiter.is_first:
             waiter.wake()
         return waiter
+
+    def _start_listening(self, pipe: pipes.Pipe) -> None:
+        try:
+            threading.Thread(target=self._listen, name="wakeups", daemon=True).start()
+        except RuntimeError:  # the account has too many threads
+            self._pipe = None
+            pipe.close()
 
     def _leave(self, key: Hashable, waiter: Waiter) -> None:
         with self._lock:

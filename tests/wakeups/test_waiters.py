@@ -1,6 +1,7 @@
 """The lines of calls that wait, and who of them is woken."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -135,3 +136,17 @@ def test_a_forked_child_leaves_the_calls_of_its_parent_alone(
     assert os.waitpid(child, 0)[1] == 0
     announce(wakeups, "a")
     assert waiter.wait(PATIENCE_SECONDS)
+
+
+def test_without_a_thread_to_listen_calls_wait_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    wakeups = Wakeups(tmp_path / "waiting")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with wakeups.waiting("line", ["topic"], most=1) as waiter:
+            assert waiter is not None
+    assert [*(tmp_path / "waiting").iterdir()] == []

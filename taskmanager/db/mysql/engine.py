@@ -133,14 +133,14 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         Raises what the last server that was tried has answered.
         """
         reserve = None
-        refused: OperationalError | None = None
+        refused: OperationalError | DatabaseUnavailable | None = None
         # Preparing the tables is locked within one server: all processes go to the same.
         for node in self.nodes.to_try(spread=not self._own.patience):
             try:
                 connection = connect(**options, **node._asdict())
                 with connection.cursor() as cursor:
                     state = ask_state(cursor)
-            except OperationalError as error:
+            except (OperationalError, DatabaseUnavailable) as error:
                 refused = error
                 self.nodes.avoid(node)
                 continue
@@ -220,15 +220,16 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         """Whether all plain SELECTs of a transaction see the moment of the first one."""
         return self._opened().keeps_snapshot
 
+    def is_clustered(self) -> bool:
+        """Whether the server is a node of a Galera cluster."""
+        return self._opened().is_cluster_node
+
     def meets_other_nodes(self) -> bool:
         """Whether another node of the cluster has just committed first what this one was doing.
 
         Their locks are not seen here, so the same may happen again.
         """
-        return (
-            self._opened().is_cluster_node
-            and time.monotonic() - self.cache.conflict_at < CONFLICT_SECONDS
-        )
+        return self.is_clustered() and time.monotonic() - self.cache.conflict_at < CONFLICT_SECONDS
 
     def takes(self, text: str) -> bool:
         """Whether a statement may hold the text beside small values (max_allowed_packet)."""

@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from taskmanager.access.caller import OPERATOR, Caller
-from taskmanager.db.connection import keeps_snapshot, takes
+from taskmanager.db.connection import is_clustered, keeps_snapshot, takes
 from taskmanager.db.statements import (
     MAX_ROWS,
     Row,
@@ -53,6 +53,7 @@ STILL_OPEN = (
     "SELECT task_id FROM {task_dependencies} {index task_dependencies_by_task} "
     "WHERE task_id IN ? AND is_open = 1"
 )
+_COUNT_DEPENDENT = "UPDATE {tasks} {by_id} SET dependents = COALESCE(dependents, 0) + 1"
 NAMED_BY = (
     "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
     "{index task_dependencies_by_task} WHERE task_id IN ? ORDER BY task_id, position LIMIT ?"
@@ -217,10 +218,7 @@ def _lock(ids: Sequence[int], *, missing_is_done: bool = False) -> dict[int, str
     unfinished = [one for one, status in found.items() if status not in FINISHED_STATUSES]
     for some in parts_of(unfinished, MAX_ROWS):
         # Counted and not only marked: a cluster then sees that both transactions write the row.
-        execute(
-            "UPDATE {tasks} {by_id} SET dependents = COALESCE(dependents, 0) + 1 WHERE id IN ?",
-            (list(some),),
-        )
+        execute(f"{_COUNT_DEPENDENT} WHERE id IN ?", (list(some),))
     return found | dict.fromkeys(missing, "completed")
 
 
@@ -231,9 +229,7 @@ def _settle(ids: Sequence[int], now: int) -> list[Row]:
     """
     ended: list[Row] = []
     for some in parts_of(ids, MAX_ROWS):
-        failed: dict[int, int] = {}
-        links = fetch_all(FAILED_OF, (list(some),))
-        failed = {link["task_id"]: link["id"] for link in links}
+        failed = {link["task_id"]: link["id"] for link in fetch_all(FAILED_OF + _how(), (some,))}
         tasks = [one for one in lock_tasks(some, OPERATOR).values() if one["status"] == "blocked"]
         ended += _go_on(tasks, failed, now)
     return [*ended, *follow_ends(ended, now=now)]
@@ -315,16 +311,22 @@ def _follow(ends: Mapping[int, str], room: int, now: int) -> tuple[list[Row], di
     return ended, left
 
 
+def _how() -> str:
+    # A transaction may keep the snapshot of its first look; a locking look sees the present.
+    return " {lock_rows}" if keeps_snapshot() else ""
+
+
 def _links_of(depends_on_id: int, rows: int) -> list[int]:
     """The task of each of the first open rows."""
-    lock = " {lock_rows}" if keeps_snapshot() else ""
-    found = fetch_all(LINKS_OF + lock, (depends_on_id, rows))
+    found = fetch_all(LINKS_OF + _how(), (depends_on_id, rows))
     return [row["task_id"] for row in found]
 
 
 def _close(depends_on_id: int, status: str, task_ids: list[int], now: int) -> list[Row]:
     """Closes what these tasks wait for; they are locked first, so each sees the other's end."""
     tasks = [one for one in lock_tasks(task_ids, OPERATOR).values() if one["status"] == "blocked"]
+    if is_clustered():  # where locks are local to a node; it compares what was written
+        execute(f"{_COUNT_DEPENDENT} WHERE id IN ?", (task_ids,))
     update(
         "task_dependencies",
         {"is_open": 0},
@@ -346,8 +348,7 @@ def _go_on(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[Ro
     others = [task for task in tasks if task not in cancelled]
     waiting: set[int] = set()
     if others:
-        lock = " {lock_rows}" if keeps_snapshot() else ""
-        found = fetch_all(STILL_OPEN + lock, ([task["id"] for task in others],))
+        found = fetch_all(STILL_OPEN + _how(), ([task["id"] for task in others],))
         waiting = {row["task_id"] for row in found}
     unblocked = unblock([task for task in others if task["id"] not in waiting], now=now)
     return [*_cancel(cancelled, failed, now), *unblocked]
@@ -471,7 +472,8 @@ def _values(
 def _result(task_id: int) -> Any:
     """The result of a task that has ended; None where it did not complete."""
     rows = fetch_all(
-        "SELECT id, status, result, pruned_at, payload_key FROM {tasks} WHERE id = ?", (task_id,)
+        "SELECT id, status, result, pruned_at, payload_key FROM {tasks} WHERE id = ?" + _how(),
+        (task_id,),
     )
     if not rows or rows[0]["pruned_at"] is not None:
         raise ValidationFailed(f"Task {task_id} was pruned, and its result with it.")

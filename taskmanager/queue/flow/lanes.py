@@ -48,6 +48,7 @@ SPREAD_LANES = 20  # more that a claim looks at, because other claims have locke
 STRAGGLERS_READ = 100
 SLICE_LANES = 25
 MAX_LOCK_ROUNDS = 3
+MAX_FULL_LOOKS = 20  # that find nothing but full lanes. These are not ready after that
 
 _LANE = "id, task_type_id, kind, name, is_ready, turn, next_task_id"
 READY = (
@@ -239,11 +240,19 @@ def take_next(task_type: Row, *, count: int) -> list[int]:
     calls `record`; their lanes are locked until it ends.
     """
     kind = str(kind_of(task_type))
-    lanes = _lock_ready(task_type["id"], kind, count)
-    if not lanes and _adopt(task_type["id"], kind):
+    for _ in range(MAX_FULL_LOOKS):
         lanes = _lock_ready(task_type["id"], kind, count)
-    if not lanes:
-        return []
+        if not lanes and _adopt(task_type["id"], kind):
+            lanes = _lock_ready(task_type["id"], kind, count)
+        if found := _first_tasks(lanes, kind, count):
+            return found
+        if not lanes:
+            break
+    return []
+
+
+def _first_tasks(lanes: Sequence[Row], kind: str, count: int) -> list[int]:
+    """The ids of up to `count` tasks of these locked lanes, in order. Settles lanes without any."""
     found = []
     for lane in lanes:
         limit = _limit(lane)
@@ -256,8 +265,6 @@ def take_next(task_type: Row, *, count: int) -> list[int]:
         for turn, task in enumerate(tasks, lane["turn"]):
             rank = turn if kind == GROUP else task["claim_rank"]
             found.append((rank, task["task_id"]))
-    if not found:
-        return take_next(task_type, count=count)
     return [task_id for _, task_id in sorted(found)[:count]]
 
 

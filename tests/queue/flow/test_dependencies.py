@@ -381,3 +381,16 @@ def test_tasks_without_dependencies_run_no_statement_for_them(
     run()  # what a process remembers is read the first time
     clock.advance(2)
     assert run() == ([3, 5, 4] if engine == "sqlite" else [3, 6, 4])
+
+
+def test_a_call_that_retries_a_task_and_its_dependency_blocks_the_task(job: Api) -> None:
+    """Also if the tasks change in two ways, and those without a dependency come later."""
+    first = create(job, dedupe="none")
+    dependency = create(job)
+    waiting = create(job, dependency["id"], type="next", dedupe="none")
+    fail(job)
+    fail(job)
+    ids = [first["id"], dependency["id"], waiting["id"]]
+    assert state(job, *(({"id": one}) for one in ids)) == ["failed", "failed", "cancelled"]
+    assert job.post("/api/tasks/retry", {"ids": ids})["changed"] == 3
+    assert state(job, *(({"id": one}) for one in ids)) == ["pending", "pending", "blocked"]

@@ -7,6 +7,7 @@ import pytest
 
 from taskmanager.db.connection import database
 from taskmanager.db.statements import fetch_all, fetch_value
+from taskmanager.queue.flow import lanes
 from tests.conftest import Api, Clock
 
 
@@ -388,3 +389,15 @@ def test_a_plain_type_runs_no_statement_for_lanes(api: Api, monkeypatch: Any) ->
     api.complete(api.claim())
     assert seen
     assert [text for text in seen if "{lane" in text] == []
+
+
+def test_a_limit_that_many_keys_are_at_already_leaves_the_others_to_claims(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "MAX_FULL_LOOKS", 2)
+    api.register("job")
+    for key in [*range(30), *range(30), "free"]:
+        api.create("job", concurrency_key=f"key-{key}")
+    assert len(api.claim("w", limit=30)["tasks"]) == 30
+    api.patch("/api/task-types/job", {"concurrency": {"limit": 1, "per": "key"}})
+    assert api.claim("w")["concurrency_key"] == "key-free"
