@@ -53,7 +53,7 @@ def test_a_batch_shows_how_far_it_is(api: Api, owner: Person) -> None:
     assert "on_finished job when all have ended not created" in said
     assert '"month": 5' in said
     assert widths(owner.get(path).text) == [100, 50, 25, 0]
-    assert "invoices 1 Running 75 % 4 2 1 0" in owner.page("/dashboard/batches")
+    assert f"invoices {batch['id']} Running 75 % 4 2 1 0" in owner.page("/dashboard/batches")
 
 
 def test_its_figures_lead_to_its_tasks_and_they_back_to_it(api: Api, owner: Person) -> None:

@@ -14,8 +14,8 @@ KEYS = 5
 TASKS_OF_KEY = 30
 WORKERS = 12
 GROUPS = 100
-TASKS_OF_GROUP = 40
-CLAIMED = 2_000
+TASKS_OF_GROUP = 60
+CLAIMED = 4_000
 
 
 def create(queue: Server, name: str, field: str, keys: int, of_each: int) -> None:
