@@ -20,7 +20,7 @@ from taskmanager.queue.answer_size import LARGE_COLUMNS, require_small
 from taskmanager.queue.columns import params_text
 from taskmanager.queue.create import prepare_tasks
 from taskmanager.queue.flow import batches
-from taskmanager.queue.read import FINISHED_STATUSES, TaskFilter
+from taskmanager.queue.read import FINISHED_STATUSES
 from taskmanager.queue.store import Stored
 from taskmanager.queue.task_types import with_type
 
@@ -105,7 +105,6 @@ def cancel(batch_id: int, body: Values) -> Response:
     Up to 10,000 a call; `reason` goes into their history. 200 with the batch and what
     POST /api/tasks/cancel answers; 404.
     """
-    batches.close_batch(batch_id, caller=g.caller, now=g.now)
     return _change(bulk.CANCEL, batch_id, body.get("reason"), "cancelled")
 
 
@@ -134,16 +133,12 @@ def batch_json(row: Row) -> dict[str, Any]:
 
 
 def _change(action: bulk.Action, batch_id: int, reason: str | None, done: str) -> Response:
-    batches.get_batch(batch_id=batch_id, caller=g.caller)
-    outcome = bulk.change_tasks(
+    outcome = bulk.change_batch(
         action,
-        ids=None,
-        task_filter=TaskFilter(batch_id=batch_id),
+        batch_id=batch_id,
         limit=CHANGED_AT_ONCE,
-        cursor=None,
         dry_run=False,
         reason=reason,
-        asked={"batch_id": batch_id},
         caller=g.caller,
         now=g.now,
     )

@@ -14,13 +14,13 @@ from taskmanager.db.statements import Row
 from taskmanager.payloads.callbacks import CALLBACKS
 from taskmanager.queue import bulk
 from taskmanager.queue.flow import batches
-from taskmanager.queue.read import FINISHED_STATUSES, STATUSES, TaskFilter
-from taskmanager.queue.task_types import with_type_name
+from taskmanager.queue.read import FINISHED_STATUSES
+from taskmanager.queue.task_types import OPEN_STATUSES, with_type_name
 
 blueprint = Blueprint("batches", __name__)
 
 PAGE_SIZE = 50
-UNFINISHED = ",".join(status for status in STATUSES if status not in FINISHED_STATUSES)
+UNFINISHED = ",".join(OPEN_STATUSES)
 ACTIONS = {"cancel": bulk.CANCEL, "retry": bulk.RETRY}
 # Callback → when its task is created, to go on "It creates a task …".
 WHEN = {
@@ -117,19 +117,13 @@ def change(batch_id: int, action: str) -> Response:
 
     Cancelling also closes the batch, so that it finishes.
     """
-    batch = batches.get_batch(batch_id=batch_id, caller=g.caller)
     is_confirmed = bool(request.form.get("confirmed"))
-    if is_confirmed and action == "cancel":
-        batches.close_batch(batch_id, caller=g.caller, now=g.now)
-    outcome = bulk.change_tasks(
+    outcome = bulk.change_batch(
         ACTIONS[action],
-        ids=None,
-        task_filter=TaskFilter(batch_id=batch_id),
+        batch_id=batch_id,
         limit=CHANGED_AT_ONCE,
-        cursor=None,
         dry_run=not is_confirmed,
         reason=None,
-        asked={"batch_id": batch_id},
         caller=g.caller,
         now=g.now,
     )
@@ -138,7 +132,7 @@ def change(batch_id: int, action: str) -> Response:
         return lead_to("batches.show", batch_id=batch_id, said=said)
     return page(
         "confirm_batch.html",
-        batch=shown(batch),
+        batch=shown(batches.get_batch(batch_id=batch_id, caller=g.caller)),
         action=action,
         outcome=outcome,
         skipped=skipped_sentences(outcome),

@@ -2,8 +2,8 @@
 
 import sys
 
-# peewee imports PyMySQL where there is one, and that cryptography: 8 MB of a process that SQLite
-# does not need. mysql/engine.py gives peewee what it is kept from here.
+# peewee imports PyMySQL where there is one, and that cryptography, which SQLite does not need: see
+# docs/decisions/0041. mysql/engine.py gives peewee what it is kept from here.
 if not {"peewee", "pymysql"} & sys.modules.keys():
     sys.modules["pymysql"] = None  # type: ignore[assignment]
     try:

@@ -172,8 +172,6 @@ _NODE_LOST = Refusal(
 )
 MYSQL_REFUSALS = {
     1021: _SERVER_FULL,
-    1047: _NODE_LOST,
-    1180: _NODE_LOST,
     1040: Refusal("The database server has no free connection", _LATER),
     1044: Refusal(
         "The database user has no access to this database",
@@ -181,6 +179,7 @@ MYSQL_REFUSALS = {
         ACCESS,
     ),
     1045: _LOGIN,
+    1047: _NODE_LOST,
     1049: Refusal(
         "There is no database with this name", f"Create it in the host's panel. {_PANEL}", ACCESS
     ),
@@ -200,6 +199,7 @@ MYSQL_REFUSALS = {
         "Ask the host to set sql_safe_updates=0.",
         SETTINGS,
     ),
+    1180: _NODE_LOST,
     1203: Refusal("The database user has reached its limit of connections", _LATER),
     1205: Refusal(
         "Other transactions kept the rows locked for longer than the database server waits",

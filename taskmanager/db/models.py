@@ -440,11 +440,7 @@ MODELS = (
 
 
 # Nothing writes them yet: schema.sql says why they exist.
-_UNUSED = frozenset(
-    (
-        *("max_open",),  # of a type
-    )
-)
+_UNUSED = frozenset({"max_open"})
 
 
 def used_columns(model: type[peewee.Model]) -> tuple[str, ...]:

@@ -73,12 +73,12 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
             except peewee.IntegrityError:
                 raise
             except (peewee.DatabaseError, peewee.InterfaceError) as error:
-                is_lost = database.is_lost(error)
+                is_lost, is_undone = database.is_lost(error), is_rolled_back(error)
                 if is_lost:
                     close_connection()
-                else:
+                elif is_undone:
                     database.cache.conflict_at = time.monotonic()
-                if attempt == MAX_TRANSACTION_RUNS or not (is_lost or is_rolled_back(error)):
+                if attempt == MAX_TRANSACTION_RUNS or not (is_lost or is_undone):
                     raise database.given_up(error) from error
                 log.info("transaction %s again: %s", operation.__name__, error)
             time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, 0.005 * 2**attempt)))  # noqa: S311

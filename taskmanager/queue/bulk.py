@@ -19,9 +19,10 @@ from taskmanager.db.statements import Row, execute, fetch_all, parts_of, update
 from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.queue import history, operate
 from taskmanager.queue.columns import when_available
+from taskmanager.queue.flow import batches
 from taskmanager.queue.holder import lock_tasks, put_back
 from taskmanager.queue.read import FINISHED_STATUSES, WAITING_STATUSES, TaskFilter, find_ids
-from taskmanager.queue.task_types import allowed_rows
+from taskmanager.queue.task_types import OPEN_STATUSES, allowed_rows
 
 # On SQLite a claim waits for a slice to end: python -m benchmarks.operating
 SLICE_ROWS = 10
@@ -41,7 +42,7 @@ class Action(NamedTuple):
 
 
 RETRY = Action("retried", ("failed", "cancelled"), "task_not_retryable", operate.new_attempts)
-CANCEL = Action("cancelled", (*WAITING_STATUSES, "claimed"), "task_finished", operate.cancellation)
+CANCEL = Action("cancelled", OPEN_STATUSES, "task_finished", operate.cancellation)
 RELEASE = Action(
     "released", ("claimed",), "task_not_claimed", lambda task, now: put_back(task, 0, now)
 )
@@ -116,6 +117,37 @@ def change_tasks(
             outcomes += _change(action, some, reason, unsaid, caller, now)
     changed = outcomes.pop("changed", 0)
     return Outcome(len(ids), changed, dict(outcomes), next_cursor, is_complete)
+
+
+def change_batch(
+    action: Action,
+    *,
+    batch_id: int,
+    limit: int,
+    dry_run: bool,
+    reason: str | None,
+    caller: Caller,
+    now: int,
+) -> Outcome:
+    """Does the same to up to `limit` tasks of a batch, as change_tasks() does.
+
+    Cancelling also closes the batch, so that it can finish. Raises NotFound.
+    """
+    batches.get_batch(batch_id=batch_id, caller=caller)
+    if action is CANCEL and not dry_run:
+        batches.close_batch(batch_id, caller=caller, now=now)
+    return change_tasks(
+        action,
+        ids=None,
+        task_filter=TaskFilter(batch_id=batch_id),
+        limit=limit,
+        cursor=None,
+        dry_run=dry_run,
+        reason=reason,
+        asked={"batch_id": batch_id},
+        caller=caller,
+        now=now,
+    )
 
 
 def _slices(ids: list[int]) -> Iterator[Sequence[int]]:

@@ -78,7 +78,7 @@ def create_tasks(
 @write_transaction
 def _store(rows: list[Row], caller: Caller, now: int) -> list[Stored]:
     stored, ended = dependencies.connect(rows, store_tasks(rows, caller=caller), now=now)
-    endings.record_new(ended, now=now)
+    endings.record_followed(ended, now=now)
     return stored
 
 
@@ -120,9 +120,9 @@ def prepare_tasks(
                     f"There is no task {request['parent_task_id']} to be the parent.",
                     code="parent_task_not_found",
                 )
-            for named in request.get("depends_on", ()):
-                if type(named) is int and named in missing_dependencies:
-                    raise dependencies.no_such_dependency(named)
+            for wanted in request.get("depends_on", ()):
+                if type(wanted) is int and wanted in missing_dependencies:
+                    raise dependencies.no_such_dependency(wanted)
             if request.get("notify") in missing_endpoints:
                 raise outbox.no_such_endpoint(request["notify"])
             task_type = _type_for(request["type"], types, caller)

@@ -16,7 +16,7 @@ def record(tasks: Sequence[Row], *, now: int) -> None:
     """
     lanes.record(tasks)
     # Dependencies first: whoever ends a task locks those that wait for it, then its batch.
-    _tell([*tasks, *dependencies.follow_ends(tasks, now=now)], now)
+    record_followed([*tasks, *dependencies.follow_ends(tasks, now=now)], now=now)
 
 
 def record_retries(tasks: Sequence[Row], *, now: int) -> None:
@@ -27,7 +27,7 @@ def record_retries(tasks: Sequence[Row], *, now: int) -> None:
     """
     ended = dependencies.block_again(tasks, now=now)
     batches.record_retries(tasks, now=now)
-    _tell(ended, now)
+    record_followed(ended, now=now)
 
 
 def record_late_reports(tasks: Sequence[Row], *, now: int) -> None:
@@ -37,11 +37,6 @@ def record_late_reports(tasks: Sequence[Row], *, now: int) -> None:
     """
     dependencies.forget_ends(tasks)
     batches.record_retries(tasks, now=now)
-
-
-def record_new(ended: Sequence[Row], *, now: int) -> None:
-    """Follows the end of tasks whose dependents know it already. Part of the transaction."""
-    _tell(ended, now)
 
 
 @write_transaction
@@ -54,10 +49,14 @@ def follow_dependencies_slice(*, now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     followed, ended = dependencies.follow_noted(now=now, rows=rows)
-    _tell(ended, now)
+    record_followed(ended, now=now)
     return followed
 
 
-def _tell(ended: Sequence[Row], now: int) -> None:
+def record_followed(ended: Sequence[Row], *, now: int) -> None:
+    """Follows the end of tasks whose lanes and dependents know it already.
+
+    Part of the caller's transaction.
+    """
     outbox.record(ended, now=now)
     batches.record_ends(ended, now=now)

@@ -37,8 +37,6 @@ MAX_COUNTING_SECONDS = 10.0  # of these; after an upgrade there are the events o
 COUNTED_EVERY_MS = 60_000  # on claims, where no other run has counted
 COUNTED_ON_CLAIM = 100  # events
 
-LANE_COLUMNS = "priority, concurrency_key, group_key"
-
 # What a task loses when it is pruned and its row is kept for its dedupe key.
 EMPTIED: Row = {
     **NOT_CLAIMED,
@@ -331,7 +329,7 @@ def _requeue_slice(now: int, rows: int) -> int:
     """
     columns = "id, task_type_id, status, attempts, max_attempts, worker_id, claim_token, notify, "
     columns += "batch_id, claimed_at, lease_expires_at, max_run_seconds, payload_key, dependents, "
-    columns += LANE_COLUMNS
+    columns += lanes.COLUMNS
     over = _lock_slice(columns, "lease_expires_at <= ?", now, rows, by="lease_expires_at")
     deadlines.end_attempts([row for row in over if deadlines.is_timed_out(row)], now=now)
     expired = [row for row in over if not deadlines.is_timed_out(row)]
@@ -376,7 +374,7 @@ def _start_slice(now: int, rows: int) -> int:
     A crash leaves the slice as it was.
     """
     condition = "status = 'scheduled' AND available_at <= ?"
-    columns = f"id, task_type_id, {LANE_COLUMNS}"
+    columns = f"id, task_type_id, {lanes.COLUMNS}"
     due = _lock_slice(columns, condition, now, rows, by="available_at")
     _move(due, "scheduled", {"status": "pending", "updated_at": now})
     lanes.record([{**row, "status": "pending"} for row in due])

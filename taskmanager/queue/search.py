@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from taskmanager.db.statements import Row, fetch_all
 from taskmanager.errors import InvalidRequest
+from taskmanager.params.paths import value_at
 from taskmanager.payloads.sealing import all_opened, keyring
 from taskmanager.queue.answer_size import MAX_ANSWER_TEXT, count_that_fits, sizes_of
 
@@ -133,22 +134,10 @@ def _has_error(row: Row, part: str) -> bool:
 
 
 def _has_params(params: Any, wanted: Sequence[tuple[str, str]]) -> bool:
-    return all(_is(_at(params, path), text) for path, text in wanted)
-
-
-_NOTHING = object()
-
-
-def _at(value: Any, path: str) -> Any:
-    """The value at a path of names and list positions, such as `user.emails.0`."""
-    for name in path.split("."):
-        if isinstance(value, dict) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
-        else:
-            return _NOTHING
-    return value
+    try:
+        return all(_is(value_at(params, path), text) for path, text in wanted)
+    except LookupError:
+        return False
 
 
 def _is(value: Any, text: str) -> bool:

@@ -310,7 +310,7 @@ def test_a_task_that_is_not_finished_in_time_is_answered_as_it_is_then(api: Api)
 
 
 def test_a_task_that_is_not_there_is_not_waited_for(api: Api) -> None:
-    api.get("/api/tasks/77?wait_seconds=20", 404)
+    assert api.get("/api/tasks/77?wait_seconds=20", 404)["code"] == "task_not_found"
 
 
 # With MariaDB an event may be held back when the call is woken; then a later look finds it.
@@ -327,18 +327,23 @@ def test_the_feed_waits_for_an_event_that_matches(api: Api, calls: Calls) -> Non
     assert following["events"] == []
 
 
+def claim_from(client: socket.socket, api: Api, calls: Calls) -> Any:
+    """A claim that waits, from a client that is at the other end of a socket."""
+    return calls.start(
+        api.call,
+        "POST",
+        "/api/tasks/claim",
+        {"worker_id": "worker-1", "wait_seconds": 20},
+        environ_overrides={"gunicorn.socket": client},
+    )
+
+
 def test_a_client_that_has_hung_up_gets_no_task(api: Api, calls: Calls) -> None:
     api.register()
     here, there = socket.socketpair()
     here.settimeout(20)
     with here, there:
-        claim = calls.start(
-            api.call,
-            "POST",
-            "/api/tasks/claim",
-            {"worker_id": "worker-1", "wait_seconds": 20},
-            environ_overrides={"gunicorn.socket": here},
-        )
+        claim = claim_from(here, api, calls)
         there.close()
         task = api.create()
         assert answer(claim).status_code == 404
@@ -351,12 +356,6 @@ def test_a_client_that_has_sent_its_next_request_has_not_hung_up(api: Api, calls
     here, there = socket.socketpair()
     with here, there:
         there.send(b"GET / HTTP/1.1\r\n")
-        claim = calls.start(
-            api.call,
-            "POST",
-            "/api/tasks/claim",
-            {"worker_id": "worker-1", "wait_seconds": 20},
-            environ_overrides={"gunicorn.socket": here},
-        )
+        claim = claim_from(here, api, calls)
         api.create()
         assert answer(claim).status_code == 200

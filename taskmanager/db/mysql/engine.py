@@ -132,20 +132,20 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
 
         Raises what the last server that was tried has answered.
         """
-        reserve = None
+        reserve: MySQLConnection | None = None
         refused: OperationalError | DatabaseUnavailable | None = None
         # Preparing the tables is locked within one server: all processes go to the same.
         for node in self.nodes.to_try(spread=not self._own.patience):
             try:
-                connection = connect(**options, **node._asdict())
-                with connection.cursor() as cursor:
-                    state = ask_state(cursor)
+                connection, state = _ask(node, options)
             except (OperationalError, DatabaseUnavailable) as error:
                 refused = error
                 self.nodes.avoid(node)
                 continue
             if state.is_usable and state.is_synced:
                 self.nodes.use(node)
+                if reserve is not None:
+                    reserve.close()
                 return connection
             self.nodes.avoid(node)
             if state.is_usable and reserve is None:
@@ -168,15 +168,15 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
     def ask_nodes(self) -> list[tuple[Node, State | None]]:
         """Each server of the URL, and what it says of itself; None where it does not answer."""
         found: list[tuple[Node, State | None]] = []
+        options = {**self.connect_params, "database": self.database, "autocommit": True}
         for node in self.nodes:
-            options = {**self.connect_params, **node._asdict()}
             try:
-                connection = connect(database=self.database, autocommit=True, **options)
+                connection, state = _ask(node, options)
             except (OperationalError, DatabaseUnavailable):
                 found.append((node, None))
-                continue
-            with contextlib.closing(connection), connection.cursor() as cursor:
-                found.append((node, ask_state(cursor)))
+            else:
+                connection.close()
+                found.append((node, state))
         return found
 
     def is_lost(self, error: BaseException) -> bool:
@@ -278,6 +278,17 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
 def node_of(connection: MySQLConnection) -> Node:
     """The server that a connection goes to."""
     return Node(connection.host, connection.port)
+
+
+def _ask(node: Node, options: Mapping[str, Any]) -> tuple[MySQLConnection, State]:
+    """A connection to a server, and what the server says of itself."""
+    connection = connect(**options, **node._asdict())
+    try:
+        with connection.cursor() as cursor:
+            return connection, ask_state(cursor)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _refusal_of(node: Node, state: State) -> OperationalError:

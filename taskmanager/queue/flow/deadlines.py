@@ -14,6 +14,7 @@ from taskmanager.errors import InvalidRequest
 from taskmanager.payloads.sealing import with_sealed
 from taskmanager.queue import endings, history, retry, task_types
 from taskmanager.queue.columns import MAX_DELAY_SECONDS
+from taskmanager.queue.flow import lanes
 from taskmanager.queue.holder import finished, update_held, waiting_again
 from taskmanager.queue.read import WAITING_STATUSES
 
@@ -22,7 +23,7 @@ CANCELLED_BY_A_CLAIM = 25  # late tasks that a claim clears out of its way at a 
 NEXT = "SELECT expires_at FROM {task_deadlines} ORDER BY expires_at LIMIT 1"
 _COLUMNS = (
     "id, task_type_id, status, attempts, worker_id, claim_token, notify, batch_id, expires_at, "
-    "payload_key, dependents, priority, concurrency_key, group_key"
+    f"payload_key, dependents, {lanes.COLUMNS}"
 )
 _EXPIRED: Row = {
     "error_code": "expired",

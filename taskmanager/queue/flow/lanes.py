@@ -41,6 +41,8 @@ from taskmanager.errors import ClaimLost, InvalidRequest
 CONCURRENCY, GROUP = "concurrency", "group"
 # The column with the key of a task, by the kind of lane.
 KEYS = {CONCURRENCY: "concurrency_key", GROUP: "group_key"}
+# What record() needs of a task besides its id, type and status.
+COLUMNS = "priority, concurrency_key, group_key"
 # Tasks of such types that came without a key are in one lane, whose limit is none.
 NO_KEY = ""
 
@@ -342,8 +344,7 @@ def _adopt(type_id: int, kind: str) -> int:
     column = KEYS[kind]
     how = "{lock_free_rows}" if skips_locked() else "{lock_rows}"
     tasks = fetch_all(
-        "SELECT id, task_type_id, status, priority, concurrency_key, group_key "
-        "FROM {tasks} {by_id} "
+        f"SELECT id, task_type_id, status, {COLUMNS} FROM {{tasks}} {{by_id}} "
         f"WHERE id IN ? AND status = 'pending' AND {column} IS NULL ORDER BY id {how}",
         (ids,),
     )

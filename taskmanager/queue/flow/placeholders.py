@@ -13,6 +13,7 @@ from taskmanager.db.statements import Row
 from taskmanager.errors import ValidationFailed
 from taskmanager.params import validation
 from taskmanager.params.messages import Problem, path_of
+from taskmanager.params.paths import value_at
 
 NAME = "$result_of"
 
@@ -106,15 +107,11 @@ def value_in(result: Any, place: Place) -> Any:
     position, path = place
     if result is None or not path:
         return result
-    value = result
-    for name in path.split("."):
-        if isinstance(value, dict) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
-        else:
-            raise NoSuchValue(f"The result of depends_on[{position}] has no value at '{path}'.")
-    return value
+    try:
+        return value_at(result, path)
+    except LookupError:
+        message = f"The result of depends_on[{position}] has no value at '{path}'."
+        raise NoSuchValue(message) from None
 
 
 def _placeholders(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -33,10 +33,8 @@ MAX_INTERVAL_SECONDS = 366 * 86_400
 NEXT_RUNS_SHOWN = 5
 MAX_PARAMS_LENGTH = 65_536
 
-_PLAIN_FIELDS = (
-    *("name", "priority", "max_attempts", "notify", "overlap"),
-    *("concurrency_key", "group_key"),
-)
+OF_ITS_TASKS = ("priority", "max_attempts", "notify", "concurrency_key", "group_key")
+_PLAIN_FIELDS = ("name", "overlap", *OF_ITS_TASKS)
 
 
 def create_schedule(

@@ -20,10 +20,6 @@ from taskmanager.queue.schedules import definitions, due_times
 from taskmanager.queue.store import store_in_transaction, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
-_OF_ITS_TASKS = (
-    *("type", "priority", "max_attempts", "notify"),
-    *("concurrency_key", "group_key"),
-)
 DUE_READ_AT_ONCE = 100
 # A time that is too late by less is no mistake: the clocks of two machines differ by seconds, and
 # a run of maintenance keeps the time at which it began for 50 s.
@@ -77,7 +73,7 @@ def _task_request(schedule: Row, due_at: int | None) -> Row:
         dedupe = "active"
     elif due_at is not None:
         dedupe, key = "forever", f"{key}:{format_time(due_at)}"
-    same = {name: schedule[name] for name in _OF_ITS_TASKS}
+    same = {name: schedule[name] for name in ("type", *definitions.OF_ITS_TASKS)}
     params, tags = json.loads(schedule["params"]), json.loads(schedule["tags"] or "[]")
     return {**same, "params": params, "tags": tags, "dedupe": dedupe, "dedupe_key": key}
 
