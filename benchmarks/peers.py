@@ -86,13 +86,18 @@ def produce(count):
         noop.delay(n)
 """
 DJANGO = """
+import importlib
+import importlib.util
 import django
 from django.conf import settings
+
+# Django 6 has it; for those before, django-tasks-db brings the package django_tasks.
+TASKS = "django.tasks" if importlib.util.find_spec("django.tasks") else "django_tasks"
 
 settings.configure(
     SECRET_KEY="bench",
     USE_TZ=True,
-    INSTALLED_APPS=["django_tasks_db"],
+    INSTALLED_APPS=["django_tasks_db", *([TASKS] if TASKS == "django_tasks" else [])],
     DATABASES={"default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": "django.db",
@@ -106,7 +111,7 @@ settings.configure(
 )
 django.setup()
 from django.core.management import call_command
-from django.tasks import task
+task = importlib.import_module(TASKS).task
 
 @task
 def noop(n):
