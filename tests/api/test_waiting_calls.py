@@ -71,6 +71,17 @@ def answer(future: "Future[Any]") -> Any:
     return future.result(PATIENCE_SECONDS)
 
 
+def create_at_once(api: Api, count: int) -> list[int]:
+    """The ids of tasks that come together.
+
+    The first call of a line looks as soon as it waits, and a test cannot know when. The others
+    look after those before them have got their tasks.
+    """
+    body = [{"type": "job", "params": {}, "dedupe": "none"}] * count
+    made = api.post("/api/tasks/batch", {"tasks": body}, 201)
+    return [result["task"]["id"] for result in made["results"]]
+
+
 @pytest.mark.usefixtures("only_woken")
 def test_a_claim_that_waits_gets_the_task_that_is_created(api: Api, calls: Calls) -> None:
     api.register()
@@ -85,10 +96,8 @@ def test_a_claim_that_waits_gets_the_task_that_is_created(api: Api, calls: Calls
 def test_each_of_the_claims_that_wait_gets_one_of_the_tasks(api: Api, calls: Calls) -> None:
     api.register()
     claims = [calls.start(api.claim, f"worker-{n}", wait_seconds=20) for n in range(MOST)]
-    body = [{"type": "job", "params": {}, "dedupe": "none"} for _ in claims]
-    made = api.post("/api/tasks/batch", {"tasks": body}, 201)
-    tasks = {result["task"]["id"] for result in made["results"]}
-    assert {answer(claim)["id"] for claim in claims} == tasks
+    tasks = create_at_once(api, MOST)
+    assert {answer(claim)["id"] for claim in claims} == set(tasks)
 
 
 @pytest.mark.usefixtures("only_woken")
@@ -217,16 +226,19 @@ class TestWithoutTheSetting:
         assert page["events"] == []
 
 
+@pytest.mark.usefixtures("only_woken")
 def test_a_key_that_is_revoked_while_its_claim_waits_gets_nothing(api: Api, calls: Calls) -> None:
     api.register()
     row, key = keys.create_key(
         name="worker", scopes=keys.ROLES["worker"], now=utc_now(), caller=OPERATOR
     )
-    claim = calls.start(api.with_key(key).claim, status=401, wait_seconds=20)
+    first = calls.start(api.claim, wait_seconds=20)
+    second = calls.start(api.with_key(key).claim, "worker-2", 401, wait_seconds=20)
     revoke_key(key_id=row["id"], force=False, caller=OPERATOR, now=utc_now())
-    task = api.create()
-    assert answer(claim)["code"] == "not_authenticated"
-    assert api.get(f"/api/tasks/{task['id']}")["status"] == "pending"
+    task, left = create_at_once(api, 2)
+    assert answer(first)["id"] == task
+    assert answer(second)["code"] == "not_authenticated"
+    assert api.get(f"/api/tasks/{left}")["status"] == "pending"
 
 
 @pytest.mark.usefixtures("only_woken")
@@ -327,27 +339,30 @@ def test_the_feed_waits_for_an_event_that_matches(api: Api, calls: Calls) -> Non
     assert following["events"] == []
 
 
-def claim_from(client: socket.socket, api: Api, calls: Calls) -> Any:
+def claim_from(client: socket.socket, api: Api, calls: Calls, worker: str = "worker-1") -> Any:
     """A claim that waits, from a client that is at the other end of a socket."""
     return calls.start(
         api.call,
         "POST",
         "/api/tasks/claim",
-        {"worker_id": "worker-1", "wait_seconds": 20},
+        {"worker_id": worker, "wait_seconds": 20},
         environ_overrides={"gunicorn.socket": client},
     )
 
 
+@pytest.mark.usefixtures("only_woken")
 def test_a_client_that_has_hung_up_gets_no_task(api: Api, calls: Calls) -> None:
     api.register()
     here, there = socket.socketpair()
     here.settimeout(20)
     with here, there:
-        claim = claim_from(here, api, calls)
+        first = calls.start(api.claim, wait_seconds=20)
+        second = claim_from(here, api, calls, "worker-2")
         there.close()
-        task = api.create()
-        assert answer(claim).status_code == 404
-    assert api.get(f"/api/tasks/{task['id']}")["status"] == "pending"
+        task, left = create_at_once(api, 2)
+        assert answer(first)["id"] == task
+        assert answer(second).status_code == 404
+    assert api.get(f"/api/tasks/{left}")["status"] == "pending"
 
 
 @pytest.mark.usefixtures("only_woken")
