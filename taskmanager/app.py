@@ -6,8 +6,7 @@ from typing import Any
 
 from flask import Flask, g, has_request_context, request
 
-from taskmanager.api import register_api
-from taskmanager.api.auth import takes_no_key
+from taskmanager.api import register_api, register_request_hooks
 from taskmanager.api.http_rules import register_http_rules
 from taskmanager.api.rate_limits import register_rate_limits
 from taskmanager.api.request_logs import register_request_logs
@@ -59,8 +58,9 @@ def create_app(
     load_plugins(settings)
     register_api(app)
     use_prepared_database = _use_own_database(app, settings, report)
+    register_rate_limits(app, settings)
+    register_request_hooks(app, use_prepared_database)
     WaitingCalls(settings.waiting_calls, wakeups()).register(app)
-    register_rate_limits(app, settings, takes_no_key=takes_no_key)
     mount_dashboard(app, use_prepared_database)
     register_http_rules(app, settings)
     if dialect() is MYSQL:
@@ -80,9 +80,7 @@ def close_app(app: Flask) -> None:
 def _use_own_database(
     app: Flask, settings: Settings, report: Callable[[str], None] | None
 ) -> Callable[[], None]:
-    """Each request uses the database of its application: a process may have several.
-
-    Returns what does so for the present request.
+    """Returns what lets a request use the database of its application: a process may have several.
 
     Its tables are created or upgraded at the start, or else before the first request that
     can. The health call is answered all the same: it says what is wrong.
@@ -116,7 +114,6 @@ def _use_own_database(
     except DatabaseUnavailable as error:
         log.warning("starting without the database: %s", error.message)
 
-    @app.before_request
     def use_prepared_database() -> None:
         use_database(engine)
         try:

@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, Response, request
 
 from taskmanager.access.audit import record_failed_authentication
 from taskmanager.access.keys import mark_used
@@ -33,7 +35,13 @@ from taskmanager.api.auth import (
     takes_no_key,
 )
 from taskmanager.api.errors import register_error_handlers
-from taskmanager.api.rate_limits import client_address
+from taskmanager.api.rate_limits import (
+    client_address,
+    count_address,
+    finish_count_of_address,
+    quota_headers,
+)
+from taskmanager.api.requests import present
 from taskmanager.clock import utc_now
 
 RESOURCES = (
@@ -60,44 +68,62 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def register_api(app: Flask) -> None:
-    """Puts everything under /api and what all its answers have in common on `app`."""
+    """Puts everything under /api, and how errors are answered, on `app`."""
     app.url_map.converters["worker"] = workers.WorkerId
     api = Blueprint("api", __name__, url_prefix="/api")
-    api.before_request(authenticate_request)
     for resource in RESOURCES:
         api.register_blueprint(resource.blueprint)
-    app.before_request(begin_request)
-    app.after_request(_end_request)
-    register_error_handlers(app)
     app.register_blueprint(api)
     app.add_url_rule("/", view_func=documentation.start)
     check_every_route_has_a_rule(app, api)
+    register_error_handlers(app)
+
+
+def register_request_hooks(app: Flask, use_prepared_database: Callable[[], None]) -> None:
+    """Lets each request begin and end with what all have in common."""
+
+    # One hook for all of it: Flask's way to a hook takes longer than most of these steps.
+    @app.before_request
+    def begin() -> Any:
+        begin_request()
+        use_prepared_database()
+        if takes_no_key():
+            return count_address()
+        if request.url_rule is not None:
+            authenticate_request()
+        return None
+
+    app.after_request(_end_request)
 
 
 def begin_request() -> None:
     """Puts on `g` what later steps ask for: `request_id`, `now` (ms), `scope` and `policy`."""
-    request_id = request.headers.get("X-Request-ID", "")
+    asked, of = present()
+    request_id = asked.headers.get("X-Request-ID", "")
     if not _SANE_REQUEST_ID.fullmatch(request_id):
         request_id = os.urandom(16).hex()
-    g.request_id = request_id
-    g.now = utc_now()
-    g.scope, g.policy = rule_of(request)
+    of.request_id = request_id
+    of.now = utc_now()
+    of.scope, of.policy = rule_of(asked)
 
 
 def _end_request(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    caller = g.get("caller")
+    _, of = present()
+    response.headers["X-Request-ID"] = of.request_id
+    caller = of.get("caller")
     if caller is not None:
         # A refused request and an empty poll write nothing.
         if response.status_code < 400:
-            mark_used(caller, now=g.now)
-    # 429 without a caller: failures from that address are over their limit, or requests without
-    # a key are, which are no failures.
-    elif response.status_code in (401, 429) and not takes_no_key():
+            mark_used(caller, now=of.now)
+    elif takes_no_key():
+        finish_count_of_address(response)
+    # 429 without a caller: failures from that address are over their limit.
+    elif response.status_code in (401, 429):
         record_failed_authentication(
             address=client_address(),
-            request_id=g.request_id,
+            request_id=of.request_id,
             reason=response.get_json()["message"],
-            now=g.now,
+            now=of.now,
         )
+    response.headers.extend(quota_headers())
     return response

@@ -13,7 +13,7 @@ from taskmanager.access.audit import MAX_ADDRESS_LENGTH
 from taskmanager.access.caller import Caller
 from taskmanager.api import rate_limits
 from taskmanager.api.rate_limits import Policy
-from taskmanager.api.requests import QueryParameters, RequestBody
+from taskmanager.api.requests import QueryParameters, RequestBody, present
 from taskmanager.errors import NotAllowed, NotAuthenticated
 
 View = Callable[..., Response]
@@ -75,10 +75,10 @@ def rule_of(asked: Request) -> tuple[str, Policy]:
 
     The scope of a preflight is PUBLIC: nobody asks a key of it.
     """
-    view = current_app.view_functions.get(asked.endpoint or "")
-    scope = getattr(view, "required_scope", "admin")
     if asked.method == "OPTIONS":
         return PUBLIC, "key"
+    view = current_app.view_functions.get(asked.endpoint or "")
+    scope = getattr(view, "required_scope", "admin")
     if getattr(view, "ends_or_keeps_lease", False):
         return scope, "leases"
     return scope, "operator" if view is not None and scope in OPERATOR_SCOPES else "key"
@@ -92,22 +92,21 @@ def takes_no_key() -> bool:
 def authenticate_request() -> None:
     """Puts the caller on `g`, with address and request id, and counts the request.
 
-    Raises NotAuthenticated, NotAllowed, RateLimited.
+    Not for requests that take no key. Raises NotAuthenticated, NotAllowed, RateLimited.
     """
-    if takes_no_key():
-        return
-    own = request.environ.get(CALLER)
+    asked, of = present()
+    own = asked.environ.get(CALLER)
     if isinstance(own, Caller):
-        g.caller = own._replace(request_id=g.request_id)
+        of.caller = own._replace(request_id=of.request_id)
         return
     try:
-        caller = keys.authenticate(_presented_key(request.headers), now=g.now)
+        caller = keys.authenticate(_presented_key(asked.headers), now=of.now)
     except NotAuthenticated:
         rate_limits.count_failure("authentication")
         raise
-    g.caller = caller = _of_this_request(caller)
-    may = caller.may(g.scope)
-    rate_limits.count_request(caller, g.policy if may else "key")
+    of.caller = caller = _of_this_request(caller)
+    may = caller.may(of.scope)
+    rate_limits.count_request(caller, of.policy if may else "key")
     if not may:
         raise _scope_missing(caller)
 

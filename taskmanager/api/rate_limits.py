@@ -1,7 +1,7 @@
 """Who may ask how often: a key, an address that needs no key, an address that fails.
 
 Owns which limit a request counts against, the refusal and the headers that tell a
-client what is left. Refuses to count: Flask-Limiter counts the requests that need no
+client what is left. Does not count itself: Flask-Limiter counts the requests that need no
 key, by address. Its strategy counts those of a key and failed attempts, which are
 known only while a request is answered. Both count in the storage that
 taskmanager.ratelimits defines.
@@ -67,12 +67,11 @@ class RateLimits(NamedTuple):
     per_key: Rate
     limiter: Limiter
     storage: GuardedStorage
+    hooks: "_Hooks"
 
 
-def register_rate_limits(
-    app: Flask, settings: Settings, *, takes_no_key: Callable[[], bool]
-) -> None:
-    """Counts the requests for which `takes_no_key`; adds the headers of every limit.
+def register_rate_limits(app: Flask, settings: Settings) -> None:
+    """Lets the functions of this module count the requests of `app`.
 
     Raises ConfigurationError for a storage that cannot be used.
     """
@@ -86,8 +85,9 @@ def register_rate_limits(
         strategy="fixed-window",
         on_breach=_refuse_address,
     )
+    hooks = _Hooks(app)
     try:
-        limiter.init_app(_WithoutKey(app, takes_no_key))  # type: ignore[arg-type]
+        limiter.init_app(hooks)  # type: ignore[arg-type]
     except (StorageRefused, ValueError) as error:
         reason = str(error).replace(uri, uri.partition(":")[0])  # it may hold a password
         raise ConfigurationError(
@@ -97,31 +97,47 @@ def register_rate_limits(
         ) from None
     if not isinstance(limiter.storage, GuardedStorage):
         raise AssertionError("the storage of the rate limits is not guarded")
-    app.extensions[_EXTENSION] = RateLimits(settings.rate_limit, limiter, limiter.storage)
-    app.after_request(_add_headers)
+    app.extensions[_EXTENSION] = RateLimits(settings.rate_limit, limiter, limiter.storage, hooks)
 
 
-class _WithoutKey:
-    """The application as Flask-Limiter sees it, whose hooks run for requests without a key alone.
+class _Hooks:
+    """The application as Flask-Limiter sees it: keeps its hooks, for requests without a key alone.
 
     It has nothing to count of any other request, and yet would take a tenth of an
     empty poll's time to find that out (docs/decisions/0015).
     """
 
-    def __init__(self, app: Flask, takes_no_key: Callable[[], bool]) -> None:
-        self._app, self._takes_no_key = app, takes_no_key
+    def __init__(self, app: Flask) -> None:
+        self._app = app
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._app, name)
 
     def before_request(self, hook: Callable[[], Any]) -> None:
-        self._app.before_request(lambda: hook() if self._takes_no_key() else None)
+        self.before = hook
 
     def after_request(self, hook: Callable[[Response], Response]) -> None:
-        self._app.after_request(lambda answer: hook(answer) if self._takes_no_key() else answer)
+        self.after = hook
 
-    def teardown_request(self, hook: Callable[[BaseException | None], None]) -> None:
-        self._app.teardown_request(lambda error: hook(error) if self._takes_no_key() else None)
+    def teardown_request(self, hook: Callable[[], None]) -> None:
+        self.teardown = hook
+
+
+def count_address() -> Any:
+    """Counts the present request, which needs no key, by its address; returns a refusal, or None.
+
+    Flask-Limiter does it, in what would be its own hook. Raises its RateLimitExceeded.
+    """
+    return _limits().hooks.before()
+
+
+def finish_count_of_address(response: Response) -> None:
+    """Ends what `count_address` has begun, with the answer to that request."""
+    limits = _limits()
+    limits.hooks.after(response)
+    if limit := limits.limiter.current_limit:
+        g.quota = _quota_of_address(limit)
+    limits.hooks.teardown()
 
 
 def _storage_options(uri: str) -> dict[str, str | int]:
@@ -231,19 +247,16 @@ def _quota_of_address(limit: RequestLimit) -> Quota:
     return Quota("address", WITHOUT_KEY, limit.breached, window.remaining, window.reset_time)
 
 
-def _add_headers(response: Response) -> Response:
+def quota_headers() -> dict[str, str]:
+    """The headers that tell a client what its limit leaves, where the present request counts."""
     quota: Quota | None = g.get("quota")
-    if quota is None and (limit := _limits().limiter.current_limit):
-        quota = _quota_of_address(limit)
-    if quota is not None:
-        policy, rate = quota.policy, quota.rate
-        response.headers.extend(
-            {
-                "RateLimit-Policy": f'"{policy}";q={rate.amount};w={rate.seconds}',
-                "RateLimit": f'"{policy}";r={quota.remaining};t={quota.resets_in}',
-                "X-RateLimit-Limit": str(rate.amount),
-                "X-RateLimit-Remaining": str(quota.remaining),
-                "X-RateLimit-Reset": str(math.ceil(quota.resets_at)),
-            }
-        )
-    return response
+    if quota is None:
+        return {}
+    policy, rate = quota.policy, quota.rate
+    return {
+        "RateLimit-Policy": f'"{policy}";q={rate.amount};w={rate.seconds}',
+        "RateLimit": f'"{policy}";r={quota.remaining};t={quota.resets_in}',
+        "X-RateLimit-Limit": str(rate.amount),
+        "X-RateLimit-Remaining": str(quota.remaining),
+        "X-RateLimit-Reset": str(math.ceil(quota.resets_at)),
+    }

@@ -13,7 +13,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flask import current_app, request
+from flask import Request, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from taskmanager.api.json_schema import OBJECT
@@ -31,6 +31,14 @@ LARGE_TEXT = 16_384
 Values = dict[str, Any]  # of a body or a query, by name
 PARAMS_PATH = "params.PATH"  # stands for any path into the params of a task
 TASK = f"/<int(max={MAX_INTEGER}):task_id>"  # how a path names a task
+
+
+def present() -> tuple[Request, Any]:
+    """The present request and its `g` themselves, for what uses them often.
+
+    Flask's `request` and `g` stand for them, and look them up at each use.
+    """
+    return request._get_current_object(), g._get_current_object()  # type: ignore[attr-defined]
 
 
 def settings() -> Settings:
@@ -87,13 +95,14 @@ class RequestBody:
         field that is missing, wrong or unknown, UnsupportedMediaType, and
         RequestEntityTooLarge.
         """
-        encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
+        asked, _ = present()
+        encoding = asked.environ.get("HTTP_CONTENT_ENCODING", "identity")
         if encoding.strip().lower() not in ("", "identity"):
             raise EncodedBody
-        raw = _read_body()
+        raw = _read_body(asked)
         if not raw:
             return self.check({})
-        if not request.is_json:
+        if not asked.is_json:
             raise UnsupportedMediaType
         body = parse_json(raw)
         if body == []:  # what PHP writes for an empty object
@@ -184,12 +193,12 @@ def _param_schema(value: Any) -> Any:
     return schema_with_objects(value)
 
 
-def _read_body() -> bytes:
+def _read_body(asked: Request) -> bytes:
     try:
-        raw = request.get_data(cache=False)
+        raw = asked.get_data(cache=False)
         # Of a body in chunks no length was told before, and reading just ended at the limit.
-        is_cut = request.content_length is None and len(raw) == request.max_content_length
-        if is_cut and request.environ["wsgi.input"].read(1):
+        is_cut = asked.content_length is None and len(raw) == asked.max_content_length
+        if is_cut and asked.environ["wsgi.input"].read(1):
             raise RequestEntityTooLarge
     except HTTPException:
         raise
