@@ -19,8 +19,8 @@ def traced(body: Values) -> Values:
 
     W3C Trace Context wants a header that cannot be read to be ignored.
     """
-    header = request.headers.get("traceparent", "")
-    if body.get("traceparent") is None and re.fullmatch(_TRACEPARENT, header):
+    header = request.headers.get("traceparent")
+    if header and body.get("traceparent") is None and re.fullmatch(_TRACEPARENT, header):
         body["traceparent"] = header
     return body
 

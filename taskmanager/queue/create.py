@@ -77,8 +77,10 @@ def create_tasks(
 
 @write_transaction
 def _store(rows: list[Row], caller: Caller, now: int) -> list[Stored]:
-    stored, ended = dependencies.connect(rows, store_tasks(rows, caller=caller), now=now)
-    endings.record_followed(ended, now=now)
+    stored = store_tasks(rows, caller=caller)
+    if any(row["depends_on"] for row in rows):
+        stored, ended = dependencies.connect(rows, stored, now=now)
+        endings.record_followed(ended, now=now)
     return stored
 
 

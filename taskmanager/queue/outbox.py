@@ -59,6 +59,8 @@ def require_endpoint(name: str | None) -> None:
 def missing_endpoints(names: Iterable[str]) -> set[str]:
     """Those of the names that no endpoint has."""
     wanted = set(names)
+    if not wanted:
+        return wanted
     return wanted - {row["name"] for row in _endpoints(wanted)}
 
 

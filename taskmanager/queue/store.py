@@ -116,8 +116,11 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
 
 def _without_sealed(row: Row) -> Row:
     """The row to insert: without the params if they are to be encrypted, and without depends_on."""
-    columns = {name: value for name, value in row.items() if name != "depends_on"}
-    return columns if row["payload_key"] is None else {**columns, "params": ""}
+    columns = dict(row)
+    columns.pop("depends_on", None)
+    if row["payload_key"] is not None:
+        columns["params"] = ""
+    return columns
 
 
 def _store_sealed(tasks: Iterable[tuple[int, Row]]) -> None:
@@ -150,6 +153,8 @@ def _insert_deadlines(tasks: Iterable[tuple[int, Row]]) -> None:
 
 def _holders(found: dict[int, Stored], now: int) -> dict[int, Stored]:
     """Those found that go on holding their keys; the others let go of them now."""
+    if not found:
+        return found
     old = sorted({task["id"] for task, _ in found.values() if dedupe.window_is_over(task, now)})
     if old:
         update("tasks", dedupe.NO_KEYS, "id IN ?", (old,), hint="{by_id}")

@@ -83,6 +83,8 @@ Reference = Any
 def missing_ids(requests: Iterable[Mapping[str, Any]], caller: Caller) -> set[int]:
     """Dependencies that do not exist, or that the caller may not know to exist."""
     wanted = {one for each in requests for one in each.get("depends_on", ()) if type(one) is int}
+    if not wanted:
+        return wanted
     found: list[Row] = []
     for some in parts_of(sorted(wanted), MAX_ROWS):
         found += fetch_all(

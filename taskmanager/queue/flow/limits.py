@@ -26,7 +26,9 @@ TOLERANCE_MS = 60_000
 
 def is_limited(task_type: Row) -> bool:
     """Whether claims of a type take turns, by its columns `concurrency` and `start_rate`."""
-    return task_type["start_rate"] is not None or _limit_of(task_type) is not None
+    if task_type["start_rate"] is not None:
+        return True
+    return task_type["concurrency"] is not None and _limit_of(task_type) is not None
 
 
 def _limit_of(task_type: Row) -> int | None:
