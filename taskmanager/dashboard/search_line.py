@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from taskmanager.api.request_schemas import TASK_FILTERS
 from taskmanager.errors import InvalidRequest
+from taskmanager.queue.read import STATUSES
 
 # What people type → the filter that it is.
 SHORT = {
@@ -19,7 +20,6 @@ SHORT = {
 }
 _LONG = {filter_name: typed for typed, filter_name in SHORT.items()}
 _WORD = re.compile(r'(?:([A-Za-z_]\w*(?:\.[^\s:]+)?):)?(?:"([^"]*)"|(\S+))')
-_STATUSES = ("blocked", "scheduled", "pending", "claimed", "completed", "failed", "cancelled")
 
 
 def task_id_of(line: str) -> int | None:
@@ -37,7 +37,7 @@ def filters_of(line: str) -> dict[str, str]:
     for name, quoted, plain in _WORD.findall(line):
         value = quoted or plain
         typed = SHORT.get(name, name)
-        if not typed and value in _STATUSES:
+        if not typed and value in STATUSES:
             typed = "status"
         elif not typed:
             typed, value = "type", value if "%" in value else f"%{value}%"
