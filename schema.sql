@@ -255,6 +255,7 @@ CREATE TABLE task_dependencies (
     depends_on_id   BIGINT NOT NULL,
     position        INTEGER NOT NULL,
     is_open         SMALLINT NOT NULL,           -- 0: it has ended
+    is_filled       SMALLINT NOT NULL,           -- 1: the params of task_id hold the results
     CONSTRAINT task_dependencies_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 

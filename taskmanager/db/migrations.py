@@ -349,6 +349,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 depends_on_id   BIGINT NOT NULL,
                 position        INTEGER NOT NULL,
                 is_open         SMALLINT NOT NULL,
+                is_filled       SMALLINT NOT NULL,
                 CONSTRAINT task_dependencies_task FOREIGN KEY (task_id) REFERENCES tasks (id)
                     ON DELETE CASCADE
             """,

@@ -136,6 +136,7 @@ class TaskDependency(_Model):
     depends_on_id = peewee.BigIntegerField()
     position = peewee.IntegerField()
     is_open = peewee.SmallIntegerField()
+    is_filled = peewee.SmallIntegerField()
 
     class Meta:
         table_name = "task_dependencies"

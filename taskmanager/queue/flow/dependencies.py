@@ -69,6 +69,14 @@ LINKS_OF_BLOCKED = (
     "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? "
     "ORDER BY task_id, position"
 )
+# Of those of these tasks whose params may have placeholders that nobody has filled yet. What was
+# filled in may look like one itself.
+UNFILLED = (
+    "SELECT id, params, payload_key FROM {tasks} "
+    "WHERE id IN ? AND (payload_key IS NOT NULL OR INSTR(params, ?) > 0) AND NOT EXISTS "
+    "(SELECT 1 FROM {task_dependencies} {index task_dependencies_by_task} "
+    "WHERE task_id = {tasks}.id AND is_filled = 1)"
+)
 POSITIONS = "SELECT position, depends_on_id FROM {task_dependencies} WHERE task_id = ?"
 COUNT = "SELECT COUNT(*) FROM {task_dependencies} WHERE task_id = ?"
 NOTED = (
@@ -163,6 +171,7 @@ def connect(
             "depends_on_id": one,
             "position": at,
             "is_open": int(statuses[one] not in FINISHED_STATUSES),
+            "is_filled": 0,
         }
         for task_id, ids in waiting.items()
         for at, one in enumerate(ids)
@@ -410,6 +419,7 @@ def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
             changes |= {**when_available(available_at, now), "updated_at": now}
             stored = with_sealed(changes, of=task)
             update("tasks", stored, "id = ?", (task["id"],), hint="{by_id}")
+            _mark(task["id"], is_filled=1)
             lanes.record([{**task, **changes}])
             history.record([task], "unblocked", status=changes["status"], now=now)
         else:
@@ -424,14 +434,20 @@ def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
 
 
 def _texts_with_placeholders(ids: list[int]) -> dict[int, Any]:
-    """The params of those of these tasks that may have placeholders in them."""
-    rows = fetch_all(
-        "SELECT id, params, payload_key FROM {tasks} "
-        "WHERE id IN ? AND (payload_key IS NOT NULL OR INSTR(params, ?) > 0)",
-        (ids, placeholders.NAME),
-    )
+    """The params of those of these tasks that may have placeholders to fill."""
+    rows = fetch_all(UNFILLED, (ids, placeholders.NAME))
     texts = {row["id"]: with_opened(row)["params"] for row in rows}
     return {one: json.loads(text) for one, text in texts.items() if placeholders.NAME in text}
+
+
+def expect_results(task_id: int) -> None:
+    """Lets the params of a blocked task be filled when it is unblocked, though some were before."""
+    _mark(task_id, is_filled=0)
+
+
+def _mark(task_id: int, *, is_filled: int) -> None:
+    hint = "{index task_dependencies_by_task}"
+    update("task_dependencies", {"is_filled": is_filled}, "task_id = ?", (task_id,), hint=hint)
 
 
 def _with_results(task: Row, params: Any) -> Row:
