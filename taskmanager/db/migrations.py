@@ -229,6 +229,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 "pruned_until BIGINT",
                 "notify VARCHAR(255)",
                 "is_encrypted SMALLINT",
+                "adopted_until BIGINT",
             ),
         ),
         _new_columns("task_logs", ("payload_key VARCHAR(32)",)),

@@ -73,6 +73,7 @@ class TaskType(_Model):
     pruned_until = peewee.BigIntegerField(null=True)
     notify = peewee.CharField(255, null=True)
     is_encrypted = peewee.SmallIntegerField(null=True)
+    adopted_until = peewee.BigIntegerField(null=True)
 
 
 class TaskTypeVersion(_Model):

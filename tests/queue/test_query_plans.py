@@ -547,6 +547,7 @@ LANE_STATEMENTS = {
     "the tasks of a lane that are held": (lanes.HELD_TASKS, (1, 5), "lane_members_in_order"),
     "lanes at their limit": (lanes.FULL, (KEYED, "concurrency", 0, 5), "lanes_by_turn"),
     "tasks in no lane": (lanes.STRAGGLERS, (KEYED, 100), BY_PRIORITY),
+    "unfinished tasks of a type": (lanes.WALK, (KEYED, "pending", 1, 500), "tasks_claim_by_id"),
     "the lane of a key": (lanes.BY_KEY, (KEYED, "concurrency", "long"), None),
 }
 
