@@ -209,6 +209,18 @@ def test_tasks_of_one_request_depend_on_earlier_ones_by_index(job: Api) -> None:
     assert [tuple(edge.values()) for edge in edges] == [(ids[2], ids[0]), (ids[5], ids[2])]
 
 
+@pytest.mark.parametrize("path", ["/api/tasks/batch", "/api/batches"])
+def test_the_tasks_of_one_call_have_so_many_dependencies_in_all(job: Api, path: str) -> None:
+    first = create(job)
+    task = {"type": "next", "depends_on": [first["id"]] * 1_000}
+    tasks = [{**task, "params": {"n": n}} for n in range(10)]
+    more = {"type": "next", "params": {}, "depends_on": [first["id"]]}
+    refused = job.post(path, {"tasks": [*tasks, more]}, 400)
+    assert "10001 entries of depends_on" in refused["error"]
+    assert fetch_value("SELECT COUNT(*) FROM {tasks}") == 1
+    job.post(path, {"tasks": tasks}, 201)
+
+
 def test_a_blocked_member_keeps_its_batch_running(job: Api) -> None:
     bodies: list[Any] = [
         {"type": "job", "params": {"at": 0}},
