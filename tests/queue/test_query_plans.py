@@ -641,7 +641,7 @@ NOTED_BY = "ended_dependencies_by_ended_at"
     [
         (dependencies.LINKS_OF, (7, 100), OPEN),
         (dependencies.STILL_OPEN, (7,), BY_TASK),
-        (dependencies.NAMED_BY, (7, 100), BY_TASK),
+        (graph.NAMED_BY, (7, 100), BY_TASK),
         (dependencies.FAILED_OF, (7,), BY_TASK),
         (dependencies.LINKS_OF_BLOCKED, (7,), BY_TASK),
         (dependencies.UNFILLED, (7, "$result_of"), BY_TASK),
