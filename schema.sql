@@ -52,6 +52,7 @@ CREATE TABLE task_types (
     pruned_until    BIGINT,                      -- all its tasks finished before are gone
     notify          VARCHAR(255),                -- the name of a webhook endpoint
     is_encrypted    SMALLINT,                    -- 1: its new tasks are encrypted
+    adopted_until   BIGINT,                      -- unfinished tasks after this id may lack the lane of no key
     CONSTRAINT task_types_name UNIQUE (name)
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 
@@ -255,6 +256,7 @@ CREATE TABLE task_dependencies (
     depends_on_id   BIGINT NOT NULL,
     position        INTEGER NOT NULL,
     is_open         SMALLINT NOT NULL,           -- 0: it has ended
+    is_filled       SMALLINT NOT NULL,           -- 1: the params of task_id hold the results
     CONSTRAINT task_dependencies_task FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
 ) /*! ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin */;
 

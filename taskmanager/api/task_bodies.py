@@ -8,8 +8,10 @@ from flask import request
 
 from taskmanager.api import request_schemas
 from taskmanager.api.requests import Values
-from taskmanager.errors import TaskManagerError, ValidationFailed
+from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFailed
 from taskmanager.queue.flow import dependencies
+
+MAX_DEPENDENCIES = 10_000  # of all tasks of one call: a transaction stores and locks them
 
 _TRACEPARENT = request_schemas.TRACEPARENT["pattern"]
 
@@ -26,13 +28,23 @@ def traced(body: Values) -> Values:
 
 
 def read_tasks(items: Sequence[Any]) -> list[Values | TaskManagerError]:
-    """For each item the body of POST /api/tasks that it is, or why it is none."""
+    """For each item the body of POST /api/tasks that it is, or why it is none.
+
+    Raises InvalidRequest where they depend on more than MAX_DEPENDENCIES tasks in all.
+    """
     read: list[Values | TaskManagerError] = []
     for item in items:
         try:
             read.append(traced(request_schemas.CREATE_TASK.check(item)))
         except TaskManagerError as error:
             read.append(error)
+    bodies = [one for one in read if not isinstance(one, TaskManagerError)]
+    named = sum(len(body.get("depends_on") or ()) for body in bodies)
+    if named > MAX_DEPENDENCIES:
+        raise InvalidRequest(
+            f"The tasks have {named} entries of depends_on in all; one call takes up to "
+            f"{MAX_DEPENDENCIES}. Send them in several calls."
+        )
     return dependencies.renumbered(read)
 
 

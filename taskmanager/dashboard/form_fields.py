@@ -111,7 +111,7 @@ class ParamsForm:
 
     def fill(self, params: dict[str, Any]) -> None:
         """Shows `params`: as one text where the fields would not send back what they were given."""
-        self.params = json.dumps(params, ensure_ascii=False, indent=2)
+        self.params = as_lines(params)
         self.is_json = self.is_json or not params.keys() <= {one.name for one in self.fields}
         for one in self.fields:
             one.text = ""
@@ -125,6 +125,11 @@ class ParamsForm:
         if not self.is_json:
             beside |= {f"params.{one.name}": one for one in self.fields}
         self.problem = say_beside(beside, error)
+
+
+def as_lines(params: Any) -> str:
+    """Params as the text of a form that has one field for them."""
+    return json.dumps(params, ensure_ascii=False, indent=2)
 
 
 def read_fields(fields: Collection[Field]) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import TASK, decode_json
 from taskmanager.dashboard.answers import lead_to, page
-from taskmanager.dashboard.form_fields import Field, ParamsForm, fields_of, read_fields
+from taskmanager.dashboard.form_fields import Field, ParamsForm, as_lines, fields_of, read_fields
 from taskmanager.db.statements import Row
 from taskmanager.errors import Conflict, InvalidRequest
 from taskmanager.queue import change, read, task_types
+
+SHOWN_CHARACTERS = 200  # of what a field holds by now
 
 blueprint = Blueprint("task_change", __name__)
 
@@ -44,11 +46,20 @@ def save(task_id: int) -> Response:
     try:
         changes = read_changes(form, task)
         if changes:
-            change.change_task(task_id=task_id, request=changes, caller=g.caller, now=g.now)
+            change.change_task(
+                task_id=task_id,
+                request=changes,
+                caller=g.caller,
+                now=g.now,
+                # Of the page: what it shows may have been filled in or changed by now.
+                updated_at=sent.get("updated_at", -1, type=int),
+            )
     except InvalidRequest as error:
         form.say(error)
         return _page(task, form, 400)
     except Conflict as error:
+        if error.code == "task_changed":
+            return _page_of_changed(task_id, form)
         if error.code != "duplicate_task":
             raise
         form.problem = error.message
@@ -107,5 +118,24 @@ def _as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _page(task: Row, form: ParamsForm, status: int = 200) -> Response:
-    return page("change_task.html", status, task=task, form=form)
+def _page_of_changed(task_id: int, form: ParamsForm) -> Response:
+    """The form with what was typed, and beside it what the task has by now."""
+    task = read.get_task(task_id=task_id, caller=g.caller)
+    present = form_of(task, is_json=form.is_json)
+    if present.is_json and not form.is_json:  # the fields have no room for all params any more
+        form.is_json, form.params = True, as_lines(form.read_params())
+    for mine, its in zip(
+        (*form.fields, *form.others), (*present.fields, *present.others), strict=True
+    ):
+        if mine.name not in ("delay_seconds", "available_at") and mine.text != its.text:
+            shown = its.text[:SHOWN_CHARACTERS] + "…" * (len(its.text) > SHOWN_CHARACTERS)
+            mine.refuse(f"is now: {shown}" if shown else "is empty now")
+    form.problem = (
+        f"Task #{task_id} has changed since this page was opened, so it was left as it is. What "
+        "you typed is still here. Compare it with what the task has now, and send it again."
+    )
+    return _page(task, form, 409, present_params=present.params if form.is_json else "")
+
+
+def _page(task: Row, form: ParamsForm, status: int = 200, *, present_params: str = "") -> Response:
+    return page("change_task.html", status, task=task, form=form, present_params=present_params)

@@ -229,6 +229,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 "pruned_until BIGINT",
                 "notify VARCHAR(255)",
                 "is_encrypted SMALLINT",
+                "adopted_until BIGINT",
             ),
         ),
         _new_columns("task_logs", ("payload_key VARCHAR(32)",)),
@@ -349,6 +350,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 depends_on_id   BIGINT NOT NULL,
                 position        INTEGER NOT NULL,
                 is_open         SMALLINT NOT NULL,
+                is_filled       SMALLINT NOT NULL,
                 CONSTRAINT task_dependencies_task FOREIGN KEY (task_id) REFERENCES tasks (id)
                     ON DELETE CASCADE
             """,

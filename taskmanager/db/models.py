@@ -73,6 +73,7 @@ class TaskType(_Model):
     pruned_until = peewee.BigIntegerField(null=True)
     notify = peewee.CharField(255, null=True)
     is_encrypted = peewee.SmallIntegerField(null=True)
+    adopted_until = peewee.BigIntegerField(null=True)
 
 
 class TaskTypeVersion(_Model):
@@ -136,6 +137,7 @@ class TaskDependency(_Model):
     depends_on_id = peewee.BigIntegerField()
     position = peewee.IntegerField()
     is_open = peewee.SmallIntegerField()
+    is_filled = peewee.SmallIntegerField()
 
     class Meta:
         table_name = "task_dependencies"

@@ -22,19 +22,27 @@ from taskmanager.queue.read import WAITING_STATUSES, get_task, require_task
 
 
 @write_transaction
-def change_task(*, task_id: int, request: Mapping[str, Any], caller: Caller, now: int) -> Row:
+def change_task(
+    *,
+    task_id: int,
+    request: Mapping[str, Any],
+    caller: Caller,
+    now: int,
+    updated_at: int | None = None,
+) -> Row:
     """Changes the fields that `request` names: those of `PATCH /api/tasks/{id}`.
 
     Params are checked against the type's current schema. A task whose dedupe key came from its
-    params gets the key of the new ones.
+    params gets the key of the new ones. With `updated_at`, in milliseconds, only a task is changed
+    that nobody has changed since then.
 
     Transition: none, or scheduled ↔ pending where its time changes.
     Commits together: the fields, the tags, the history row and the audit event.
     Raises NotFound, InvalidRequest, ValidationFailed, TooLarge, and Conflict where the task does
-    not wait or another task has the new dedupe key.
+    not wait, has changed since `updated_at`, or another task has the new dedupe key.
     A crash leaves the task as it was.
     """
-    task = _change(task_id, request, caller, now)
+    task = _change(task_id, request, caller, now, updated_at)
     message = f"task {task_id} ({task['type']}) updated by {caller.name}: {_names(request)}"
     audit.record(event="task_updated", message=message, caller=caller, now=now)
     return task
@@ -46,13 +54,23 @@ def change_existing(*, task_id: int, request: Mapping[str, Any], caller: Caller,
     return _change(task_id, request, caller, now)
 
 
-def _change(task_id: int, request: Mapping[str, Any], caller: Caller, now: int) -> Row:
+def _change(
+    task_id: int,
+    request: Mapping[str, Any],
+    caller: Caller,
+    now: int,
+    updated_at: int | None = None,
+) -> Row:
     task = require_task(lock_tasks([task_id], caller).get(task_id), task_id)
     if task["status"] not in WAITING_STATUSES:
         raise Conflict(
             f"Task {task_id} is {task['status']}; only a task that waits can be changed.",
             code="task_not_waiting",
             details={"status": task["status"]},
+        )
+    if updated_at not in (None, task["updated_at"]):
+        raise Conflict(
+            f"Task {task_id} has changed since then, so nothing was changed.", code="task_changed"
         )
     changes = _columns(task, request, now)
     try:
@@ -62,6 +80,8 @@ def _change(task_id: int, request: Mapping[str, Any], caller: Caller, now: int) 
             raise
         raise _duplicate(task_id, changes["dedupe_key"]) from None
     lanes.record([{**task, **changes}])
+    if "params" in request and task["status"] == "blocked":
+        dependencies.expect_results(task_id)
     if "tags" in changes:
         execute("DELETE FROM {task_tags} WHERE task_id = ?", (task_id,))
         store.insert_tags([(task_id, changes)])

@@ -100,6 +100,8 @@ def maintain(
 
 
 def _adopt_stragglers(type_id: int, kind: str, deadline: float) -> None:
+    while lanes.walk_slice(type_id) and time.monotonic() < deadline:
+        pass
     while lanes.adopt_slice(type_id, kind) and time.monotonic() < deadline:
         pass
 

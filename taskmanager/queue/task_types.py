@@ -110,7 +110,7 @@ def register_task_type(
     outcome = _store(name, version, schema_text, columns, now, caller)
     row = get_task_type(name=name)
     if found:
-        _apply_limit(found, row)
+        _follow_lanes(found, row)
     return row, outcome
 
 
@@ -123,11 +123,12 @@ def _store(
         type_id = TaskType.insert(new).execute()
         outcome = "created"
     except peewee.IntegrityError:
-        row = first_row(locking(TaskType.select(TaskType.id).where(TaskType.name == name)))
+        row = first_row(locking(TaskType.select().where(TaskType.name == name)))
         if row is None:  # types are never deleted, so another constraint refused the row
             raise
         type_id = row["id"]
-        _update(type_id, {"version": version, **columns}, now)
+        walk = lanes.walk_for(row, columns)
+        _update(type_id, {"version": version, **columns, **walk}, now)
         outcome = "updated"
     known = TaskTypeVersion.update(param_schema=schema_text, updated_at=now).where(
         TaskTypeVersion.task_type_id == type_id, TaskTypeVersion.version == version
@@ -188,18 +189,20 @@ def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller:
     if _changes(row, columns):
         _change(row, columns, now, caller)
     changed = get_task_type(name=name)
-    _apply_limit(row, changed)
+    _follow_lanes(row, changed)
     return changed
 
 
-def _apply_limit(before: Row, after: Row) -> None:
+def _follow_lanes(before: Row, after: Row) -> None:
+    if after["adopted_until"] is not None:
+        lanes.begin_walk(after["id"])
     if before["concurrency"] != after["concurrency"]:
         lanes.apply_limit(after["id"])
 
 
 @write_transaction
 def _change(row: Row, columns: Row, now: int, caller: Caller) -> None:
-    _update(row["id"], columns, now)
+    _update(row["id"], {**columns, **lanes.walk_for(row, columns)}, now)
     changed = ", ".join(f"{key} = {value}" for key, value in _changes(row, columns).items())
     message = f"{row['name']}: {changed}"
     audit.record(event="task_type_changed", message=message, caller=caller, now=now)

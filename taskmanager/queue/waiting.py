@@ -8,7 +8,7 @@ type.
 from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row, fetch_one, fetch_value
-from taskmanager.queue.flow import dependencies, lanes, limits
+from taskmanager.queue.flow import graph, lanes, limits
 from taskmanager.queue.read import WAITING_STATUSES, WITH_WORKER_STATUSES
 
 Reason = dict[str, str]
@@ -30,7 +30,7 @@ def explain(task: Row, *, caller: Caller, now: int) -> Reason | None:
     if task["status"] not in WAITING_STATUSES:
         return None
     if task["status"] == "blocked":
-        return _reason("dependencies", dependencies.words_for(task["id"], caller=caller))
+        return _reason("dependencies", graph.words_for(task["id"], caller=caller))
     if fetch_value("SELECT is_paused FROM {task_types} WHERE id = ?", (task["task_type_id"],)):
         return _reason(
             "type_paused", f"Task type '{task['type']}' is paused: nothing of it is handed out."

@@ -2,6 +2,7 @@
 
 Other workers only fall asleep and wake up when their leases are over, while another
 process works under their name. The clock of the server jumps ahead and back all the while.
+Many of the tasks depend on others, some of which fail.
 """
 
 import contextlib
@@ -12,8 +13,8 @@ import os
 import random
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import close_connection, connect_database
-from taskmanager.db.statements import fetch_all
+from taskmanager.db.statements import Row, fetch_all
 from taskmanager.queue import clock_jumps
 from tests.conftest import require
 from tests.support import mariadb
@@ -32,6 +33,7 @@ from tests.support.server import Server
 WORKERS = 12
 NAME = "worker"  # of all of them, so that nothing but its token tells an attempt from the next
 TASKS = 3_000
+TASKS_A_CALL = 1_000
 TASKS_A_ROUND = 30  # at the least, between two rounds of kills
 LEASE_SECONDS = 3
 WORK_SECONDS = 0.02  # at the most, on one task
@@ -41,8 +43,41 @@ SLOW_SECONDS = 1.5
 DATABASE_KILLS_AT = (TASKS // 3, TASKS * 2 // 3)  # so many tasks done
 PATIENCE_SECONDS = 200
 DAY = 86_400
+ENDS = ("completed", "failed", "cancelled")
 # How far the clock is ahead, from round to round. It is right in between.
 CLOCK = (10 * DAY, 0, 3_600, 0, -10 * DAY, 0, 10 * 365 * DAY, 0, -40, 0)
+
+
+def tasks_of_one_call(start: int) -> list[dict[str, Any]]:
+    """Tasks in tens that depend on each other, as chains, fan-ins and one wide fan-out.
+
+    `params` has `n`, which counts from `start`, `fails` where a worker is to report a failure, and
+    `results` with what the tasks that it depends on have returned.
+    """
+    return [_task(start + at, at) for at in range(TASKS_A_CALL)]
+
+
+def _task(n: int, at: int) -> dict[str, Any]:
+    ten = at - at % 10
+    depends_on, policy = {
+        3: ([1], "cancel"),
+        4: ([3], "cancel"),
+        5: ([1, 2], "run"),
+        6: ([4, 5], "cancel"),
+        7: ([0, 6], "run"),
+        # The first of all, with more of them than one transaction follows.
+        8: ([-ten], "cancel"),
+        9: ([-ten], "run"),
+    }.get(at % 10, ([], ""))
+    task: dict[str, Any] = {"type": "job", "params": {"n": n}}
+    if depends_on:
+        results = [{"$result_of": place, "path": "token"} for place in range(len(depends_on))]
+        task["params"]["results"] = results
+        task["depends_on"] = [{"index": ten + one} for one in depends_on]
+        task["on_dependency_failed"] = policy
+    elif n % 40 == 1 or n == TASKS_A_CALL:
+        task["params"]["fails"] = True
+    return task
 
 
 class Worker:
@@ -70,6 +105,8 @@ class Worker:
             "success": True,
             "result": {"token": task["claim_token"]},
         }
+        if "fails" in task["params"]:
+            report |= {"success": False, "result": None, "error": "told to", "is_retryable": False}
         while True:
             status, _ = self._post(f"/api/tasks/{task['id']}/complete", report)
             if status == 200:
@@ -150,10 +187,10 @@ class Night:
     def _register(self) -> None:
         job = {"name": "job", "version": "1", "param_schema": {"type": "object"}}
         self.server.call("POST", "/api/task-types/register", {**job, "max_attempts": 10})
-        for start in range(0, TASKS, 1_000):
-            batch = [{"type": "job", "params": {"n": start + n}} for n in range(1_000)]
-            answer = self.server.call("POST", "/api/tasks/batch", {"tasks": batch})
-            assert answer.data["created"] == 1_000
+        for start in range(0, TASKS, TASKS_A_CALL):
+            body = {"tasks": tasks_of_one_call(start)}
+            answer = self.server.call("POST", "/api/tasks/batch", body)
+            assert answer.data["created"] == TASKS_A_CALL
 
     def _start_worker(self, number: int) -> None:
         process = CONTEXT.Process(
@@ -214,7 +251,7 @@ class Night:
         except (OSError, http.client.HTTPException):  # the process that was asked has been killed
             return 0
         counts = answer.data["by_status"] if answer.status == 200 else {}
-        return int(counts.get("completed", 0) + counts.get("failed", 0))
+        return sum(counts.get(status, 0) for status in ENDS)
 
     def move_the_clock(self) -> None:
         offset = next(self.offsets)
@@ -283,19 +320,23 @@ def test_nothing_is_lost_when_everything_is_killed(
     connect_database(night.database_url)
     tasks = {row["id"]: row for row in fetch_all("SELECT * FROM tasks")}
     logs = fetch_all("SELECT * FROM task_logs WHERE task_id IS NOT NULL ORDER BY id")
+    links = fetch_all("SELECT * FROM task_dependencies ORDER BY task_id, position")
+    left = fetch_all("SELECT * FROM ended_dependencies")
     close_connection()
     assert len(tasks) == TASKS
     assert max(task["completed_at"] for task in tasks.values()) <= utc_now() + 60_000
     for task in tasks.values():
         honest = task["status"] == "failed" and task["error_code"] == "lease_expired"
-        assert task["status"] == "completed" or honest
+        as_told = task["status"] == end_as_told(task)
+        assert as_told or honest or task["error_code"] == "dependency_failed"
 
     acknowledged = [line.split() for line in night.notes.read_text().splitlines()]
     assert acknowledged
     for task_id, token in acknowledged:
         task = tasks[int(task_id)]
-        assert task["status"] == "completed"
-        assert json.loads(task["result"]) == {"token": token}
+        assert task["status"] == end_as_told(task)
+        if task["status"] == "completed":
+            assert json.loads(task["result"]) == {"token": token}
 
     latest_token: dict[int, str] = {}
     completed: set[int] = set()
@@ -312,3 +353,52 @@ def test_nothing_is_lost_when_everything_is_killed(
         expired += log["event"] == "lease_expired"
     assert completed == {task["id"] for task in tasks.values() if task["status"] == "completed"}
     assert expired, "the killing killed nobody at work"
+    assert not left
+    assert_dependencies_were_kept(tasks, links, logs)
+
+
+def end_as_told(task: Row) -> str:
+    return "failed" if "fails" in json.loads(task["params"]) else "completed"
+
+
+def assert_dependencies_were_kept(
+    tasks: Mapping[int, Row], links: Sequence[Row], logs: Sequence[Row]
+) -> None:
+    """By the history: what ran, ran after all that it depends on; the rest was cancelled."""
+    events: dict[int, list[Row]] = defaultdict(list)
+    for log in logs:
+        events[log["task_id"]].append(log)
+    named: dict[int, list[int]] = defaultdict(list)
+    for link in links:
+        assert not link["is_open"]
+        named[link["task_id"]].append(link["depends_on_id"])
+    assert len(named) == TASKS * 7 // 10
+    seen: Counter[tuple[str, str]] = Counter()
+    for task_id, depends_on in named.items():
+        task = tasks[task_id]
+        counted = Counter(log["event"] for log in events[task_id])
+        assert counted["unblocked"] + counted["cancelled"] == 1
+        begun = next(
+            log["id"] for log in events[task_id] if log["event"] in ("claimed", "cancelled")
+        )
+        ends = [end_before(begun, events[one]) for one in depends_on]
+        have_completed = set(ends) == {"completed"}
+        is_cancelled = task["on_dependency_failed"] == "cancel" and not have_completed
+        assert (task["status"] == "cancelled") == is_cancelled
+        assert (task["error_code"] == "dependency_failed") == is_cancelled
+        if is_cancelled:
+            assert {"failed", "cancelled"} & set(ends)
+        else:
+            assert None not in ends
+            assert json.loads(task["params"])["results"] == [
+                json.loads(tasks[one]["result"])["token"] if end == "completed" else None
+                for one, end in zip(depends_on, ends, strict=True)
+            ]
+        seen[task["on_dependency_failed"], "all" if have_completed else "not all"] += 1
+    assert len(seen) == 4, "not every case has come up"
+
+
+def end_before(log_id: int, events: Sequence[Row]) -> str | None:
+    """How a task had ended before that row of the history; None: it had not."""
+    ends = [log["status"] for log in events if log["id"] < log_id and log["status"] in ENDS]
+    return ends[-1] if ends else None

@@ -43,6 +43,7 @@ def form_on(page: str) -> dict[str, str]:
     found += re.findall(r'<textarea id="[\w-]+" name="([\w.]+)"[^>]*>([^<]*)</textarea>', body)
     for select in re.finditer(r'<select id="[\w-]+" name="([\w.]+)".*?</select>', body):
         found += [(select[1], one) for one in re.findall('value="([^"]*)" selected', select[0])]
+    found += re.findall(r'<input type="hidden" name="(updated_at)" value="(\d+)">', body)
     return {name: unescape(value) for name, value in found}
 
 
@@ -168,6 +169,41 @@ def test_params_that_another_task_has_already_name_it(api: Api, owner: Person) -
     assert answer.status_code == 409
     assert f"Task {other['id']} has these params already" in text_of(answer)
     assert form_on(answer.text)["param.to"] == "first"
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_what_has_changed_since_the_page_was_opened_is_not_overwritten(
+    api: Api, owner: Person, clock: Clock, is_json: bool
+) -> None:
+    first = api.create(params={"to": "first"})
+    params = {"to": "you", "count": {"$result_of": 0}}
+    task = api.create(params=params, depends_on=[first["id"]], priority=1)
+    form = form_on(owner.get(path_of(task) + "?json=1" * is_json).text)
+    clock.advance(1)
+    api.complete(api.claim(), result=5)
+    answer = owner.post(path_of(task), {**form, "priority": "9"})
+    assert answer.status_code == 409
+    assert stored(api, task)["params"] == {"to": "you", "count": 5}
+    assert stored(api, task)["priority"] == 1
+    said = text_of(answer)
+    assert "has changed since this page was opened" in said
+    assert "Priority is now: 1" in said
+    assert ('"count": 5' if is_json else "count is now: 5") in said
+    again = form_on(answer.text)
+    assert again == {**form, "priority": "9", "updated_at": again["updated_at"]}
+    assert again["updated_at"] != form["updated_at"]
+    mine = {"params": '{"to": "you", "count": 6}'} if is_json else {"param.count": "6"}
+    assert owner.post(path_of(task), {**again, **mine}).status_code == 303
+    assert (stored(api, task)["params"]["count"], stored(api, task)["priority"]) == (6, 9)
+
+
+def test_a_form_that_does_not_say_what_it_has_seen_changes_nothing(api: Api, owner: Person) -> None:
+    task = api.create(params={"to": "you"})
+    form = form_on(owner.get(path_of(task)).text)
+    for seen in ("", "x"):
+        answer = owner.post(path_of(task), {**form, "priority": "9", "updated_at": seen})
+        assert answer.status_code == 409
+    assert stored(api, task)["priority"] == task["priority"]
 
 
 def test_only_who_manages_tasks_is_led_to_the_form(api: Api, owner: Person, person: SignIn) -> None:

@@ -547,6 +547,7 @@ LANE_STATEMENTS = {
     "the tasks of a lane that are held": (lanes.HELD_TASKS, (1, 5), "lane_members_in_order"),
     "lanes at their limit": (lanes.FULL, (KEYED, "concurrency", 0, 5), "lanes_by_turn"),
     "tasks in no lane": (lanes.STRAGGLERS, (KEYED, 100), BY_PRIORITY),
+    "unfinished tasks of a type": (lanes.WALK, (KEYED, "pending", 1, 500), "tasks_claim_by_id"),
     "the lane of a key": (lanes.BY_KEY, (KEYED, "concurrency", "long"), None),
 }
 
@@ -608,7 +609,13 @@ def with_dependencies(large: Callable[[], Watched], engine: str) -> Watched:
     # Other tests may have taken some of the first tasks away.
     ids = [row["id"] for row in fetch_all("SELECT id FROM tasks ORDER BY id LIMIT 20001")]
     links = [
-        {"task_id": later, "depends_on_id": earlier, "position": 0, "is_open": later % 2}
+        {
+            "task_id": later,
+            "depends_on_id": earlier,
+            "position": 0,
+            "is_open": later % 2,
+            "is_filled": 0,
+        }
         for earlier, later in pairwise(ids)
     ]
     ends = [{"task_id": n, "status": "failed", "ended_at": n % 7} for n in range(1, 5_000)]
@@ -634,9 +641,10 @@ NOTED_BY = "ended_dependencies_by_ended_at"
     [
         (dependencies.LINKS_OF, (7, 100), OPEN),
         (dependencies.STILL_OPEN, (7,), BY_TASK),
-        (dependencies.NAMED_BY, (7, 100), BY_TASK),
+        (graph.NAMED_BY, (7, 100), BY_TASK),
         (dependencies.FAILED_OF, (7,), BY_TASK),
         (dependencies.LINKS_OF_BLOCKED, (7,), BY_TASK),
+        (dependencies.UNFILLED, (7, "$result_of"), BY_TASK),
         (dependencies.POSITIONS, (7,), BY_TASK),
         (dependencies.COUNT, (7,), BY_TASK),
         (dependencies.NOTED, (50,), NOTED_BY),
@@ -645,7 +653,7 @@ NOTED_BY = "ended_dependencies_by_ended_at"
     ],
 )
 def test_dependencies_are_found_through_the_indexes_of_both_ways(
-    statement: str, values: tuple[int, ...], index: str, with_dependencies: Watched
+    statement: str, values: tuple[Any, ...], index: str, with_dependencies: Watched
 ) -> None:
     sql = database.spelled(statement.replace("IN ?", "IN (?)"))
     plans = with_dependencies.explain_rows(sql, values)

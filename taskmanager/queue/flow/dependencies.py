@@ -39,10 +39,8 @@ from taskmanager.queue.read import FINISHED_STATUSES
 from taskmanager.queue.store import Stored
 
 FOLLOWED = 100  # rows of task_dependencies that one transaction follows
-IDS_SHOWN = 10
 MAX_FILLED_CHARACTERS = 1_048_576  # of params with the results in them
 _TOO_LARGE = "The params with the results in them are too large."
-MAX_NAMED = 1_000  # tasks that one task depends on
 
 NEXT = "SELECT ended_at FROM {ended_dependencies} ORDER BY ended_at LIMIT 1"
 LINKS_OF = (
@@ -54,10 +52,6 @@ STILL_OPEN = (
     "WHERE task_id IN ? AND is_open = 1"
 )
 _COUNT_DEPENDENT = "UPDATE {tasks} {by_id} SET dependents = COALESCE(dependents, 0) + 1"
-NAMED_BY = (
-    "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
-    "{index task_dependencies_by_task} WHERE task_id IN ? ORDER BY task_id, position LIMIT ?"
-)
 FAILED_OF = (
     "SELECT {task_dependencies}.task_id AS task_id, {tasks}.id AS id "
     "FROM {task_dependencies} "
@@ -68,6 +62,14 @@ FAILED_OF = (
 LINKS_OF_BLOCKED = (
     "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? "
     "ORDER BY task_id, position"
+)
+# Of those of these tasks whose params may have placeholders that nobody has filled yet. What was
+# filled in may look like one itself.
+UNFILLED = (
+    "SELECT id, params, payload_key FROM {tasks} "
+    "WHERE id IN ? AND (payload_key IS NOT NULL OR INSTR(params, ?) > 0) AND NOT EXISTS "
+    "(SELECT 1 FROM {task_dependencies} {index task_dependencies_by_task} "
+    "WHERE task_id = {tasks}.id AND is_filled = 1)"
 )
 POSITIONS = "SELECT position, depends_on_id FROM {task_dependencies} WHERE task_id = ?"
 COUNT = "SELECT COUNT(*) FROM {task_dependencies} WHERE task_id = ?"
@@ -163,6 +165,7 @@ def connect(
             "depends_on_id": one,
             "position": at,
             "is_open": int(statuses[one] not in FINISHED_STATUSES),
+            "is_filled": 0,
         }
         for task_id, ids in waiting.items()
         for at, one in enumerate(ids)
@@ -410,6 +413,7 @@ def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
             changes |= {**when_available(available_at, now), "updated_at": now}
             stored = with_sealed(changes, of=task)
             update("tasks", stored, "id = ?", (task["id"],), hint="{by_id}")
+            _mark(task["id"], is_filled=1)
             lanes.record([{**task, **changes}])
             history.record([task], "unblocked", status=changes["status"], now=now)
         else:
@@ -424,14 +428,20 @@ def unblock(tasks: Sequence[Row], *, now: int) -> list[Row]:
 
 
 def _texts_with_placeholders(ids: list[int]) -> dict[int, Any]:
-    """The params of those of these tasks that may have placeholders in them."""
-    rows = fetch_all(
-        "SELECT id, params, payload_key FROM {tasks} "
-        "WHERE id IN ? AND (payload_key IS NOT NULL OR INSTR(params, ?) > 0)",
-        (ids, placeholders.NAME),
-    )
+    """The params of those of these tasks that may have placeholders to fill."""
+    rows = fetch_all(UNFILLED, (ids, placeholders.NAME))
     texts = {row["id"]: with_opened(row)["params"] for row in rows}
     return {one: json.loads(text) for one, text in texts.items() if placeholders.NAME in text}
+
+
+def expect_results(task_id: int) -> None:
+    """Lets the params of a blocked task be filled when it is unblocked, though some were before."""
+    _mark(task_id, is_filled=0)
+
+
+def _mark(task_id: int, *, is_filled: int) -> None:
+    hint = "{index task_dependencies_by_task}"
+    update("task_dependencies", {"is_filled": is_filled}, "task_id = ?", (task_id,), hint=hint)
 
 
 def _with_results(task: Row, params: Any) -> Row:
@@ -481,19 +491,6 @@ def _result(task_id: int) -> Any:
         raise ValidationFailed(f"Task {task_id} was pruned, and its result with it.")
     text = with_opened(rows[0])["result"]
     return json.loads(text) if text and rows[0]["status"] == "completed" else None
-
-
-def words_for(task_id: int, *, caller: Caller) -> str:
-    """What a blocked task waits for, as a sentence: how many, and the first that may be named."""
-    links = fetch_all(NAMED_BY, ([task_id], MAX_NAMED))
-    left = list(dict.fromkeys(link["depends_on_id"] for link in links if link["is_open"]))
-    total = len({link["depends_on_id"] for link in links})
-    rows = fetch_all("SELECT id, task_type_id FROM {tasks} WHERE id IN ?", (left or [0],))
-    may = {row["id"] for row in task_types.allowed_as_stored(rows, caller)}
-    named = [str(one) for one in left if one in may][:IDS_SHOWN]
-    more = ", …" if len(named) < len(left) else ""
-    which = f": {', '.join(named)}{more}" if named else ""
-    return f"{len(left)} of the {total} tasks that it depends on have not ended{which}."
 
 
 def count_of(task_id: int) -> int:

@@ -1,13 +1,21 @@
-"""The graph of a task: what it depends on and what depends on it, directly or not. Bounded."""
+"""The graph of a task: what it depends on and what depends on it, directly or not. Bounded.
+
+Also says in words what of it a blocked task waits for.
+"""
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import Row, fetch_all
 from taskmanager.queue import task_types
-from taskmanager.queue.flow.dependencies import NAMED_BY
 
 MAX_NODES = 200
 MAX_EDGES = 1_000
+IDS_SHOWN = 10
+MAX_NAMED = 1_000  # tasks that one task depends on
 
+NAMED_BY = (
+    "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
+    "{index task_dependencies_by_task} WHERE task_id IN ? ORDER BY task_id, position LIMIT ?"
+)
 NAMING = (
     "SELECT task_id, depends_on_id, position, is_open FROM {task_dependencies} "
     "{index task_dependencies_open} WHERE depends_on_id IN ? "
@@ -43,3 +51,16 @@ def graph_of(*, task_id: int, caller: Caller) -> tuple[list[Row], list[Row], boo
         row for row in edges.values() if row["task_id"] in shown and row["depends_on_id"] in shown
     ]
     return nodes, between[:MAX_EDGES], is_complete
+
+
+def words_for(task_id: int, *, caller: Caller) -> str:
+    """What a blocked task waits for, as a sentence: how many, and the first that may be named."""
+    links = fetch_all(NAMED_BY, ([task_id], MAX_NAMED))
+    left = list(dict.fromkeys(link["depends_on_id"] for link in links if link["is_open"]))
+    total = len({link["depends_on_id"] for link in links})
+    rows = fetch_all("SELECT id, task_type_id FROM {tasks} WHERE id IN ?", (left or [0],))
+    may = {row["id"] for row in task_types.allowed_as_stored(rows, caller)}
+    named = [str(one) for one in left if one in may][:IDS_SHOWN]
+    more = ", …" if len(named) < len(left) else ""
+    which = f": {', '.join(named)}{more}" if named else ""
+    return f"{len(left)} of the {total} tasks that it depends on have not ended{which}."

@@ -45,9 +45,12 @@ KEYS = {CONCURRENCY: "concurrency_key", GROUP: "group_key"}
 COLUMNS = "priority, concurrency_key, group_key"
 # Tasks of such types that came without a key are in one lane, whose limit is none.
 NO_KEY = ""
+UNFINISHED = ("blocked", "scheduled", "pending", "claimed")
 
 SPREAD_LANES = 20  # more that a claim looks at, because other claims have locked the first
 STRAGGLERS_READ = 100
+WALKED = 500  # tasks that one slice of a walk looks at
+WALKED_AT_ONCE = 20  # slices of the call that gives a type its lanes
 SLICE_LANES = 25
 MAX_LOCK_ROUNDS = 3
 MAX_FULL_LOOKS = 20  # that find nothing but full lanes. These are not ready after that
@@ -70,6 +73,11 @@ NEXT_TASKS = (
 HELD_TASKS = (
     "SELECT task_id FROM {lane_members} {index lane_members_in_order} "
     "WHERE lane_id = ? AND is_held = 1 LIMIT ?"
+)
+# One status after the other, because the index has them so.
+WALK = (
+    "SELECT id FROM {tasks} {index tasks_claim_by_id} "
+    "WHERE task_type_id = ? AND status = ? AND id > ? ORDER BY id LIMIT ?"
 )
 STRAGGLERS = (
     "SELECT id FROM (SELECT id, concurrency_key, group_key "
@@ -319,7 +327,7 @@ def lane_of(task: Row, kind: str) -> Row | None:
 def _stragglers(type_id: int, kind: str) -> list[int]:
     """Tasks in no lane, among the first that wait.
 
-    They came without a key, before the type had lanes or just when it got them.
+    They came without a key, just when the type got its lanes, or ended before and are tried again.
     """
     rows = fetch_all(f"{STRAGGLERS} WHERE {KEYS[kind]} IS NULL", (type_id, STRAGGLERS_READ))
     return [row["id"] for row in rows]
@@ -341,18 +349,70 @@ def _adopt(type_id: int, kind: str) -> int:
     """The same as part of a transaction."""
     if not (ids := _stragglers(type_id, kind)):
         return 0
-    column = KEYS[kind]
     how = "{lock_free_rows}" if skips_locked() else "{lock_rows}"
+    return _give_no_key(ids, kind, ("pending",), how)
+
+
+def _give_no_key(ids: Sequence[int], kind: str, statuses: Sequence[str], how: str) -> int:
+    """Lets those of these tasks that have no key share a lane; returns how many."""
+    column = KEYS[kind]
     tasks = fetch_all(
         f"SELECT id, task_type_id, status, {COLUMNS} FROM {{tasks}} {{by_id}} "
-        f"WHERE id IN ? AND status = 'pending' AND {column} IS NULL ORDER BY id {how}",
-        (ids,),
+        f"WHERE id IN ? AND status IN ? AND {column} IS NULL ORDER BY id {how}",
+        (list(ids), list(statuses)),
     )
     if tasks:
         adopted = [task["id"] for task in tasks]
         update("tasks", {column: NO_KEY}, "id IN ?", (adopted,), hint="{by_id}")
-        record([{**task, column: NO_KEY} for task in tasks])
+        # One that does not wait for a worker enters when it does.
+        record([{**task, column: NO_KEY} for task in tasks if task["status"] == "pending"])
     return len(tasks)
+
+
+def walk_for(task_type: Row, changes: Mapping[str, object]) -> Row:
+    """The columns that make a walk due where `changes` of a type give it lanes of another kind."""
+    kind = kind_of({**task_type, **changes})
+    return {} if kind in (None, kind_of(task_type)) else {"adopted_until": 0}
+
+
+def begin_walk(type_id: int) -> None:
+    """Brings the first tasks that came without a key into their lane; maintenance does the rest."""
+    for _ in range(WALKED_AT_ONCE):
+        if not walk_slice(type_id, is_last=False):
+            break
+
+
+@write_transaction
+def walk_slice(type_id: int, *, is_last: bool = True) -> bool:
+    """Lets the next WALKED unfinished tasks of a type have a lane; returns whether there are more.
+
+    With `is_last` the walk is over when there are no more. The call that gives a type its lanes
+    leaves that open: others may still create tasks as before.
+
+    Transition: none.
+    Commits together: the slice, and how far the walk has come.
+    Raises DatabaseUnavailable.
+    A crash leaves the slice as it was.
+    """
+    task_type = fetch_one(
+        "SELECT concurrency, fair, adopted_until FROM {task_types} WHERE id = ?", (type_id,)
+    )
+    if task_type is None or task_type["adopted_until"] is None:
+        return False
+    kind, after = kind_of(task_type), task_type["adopted_until"]
+    ids = [
+        row["id"]
+        for status in UNFINISHED
+        for row in fetch_all(WALK, (type_id, status, after, WALKED))
+    ]
+    ids = sorted(set(ids))[:WALKED] if kind else []
+    if ids:
+        _give_no_key(ids, str(kind), UNFINISHED, "{lock_rows}")
+    is_more = len(ids) == WALKED
+    until = None if is_last and not is_more else max(ids, default=after)
+    # Of two that walk at once, one may go the same way again.
+    update("task_types", {"adopted_until": until}, "id = ? AND adopted_until = ?", (type_id, after))
+    return is_more
 
 
 def types_with_lanes() -> list[tuple[int, str]]:

@@ -126,6 +126,50 @@ def test_results_are_filled_in_and_checked_when_the_task_is_unblocked(job: Api) 
     assert job.get(f"/api/tasks/{tasks[1]['id']}")["error_code"] == "validation_failed"
 
 
+@pytest.mark.parametrize("is_bulk", [False, True])
+@pytest.mark.parametrize("result", [[{"$result_of": 0}], {"$result_of": "of nothing"}])
+def test_params_are_filled_once_whatever_the_results_look_like(
+    job: Api, result: Any, is_bulk: bool
+) -> None:
+    first = create(job)
+    task = create(job, first["id"], type="next", params={"n": {"$result_of": 0}})
+    work(job, result=result)
+    for _ in range(2):
+        assert job.get(f"/api/tasks/{task['id']}")["params"] == {"n": result}
+        job.post(f"/api/tasks/{task['id']}/cancel", {})
+        if is_bulk:
+            job.post("/api/tasks/retry", {"ids": [task["id"]]})
+        else:
+            job.post(f"/api/tasks/{task['id']}/retry", {})
+        assert state(job, task) == "pending"
+
+
+@pytest.mark.parametrize(
+    ("is_filled", "params", "expected"),
+    [
+        (False, None, {"n": 5}),
+        (True, None, {"n": None}),
+        (True, {"n": [{"$result_of": 0}]}, {"n": [5]}),
+    ],
+)
+def test_a_task_that_is_blocked_again_is_filled_if_it_was_not_or_has_new_params(
+    job: Api, is_filled: bool, params: Any, expected: Any
+) -> None:
+    first = create(job)
+    fields = {"params": {"n": {"$result_of": 0}}, "on_dependency_failed": "run"}
+    path = f"/api/tasks/{create(job, first['id'], type='next', **fields)['id']}"
+    if is_filled:
+        fail(job)
+    job.post(f"{path}/cancel", {})
+    if is_filled:
+        job.post(f"/api/tasks/{first['id']}/retry", {})
+    assert job.post(f"{path}/retry", {})["status"] == "blocked"
+    if params:
+        job.patch(path, {"params": params})
+    work(job, result=5)
+    assert job.get(path)["params"] == expected
+
+
 def test_params_with_results_are_checked_as_far_as_they_are_known(job: Api) -> None:
     job.register("number", schema=NUMBER)
     first = create(job)
@@ -163,6 +207,18 @@ def test_tasks_of_one_request_depend_on_earlier_ones_by_index(job: Api) -> None:
     edges = fetch_all("SELECT task_id, depends_on_id FROM {task_dependencies} ORDER BY id")
     ids = [result.get("task", {}).get("id") for result in answer["results"]]
     assert [tuple(edge.values()) for edge in edges] == [(ids[2], ids[0]), (ids[5], ids[2])]
+
+
+@pytest.mark.parametrize("path", ["/api/tasks/batch", "/api/batches"])
+def test_the_tasks_of_one_call_have_so_many_dependencies_in_all(job: Api, path: str) -> None:
+    first = create(job)
+    task = {"type": "next", "depends_on": [first["id"]] * 1_000}
+    tasks = [{**task, "params": {"n": n}} for n in range(10)]
+    more = {"type": "next", "params": {}, "depends_on": [first["id"]]}
+    refused = job.post(path, {"tasks": [*tasks, more]}, 400)
+    assert "10001 entries of depends_on" in refused["error"]
+    assert fetch_value("SELECT COUNT(*) FROM {tasks}") == 1
+    job.post(path, {"tasks": tasks}, 201)
 
 
 def test_a_blocked_member_keeps_its_batch_running(job: Api) -> None:

@@ -10,6 +10,8 @@ from taskmanager.db.statements import fetch_all, fetch_value
 from taskmanager.queue.flow import lanes
 from tests.conftest import Api, Clock
 
+PER_KEY = {"limit": 1, "per": "key"}
+
 
 @pytest.fixture
 def job(api: Api) -> Api:
@@ -215,6 +217,48 @@ def test_tasks_from_before_the_limit_that_have_no_key_are_claimed(api: Api) -> N
     create(api, "a", 2)
     held = [task for _ in range(2) for task in api.claim(limit=100)["tasks"]]
     assert Counter(keys(held)) == {None: 120, "a": 1}
+
+
+@pytest.mark.parametrize("is_fair", [False, True])
+@pytest.mark.parametrize("how", ["change", "register", "maintenance"])
+def test_tasks_without_a_key_take_their_turn_though_many_with_a_key_come_before(
+    api: Api, how: str, is_fair: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "STRAGGLERS_READ", 2)
+    monkeypatch.setattr(lanes, "WALKED", 3)
+    name, setting = ("fair", {"fair": True}) if is_fair else ("job", {"concurrency": PER_KEY})
+    api.register(name)
+    create(api, "a", 5, name)
+    create(api, None, 4, name)
+    if how == "maintenance":
+        monkeypatch.setattr(lanes, "WALKED_AT_ONCE", 0)
+    if how == "register":
+        api.register(name, **setting)
+    else:
+        api.patch(f"/api/task-types/{name}", setting)
+    if how == "maintenance":
+        api.post("/api/maintenance/run", {})
+    create(api, "b", 1, name)
+    taken = keys(claim_all(api))
+    assert taken[:3] == ["a", None, "b"] if is_fair else taken == ["a", *[None] * 4, "b"]
+
+
+def test_tasks_that_did_not_wait_for_a_worker_when_the_type_got_its_limit_have_their_lane(
+    api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "STRAGGLERS_READ", 1)
+    api.register("job")
+    held = [create(api, None)[0], api.claim()][1]
+    create(api, "a", 3)
+    [delayed] = create(api, None, delay_seconds=60)
+    [blocked] = create(api, None, depends_on=[held["id"]])
+    api.patch("/api/task-types/job", {"concurrency": PER_KEY})
+    api.complete(held)
+    clock.advance(61)
+    assert {task["id"] for task in claim_all(api)} >= {delayed["id"], blocked["id"]}
+    assert fetch_value("SELECT adopted_until FROM {task_types}") is not None
+    api.post("/api/maintenance/run", {})
+    assert fetch_value("SELECT adopted_until FROM {task_types}") is None
 
 
 def test_maintenance_brings_tasks_without_a_key_into_their_lane(api: Api) -> None:
