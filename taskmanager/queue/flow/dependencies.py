@@ -371,6 +371,7 @@ def _end(task: Row, changes: Row, event: str, now: int) -> Row:
     stored = with_sealed(changes, of=task)
     if not update("tasks", stored, "id = ? AND status = 'blocked'", guard, hint="{by_id}"):
         raise AssertionError("a locked task was no longer blocked")
+    lanes.record([{**task, **changes}])
     history.record(
         [task],
         event,
