@@ -73,16 +73,16 @@ def _refused(new: Mapping[int, Row], max_open: Mapping[str, int]) -> dict[int, Q
         for group, indexes in _by_group(new).items():
             found = lanes.count_members(first["task_type_id"], group, most + len(indexes))
             error = QueueFull(
-                f"{most} tasks of type '{name}' with the group_key '{group}' are open, and no more "
-                "may be (max_open). Wait until some have ended.",
+                f"As many tasks of type '{name}' with the group_key '{group}' are open as may be "
+                f"(max_open: {most}). Wait until some have ended.",
                 details=_details("group", most, group_key=group),
             )
             refused |= dict.fromkeys(_last(indexes, found - most), error)
     if (most := max_open.get("type")) is not None:
         found = fetch_value(OPEN_OF_TYPE, (first["task_type_id"], most + len(new)))
         error = QueueFull(
-            f"{most} tasks of type '{name}' are open, and no more may be (max_open). Wait until "
-            "some have ended.",
+            f"As many tasks of type '{name}' are open as may be (max_open: {most}). Wait until some "
+            "have ended.",
             details=_details("type", most),
         )
         left = [index for index in new if index not in refused]

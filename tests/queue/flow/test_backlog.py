@@ -41,7 +41,7 @@ def test_a_type_takes_no_more_than_may_be_open(job: Api) -> None:
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "10")
     refused = answer.get_json()
     assert refused["code"] == "queue_full"
-    assert refused["message"].startswith("3 tasks of type 'job' are open")
+    assert refused["message"].startswith("As many tasks of type 'job' are open")
     hint = {"limit": "type", "max_open": 3, "open": 3, "retry_after_seconds": 10}
     assert refused["details"] == hint
     held = job.claim()
@@ -285,7 +285,7 @@ def test_a_schedule_that_finds_the_queue_full_says_so_and_goes_on(job: Api, cloc
     job.post("/api/maintenance/run", {})
     shown = job.get(path)
     assert (shown["last_outcome"], shown["last_task_id"]) == ("queue_full", None)
-    assert shown["last_error"].startswith("3 tasks of type 'job' are open")
+    assert shown["last_error"].startswith("As many tasks of type 'job' are open")
     assert job.post(f"{path}/run", {}, 429)["code"] == "queue_full"
     assert open_tasks() == 3
     job.complete(job.claim())
