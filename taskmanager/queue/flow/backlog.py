@@ -81,8 +81,8 @@ def _refused(new: Mapping[int, Row], max_open: Mapping[str, int]) -> dict[int, Q
     if (most := max_open.get("type")) is not None:
         found = fetch_value(OPEN_OF_TYPE, (first["task_type_id"], most + len(new)))
         error = QueueFull(
-            f"As many tasks of type '{name}' are open as may be (max_open: {most}). Wait until some "
-            "have ended.",
+            f"As many tasks of type '{name}' are open as may be (max_open: {most}). Wait until "
+            "some have ended.",
             details=_details("type", most),
         )
         left = [index for index in new if index not in refused]

@@ -330,7 +330,7 @@ def test_a_group_that_has_only_held_tasks_comes_back_at_the_present_turn(api: Ap
     assert api.claim()["id"] == first["id"]
     for _ in range(10):
         api.claim()
-    for n in range(31, 35):
+    for n in range(31, 40):
         create(api, n, group_key="b")
     taken = Counter(api.claim()["group_key"] for _ in range(8))
     assert taken == {"a": 4, "b": 4}
