@@ -55,8 +55,14 @@ def store_within_limits(
         }
         refused |= _refused(new, json.loads(max_open)) if new else {}
     if refused:
+        by_id = {stored[index][0]["id"]: error for index, error in refused.items()}
         error = refused[min(refused)]
-        error.refused = refused
+        # With those that would have been the same task.
+        error.refused = {
+            index: by_id[task["id"]]
+            for index, (task, _) in enumerate(stored)
+            if task["id"] in by_id
+        }
         raise error
     return stored
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from taskmanager.db.connection import database
 from taskmanager.db.statements import fetch_all, fetch_value
 from tests.conftest import Api, Clock
 
@@ -223,6 +224,18 @@ def test_a_batch_creates_what_there_is_room_for(job: Api) -> None:
     assert last["edges"][0]["depends_on_id"] == answer["results"][4]["task"]["id"]
     full = job.post("/api/tasks/batch", {"tasks": [body(7), body(8)]}, 200)
     assert [one["error"]["code"] for one in full["results"]] == ["queue_full"] * 2
+
+
+def test_one_task_many_times_is_refused_at_once(job: Api) -> None:
+    """Not one by one, each in a transaction of its own."""
+    for n in range(3):
+        create(job, n)
+    turns = []
+    database.query_hooks.append(lambda event: turns.append("type_starts" in event.sql))
+    answer = job.post("/api/tasks/batch", {"tasks": [body(9)] * 50}, 200)
+    database.query_hooks.pop()
+    assert answer["failed"] == 50
+    assert sum(turns) == 1
 
 
 def test_in_a_batch_the_first_tasks_of_each_group_are_created(api: Api) -> None:
