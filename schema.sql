@@ -46,7 +46,7 @@ CREATE TABLE task_types (
     start_rate      VARCHAR(50),                 -- such as 100/minute
     max_run_seconds INTEGER,
     fair            SMALLINT,                    -- 1: its groups of tasks take turns
-    max_open        TEXT,                        -- JSON
+    max_open        TEXT,                        -- JSON: how many tasks may be unfinished
     dedupe_days     INTEGER,                     -- how long a finished task holds its key; NULL: until it is pruned
     retention_days  INTEGER,                     -- NULL: the setting decides
     pruned_until    BIGINT,                      -- all its tasks finished before are gone
@@ -178,7 +178,7 @@ CREATE TABLE task_deadlines (
 CREATE INDEX task_deadlines_by_expires_at ON task_deadlines (expires_at);
 
 -- How many tasks of a type have started since the beginning of its window. Types without limits
--- have no row. Claims of one type take turns by it.
+-- have no row. Claims of one type take turns by it, and creations where their number is limited.
 CREATE TABLE type_starts (
     task_type_id    BIGINT NOT NULL PRIMARY KEY,
     window_at       BIGINT NOT NULL,
@@ -206,7 +206,7 @@ CREATE TABLE lane_members (
     id              BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     task_id         BIGINT NOT NULL,
     lane_id         BIGINT NOT NULL,
-    is_held         SMALLINT NOT NULL,           -- 0: pending
+    is_held         SMALLINT NOT NULL,           -- 0: pending; 1: in any other status
     claim_rank      INTEGER NOT NULL,            -- of the task
     CONSTRAINT lane_members_task UNIQUE (task_id, lane_id),
     CONSTRAINT lane_members_of FOREIGN KEY (task_id) REFERENCES tasks (id) ON DELETE CASCADE
@@ -333,7 +333,7 @@ CREATE TABLE schedules (
     is_active       SMALLINT NOT NULL DEFAULT 1,
     next_run_at     BIGINT,                      -- the next due time; NULL while inactive
     last_run_at     BIGINT,                      -- the due time that was last acted upon
-    last_outcome    VARCHAR(10),                 -- what became of it: 'created', 'skipped', 'failed'
+    last_outcome    VARCHAR(10),                 -- what became of it: 'created', 'skipped', 'failed', 'queue_full'
     last_task_id    BIGINT,                      -- the latest task made; it may be pruned meanwhile
     last_error      TEXT,                        -- why the last run made no task
     created_at      BIGINT NOT NULL,

@@ -104,6 +104,20 @@ class RateLimited(TaskManagerError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class QueueFull(TaskManagerError):
+    """As many tasks of the type, or of the group, are open as may be: see queue/flow/backlog.py.
+
+    `refused` has the error of each task of the call for which there is no room, by its index.
+    """
+
+    code = "queue_full"
+    retry_after_seconds = 10  # nobody knows when a task ends
+
+    def __init__(self, message: str, *, details: Details) -> None:
+        super().__init__(message, details=details)
+        self.refused: dict[int, QueueFull] = {}
+
+
 class DatabaseUnavailable(TaskManagerError):
     """The database cannot be reached or stayed locked; nothing was done by halves.
 

@@ -44,6 +44,7 @@ ROOMS_OF_QUEUE = [
     ("search", "feed"),
     ("store", "read", "claim_sql"),
     ("flow.limits",),
+    ("flow.backlog",),
     ("holder", "workers"),
     ("flow.dependencies", "flow.graph"),
     ("waiting", "flow.batches"),

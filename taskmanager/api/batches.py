@@ -40,7 +40,8 @@ def create(body: Values) -> Response:
     `on_finished`, `on_completed` and `on_failed` are bodies of tasks that are created when the last
     of the batch has ended. `is_open` lets it take more tasks; by default it does if it has none.
 
-    201 with the `results` of the tasks in order; 400; 403; 404; 409 `batch_closed` of the parent.
+    201 with the `results` of the tasks in order; 400; 403; 404; 409 `batch_closed` of the parent;
+    429 `queue_full`.
     """
     asked = body.get("tasks", [])
     rows = _rows(asked)
@@ -63,7 +64,8 @@ def create(body: Values) -> Response:
 def add(batch_id: int, body: Values) -> Response:
     """POST /api/batches/{id}/tasks: creates up to 1,000 tasks in an open batch, all or none.
 
-    201 with the batch and the `results` in order; 400; 403; 404; 409 `batch_closed`.
+    201 with the batch and the `results` in order; 400; 403; 404; 409 `batch_closed`; 429
+    `queue_full`.
     """
     rows = _rows(body["tasks"])
     batch, stored = batches.add_tasks(batch_id, rows, caller=g.caller, now=g.now)

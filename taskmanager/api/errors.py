@@ -25,6 +25,7 @@ STATUS_OF: dict[type[errors.TaskManagerError], int] = {
     errors.Conflict: 409,
     errors.TooLarge: 413,
     errors.RateLimited: 429,
+    errors.QueueFull: 429,
     errors.DatabaseUnavailable: 503,
     errors.PayloadUnreadable: 503,
     errors.TaskManagerError: 500,

@@ -24,7 +24,7 @@ from taskmanager.notify import endpoints
 from taskmanager.queue import claim_sql, dedupe, read, retry
 from taskmanager.queue.answer_size import LARGE_COLUMNS
 from taskmanager.queue.columns import MAX_DELAY_SECONDS
-from taskmanager.queue.flow import limits
+from taskmanager.queue.flow import backlog, limits
 from taskmanager.queue.schedules import definitions
 
 
@@ -97,6 +97,11 @@ RETRY = record(
 )
 
 CONCURRENCY = record("per", limit=integer(1, limits.MAX_CONCURRENCY), per=one_of("type", "key"))
+_OPEN_TASKS = integer(1, backlog.MOST)
+MAX_OPEN = {
+    **record("type", "group", type=_OPEN_TASKS, group=_OPEN_TASKS),
+    "minProperties": 1,
+}
 LANE_KEY = _text(1, 255)
 
 _TYPE_DEFAULTS: dict[str, Any] = {
@@ -113,6 +118,7 @@ _TYPE_DEFAULTS: dict[str, Any] = {
     "concurrency": or_null(CONCURRENCY),
     "start_rate": or_null(_text(1, 50)),
     "fair": or_null(FLAG),
+    "max_open": or_null(MAX_OPEN),
 }
 
 REGISTER_TASK_TYPE = RequestBody(

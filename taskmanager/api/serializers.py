@@ -185,6 +185,7 @@ TASK_TYPE = Fields(
     concurrency=like(or_null(OBJECT), None),
     start_rate=like(or_null(TEXT), None),
     fair=like(FLAG, False),
+    max_open=like(or_null(OBJECT), None),
     created_at=TIME,
     updated_at=TIME,
 )

@@ -41,7 +41,7 @@ def create(body: Values) -> Response:
     `traceparent` (else the header of that name, if that is valid).
 
     201 created; 200 `deduplicated`; 400 a field or the params are wrong, or the
-    type is not active; 403; 404 no such type.
+    type is not active; 403; 404 no such type; 429 `queue_full`.
     """
     [task] = dependencies.renumbered([traced(body)])
     if isinstance(task, TaskManagerError):
@@ -65,8 +65,9 @@ def create_batch(body: Values) -> Response:
 
     201 if any task was created, else 200: `results` in order, each with its
     `outcome` (`created`, `deduplicated`, `error`) and its task or its error.
-    With `atomic`, one bad item creates nothing and answers 400. Existing tasks
-    come with their results, as far as those fit into one answer.
+    With `atomic`, one bad item creates nothing and answers 400, and a queue without
+    room for all answers 429. Existing tasks come with their results, as far as those
+    fit into one answer.
     """
     atomic = body.get("atomic", False)
     read = read_tasks(body["tasks"])

@@ -12,11 +12,12 @@ from flask import Blueprint, Response, g, request
 
 from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
+from taskmanager.api.errors import status_of
 from taskmanager.api.requests import decode_json, parse_json, task_defaults
 from taskmanager.dashboard.answers import lead_to, page
 from taskmanager.dashboard.form_fields import ParamsForm, fields_of
 from taskmanager.db.statements import Row
-from taskmanager.errors import InvalidRequest
+from taskmanager.errors import InvalidRequest, QueueFull
 from taskmanager.queue import create, dedupe, read, task_types
 
 blueprint = Blueprint("creation", __name__)
@@ -98,9 +99,9 @@ def add() -> Response:
         outcome = create.create_task(
             form.read(), defaults=task_defaults(), caller=g.caller, now=g.now
         )
-    except InvalidRequest as error:
+    except (InvalidRequest, QueueFull) as error:
         form.say(error)
-        return _page(form, 400)
+        return _page(form, status_of(error))
     task = outcome.task or {}
     said = (
         "There was such a task already, so none was created. This is it."

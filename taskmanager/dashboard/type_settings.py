@@ -1,6 +1,7 @@
 """/dashboard/types/{name}/settings: the limits and defaults that a type has for its tasks."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from taskmanager.errors import InvalidRequest
 from taskmanager.queue import dedupe
 
 _POLICIES = tuple(f'"{policy}"' for policy in dedupe.POLICIES)
-# By the names of PATCH /api/task-types/{name}, but `retry`, which has no field of its own.
+# By the names of PATCH /api/task-types/{name}, but `retry`, which has no field of its own. What
+# follows a dot is a part of the value.
 FIELDS = (
     Field(
         "concurrency",
@@ -21,6 +23,10 @@ FIELDS = (
     ),
     Field("start_rate", "text", "Start rate", "How many start in a time, such as 100/minute."),
     Field("fair", "flag", "Fair", "Groups of tasks take turns."),
+    Field(
+        "max_open.type", "number", "Open at most", "How many may be unfinished; more are refused."
+    ),
+    Field("max_open.group", "number", "Open per group", "The same for each of its groups."),
     Field("max_run_seconds", "number", "Longest run in seconds", "Then its attempt is ended."),
     Field(
         "lease_seconds",
@@ -52,9 +58,12 @@ def fields_of(task_type: Row) -> list[Field]:
 
 def stored_value(task_type: Row, name: str) -> Any:
     """What a field shows of the type: the limit alone of `concurrency`; None where none is set."""
+    name, _, part = name.partition(".")
     value = task_type[name]
     if value is None:
         return None
+    if part:
+        return json.loads(value).get(part)
     if name == "concurrency":
         return json.loads(value)["limit"]
     return bool(value) if name in ("is_encrypted", "fair") else value
@@ -71,10 +80,23 @@ def read_changes(fields: list[Field], task_type: Row) -> dict[str, Any]:
         value = values.get(one.name)
         if value == stored_value(task_type, one.name):
             continue
-        if one.name == "concurrency" and value is not None:
+        name, _, part = one.name.partition(".")
+        if name == "concurrency" and value is not None:
             value = {**json.loads(task_type["concurrency"] or "{}"), "limit": value}
-        changes[one.name] = value
+        if part:
+            value = _whole(name, values)
+        changes[name] = value
     return request_schemas.CHANGE_TASK_TYPE.check(changes)
+
+
+def _whole(name: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The value whose parts are in `name.part`; None where all of them are."""
+    parts = {
+        path.removeprefix(f"{name}."): value
+        for path, value in values.items()
+        if path.startswith(f"{name}.") and value is not None
+    }
+    return parts or None
 
 
 def say(fields: list[Field], error: InvalidRequest) -> str:

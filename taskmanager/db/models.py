@@ -441,16 +441,9 @@ MODELS = (
 )
 
 
-# Nothing writes them yet: schema.sql says why they exist.
-_UNUSED = frozenset({"max_open"})
-
-
-def used_columns(model: type[peewee.Model]) -> tuple[str, ...]:
-    """The columns of a table of tasks or types that statements read.
-
-    PyMySQL parses a description of every column of every answer.
-    """
-    return tuple(column for column in model._meta.columns if column not in _UNUSED)
+def columns_of(model: type[peewee.Model]) -> tuple[str, ...]:
+    """The names of the columns of a model's table."""
+    return tuple(model._meta.columns)
 
 
 def plain_name(model: type[peewee.Model]) -> str:

@@ -7,7 +7,7 @@ megabyte of empty lists takes twenty).
 
 from collections.abc import Iterable, Sequence
 
-from taskmanager.db.models import Task, used_columns
+from taskmanager.db.models import Task, columns_of
 from taskmanager.db.statements import fetch_all
 from taskmanager.errors import ValidationFailed
 
@@ -15,7 +15,7 @@ MAX_ANSWER_TEXT = 4_000_000  # characters of params and results, as they are sto
 
 # Conditions look at them; who reads a task has no use for them.
 _OF_CONDITIONS = ("claim_rank", "claim_request_id", "holds_key_forever", "holds_key_while_open")
-COLUMNS = tuple(column for column in used_columns(Task) if column not in _OF_CONDITIONS)
+COLUMNS = tuple(column for column in columns_of(Task) if column not in _OF_CONDITIONS)
 LARGE_COLUMNS = ("params", "result")
 LIGHT_COLUMNS = tuple(column for column in COLUMNS if column not in LARGE_COLUMNS)
 

@@ -13,6 +13,7 @@ from taskmanager.errors import (
     DatabaseUnavailable,
     InvalidRequest,
     NotFound,
+    QueueFull,
     TaskManagerError,
     TooLarge,
 )
@@ -20,7 +21,7 @@ from taskmanager.params import validation
 from taskmanager.payloads.sealing import as_long, require_keyring
 from taskmanager.queue import change, dedupe, endings, outbox, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
-from taskmanager.queue.flow import deadlines, dependencies, lanes, placeholders
+from taskmanager.queue.flow import backlog, deadlines, dependencies, lanes, placeholders
 from taskmanager.queue.store import Stored, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
@@ -44,7 +45,7 @@ def create_task(request: Request, *, defaults: TaskDefaults, caller: Caller, now
 
     Transition: nothing → pending, or scheduled where its time is to come.
     Commits together: the task and its first history row.
-    Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed, TooLarge.
+    Raises NotFound, InvalidRequest, ValidationFailed, NotAllowed, TooLarge, QueueFull.
     A crash leaves nothing, or the whole task; sent again it is created, or found.
     """
     [outcome] = create_tasks([request], atomic=True, defaults=defaults, caller=caller, now=now)
@@ -58,14 +59,23 @@ def create_tasks(
 ) -> list[Outcome]:
     """Creates many tasks in one transaction; an Outcome per request, in order.
 
-    With `atomic` one bad request keeps all of them from being created. Otherwise
-    see `create_task`.
+    With `atomic` one bad request keeps all of them from being created, and QueueFull is raised.
+    Otherwise see `create_task`.
     """
     rows = prepare_tasks(requests, defaults=defaults, caller=caller, now=now)
+    stored: list[Stored] = []
+    while not stored:
+        good = [row for row in rows if not isinstance(row, TaskManagerError)]
+        if not good or (atomic and len(good) < len(rows)):
+            break
+        try:
+            stored = _store(good, caller, now)
+        except QueueFull as full:
+            if atomic:
+                raise
+            rows = _without(full.refused, rows)
     outcomes = [Outcome(error=row if isinstance(row, TaskManagerError) else None) for row in rows]
-    good = [row for row in rows if not isinstance(row, TaskManagerError)]
-    if good and (len(good) == len(rows) or not atomic):
-        stored = _store(good, caller, now)
+    if stored:
         unanswered = (outcome for outcome in outcomes if outcome.error is None)
         for outcome, (task, existed) in zip(unanswered, stored, strict=True):
             outcome.task, outcome.deduplicated = task_types.with_type(task), existed
@@ -77,11 +87,23 @@ def create_tasks(
 
 @write_transaction
 def _store(rows: list[Row], caller: Caller, now: int) -> list[Stored]:
-    stored = store_tasks(rows, caller=caller)
+    is_limited = any(row["max_open"] for row in rows)
+    store = backlog.store_within_limits if is_limited else store_tasks
+    stored = store(rows, caller=caller)
     if any(row["depends_on"] for row in rows):
         stored, ended = dependencies.connect(rows, stored, now=now)
         endings.record_followed(ended, now=now)
     return stored
+
+
+def _without(
+    refused: Mapping[int, QueueFull], rows: Sequence[Row | TaskManagerError]
+) -> list[Row | TaskManagerError]:
+    """The rows with these errors in place of some of those that are good, counted among them."""
+    good = [row for row in rows if not isinstance(row, TaskManagerError)]
+    left = [refused.get(index, row) for index, row in enumerate(good)]
+    following = iter(dependencies.renumbered(left))
+    return [row if isinstance(row, TaskManagerError) else next(following) for row in rows]
 
 
 def _change_existing(request: Request, outcome: Outcome, caller: Caller, now: int) -> None:
@@ -196,6 +218,7 @@ def _new_row(
         "type_version": task_type["version"],
         "status": "blocked" if depends_on else when_available(available_at, now)["status"],
         "depends_on": depends_on,
+        "max_open": task_type["max_open"],
         "on_dependency_failed": (request.get("on_dependency_failed") or "cancel")
         if depends_on
         else None,

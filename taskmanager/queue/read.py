@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import dialect
-from taskmanager.db.models import Task, used_columns
+from taskmanager.db.models import Task, columns_of
 from taskmanager.db.statements import Row, fetch_all, parts_of
 from taskmanager.errors import InvalidRequest, NotFound
 from taskmanager.payloads.sealing import keyring
@@ -373,7 +373,7 @@ def _count(streams: Sequence[_Stream], asked: search.Search) -> tuple[int, bool]
     The bound is on what is read, because a filter may leave nothing of a million rows.
     """
     matching, values_of_asked = _where(asked.conditions)
-    columns = [name for name in used_columns(Task) if re.search(rf"\b{name}\b", matching)]
+    columns = [name for name in columns_of(Task) if re.search(rf"\b{name}\b", matching)]
     total, left = 0, ROWS_COUNTED
     for stream in streams:
         where, values = _where(stream.conditions)

@@ -1,7 +1,8 @@
 """Storing new tasks: each is inserted once, or the task that holds its dedupe key stands for it.
 
-Knows nothing of requests, types or schemas: it is given whole rows of the table. `depends_on`
-beside the columns is left to flow/dependencies.py.
+Knows nothing of requests, types or schemas: it is given whole rows of the table. What is in them
+beside the columns is left to others: `depends_on` to flow/dependencies.py, `max_open` to
+flow/backlog.py.
 """
 
 import json
@@ -24,7 +25,7 @@ from taskmanager.db.statements import (
     parts_of,
     update,
 )
-from taskmanager.db.transactions import SnapshotTooOld, write_transaction
+from taskmanager.db.transactions import SnapshotTooOld
 from taskmanager.errors import Conflict
 from taskmanager.payloads.sealing import IS_OPENED, with_sealed
 from taskmanager.queue import dedupe, history
@@ -33,6 +34,7 @@ from taskmanager.queue.flow import lanes
 
 ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
+BESIDE = ("depends_on", "max_open")
 
 Stored = tuple[Row, bool]
 
@@ -75,9 +77,6 @@ def store_tasks(
     ]
 
 
-store_in_transaction = write_transaction(store_tasks)
-
-
 def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
     """Inserts rows; where the unique index refuses, finds who holds the keys. By the same indexes.
 
@@ -115,9 +114,10 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
 
 
 def _without_sealed(row: Row) -> Row:
-    """The row to insert: without the params if they are to be encrypted, and without depends_on."""
+    """The columns to insert: without the params if they are to be encrypted."""
     columns = dict(row)
-    columns.pop("depends_on", None)
+    for name in BESIDE:
+        columns.pop(name, None)
     if row["payload_key"] is not None:
         columns["params"] = ""
     return columns

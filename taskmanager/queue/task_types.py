@@ -17,7 +17,7 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller, matches
 from taskmanager.config import Settings
 from taskmanager.db.connection import cache
-from taskmanager.db.models import TaskType, TaskTypeVersion, used_columns
+from taskmanager.db.models import TaskType, TaskTypeVersion, columns_of
 from taskmanager.db.queries import first_row, locking, rows_of
 from taskmanager.db.statements import Row, fetch_all, fetch_one, parts_of
 from taskmanager.db.transactions import write_transaction
@@ -45,6 +45,7 @@ DEFAULTS = (
     "concurrency",
     "start_rate",
     "fair",
+    "max_open",
 )
 SWITCHES = ("is_active", "is_paused")
 OPEN_STATUSES = ("blocked", "scheduled", "pending", "claimed")
@@ -147,7 +148,7 @@ def _update(type_id: int, columns: Row, now: int) -> None:
 
 def _columns(fields: Mapping[str, Any]) -> Row:
     columns = dict(fields)
-    for name in ("retry", "concurrency"):
+    for name in ("retry", "concurrency", "max_open"):
         if columns.get(name) is not None:
             columns[name] = json.dumps(columns[name])
     if columns.get("start_rate") is not None:
@@ -261,7 +262,7 @@ def list_versions(*, task_type_id: int) -> list[Row]:
 _OF_NEW_TASK = (
     *("id", "name", "version", "is_active"),
     *("dedupe", "priority", "max_attempts", "notify", "max_run_seconds", "is_encrypted"),
-    *("concurrency", "fair"),
+    *("concurrency", "fair", "max_open"),
 )
 
 
@@ -274,7 +275,7 @@ def _select(columns: Iterable[str]) -> str:
     )
 
 
-SELECT_CURRENT = _select(used_columns(TaskType))
+SELECT_CURRENT = _select(columns_of(TaskType))
 SELECT_BY_NAME = f"{SELECT_CURRENT} WHERE type.name = ?"
 _SELECT_OF_NEW_TASK = f"{_select(_OF_NEW_TASK)} WHERE type.name = ?"
 

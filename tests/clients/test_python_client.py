@@ -45,6 +45,20 @@ def worker_of(queue: Any, handler: Any) -> Worker:
     return worker
 
 
+def test_a_full_queue_is_said_at_once(queue: Any) -> None:
+    queue.client.change_type("job", max_open={"type": 1})
+    queue.client.create("job", {"n": 1})
+    with pytest.raises(ApiError) as refused:
+        queue.client.create("job", {"n": 2})
+    assert (refused.value.code, refused.value.status) == ("queue_full", 429)
+    assert refused.value.details["limit"] == "type"
+    assert refused.value.retry_after == 10
+    [found, full] = queue.client.create_many(
+        [{"type": "job", "params": {"n": 1}}, {"type": "job", "params": {"n": 2}}]
+    )
+    assert (found.deduplicated, full.code) == (True, "queue_full")
+
+
 def test_a_task_goes_through_a_worker(queue: Any) -> None:
     task = queue.client.create("job", {"n": 1}, priority=3)
     assert (task.status, task.deduplicated, task.created_at.tzinfo is not None) == (

@@ -34,6 +34,19 @@ def created(api: Api) -> Any:
     return task
 
 
+def test_a_full_queue_is_said_and_nothing_that_was_filled_in_is_lost(
+    api: Api, person: SignIn
+) -> None:
+    api.register(schema=SCHEMA, max_open={"type": 1})
+    api.create("job", {"to": "me@example.org"})
+    somebody = person()
+    somebody.get("/dashboard/tasks/new?type=job")
+    answer = somebody.post("/dashboard/tasks/new", GOOD)
+    assert answer.status_code == 429
+    assert "As many tasks of type 'job' are open as may be (max_open: 1)" in text_of(answer)
+    assert 'value="you@example.org"' in answer.text
+
+
 def test_each_property_gets_a_field_required_ones_first() -> None:
     fields = {field.name: field for field in fields_of(SCHEMA)}
     assert next(iter(fields)) == "to"

@@ -23,7 +23,7 @@ EMPTY = dict.fromkeys((field.name for field in FIELDS), "")
 
 def values_of(page: str) -> dict[str, str]:
     """What the fields of the form show; only those that are not empty."""
-    found = re.findall(r'<input id="setting-\w+" name="(\w+)"[^>]* value="([^"]*)"', page)
+    found = re.findall(r'<input id="setting-[\w.]+" name="([\w.]+)"[^>]* value="([^"]*)"', page)
     chosen = r'<select id="setting-\w+" name="(\w+)".*?</select>'
     for select in re.finditer(chosen, page):
         found += [(select[1], one) for one in re.findall('value="([^"]*)" selected', select[0])]
@@ -39,7 +39,7 @@ def owner(api: Api, person: SignIn) -> Person:
 
 
 def test_every_default_of_a_type_but_its_retries_has_a_field() -> None:
-    assert {field.name for field in FIELDS} | {"retry"} == set(DEFAULTS)
+    assert {field.name.split(".")[0] for field in FIELDS} | {"retry"} == set(DEFAULTS)
 
 
 def test_the_form_changes_what_differs_and_shows_it(api: Api, owner: Person) -> None:
@@ -48,6 +48,7 @@ def test_the_form_changes_what_differs_and_shows_it(api: Api, owner: Person) -> 
         "concurrency": "3",
         "start_rate": "100/minute",
         "max_run_seconds": "600",
+        "max_open.group": "50",
         "retention_days": "0",
         "dedupe_days": "7",
         "notify": "billing",
@@ -61,11 +62,23 @@ def test_the_form_changes_what_differs_and_shows_it(api: Api, owner: Person) -> 
     found = values_of(shown.text)
     assert {**form, "dedupe": "&#34;active&#34;"} == found
     stored = api.get("/api/task-types/job")
-    assert stored["concurrency"] == {"limit": 3}
+    assert (stored["concurrency"], stored["max_open"]) == ({"limit": 3}, {"group": 50})
     assert (stored["start_rate"], stored["retention_days"]) == ("100/minute", 0)
     owner.post(SAVE, {**EMPTY, **form, "retention_days": ""})
     event = api.get("/api/admin/audit")["events"][0]
     assert event["message"] == "job: retention_days = None"
+
+
+def test_each_part_of_a_limit_is_changed_by_itself(api: Api, owner: Person) -> None:
+    for form, stored in (
+        ({"max_open.type": "500", "max_open.group": "50"}, {"type": 500, "group": 50}),
+        ({"max_open.type": "600", "max_open.group": "50"}, {"type": 600, "group": 50}),
+        ({"max_open.type": "600"}, {"type": 600}),
+        ({}, None),
+    ):
+        owner.post(SAVE, {**EMPTY, **form})
+        assert api.get("/api/task-types/job")["max_open"] == stored
+        assert values_of(owner.get(PATH).text) == form
 
 
 def test_an_empty_form_takes_back_every_limit(api: Api, owner: Person) -> None:
@@ -85,6 +98,8 @@ def test_an_empty_form_takes_back_every_limit(api: Api, owner: Person) -> None:
         ("concurrency", "0", "Held at once must be at least 1"),
         ("start_rate", "often", "Start rate must be N/second, N/minute, N/hour or N/day"),
         ("start_rate", "0", "Start rate must be at least 1"),
+        ("max_open.type", "0", "Open at most must be at least 1"),
+        ("max_open.group", "100001", "Open per group must be at most 100000"),
         ("max_run_seconds", "1.5", "Longest run in seconds must be"),
         ("retention_days", "-1", "Kept for days must be at least 0"),
         ("notify", "<b>nobody", "There is no webhook named '<b>nobody'"),

@@ -29,7 +29,7 @@ from taskmanager.queue.claim_sql import (
     ClaimOrder,
     find_heads,
 )
-from taskmanager.queue.flow import dependencies, graph, lanes
+from taskmanager.queue.flow import backlog, dependencies, graph, lanes
 from taskmanager.queue.read import _cursor
 from taskmanager.queue.workers import save_metadata
 from tests.conftest import ENGINES, Api, Clock, make_key
@@ -548,6 +548,8 @@ LANE_STATEMENTS = {
     "lanes at their limit": (lanes.FULL, (KEYED, "concurrency", 0, 5), "lanes_by_turn"),
     "tasks in no lane": (lanes.STRAGGLERS, (KEYED, 100), BY_PRIORITY),
     "unfinished tasks of a type": (lanes.WALK, (KEYED, "pending", 1, 500), "tasks_claim_by_id"),
+    "the open tasks of a group": (lanes.MEMBERS, (1, 5), "lane_members_in_order"),
+    "the open tasks of a type": (backlog.OPEN_OF_TYPE, (FAIR, 5), BY_ID),
     "the lane of a key": (lanes.BY_KEY, (KEYED, "concurrency", "long"), None),
 }
 

@@ -42,7 +42,7 @@ _ERRORS = {
     409: "The current state does not allow it",
     413: "The body is larger than the limit, or its values larger than the database takes",
     415: "The body is not JSON",
-    429: "The rate limit is exceeded",
+    429: "The rate limit is exceeded, or a new task is more than may be open (`queue_full`)",
     503: "The database is unreachable, stayed locked or refuses; nothing is half done",
 }
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}}}

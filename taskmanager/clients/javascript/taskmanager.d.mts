@@ -204,6 +204,7 @@ export interface TypeDefaults {
   concurrency?: { limit: number; per?: "type" | "key" } | null;
   start_rate?: string | null;
   fair?: boolean | null;
+  max_open?: { type?: number; group?: number } | null;
 }
 
 /** What a call throws. */
@@ -264,7 +265,7 @@ export interface ClientOptions {
  *
  * A method returns the `data` of the answer, and throws ApiError or NoAnswer. A call whose
  * answer is lost, or that is answered 429, 502, 503 or 504, is repeated as long as `retry_seconds`
- * allows, if doing it twice is the same as doing it once.
+ * allows, if doing it twice is the same as doing it once. A full queue (`queue_full`) is no such case.
  */
 export class Client {
   /** @param url address of the server, with or without /api at the end */

@@ -409,6 +409,7 @@ function refuse(unknown, where) {
 /** Seconds until a failed call is worth another try; null if it is not. */
 function delayAfter(error, tries) {
   if (error instanceof NoAnswer) return backoff(tries);
+  if (error.code === "queue_full") return null; // the producer decides whether to wait for that
   const isPassing = ["http_429", "http_502", "http_503", "http_504"].includes(error.code);
   return error.retryAfter ?? (isPassing ? backoff(tries) : null);
 }

@@ -214,7 +214,7 @@ final class Task
  *
  * A method returns the `data` of the answer, and throws ApiError or NoAnswer. A call whose
  * answer is lost, or that is answered 429, 502, 503 or 504, is repeated as long as
- * `retry_seconds` allows, if doing it twice is the same as doing it once.
+ * `retry_seconds` allows, if doing it twice is the same as doing it once. A full queue (`queue_full`) is no such case.
  */
 class Client
 {
@@ -616,7 +616,7 @@ class Client
      *
      * @param array<string, mixed> $schema JSON Schema of the params
      * @param array<string, mixed> $options priority, max_attempts, lease_seconds, retry, dedupe,
-     *     concurrency, start_rate, fair
+     *     concurrency, start_rate, fair, max_open
      * @return array<string, mixed>
      */
     public function register(string $name, string $version, array $schema, array $options = []): array
@@ -763,6 +763,9 @@ class Client
     public static function delayAfter(ClientError $error, int $tries): ?float
     {
         if ($error instanceof ApiError) {
+            if ($error->code === 'queue_full') { // the producer decides whether to wait for that
+                return null;
+            }
             $isPassing = in_array($error->code, ['http_429', 'http_502', 'http_503', 'http_504'], true);
             return $error->retryAfter ?? ($isPassing ? self::backoff($tries) : null);
         }

@@ -28,7 +28,7 @@ from taskmanager.errors import Conflict, NotFound, TooLarge
 from taskmanager.payloads.callbacks import opened_params
 from taskmanager.queue import outbox, store
 from taskmanager.queue.columns import params_text, when_available
-from taskmanager.queue.flow import dependencies
+from taskmanager.queue.flow import backlog, dependencies
 from taskmanager.queue.read import FINISHED_STATUSES
 
 # In the params of a callback, this object stands for the id of the batch.
@@ -46,7 +46,7 @@ def create_batch(
 
     Transition: nothing → open, running or finished.
     Commits together: the batch, its tasks, and what follows from its end if none was new.
-    Raises NotFound and Conflict for a parent that takes nothing more, TooLarge.
+    Raises NotFound and Conflict for a parent that takes nothing more, TooLarge, QueueFull.
     A crash leaves nothing, or the whole batch.
     """
     parent_id = fields["parent_batch_id"]
@@ -72,7 +72,7 @@ def add_tasks(
 
     Transition: none of the batch.
     Commits together: the tasks and their membership.
-    Raises NotFound, and Conflict where the batch takes no more tasks.
+    Raises NotFound, QueueFull, and Conflict where the batch takes no more tasks.
     A crash leaves none of them, or all.
     """
     _lock_open(batch_id, caller)
@@ -225,7 +225,8 @@ def _add(batch_id: int, tasks: Sequence[Row], caller: Caller, now: int) -> list[
     if not tasks:
         return []
     rows = [{**task, "batch_id": batch_id} for task in tasks]
-    stored = store.store_tasks(rows, caller=caller, metadata={"batch_id": batch_id})
+    about = {"batch_id": batch_id}
+    stored = backlog.store_within_limits(rows, caller=caller, metadata=about)
     new = [task["id"] for task, existed in stored if not existed]
     member = {"batch_id": batch_id, "is_open": 1}
     insert_many("batch_members", [{"task_id": task_id, **member} for task_id in new])

@@ -323,8 +323,7 @@ def _how() -> str:
 
 def _links_of(depends_on_id: int, rows: int) -> list[int]:
     """The task of each of the first open rows."""
-    found = fetch_all(LINKS_OF + _how(), (depends_on_id, rows))
-    return [row["task_id"] for row in found]
+    return [row["task_id"] for row in fetch_all(LINKS_OF + _how(), (depends_on_id, rows))]
 
 
 def _close(depends_on_id: int, status: str, task_ids: list[int], now: int) -> list[Row]:
@@ -364,8 +363,7 @@ def _cancel(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[R
     for task in tasks:
         message = f"Task {failed[task['id']]}, which it depends on, did not complete."
         error = {"error_code": "dependency_failed", "error_message": message}
-        changes = {**finished("cancelled", now), **error}
-        ended.append(_end(task, changes, "cancelled", now))
+        ended.append(_end(task, {**finished("cancelled", now), **error}, "cancelled", now))
     return ended
 
 
@@ -374,6 +372,7 @@ def _end(task: Row, changes: Row, event: str, now: int) -> Row:
     stored = with_sealed(changes, of=task)
     if not update("tasks", stored, "id = ? AND status = 'blocked'", guard, hint="{by_id}"):
         raise AssertionError("a locked task was no longer blocked")
+    lanes.record([{**task, **changes}])
     history.record(
         [task],
         event,

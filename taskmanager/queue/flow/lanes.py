@@ -1,9 +1,9 @@
 """Lanes: tasks of one type that share a key and take turns by it.
 
-A task with a `concurrency_key` or a `group_key` is in the lane of that key while it is pending, and
-with a `concurrency_key` also while it is held. Claims of a type with a limit per key, and of a fair
-type, ask the lanes which tasks are next; claims of any other type do not. So a lane with a million
-tasks that may not run costs such a claim nothing.
+A task with a `concurrency_key` is in the lane of that key while it is pending or held, and one with
+a `group_key` in the lane of its group until it has ended. Claims of a type with a limit per key,
+and of a fair type, ask the lanes which tasks are next; claims of any other type do not. So a lane
+with a million tasks that may not run costs such a claim nothing.
 
 Owns the tables lanes and lane_members. The row of a lane is locked by every transition of one of
 its tasks and by every claim that takes from it, until the transaction ends. It is always written
@@ -41,11 +41,13 @@ from taskmanager.errors import ClaimLost, InvalidRequest
 CONCURRENCY, GROUP = "concurrency", "group"
 # The column with the key of a task, by the kind of lane.
 KEYS = {CONCURRENCY: "concurrency_key", GROUP: "group_key"}
+UNFINISHED = ("blocked", "scheduled", "pending", "claimed")
+# A task is in its lane while it has one of these. All but the pending ones count as held.
+STATUSES = {CONCURRENCY: ("pending", "claimed"), GROUP: UNFINISHED}
 # What record() needs of a task besides its id, type and status.
 COLUMNS = "priority, concurrency_key, group_key"
 # Tasks of such types that came without a key are in one lane, whose limit is none.
 NO_KEY = ""
-UNFINISHED = ("blocked", "scheduled", "pending", "claimed")
 
 SPREAD_LANES = 20  # more that a claim looks at, because other claims have locked the first
 STRAGGLERS_READ = 100
@@ -78,6 +80,10 @@ HELD_TASKS = (
 WALK = (
     "SELECT id FROM {tasks} {index tasks_claim_by_id} "
     "WHERE task_type_id = ? AND status = ? AND id > ? ORDER BY id LIMIT ?"
+)
+MEMBERS = (
+    "SELECT COUNT(*) AS counted FROM (SELECT task_id FROM {lane_members} "
+    "{index lane_members_in_order} WHERE lane_id = ? LIMIT ?) AS some"
 )
 STRAGGLERS = (
     "SELECT id FROM (SELECT id, concurrency_key, group_key "
@@ -142,9 +148,7 @@ def record(tasks: Iterable[Row]) -> None:
 def _enter_or_leave(key: tuple[int, str, str], tasks: Sequence[Row]) -> None:
     type_id, kind, name = key
     claimed = [task for task in tasks if task["status"] == "claimed"]
-    inside = [task for task in tasks if task["status"] == "pending"]
-    if kind == CONCURRENCY:
-        inside += claimed
+    inside = [task for task in tasks if task["status"] in STATUSES[kind]]
     lane = _lock(type_id, kind, name, is_needed=bool(inside))
     if lane is None:
         return
@@ -154,7 +158,7 @@ def _enter_or_leave(key: tuple[int, str, str], tasks: Sequence[Row]) -> None:
         {
             "task_id": task["id"],
             "lane_id": lane["id"],
-            "is_held": int(task["status"] == "claimed"),
+            "is_held": int(task["status"] != "pending"),
             "claim_rank": -task["priority"],
         }
         for task in inside
@@ -172,7 +176,7 @@ def _lock(type_id: int, kind: str, name: str, *, is_needed: bool) -> Row | None:
             return fetch_one(f"{BY_KEY} {{lock_rows}}", key)
         if not is_needed:
             return None
-        new = {"task_type_id": type_id, "kind": kind, "name": name, "turn": _turn_now(type_id)}
+        new = {"task_type_id": type_id, "kind": kind, "name": name, "turn": 0}
         new |= {"is_ready": 0, "next_task_id": None, "changes": 0}
         # Another transaction may just have made it, or make and delete it.
         with contextlib.suppress(peewee.IntegrityError):
@@ -189,8 +193,8 @@ def _turn_now(type_id: int) -> int:
 def _settle(lane: Row, *, turns: int = 0) -> None:
     """Stores what a claim may take next from a locked lane; `turns` is how many it has taken now.
 
-    The turn of a group grows with each task that is claimed. With a limit per key, the lane with
-    the most urgent and oldest task is next.
+    The turn of a group grows with each task that is claimed; one that had no task that waits gets
+    the present turn. With a limit per key, the lane with the most urgent and oldest task is next.
     """
     head = fetch_one(NEXT_TASKS + _how(), (lane["id"], 1))
     limit = _limit(lane)
@@ -204,6 +208,8 @@ def _settle(lane: Row, *, turns: int = 0) -> None:
         changes |= {"is_ready": int(is_ready), "next_task_id": head["task_id"]}
         if lane["kind"] == CONCURRENCY:
             changes["turn"] = head["claim_rank"]
+        elif lane["next_task_id"] is None:
+            changes["turn"] = _turn_now(lane["task_type_id"])
     update("lanes", changes, "id = ?", (lane["id"],))
 
 
@@ -224,6 +230,12 @@ def _limit(lane: Row) -> int | None:
 def _count_held(lane: Row, limit: int) -> int:
     """How many tasks of a locked lane are held, up to `limit`."""
     return len(fetch_all(HELD_TASKS + _how(), (lane["id"], limit)))
+
+
+def count_members(type_id: int, group: str, most: int) -> int:
+    """How many tasks of a group are open, up to `most`."""
+    lane = fetch_one(BY_KEY, (type_id, GROUP, group))
+    return int(fetch_value(MEMBERS, (lane["id"], most))) if lane else 0
 
 
 def is_any_ready(task_type: Row) -> bool:
@@ -364,8 +376,7 @@ def _give_no_key(ids: Sequence[int], kind: str, statuses: Sequence[str], how: st
     if tasks:
         adopted = [task["id"] for task in tasks]
         update("tasks", {column: NO_KEY}, "id IN ?", (adopted,), hint="{by_id}")
-        # One that does not wait for a worker enters when it does.
-        record([{**task, column: NO_KEY} for task in tasks if task["status"] == "pending"])
+        record([{**task, column: NO_KEY} for task in tasks])
     return len(tasks)
 
 

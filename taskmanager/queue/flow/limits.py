@@ -3,8 +3,8 @@
 How many tasks of one key may be held is up to lanes.py.
 
 Owns the table type_starts. Its row of a type is locked by a claim that takes from that type and by
-a heartbeat that takes up an expired lease: so they take turns, and the limits are exact. Types
-without limits have no row.
+a heartbeat that takes up an expired lease: so they take turns, and the limits are exact. So do
+creations where backlog.py limits them. Types without limits have no row.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class Room(NamedTuple):
 def room_of(type_id: int, *, now: int, lock: bool = False) -> Room:
     """What a type has room for. With `lock`, nobody else takes it until the transaction ends."""
     if lock:
-        _lock(type_id, now)
+        take_turn(type_id, now)
     row = fetch_one("SELECT concurrency, start_rate FROM {task_types} WHERE id = ?", (type_id,))
     if row is None:
         return Room(0)
@@ -87,7 +87,7 @@ class Places:
         limit = None if row is None else _limit_of(row)
         if limit is None:
             return
-        _lock(type_id, self._now)
+        take_turn(type_id, self._now)
         held = _count_held(type_id, limit, lock=True, now=self._now) + self._taken[type_id]
         if held >= limit:
             raise ClaimLost(
@@ -103,8 +103,11 @@ def is_expired(task: Row, now: int) -> bool:
     return task["lease_expires_at"] is None or int(task["lease_expires_at"]) <= now
 
 
-def _lock(type_id: int, now: int) -> None:
-    """Written, not only locked: so two nodes of a cluster cannot both commit."""
+def take_turn(type_id: int, now: int) -> None:
+    """Locks the row of a type until the transaction ends.
+
+    Written, not only locked: so two nodes of a cluster cannot both commit.
+    """
     touched = {"touched_at": now}
     if not update("type_starts", touched, "task_type_id = ?", (type_id,)):
         new = {"task_type_id": type_id, "window_at": 0, "started": 0, "touched_at": now}

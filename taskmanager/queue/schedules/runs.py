@@ -13,11 +13,11 @@ from taskmanager.db.models import Schedule
 from taskmanager.db.queries import rows_of
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
-from taskmanager.errors import InvalidRequest, PayloadUnreadable
+from taskmanager.errors import InvalidRequest, PayloadUnreadable, QueueFull
 from taskmanager.payloads.sealing import with_opened, with_sealed
 from taskmanager.queue import create, task_types
+from taskmanager.queue.flow import backlog
 from taskmanager.queue.schedules import definitions, due_times
-from taskmanager.queue.store import store_in_transaction, store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 
 DUE_READ_AT_ONCE = 100
@@ -47,8 +47,8 @@ def run_due_schedules(*, now: int, defaults: TaskDefaults, deadline: float) -> i
 def _run(schedule: Row, defaults: TaskDefaults, now: int) -> bool:
     """One run, for the latest due time up to `now`; earlier ones that were missed are skipped.
 
-    A run that cannot create its task is stored as failed. A schedule whose next
-    due time cannot be computed any more becomes inactive.
+    A run that cannot create its task is stored as failed, or as `queue_full`. A schedule
+    whose next due time cannot be computed any more becomes inactive.
     """
     due_at, next_run_at = schedule["next_run_at"], None
     task = problem = None
@@ -59,7 +59,11 @@ def _run(schedule: Row, defaults: TaskDefaults, now: int) -> bool:
         task = create.prepare_task(request, defaults=defaults, caller=OPERATOR, now=now)
     except (InvalidRequest, PayloadUnreadable) as error:
         problem = error.message
-    return _store_run(schedule, task, due_at=due_at, next_run_at=next_run_at, problem=problem)
+    times = {"due_at": due_at, "next_run_at": next_run_at}
+    try:
+        return _store_run(schedule, task, **times, problem=problem)
+    except QueueFull as full:
+        return _store_run(schedule, None, **times, problem=full.message, outcome=full.code)
 
 
 def _task_request(schedule: Row, due_at: int | None) -> Row:
@@ -80,18 +84,24 @@ def _task_request(schedule: Row, due_at: int | None) -> Row:
 
 @write_transaction
 def _store_run(
-    schedule: Row, task: Row | None, *, due_at: int, next_run_at: int | None, problem: str | None
+    schedule: Row,
+    task: Row | None,
+    *,
+    due_at: int,
+    next_run_at: int | None,
+    problem: str | None,
+    outcome: str = "failed",
 ) -> bool:
     """Advances the schedule and creates its task; returns whether a task was created.
 
     Transition: nothing → pending, for the task.
     Commits together: the next due time, the task and its first history row.
-    Raises DatabaseUnavailable.
+    Raises DatabaseUnavailable, QueueFull.
     A crash leaves the schedule due. If another process has advanced it, or a
     caller has changed it since it was read, nothing is done.
     """
     this_one = Schedule.id == schedule["id"]
-    ran: Row = {"last_run_at": due_at, "last_outcome": "failed", "last_error": problem}
+    ran: Row = {"last_run_at": due_at, "last_outcome": outcome, "last_error": problem}
     if problem is not None:
         ran = _sealed_or_silent(schedule, ran)
     advance = Schedule.update(
@@ -106,7 +116,7 @@ def _store_run(
     )
     if not advance.execute() or task is None:
         return False
-    [(stored, existed)] = store_tasks(
+    [(stored, existed)] = backlog.store_within_limits(
         [task],
         caller=OPERATOR,
         message=f"schedule '{schedule['name']}' was due {format_time(due_at)}",
@@ -183,7 +193,7 @@ def run_schedule_now(
     schedule = definitions.find_schedule(schedule_id, caller)
     request = _task_request(schedule, None)
     task = create.prepare_task(request, defaults=defaults, caller=caller, now=now)
-    [(stored, existed)] = store_in_transaction(
+    [(stored, existed)] = backlog.store_in_transaction(
         [task],
         caller=caller,
         message=f"schedule '{schedule['name']}' was run by hand",

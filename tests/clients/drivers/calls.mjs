@@ -19,6 +19,13 @@ assert(!(await tm.validate("calls", { params: {} })).valid);
 const task = await tm.create("calls", { n: 1 }, { priority: 3 });
 assert.equal(task.priority, 3);
 assert((await tm.create("calls", { n: 1 })).deduplicated);
+await tm.changeType("calls", { max_open: { type: 1 } });
+const started = Date.now();
+await assert.rejects(tm.create("calls", { n: 9 }), (error) => {
+  assert.deepEqual([error.code, error.status, error.details.limit], ["queue_full", 429, "type"]);
+  return Date.now() - started < 1000 * error.retryAfter;
+});
+await tm.changeType("calls", { max_open: null });
 const [first, again, bad] = await tm.createMany([
   { type: "calls", params: { n: 2 }, dedupe: "none" },
   { type: "calls", params: { n: 1 } },

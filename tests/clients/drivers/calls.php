@@ -26,6 +26,16 @@ check(!$tm->validate('calls', ['params' => []])['valid'], 'validate');
 $task = $tm->create('calls', ['n' => 1], ['priority' => 3]);
 check($task->priority === 3 && !$task->deduplicated, 'create');
 check($tm->create('calls', ['n' => 1])->deduplicated, 'create again');
+$tm->changeType('calls', ['max_open' => ['type' => 1]]);
+$started = microtime(true);
+try {
+    $tm->create('calls', ['n' => 9]);
+    check(false, 'create in a full queue');
+} catch (ApiError $error) {
+    check([$error->code, $error->status, $error->details['limit']] === ['queue_full', 429, 'type'], 'queue_full');
+    check(microtime(true) - $started < $error->retryAfter, 'a full queue is said at once');
+}
+$tm->changeType('calls', ['max_open' => null]);
 [$first, $again, $bad] = $tm->createMany([
     ['type' => 'calls', 'params' => ['n' => 2], 'dedupe' => 'none'],
     ['type' => 'calls', 'params' => ['n' => 1]],

@@ -45,8 +45,9 @@ class Client:
     """Calls one TaskManager with one key. Threads may share it.
 
     A call whose answer is lost, or which the server cannot serve now (429, 502, 503, 504), is
-    repeated for `retry_seconds` where that is safe. Every method raises ApiError if the server
-    refuses the call, and NoAnswer if there is no answer within `timeout` seconds.
+    repeated for `retry_seconds` where that is safe, but not where the queue is full (`queue_full`).
+    Every method raises ApiError if the server refuses the call, and NoAnswer if there is no answer
+    within `timeout` seconds.
     """
 
     def __init__(

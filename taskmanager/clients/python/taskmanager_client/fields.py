@@ -190,6 +190,13 @@ class Concurrency(TypedDict, total=False):
     per: Literal["type", "key"]
 
 
+class MaxOpen(TypedDict, total=False):
+    """How many tasks of a type, and of each group_key of it, may be unfinished."""
+
+    type: int
+    group: int
+
+
 class TypeDefaults(TypedDict, total=False):
     """What tasks of a type get that do not say otherwise; None: what the settings say."""
 
@@ -206,6 +213,7 @@ class TypeDefaults(TypedDict, total=False):
     concurrency: Concurrency | None
     start_rate: str | None
     fair: bool | None
+    max_open: MaxOpen | None
 
 
 class TypeChanges(TypeDefaults, total=False):

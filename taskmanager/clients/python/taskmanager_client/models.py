@@ -114,6 +114,7 @@ class TaskType:
     concurrency: dict[str, Any] | None = None
     start_rate: str | None = None
     fair: bool = False
+    max_open: dict[str, Any] | None = None
     retention_days: int | None = None
     param_schema: dict[str, Any] | None = None
     open_tasks: int | None = None

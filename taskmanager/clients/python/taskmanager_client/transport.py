@@ -139,6 +139,8 @@ def delay_after(error: ClientError, tries: int) -> float | None:
     if isinstance(error, NoAnswer):
         return backoff(tries)
     if isinstance(error, ApiError):
+        if error.code == "queue_full":  # the producer decides whether to wait for that
+            return None
         if error.retry_after is not None:
             return float(error.retry_after)
         if error.code in ("http_429", "http_502", "http_503", "http_504"):
