@@ -167,7 +167,7 @@ def test_a_wrong_value_is_named_with_its_line(
         (in_row('"metadata","tasks_comp', '"tasks_comp'), "lacks the columns metadata of workers"),
         (in_row('"metadata","tasks_comp', '"id","tasks_comp'), "columns of workers, each once"),
         (in_row('"columns":["id","metadata"', '"columns":[["id"],"metadata"'), "has a column ['id"),
-        (in_row("[1,", "[1,1,"), "has 23 values for the 22 columns of task_types"),
+        (in_row("[1,", "[1,1,"), "has 24 values for the 23 columns of task_types"),
         (in_row("[1,", "(1,"), "is not JSON"),
         (in_row("[1,", "[NaN,"), "is not JSON"),
         (in_row("[1,", "[" * 100_000), "is not JSON"),
