@@ -134,8 +134,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         """
         reserve: MySQLConnection | None = None
         refused: OperationalError | DatabaseUnavailable | None = None
-        # Preparing the tables is locked within one server: all processes go to the same.
-        for node in self.nodes.to_try(spread=not self._own.patience):
+        for node in self.nodes.to_try():
             try:
                 connection, state = _ask(node, options)
             except (OperationalError, DatabaseUnavailable) as error:

@@ -79,12 +79,12 @@ class Nodes:
     def first(self) -> Node:
         return self._nodes[0]
 
-    def to_try(self, *, spread: bool = True) -> Iterator[Node]:
+    def to_try(self) -> Iterator[Node]:
         """The servers in the order in which to try them; those that have failed lately come last.
 
-        With `spread`, each process begins with another one; without, all begin with the first.
+        Each process begins with another one.
         """
-        begin = os.getpid() % len(self._nodes) if spread else 0
+        begin = os.getpid() % len(self._nodes)
         in_turn = self._nodes[begin:] + self._nodes[:begin]
         avoided = []
         for node in in_turn:
