@@ -1,13 +1,18 @@
 """Facts about the connected database and how the queue uses it, for people to read."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import database, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import fetch_one, fetch_value
 from taskmanager.files.systems import file_system_of, is_network
+
+if TYPE_CHECKING:
+    from taskmanager.db.mysql.nodes import Node, State
+
+NODE_PATIENCE_SECONDS = 1.0
 
 
 class DatabaseFacts(NamedTuple):
@@ -55,3 +60,16 @@ def clock_skew_ms() -> int | None:
     before = utc_now()
     seconds = fetch_value("SELECT UNIX_TIMESTAMP(NOW(3))")
     return round(float(seconds) * 1000 - (before + utc_now()) / 2)
+
+
+def database_nodes() -> list[tuple["Node", "State | None"]]:
+    """Each of several servers in TASKMANAGER_DATABASE_URL, and what it says of itself.
+
+    None where it has not answered within a second. Empty where the URL names one database.
+    """
+    if dialect() is SQLITE or not database.nodes.are_several:
+        return []
+    found: list[tuple[Node, State | None]] = database.ask_nodes(
+        patience_seconds=NODE_PATIENCE_SECONDS
+    )
+    return found

@@ -1,15 +1,16 @@
 """Creates the tables from schema.sql, or upgrades those of an older version.
 
-Several processes may start at once: one of them does it, the others wait. An interrupted run is
-completed by the next one. On SQLite the whole run is one transaction. MySQL commits each change
-of a table by itself, so there every step can be repeated, and the version is stored last.
+Several processes may start at once: one of them does it, the others wait (schema_lock.py). An
+interrupted run is completed by the next one. On SQLite the whole run is one transaction. MySQL
+commits each change of a table by itself, so there every step can be repeated, and the version is
+stored last.
 """
 
 import contextlib
 import enum
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import peewee
@@ -18,14 +19,14 @@ from taskmanager.clock import utc_now
 from taskmanager.config import APP_ROOT
 from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import SQLITE, Dialect
-from taskmanager.db.errors import mysql_code, translated
+from taskmanager.db.errors import is_rolled_back, mysql_code, translated
 from taskmanager.db.migrations import MIGRATIONS, STEPS_TABLE, DataStep, Ddl, Definition, Step
 from taskmanager.db.models import MODELS, SchemaVersion
+from taskmanager.db.schema_lock import RETRY_AFTER_SECONDS, Keep, schema_lock
 from taskmanager.db.sqlite.definitions import rewrite_definition
 from taskmanager.db.statements import execute, fetch_one, insert, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
-from taskmanager.files.locks import try_file_lock
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,14 @@ _NAME = re.compile(
 REQUEST_PATIENCE_SECONDS = 1
 START_PATIENCE_SECONDS = 5
 COMMAND_PATIENCE_SECONDS = 600
-RETRY_AFTER_SECONDS = 5
 
 # MySQL's error numbers: the table, column, index or CHECK exists already, or exists no more.
 DONE_BEFORE = frozenset({1050, 1060, 1061, 1091, 3821, 3822})
 NO_SUCH_KEY_COLUMN = 1072
-LOCK_WAIT_TIMEOUT = 1205
 DENIED = frozenset({1044, 1142, 1143, 1227})
-# A change of a table waits for the transactions that use it, and new ones wait behind it.
-TABLE_LOCK_SECONDS = 5
 TABLE_LOCK_TRIES = 12
+# schema.sql begins with schema_versions and migration_steps.
+FIRST_TABLES = 2
 
 
 PREFIX_REMEDY = (
@@ -138,14 +137,16 @@ def create_schema(
     if found == SCHEMA_VERSION and dialect() is SQLITE:
         database.switch_journal()
     if found is None or found < SCHEMA_VERSION:
-        with _schema_lock(patience_seconds):
+        if database.is_clustered():
+            _make_first_tables()
+        with schema_lock(patience_seconds) as keep:
             found = schema_version()
             if found is None:
-                _require_free_names()
-                _make_tables(report)
+                _make_first_tables()
+                _make_tables(report, keep)
                 return Preparation.MADE
             if found < SCHEMA_VERSION:
-                _upgrade(found, report)
+                _upgrade(found, report, keep)
                 done = Preparation.UPGRADED
     if found > SCHEMA_VERSION:
         raise ConfigurationError(
@@ -155,12 +156,15 @@ def create_schema(
     return done
 
 
-def _require_free_names() -> None:
+def _make_first_tables() -> None:
+    """The first two of schema.sql; the lock of a cluster is a row in one of them."""
     if foreign := foreign_tables():
         raise ConfigurationError(
             f"The database has tables of another program: {', '.join(foreign)}. Nothing was "
             f"changed. {PREFIX_REMEDY}"
         )
+    for statement in schema_statements(dialect(), database.table_prefix)[:FIRST_TABLES]:
+        change_tables(statement)
 
 
 def schema_statements(target: Dialect, prefix: str = "") -> list[str]:
@@ -198,33 +202,39 @@ def _schema_file() -> Path:
     )
 
 
-def _make_tables(report: Callable[[str], None]) -> None:
-    """Runs schema.sql, whose last statement stores the version.
+def _make_tables(report: Callable[[str], None], keep: Keep) -> None:
+    """Runs the rest of schema.sql, whose last statement stores the version.
 
     On MySQL an interrupted start may have left some of the tables. It may have
     been an older version's, so the migrations run as well.
     """
     *statements, store_version = schema_statements(dialect(), database.table_prefix)
-    made = [change_tables(statement, {NO_SUCH_KEY_COLUMN}) for statement in statements]
+    made = []
+    for statement in statements[FIRST_TABLES:]:
+        keep()
+        made.append(change_tables(statement, {NO_SUCH_KEY_COLUMN}))
     if not all(made):
         for version in MIGRATIONS:
-            _run_steps(version, report)
+            _run_steps(version, report, keep)
+    keep()
     with contextlib.suppress(peewee.IntegrityError):
         execute(store_version)
 
 
-def _upgrade(found: int, report: Callable[[str], None]) -> None:
+def _upgrade(found: int, report: Callable[[str], None], keep: Keep) -> None:
     change_tables(_spelled(STEPS_TABLE)[0])
     for version in sorted(MIGRATIONS):
         if version > found:
-            _run_steps(version, report)
-            # On a cluster the lock holds for one node, so another node may have been as fast.
+            _run_steps(version, report, keep)
+            keep()
+            # Another process notes it where this one is stopped for long just here.
             with contextlib.suppress(peewee.IntegrityError):
                 insert("schema_versions", {"version": version, "applied_at": utc_now()})
 
 
-def _run_steps(version: int, report: Callable[[str], None]) -> None:
+def _run_steps(version: int, report: Callable[[str], None], keep: Keep) -> None:
     for step in MIGRATIONS[version]:
+        keep()
         with contextlib.suppress(peewee.IntegrityError):
             insert("migration_steps", {"name": step.name, "version": version, "position": 0})
         if _state_of(step)["finished_at"] is not None:
@@ -232,14 +242,14 @@ def _run_steps(version: int, report: Callable[[str], None]) -> None:
         report(f"schema version {version}: {step.name}")
         if isinstance(step, DataStep):
             run = _run_slice if dialect() is SQLITE else write_transaction(_run_slice)
-            while run(step):
+            while run(step, keep):
                 pass
         else:
-            _change_definitions(step)
+            _change_definitions(step, keep)
             _note(step, position=0, finished=True)
 
 
-def _change_definitions(step: Ddl | Definition) -> None:
+def _change_definitions(step: Ddl | Definition, keep: Keep) -> None:
     if dialect() is not SQLITE and step.mysql is not None:
         text = step.mysql
     elif isinstance(step, Definition):
@@ -248,6 +258,7 @@ def _change_definitions(step: Ddl | Definition) -> None:
     else:
         text = step.sql
     for statement in _spelled(text):
+        keep()
         change_tables(statement)
 
 
@@ -255,19 +266,18 @@ def _spelled(text: str) -> list[str]:
     return statements_of(text, dialect(), database.table_prefix)
 
 
-def _run_slice(step: DataStep) -> bool:
-    """Returns whether there is more to do. On a cluster another node may run the same step."""
-    state = _state_of(step, "{lock_rows}")
-    if state["finished_at"] is not None:
-        return False
+def _run_slice(step: DataStep, keep: Keep) -> bool:
+    """Returns whether there is more to do."""
+    keep()
+    state = _state_of(step)
     following = step.run(state["position"] or 0)
     _note(step, position=following or 0, finished=following is None)
     return following is not None
 
 
-def _state_of(step: Step, lock: str = "") -> dict[str, int | None]:
+def _state_of(step: Step) -> dict[str, int | None]:
     row = fetch_one(
-        f"SELECT position, finished_at FROM {{migration_steps}} WHERE name = ? {lock}", (step.name,)
+        "SELECT position, finished_at FROM {migration_steps} WHERE name = ?", (step.name,)
     )
     if row is None:
         raise AssertionError(f"the step '{step.name}' was not noted")
@@ -298,38 +308,10 @@ def change_tables(statement: str, also_done: Collection[int] = ()) -> bool:
                     "on this database, or run 'taskmanager migrate' with TASKMANAGER_DATABASE_URL "
                     "naming a user who has them."
                 ) from error
-            if code != LOCK_WAIT_TIMEOUT:
+            if not is_rolled_back(error):
                 raise translated(error) from error
     raise DatabaseUnavailable(
         "The tables are to be brought up to date, but other transactions keep using them. "
         "Stop the workers for a moment; what is done so far is kept.",
         retry_after_seconds=RETRY_AFTER_SECONDS,
     )
-
-
-@contextlib.contextmanager
-def _schema_lock(patience_seconds: int) -> Iterator[None]:
-    if dialect() is SQLITE:
-        path = Path(database.database)
-        lock = path.with_name(path.name + ".lock")
-        with try_file_lock(lock, patience_seconds=patience_seconds) as locked:
-            _require_lock(locked)
-            database.switch_journal()
-            with database.atomic():
-                yield
-    else:
-        name = f"taskmanager-schema-{database.table_prefix}{database.database}"[:64]
-        with database.patient():
-            execute(f"SET SESSION lock_wait_timeout = {TABLE_LOCK_SECONDS}")
-            row = fetch_one("SELECT GET_LOCK(?, ?) AS locked", (name, patience_seconds))
-            _require_lock(row is not None and row["locked"] == 1)
-            yield  # closing the connection releases the lock
-
-
-def _require_lock(locked: bool) -> None:
-    if not locked:
-        raise DatabaseUnavailable(
-            "Another process is making the tables or bringing them up to date. Nothing was "
-            "changed; try again shortly.",
-            retry_after_seconds=RETRY_AFTER_SECONDS,
-        )

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 from taskmanager.db.connection import connect_database, database, dialect, keeps_snapshot
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import mysql_code
-from taskmanager.db.facts import clock_skew_ms, database_facts, engine_and_version
+from taskmanager.db.facts import (
+    clock_skew_ms,
+    database_facts,
+    database_nodes,
+    engine_and_version,
+)
 from taskmanager.db.statements import fetch_all, fetch_one
 from taskmanager.doctor.case import DATABASE, TABLES, Case
 from taskmanager.doctor.findings import (
@@ -216,9 +221,10 @@ def check_binary_log(case: Case) -> Finding:
 
 def check_nodes(case: Case) -> Finding:
     """Which of several servers of the URL can be used."""
-    if dialect() is SQLITE or not database.nodes.are_several:
+    nodes = database_nodes()
+    if not nodes:
         return not_applicable("TASKMANAGER_DATABASE_URL names one database.")
-    return judge_nodes(database.ask_nodes())
+    return judge_nodes(nodes)
 
 
 def judge_nodes(nodes: Sequence[tuple["Node", "State | None"]]) -> Finding:

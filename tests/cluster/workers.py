@@ -1,23 +1,19 @@
 """Workers that claim and report while nodes of the database come and go."""
 
 import http.client
+import itertools
 import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from tests.cluster.work import HELD_FOR_A_WHILE, TYPES, Done
 from tests.support.server import Server
 
-PATIENCE_SECONDS = 150
+PATIENCE_SECONDS = 300
+WORK_SECONDS = 0.02
 EXPECTED = {200, 201, 404, 409}
-
-
-class Done(NamedTuple):
-    """A report that was answered with 200."""
-
-    task_id: int
-    attempt: int
 
 
 class Crew:
@@ -58,24 +54,37 @@ class Crew:
             thread.join()
 
     def _work(self, server: Server, number: int) -> None:
-        worker, turn = f"worker-{number}", 0
+        worker, types = f"worker-{number}", list(TYPES)
         try:
-            while len(self.done) < self._total and time.monotonic() < self._end:
-                turn += 1
+            for turn in itertools.count(number):
+                if len(self.done) >= self._total or time.monotonic() > self._end:
+                    return
                 asked = {"worker_id": worker, "request_id": f"{worker}-{turn}"}
+                asked["type"] = types[turn % len(types)]
                 status, task = self._call(server, "/api/tasks/claim", asked)
                 if status != 200:
-                    time.sleep(0.2)
+                    time.sleep(0.02)
                     continue
+                begun_at = time.monotonic()
+                if task["type"] in HELD_FOR_A_WHILE:
+                    time.sleep(WORK_SECONDS)
                 report = {
                     "worker_id": worker,
                     "claim_token": task["claim_token"],
                     "success": True,
                     "result": task["attempts"],
                 }
+                ended_at = time.monotonic()
                 status, _ = self._call(server, f"/api/tasks/{task['id']}/complete", report)
                 if status == 200:
-                    self.done.append(Done(task["id"], task["attempts"]))
+                    self.done.append(
+                        Done(
+                            *(task[name] for name in ("id", "type", "attempts")),
+                            *(task[name] for name in ("concurrency_key", "group_key")),
+                            begun_at,
+                            ended_at,
+                        )
+                    )
         except Exception as error:  # noqa: BLE001 - shown by the test
             self.wrong.append(repr(error))
 

@@ -5,9 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import peewee
@@ -15,21 +14,23 @@ import pymysql
 import pytest
 
 from taskmanager.app import create_app
-from taskmanager.db import schema
+from taskmanager.db import schema, schema_lock
 from taskmanager.db.connection import close_connection, connect_database, dialect
-from taskmanager.db.migrations import MIGRATIONS, DataStep, Ddl
+from taskmanager.db.migrations import MIGRATIONS, Ddl
 from taskmanager.db.models import MODELS
-from taskmanager.db.statements import execute, fetch_all, fetch_one, insert
+from taskmanager.db.statements import execute, fetch_all, fetch_one, fetch_value, insert
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from tests.support.database_structure import structure
 from tests.support.mariadb import MariaDB
 from tests.support.processes import CONTEXT
 from tests.support.releases import previous
+from tests.support.releases.planned import SLICES, plan, upgrade, upgrade_until
+from tests.support.releases.planned import STEPS as NEXT
+from tests.support.releases.planned import VERSION as NEXT_VERSION
 
 PROCESSES = 10
 ALL_VERSIONS = list(range(previous.VERSION, schema.SCHEMA_VERSION + 1))
-NEXT_VERSION = schema.SCHEMA_VERSION + 1
 on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 
 
@@ -126,52 +127,12 @@ def test_every_version_follows_the_one_before_and_every_step_has_its_own_name() 
     assert all(len(name) <= 100 for name in names)
 
 
-# Steps of a version that is yet to come, to see more of the engine than the present one needs.
-
-SLICES = 5
-
-
-def count_types(position: int) -> int | None:
-    """A data step: one slice per row; the process dies in the third where it is told to."""
-    execute("UPDATE tasks SET priority = priority + 1, claim_rank = claim_rank - 1")
-    if position == 2 and "DIE" in os.environ:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return position + 1 if position + 1 < SLICES else None
-
-
-NEXT = (
-    Ddl(
-        "add tasks.colour",
-        "ALTER TABLE tasks ADD COLUMN colour VARCHAR(10) NOT NULL DEFAULT 'red'",
-    ),
-    DataStep("count", count_types),
-    Ddl(
-        "index tasks.colour",
-        "CREATE INDEX tasks_by_colour ON tasks (colour)",
-        mysql="ALTER TABLE tasks ADD INDEX tasks_by_colour (colour), ALGORITHM=INPLACE, LOCK=NONE",
-    ),
-)
-
-
-def plan(next_version: bool = True) -> None:
-    schema.MIGRATIONS = {**MIGRATIONS, NEXT_VERSION: NEXT} if next_version else MIGRATIONS
-    schema.SCHEMA_VERSION = max(schema.MIGRATIONS)
-
-
 @pytest.fixture
 def planned() -> Iterator[None]:
+    """The program is of the version after the present one."""
     plan()
     yield
     plan(next_version=False)
-
-
-def upgrade(url: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
-    """In a process of its own, which takes nothing of this one's environment that came later."""
-    os.environ.update(environment)
-    plan()
-    connect_database(url)
-    schema.create_schema()
-    close_connection()
 
 
 def test_steps_of_several_versions_are_taken_in_order(old: str, planned: None) -> None:
@@ -211,23 +172,13 @@ def test_a_process_killed_between_two_slices_of_data_leaves_the_rest_to_the_next
     )
 
 
-def upgrade_until(url: str, last: str) -> None:
-    """Dies when it comes to the step `last`."""
-
-    def report(message: str) -> None:
-        if message.endswith(f": {last}"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    connect_database(url)
-    schema.create_schema(report=report)
-
-
 @pytest.mark.slow
 def test_a_process_killed_at_any_step_leaves_the_rest_to_the_next(empty: str, engine: str) -> None:
     before = previous.make_previous_release(more_tasks=3_000)
+    reached = CONTEXT.Event()
     for number, (_, name) in enumerate(steps()):
         close_connection()
-        process = CONTEXT.Process(target=upgrade_until, args=(empty, name))
+        process = CONTEXT.Process(target=upgrade_until, args=(empty, name, reached))
         process.start()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
@@ -328,10 +279,26 @@ def test_a_connection_killed_while_a_table_is_changed_leaves_the_rest_to_the_nex
 
 
 @on_mariadb
+@pytest.mark.parametrize("at", ["add tasks.colour", "count"])
+def test_a_process_that_has_lost_its_connection_leaves_the_rest_to_one_with_the_lock(
+    old: str, planned: None, mariadb_server: MariaDB, at: str
+) -> None:
+    def lose_the_connection(message: str) -> None:
+        if message.endswith(f": {at}"):
+            mariadb_server.run(f"KILL {fetch_value('SELECT CONNECTION_ID()')}")
+
+    with pytest.raises(DatabaseUnavailable, match="Another process"):
+        schema.create_schema(report=lose_the_connection)
+    assert at not in finished_steps()
+
+    assert schema.create_schema() is schema.Preparation.UPGRADED
+
+
+@on_mariadb
 def test_tables_that_stay_in_use_are_given_up_for_now(
     old: str, planned: None, mariadb_server: MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "TABLE_LOCK_SECONDS", 1)
+    monkeypatch.setattr(schema_lock, "TABLE_LOCK_SECONDS", 1)
     monkeypatch.setattr(schema, "TABLE_LOCK_TRIES", 2)
     with (
         holding("LOCK TABLES tasks READ", mariadb_server),

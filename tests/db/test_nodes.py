@@ -30,7 +30,6 @@ def test_processes_begin_with_different_servers(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(os, "getpid", lambda number=number: number)
         begins.append("".join(node.host for node in several.to_try()))
     assert begins == ["abc", "bca", "cab", "abc"]
-    assert [node.host for node in several.to_try(spread=False)] == ["a", "b", "c"]
 
 
 def test_a_server_that_failed_is_tried_last_until_its_time_is_over(clock: Clock) -> None:

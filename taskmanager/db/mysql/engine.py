@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -134,8 +135,7 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         """
         reserve: MySQLConnection | None = None
         refused: OperationalError | DatabaseUnavailable | None = None
-        # Preparing the tables is locked within one server: all processes go to the same.
-        for node in self.nodes.to_try(spread=not self._own.patience):
+        for node in self.nodes.to_try():
             try:
                 connection, state = _ask(node, options)
             except (OperationalError, DatabaseUnavailable) as error:
@@ -165,19 +165,19 @@ class _MySQLDatabase(Recovering, peewee.MySQLDatabase):
         state.reset()
         self._idle.put(connection)
 
-    def ask_nodes(self) -> list[tuple[Node, State | None]]:
-        """Each server of the URL, and what it says of itself; None where it does not answer."""
-        found: list[tuple[Node, State | None]] = []
+    def ask_nodes(self, *, patience_seconds: float) -> list[tuple[Node, State | None]]:
+        """Each server of the URL, and what it says of itself; None where it does not answer.
+
+        All are asked at once: one that hangs holds nobody up for longer than `patience_seconds`.
+        """
         options = {**self.connect_params, "database": self.database, "autocommit": True}
-        for node in self.nodes:
-            try:
-                connection, state = _ask(node, options)
-            except (OperationalError, DatabaseUnavailable):
-                found.append((node, None))
-            else:
-                connection.close()
-                found.append((node, state))
-        return found
+        timeouts = ("connect_timeout", "read_timeout", "write_timeout")
+        options |= dict.fromkeys(timeouts, patience_seconds)
+        pool = ThreadPoolExecutor(max_workers=len(list(self.nodes)))
+        asked = [(node, pool.submit(_state_of, node, options)) for node in self.nodes]
+        pool.shutdown(wait=False)
+        wait([future for _, future in asked], patience_seconds)
+        return [(node, future.result() if future.done() else None) for node, future in asked]
 
     def is_lost(self, error: BaseException) -> bool:
         return is_connection_lost(error) or (self.nodes.are_several and is_of_this_server(error))
@@ -289,6 +289,15 @@ def _ask(node: Node, options: Mapping[str, Any]) -> tuple[MySQLConnection, State
     except BaseException:
         connection.close()
         raise
+
+
+def _state_of(node: Node, options: Mapping[str, Any]) -> State | None:
+    try:
+        connection, state = _ask(node, options)
+    except (pymysql.err.MySQLError, DatabaseUnavailable):
+        return None
+    connection.close()
+    return state
 
 
 def _refusal_of(node: Node, state: State) -> OperationalError:

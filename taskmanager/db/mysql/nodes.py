@@ -19,11 +19,28 @@ DEFAULT_PORT = 3306
 # this time, and one that hangs costs a process one connect timeout in it.
 AVOID_SECONDS = 10.0
 SYNCED = "4"  # wsrep_local_state: the node has all that the cluster has
+STATUS = (
+    "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready', 'wsrep_local_state', "
+    "'wsrep_flow_control_paused_ns', 'wsrep_local_bf_aborts', 'wsrep_local_cert_failures')"
+)
 
 
 class Node(NamedTuple):
     host: str
     port: int
+
+
+class Galera(NamedTuple):
+    """What a node of a cluster has counted since it was started.
+
+    `paused_seconds`: for how long all nodes have waited for the slowest one (flow control).
+    The others are transactions that it has undone, since another node had committed first what
+    they changed: before their COMMIT, or at it, in certification.
+    """
+
+    paused_seconds: float
+    undone_before_commit: int
+    undone_at_commit: int
 
 
 class State(NamedTuple):
@@ -32,6 +49,7 @@ class State(NamedTuple):
     is_writable: bool
     is_ready: bool = True
     is_synced: bool = True
+    galera: Galera | None = None
 
     @property
     def is_usable(self) -> bool:
@@ -51,9 +69,15 @@ def ask_state(cursor: Cursor) -> State:
     is_writable = found.get("read_only") == "OFF"
     if found.get("wsrep_on") != "ON":
         return State(is_writable)
-    cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready', 'wsrep_local_state')")
+    cursor.execute(STATUS)
     found = dict(cursor.fetchall())
-    return State(is_writable, found["wsrep_ready"] == "ON", found["wsrep_local_state"] == SYNCED)
+    galera = Galera(
+        paused_seconds=int(found.get("wsrep_flow_control_paused_ns", 0)) / 1e9,
+        undone_before_commit=int(found.get("wsrep_local_bf_aborts", 0)),
+        undone_at_commit=int(found.get("wsrep_local_cert_failures", 0)),
+    )
+    is_synced = found["wsrep_local_state"] == SYNCED
+    return State(is_writable, found["wsrep_ready"] == "ON", is_synced, galera)
 
 
 class Nodes:
@@ -79,12 +103,12 @@ class Nodes:
     def first(self) -> Node:
         return self._nodes[0]
 
-    def to_try(self, *, spread: bool = True) -> Iterator[Node]:
+    def to_try(self) -> Iterator[Node]:
         """The servers in the order in which to try them; those that have failed lately come last.
 
-        With `spread`, each process begins with another one; without, all begin with the first.
+        Each process begins with another one.
         """
-        begin = os.getpid() % len(self._nodes) if spread else 0
+        begin = os.getpid() % len(self._nodes)
         in_turn = self._nodes[begin:] + self._nodes[:begin]
         avoided = []
         for node in in_turn:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from taskmanager import __version__
 from taskmanager.access.caller import Caller
-from taskmanager.db.facts import clock_skew_ms
+from taskmanager.db.facts import clock_skew_ms, database_nodes
 from taskmanager.queue import clock_jumps, maintenance, maintenance_runs, workers
 from taskmanager.queue.figures import periods
 from taskmanager.queue.figures.counts import PERIODS_MS
@@ -49,8 +49,8 @@ class Gauge(NamedTuple):
 def read_metrics(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Gauge | Histogram]:
     """All metrics, limited to the task types that the caller may use and their schedules.
 
-    A caller that is limited to types gets no gauge of what is overdue, because
-    that is known only for all types together.
+    A caller that is limited to types gets no gauge of what is overdue, because that is known only
+    for all types together, and none of the database's servers.
     """
     figures = queue_figures(caller=caller, now=now)
     found: list[Gauge | Histogram] = [
@@ -87,8 +87,49 @@ def read_metrics(*, caller: Caller, heartbeat_seconds: int, now: int) -> list[Ga
         _clock_skew(),
     ]
     if caller.task_types is None:
-        found.append(_overdue(now))
+        found += [_overdue(now), *_of_nodes()]
     return found
+
+
+def _of_nodes() -> list[Gauge]:
+    """Of several database servers each; empty where there is one."""
+    nodes = {f"{node.host}:{node.port}": state for node, state in database_nodes()}
+    if not nodes:
+        return []
+    synced = {
+        name: int(state is not None and state.is_usable and state.is_synced)
+        for name, state in nodes.items()
+    }
+    galera = {name: state.galera for name, state in nodes.items() if state and state.galera}
+    return [
+        Gauge(
+            "taskmanager_database_node_up",
+            "1: this server of the database has answered.",
+            _by("node", {name: int(state is not None) for name, state in nodes.items()}),
+        ),
+        Gauge(
+            "taskmanager_database_node_synced",
+            "1: this server takes work: it can be written and has all that the others have.",
+            _by("node", synced),
+        ),
+        Gauge(
+            "taskmanager_database_node_paused_seconds",
+            "For how long flow control has let the cluster wait, since this node was started.",
+            _by("node", {name: counted.paused_seconds for name, counted in galera.items()}),
+        ),
+        Gauge(
+            "taskmanager_database_node_conflicts",
+            "Transactions that were undone since another node was first, since its start.",
+            [
+                ({"node": name, "found": found}, count)
+                for name, counted in galera.items()
+                for found, count in (
+                    ("before_commit", counted.undone_before_commit),
+                    ("at_commit", counted.undone_at_commit),
+                )
+            ],
+        ),
+    ]
 
 
 def _of_tasks(figures: QueueFigures) -> Iterator[Gauge]:
