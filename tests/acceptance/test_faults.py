@@ -2,7 +2,8 @@
 
 Other workers only fall asleep and wake up when their leases are over, while another
 process works under their name. The clock of the server jumps ahead and back all the while.
-Many of the tasks depend on others, some of which fail.
+Many of the tasks depend on others, some of which fail. Others are members of batches, have a
+deadline, or are of a type whose tasks run one at a time for each key.
 """
 
 import contextlib
@@ -32,8 +33,13 @@ from tests.support.server import Server
 
 WORKERS = 12
 NAME = "worker"  # of all of them, so that nothing but its token tells an attempt from the next
-TASKS = 3_000
+JOBS = 2_000
 TASKS_A_CALL = 1_000
+BATCHES, MEMBERS = 15, 20
+KEYED, KEYS = 200, 10
+HASTY = 200  # tasks with a deadline
+TASKS = JOBS + BATCHES * MEMBERS + KEYED + HASTY
+CALLBACKS = 2 * BATCHES  # on_finished of each, and on_completed or on_failed
 TASKS_A_ROUND = 30  # at the least, between two rounds of kills
 LEASE_SECONDS = 3
 WORK_SECONDS = 0.02  # at the most, on one task
@@ -80,6 +86,21 @@ def _task(n: int, at: int) -> dict[str, Any]:
     return task
 
 
+def members_of_batch(number: int) -> dict[str, Any]:
+    """The body of a batch; one task of each second one fails."""
+    tasks: list[dict[str, Any]] = [
+        {"type": "member", "params": {"n": n}}
+        for n in range(number * MEMBERS, (number + 1) * MEMBERS)
+    ]
+    if number % 2:
+        tasks[3]["params"]["fails"] = True
+    callbacks = {
+        end: {"type": "after", "params": {"batch": {"$batch": "id"}, "end": end}}
+        for end in ("on_finished", "on_completed", "on_failed")
+    }
+    return {"tasks": tasks, **callbacks}
+
+
 class Worker:
     """What runs on a worker's machine: claims, completes, and notes each answer it has seen."""
 
@@ -97,7 +118,7 @@ class Worker:
                 time.sleep(0.1)
 
     def _work(self, task: dict[str, Any]) -> None:
-        is_slow = task["params"]["n"] % SLOW_TASKS == 0
+        is_slow = task["params"].get("n", 1) % SLOW_TASKS == 0
         time.sleep(SLOW_SECONDS if is_slow else random.uniform(0, WORK_SECONDS))
         report = {
             "worker_id": self._worker_id,
@@ -185,12 +206,27 @@ class Night:
         raise AssertionError("not every worker has begun")
 
     def _register(self) -> None:
-        job = {"name": "job", "version": "1", "param_schema": {"type": "object"}}
-        self.server.call("POST", "/api/task-types/register", {**job, "max_attempts": 10})
-        for start in range(0, TASKS, TASKS_A_CALL):
-            body = {"tasks": tasks_of_one_call(start)}
-            answer = self.server.call("POST", "/api/tasks/batch", body)
-            assert answer.data["created"] == TASKS_A_CALL
+        job = {"version": "1", "param_schema": {"type": "object"}, "max_attempts": 10}
+        one_per_key = {"concurrency": {"limit": 1, "per": "key"}}
+        for name in ("job", "member", "after", "keyed", "hasty"):
+            body = {"name": name, **job, **(one_per_key if name == "keyed" else {})}
+            assert self.server.call("POST", "/api/task-types/register", body).status == 201
+        for start in range(0, JOBS, TASKS_A_CALL):
+            self._create(tasks_of_one_call(start))
+        for number in range(BATCHES):
+            answer = self.server.call("POST", "/api/batches", members_of_batch(number))
+            assert answer.status == 201
+        keyed = {"type": "keyed", "priority": 1}
+        self._create(
+            [{**keyed, "params": {"n": n}, "concurrency_key": f"k{n % KEYS}"} for n in range(KEYED)]
+        )
+        # Half of them are claimed at once, and the others when the clock jumps over their deadline.
+        hasty = {"type": "hasty", "expires_in_seconds": 3_600}
+        self._create([{**hasty, "params": {"n": n}, "priority": 2 * (n % 2)} for n in range(HASTY)])
+
+    def _create(self, tasks: list[dict[str, Any]]) -> None:
+        answer = self.server.call("POST", "/api/tasks/batch", {"tasks": tasks})
+        assert answer.data["created"] == len(tasks)
 
     def _start_worker(self, number: int) -> None:
         process = CONTEXT.Process(
@@ -275,7 +311,7 @@ class Night:
         """Workers and a server process in every round, and the database twice in between."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         database_kills = list(DATABASE_KILLS_AT)
-        while (finished := self.finished()) < TASKS:
+        while (finished := self.finished()) < TASKS + CALLBACKS:
             assert time.monotonic() < deadline, f"not finished in time: {finished}"
             self.kill_a_worker()
             self.put_a_worker_to_sleep()
@@ -291,7 +327,7 @@ class Night:
     def _let_them_work(self, finished: int, deadline: float) -> None:
         """A second, or longer on a busy machine, where a killed process takes long to come back."""
         time.sleep(1)
-        while self.finished() < min(finished + TASKS_A_ROUND, TASKS):
+        while self.finished() < min(finished + TASKS_A_ROUND, TASKS + CALLBACKS):
             assert time.monotonic() < deadline, f"not finished in time: {finished}"
             time.sleep(0.1)
 
@@ -318,17 +354,26 @@ def test_nothing_is_lost_when_everything_is_killed(
     assert {10 * DAY, 0, -10 * DAY} <= night.jumps.keys(), "the clock has not jumped both ways"
 
     connect_database(night.database_url)
-    tasks = {row["id"]: row for row in fetch_all("SELECT * FROM tasks")}
+    tasks = {
+        row["id"]: row
+        for row in fetch_all(
+            "SELECT tasks.*, task_types.name AS type FROM tasks "
+            "JOIN task_types ON task_types.id = task_type_id"
+        )
+    }
     logs = fetch_all("SELECT * FROM task_logs WHERE task_id IS NOT NULL ORDER BY id")
+    batches = fetch_all("SELECT * FROM batches")
+    open_members = fetch_all("SELECT * FROM batch_members WHERE is_open = 1")
+    lanes = fetch_all("SELECT * FROM lanes")
     links = fetch_all("SELECT * FROM task_dependencies ORDER BY task_id, position")
     left = fetch_all("SELECT * FROM ended_dependencies")
     close_connection()
-    assert len(tasks) == TASKS
+    assert len(tasks) == TASKS + CALLBACKS
     assert max(task["completed_at"] for task in tasks.values()) <= utc_now() + 60_000
     for task in tasks.values():
         honest = task["status"] == "failed" and task["error_code"] == "lease_expired"
         as_told = task["status"] == end_as_told(task)
-        assert as_told or honest or task["error_code"] == "dependency_failed"
+        assert as_told or honest or task["error_code"] in ("dependency_failed", "expired")
 
     acknowledged = [line.split() for line in night.notes.read_text().splitlines()]
     assert acknowledged
@@ -354,7 +399,15 @@ def test_nothing_is_lost_when_everything_is_killed(
     assert completed == {task["id"] for task in tasks.values() if task["status"] == "completed"}
     assert expired, "the killing killed nobody at work"
     assert not left
-    assert_dependencies_were_kept(tasks, links, logs)
+    assert not open_members
+    assert not lanes
+    events: dict[int, list[Row]] = defaultdict(list)
+    for log in logs:
+        events[log["task_id"]].append(log)
+    assert_dependencies_were_kept(tasks, links, events)
+    assert_batches_were_followed(tasks, batches)
+    assert_one_of_each_key_ran(tasks, logs)
+    assert_deadlines_were_kept(tasks, events)
 
 
 def end_as_told(task: Row) -> str:
@@ -362,17 +415,14 @@ def end_as_told(task: Row) -> str:
 
 
 def assert_dependencies_were_kept(
-    tasks: Mapping[int, Row], links: Sequence[Row], logs: Sequence[Row]
+    tasks: Mapping[int, Row], links: Sequence[Row], events: Mapping[int, Sequence[Row]]
 ) -> None:
     """By the history: what ran, ran after all that it depends on; the rest was cancelled."""
-    events: dict[int, list[Row]] = defaultdict(list)
-    for log in logs:
-        events[log["task_id"]].append(log)
     named: dict[int, list[int]] = defaultdict(list)
     for link in links:
         assert not link["is_open"]
         named[link["task_id"]].append(link["depends_on_id"])
-    assert len(named) == TASKS * 7 // 10
+    assert len(named) == JOBS * 7 // 10
     seen: Counter[tuple[str, str]] = Counter()
     for task_id, depends_on in named.items():
         task = tasks[task_id]
@@ -402,3 +452,55 @@ def end_before(log_id: int, events: Sequence[Row]) -> str | None:
     """How a task had ended before that row of the history; None: it had not."""
     ends = [log["status"] for log in events if log["id"] < log_id and log["status"] in ENDS]
     return ends[-1] if ends else None
+
+
+def assert_batches_were_followed(tasks: Mapping[int, Row], batches: Sequence[Row]) -> None:
+    """Each has ended, has counted its tasks right, and has created each callback once."""
+    assert len(batches) == BATCHES
+    made = [row["id"] for row in tasks.values() if row["type"] == "after"]
+    named = []
+    for batch in batches:
+        members = [row for row in tasks.values() if row["batch_id"] == batch["id"]]
+        counts = Counter(row["status"] for row in members)
+        assert {status: batch[status] for status in ENDS} == {end: counts[end] for end in ENDS}
+        assert counts.total() == batch["tasks"] == MEMBERS
+        assert batch["finished_at"] is not None
+        end = "completed" if counts["completed"] == MEMBERS else "failed"
+        assert batch[f"on_{end}_task_id"] is not None
+        columns = [f"on_{end}_task_id" for end in ("finished", "completed", "failed")]
+        named += [batch[column] for column in columns if batch[column] is not None]
+    assert sorted(named) == sorted(made)
+
+
+def assert_one_of_each_key_ran(tasks: Mapping[int, Row], logs: Sequence[Row]) -> None:
+    """A claim takes its place in the history after it has seen that no other task of the key is
+    held, so at no row of the history are two.
+    """
+    held: dict[str, set[int]] = defaultdict(set)
+    claims = 0
+    for log in logs:
+        task = tasks[log["task_id"]]
+        if task["type"] == "keyed":
+            of_key = held[task["concurrency_key"]]
+            if log["status"] == "claimed":
+                of_key.add(task["id"])
+                claims += 1
+            else:
+                of_key.discard(task["id"])
+            assert len(of_key) <= 1, f"two of {task['concurrency_key']} were held: {of_key}"
+    assert len(held) == KEYS
+    assert claims >= KEYED
+
+
+def assert_deadlines_were_kept(
+    tasks: Mapping[int, Row], events: Mapping[int, Sequence[Row]]
+) -> None:
+    """What nobody had claimed in time was cancelled, and nothing that somebody had."""
+    ends: Counter[str] = Counter()
+    for task in tasks.values():
+        if task["type"] == "hasty":
+            was_claimed = any(log["event"] == "claimed" for log in events[task["id"]])
+            assert (task["error_code"] == "expired") == (not was_claimed)
+            ends[task["status"]] += 1
+    assert ends["cancelled"]
+    assert ends["completed"]
