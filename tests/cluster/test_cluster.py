@@ -3,8 +3,10 @@
 Locks are local to a node. Which of two claims has a task is decided when they commit.
 """
 
+import re
 import signal
 import time
+import urllib.request
 from collections.abc import Callable
 
 import pytest
@@ -56,19 +58,10 @@ def kill_all_nodes(cluster: Galera, crew: Crew) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "tasks"),
-    [
-        (no_fault, 5_000),
-        (kill_a_node, TASKS),
-        (stop_a_node, TASKS),
-        (cut_a_node_off, TASKS),
-        (kill_all_nodes, TASKS),
-    ],
+    "fault", [no_fault, kill_a_node, stop_a_node, cut_a_node_off, kill_all_nodes]
 )
-def test_nothing_is_lost_or_held_twice(
-    site: Site, fault: Callable[[Galera, Crew], None], tasks: int
-) -> None:
-    total = create(site.servers, tasks)
+def test_nothing_is_lost_or_held_twice(site: Site, fault: Callable[[Galera, Crew], None]) -> None:
+    total = create(site.servers, TASKS)
     crew = Crew(site.servers, WORKERS, total)
     crew.start()
     crew.wait_for(0.3)
@@ -77,3 +70,26 @@ def test_nothing_is_lost_or_held_twice(
     crew.require_well()
     connect_database(f"mysql://root@127.0.0.1:{site.cluster.nodes[0].port}/queue")
     check(crew.done, total)
+
+
+def metric(site: Site, name: str) -> dict[int, float]:
+    """The values of a metric of the nodes, by the port of the node."""
+    server = site.servers[0]
+    asked = urllib.request.Request(server.url + "/api/metrics", headers={"X-API-Key": server.key})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        text = answer.read().decode()
+    pattern = rf'^taskmanager_database_node_{name}\{{node="[^"]*:(\d+)"\}} (.+)$'
+    found = re.findall(pattern, text, re.MULTILINE)
+    return {int(port): float(value) for port, value in found}
+
+
+def test_the_metrics_show_which_nodes_take_work(site: Site) -> None:
+    killed, *left = site.cluster.nodes
+    killed.kill()
+    try:
+        expected = {killed.port: 0, **{node.port: 1 for node in left}}
+        assert metric(site, "up") == metric(site, "synced") == expected
+        assert metric(site, "paused_seconds").keys() == {node.port for node in left}
+    finally:
+        killed.start_again()
+    assert set(metric(site, "up").values()) == {1}

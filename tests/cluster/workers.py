@@ -13,6 +13,7 @@ from tests.support.server import Server
 
 PATIENCE_SECONDS = 300
 WORK_SECONDS = 0.02
+TURN_SECONDS = 0.5  # for so long all ask for tasks of the same type
 EXPECTED = {200, 201, 404, 409}
 
 
@@ -54,14 +55,16 @@ class Crew:
             thread.join()
 
     def _work(self, server: Server, number: int) -> None:
-        worker, types = f"worker-{number}", list(TYPES)
+        worker, types, is_busy = f"worker-{number}", list(TYPES), True
         try:
-            for turn in itertools.count(number):
+            for turn in itertools.count():
                 if len(self.done) >= self._total or time.monotonic() > self._end:
                     return
                 asked = {"worker_id": worker, "request_id": f"{worker}-{turn}"}
-                asked["type"] = types[turn % len(types)]
+                if is_busy:  # who has found none asks for a task of any type
+                    asked["type"] = types[int(time.monotonic() / TURN_SECONDS) % len(types)]
                 status, task = self._call(server, "/api/tasks/claim", asked)
+                is_busy = status == 200 or not is_busy
                 if status != 200:
                     time.sleep(0.02)
                     continue
