@@ -14,7 +14,8 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict
 from taskmanager.queue import create
 from taskmanager.queue.complete import Completion, complete_task
-from taskmanager.queue.store import store_in_transaction, store_tasks
+from taskmanager.queue.flow.backlog import store_in_transaction
+from taskmanager.queue.store import store_tasks
 from taskmanager.queue.task_types import TaskDefaults
 from tests.conftest import Api
 
