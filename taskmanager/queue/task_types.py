@@ -48,7 +48,7 @@ DEFAULTS = (
     "max_open",
 )
 SWITCHES = ("is_active", "is_paused")
-OPEN_STATUSES = ("blocked", "scheduled", "pending", "claimed")
+OPEN_STATUSES = lanes.UNFINISHED
 OPEN_TASKS_COUNTED = 10_000  # so that a list does not count millions of rows
 OPEN_TASKS_VALIDATED = 10_000
 COUNTS_PER_STATEMENT = 60

@@ -66,9 +66,10 @@ def test_nothing_is_left_of_a_task_that_was_refused(job: Api) -> None:
 
 def test_what_waits_for_its_time_or_for_another_task_is_open(job: Api) -> None:
     first = create(job, 0, delay_seconds=60)
-    create(job, 1, depends_on=[first["id"]])
+    second = create(job, 1, depends_on=[first["id"]])
+    assert (first["status"], second["status"]) == ("scheduled", "blocked")
     create(job, 2)
-    create(job, 3, 429)
+    assert job.call("POST", "/api/tasks", body(3)).status_code == 429
 
 
 def test_a_task_that_exists_takes_no_room(job: Api) -> None:
@@ -87,7 +88,8 @@ def test_other_types_are_not_full(job: Api) -> None:
     job.create("other", {})
     for n in range(5):
         job.create("plain", {"n": n})
-    create(job, 3, 429)
+    assert fetch_value("SELECT COUNT(*) FROM {tasks}") == 9
+    assert job.call("POST", "/api/tasks", body(3)).status_code == 429
 
 
 def test_each_group_has_its_own_room(grouped: Api) -> None:
