@@ -47,7 +47,7 @@ WORK_SECONDS = 0.02  # at the most, on one task
 SLOW_TASKS = 25
 SLOW_SECONDS = 1.5
 DATABASE_KILLS_AT = (TASKS // 3, TASKS * 2 // 3)  # so many tasks done
-PATIENCE_SECONDS = 200
+PATIENCE_SECONDS = 900
 DAY = 86_400
 ENDS = ("completed", "failed", "cancelled")
 # How far the clock is ahead, from round to round. It is right in between.
@@ -339,7 +339,7 @@ class Night:
         self.server.stop()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1_800)
 def test_nothing_is_lost_when_everything_is_killed(
     tmp_path: Path, database: tuple[str, mariadb.MariaDB | None]
 ) -> None:

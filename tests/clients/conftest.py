@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # Registered once for all scenarios.
-TYPES = ("echo", "retry", "fail", "error", "slow", "wait", "lease", "hang")
+TYPES = ("echo", "retry", "fail", "error", "slow", "long", "wait", "lease", "hang")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "mariadb"])

@@ -9,9 +9,10 @@ seconds (1), and appends a line to the file in NOTES for what a handler sees. It
     scenario.fail   fails for good with the code "broken" and the message "It will never work."
     scenario.error  raises the language's ordinary error with the message "Something broke."
     scenario.slow   notes "began", works for `seconds`, notes "ended", returns "done".
-                    Its lease is 4 seconds
+                    Its lease is 6 seconds
+    scenario.long   the same, with the lease that the server gives
     scenario.wait   notes "began", waits until it should stop, notes "stopping", returns "stopped"
-    scenario.lease  the same, with a lease of 4 seconds
+    scenario.lease  the same, with a lease of 6 seconds
     scenario.hang   notes "began" and never ends by itself. Its timeout is one second
 
 With CREATE set to a type, a driver asks for the server's health, creates a task of the type without
@@ -80,6 +81,14 @@ SCENARIOS = [
     _echoed("claim lost before the server", _SMALL, Fault(_CLAIM, "lose_request", times=3)),
     _echoed("claim lost after the server", _SMALL, Fault(_CLAIM, "lose_answer", times=2)),
     _echoed("answer to a claim cut", _SMALL, Fault(_CLAIM, "cut_answer")),
+    Scenario(
+        "answer to a claim cut, and heartbeats late",
+        type="scenario.long",
+        params={"seconds": 4},
+        faults=(Fault(_CLAIM, "cut_answer"), Fault(_HEARTBEAT, "delay", times=ALWAYS, seconds=1)),
+        expected=_done("done"),
+        notes=("began", "ended"),
+    ),
     _echoed("report lost before the server", _SMALL, Fault(_COMPLETE, "lose_request", times=3)),
     _echoed("report lost after the server", _SMALL, Fault(_COMPLETE, "lose_answer", times=2)),
     _echoed("answer to a report cut", _SMALL, Fault(_COMPLETE, "cut_answer")),
@@ -92,14 +101,14 @@ SCENARIOS = [
     Scenario(
         "more work than a lease",
         type="scenario.slow",
-        params={"seconds": 6},
+        params={"seconds": 8},
         expected=_done("done"),
         notes=("began", "ended"),
     ),
     Scenario(
         "heartbeats lost and refused",
         type="scenario.slow",
-        params={"seconds": 6},
+        params={"seconds": 8},
         faults=(Fault(_HEARTBEAT, "lose_answer"), Fault(_HEARTBEAT, "refuse")),
         expected=_done("done"),
         notes=("began", "ended"),
@@ -107,7 +116,7 @@ SCENARIOS = [
     Scenario(
         "heartbeats late",
         type="scenario.slow",
-        params={"seconds": 6},
+        params={"seconds": 8},
         faults=(Fault(_HEARTBEAT, "delay", times=ALWAYS, seconds=0.5),),
         expected=_done("done"),
         notes=("began", "ended"),

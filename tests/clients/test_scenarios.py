@@ -184,9 +184,11 @@ def test_a_worker_waits_while_another_program_answers_for_its_server(
     worker = start()
     worker.wait_for(lambda: proxy.requests("/tasks/claim"))
     proxy.spoil([Fault("/tasks/claim", "refuse", status=404, times=2)])
+    worker.wait_for(
+        lambda: [seen.outcome for seen in proxy.requests("/tasks/claim")].count("refuse") == 2
+    )
     task_id = create("scenario.echo")
     worker.wait_for(lambda: task(queue, task_id)["status"] == "completed")
-    assert [seen.outcome for seen in proxy.requests("/tasks/claim")].count("refuse") == 2
     worker.terminate()
     worker.end()
 

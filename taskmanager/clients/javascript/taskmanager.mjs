@@ -583,8 +583,8 @@ export class Worker {
     held.renewed(sentAt);
     this.#heartbeatAt = Math.min(this.#heartbeatAt, sentAt + task.next_heartbeat_in);
     if (isRepeated) {
-      // The lease may have begun with an earlier request; this much is left of it at least.
-      held.leaseEndsWithin(sentAt, 3 * task.next_heartbeat_in);
+      // The lease may have begun with an earlier request; so much is left of it.
+      held.leaseLasts(sentAt, 3 * task.next_heartbeat_in);
       this.#heartbeatAt = sentAt;
     }
     this.#held.set(task.id, held);
@@ -731,7 +731,7 @@ class Held {
   #abortAt = Infinity;
   #giveUpAt = Infinity;
   #timesOutAt;
-  #leaseBegan = 0;
+  #leaseNearlyOverAt = 0;
   #progress = null;
   #progressAt = 0;
   #controller = new AbortController();
@@ -775,7 +775,7 @@ class Held {
     if (this.#stopped === null && now() >= this.#timesOutAt) {
       this.stop(failure("The handler did not end within the timeout of its type.", "timed_out"));
     }
-    const leaseIsNearlyOver = now() >= this.#leaseBegan + 0.75 * this.task.lease_seconds;
+    const leaseIsNearlyOver = now() >= this.#leaseNearlyOverAt;
     if (leaseIsNearlyOver && !isRenewing && this.#stopped !== DROPPED) this.stop(DROPPED);
     if (now() >= this.#abortAt && !this.#controller.signal.aborted) this.#controller.abort();
     if (now() >= this.#giveUpAt) this.#giveUp(this.#stopped);
@@ -796,11 +796,12 @@ class Held {
 
   /** The lease began anew when that request was sent, or later. */
   renewed(sentAt) {
-    this.#leaseBegan = sentAt;
+    this.leaseLasts(sentAt, this.task.lease_seconds);
   }
 
-  leaseEndsWithin(sentAt, seconds) {
-    this.#leaseBegan = Math.min(this.#leaseBegan, sentAt + seconds - this.task.lease_seconds);
+  /** So much was left of the lease, at least, when that request was sent. */
+  leaseLasts(sentAt, seconds) {
+    this.#leaseNearlyOverAt = sentAt + 0.75 * seconds;
   }
 }
 

@@ -1108,8 +1108,8 @@ final class Worker
             $held->renewed($sentAt);
             $this->heartbeatAt = min($this->heartbeatAt, $sentAt + $task['next_heartbeat_in']);
             if ($isRepeated) {
-                // The lease may have begun with an earlier request; this much is left of it at least.
-                $held->leaseEndsWithin($sentAt, 3 * $task['next_heartbeat_in']);
+                // The lease may have begun with an earlier request; so much is left of it.
+                $held->leaseLasts($sentAt, 3 * $task['next_heartbeat_in']);
                 $this->heartbeatAt = $sentAt;
             }
             if ($this->isStopped) {
@@ -1487,7 +1487,8 @@ final class Held
     /** @var ?array<string, mixed> not sent yet */
     public ?array $progress = null;
     public float $progressAt = 0;
-    private float $leaseBegan = 0;
+    private float $leaseKnownAt = 0;
+    private float $leaseSeconds = 0;
 
     /** @param array<string, mixed> $task */
     public function __construct(array $task, float $timeout)
@@ -1505,18 +1506,20 @@ final class Held
     /** The lease began anew when that request was sent, or later. */
     public function renewed(float $sentAt): void
     {
-        $this->leaseBegan = $sentAt;
+        $this->leaseLasts($sentAt, $this->task['lease_seconds']);
     }
 
-    public function leaseEndsWithin(float $sentAt, float $seconds): void
+    /** So much was left of the lease, at least, when that request was sent. */
+    public function leaseLasts(float $sentAt, float $seconds): void
     {
-        $this->leaseBegan = min($this->leaseBegan, $sentAt + $seconds - $this->task['lease_seconds']);
+        $this->leaseKnownAt = $sentAt;
+        $this->leaseSeconds = $seconds;
     }
 
     /** When a part of the lease is over. */
     public function leaseEnd(float $part): float
     {
-        return $this->leaseBegan + $part * $this->task['lease_seconds'];
+        return $this->leaseKnownAt + $part * $this->leaseSeconds;
     }
 
     /** @param array<string, mixed> $report */

@@ -23,7 +23,7 @@ def handle(name: str, params: dict, attempt: int) -> object:
         sys.exit(65)
     if name == "error":
         sys.exit("Something broke.")
-    if name == "slow":
+    if name in ("slow", "long"):
         note("began")
         time.sleep(params["seconds"])
         note("ended")
@@ -54,8 +54,8 @@ if "CREATE" in os.environ:
     no_options = os.environ.get("DEDUPE") == ""
     print(client.create(os.environ["CREATE"], **({} if no_options else {"dedupe": "none"})).id)
     sys.exit()
-types = ("echo", "retry", "fail", "error", "slow", "wait", "lease")
+types = ("echo", "retry", "fail", "error", "slow", "long", "wait", "lease")
 options = [f"--type=scenario.{name}" for name in types]
-options += ["--lease", "4", "--grace", os.environ.get("GRACE", "1")]
+options += ["--lease", "6", "--grace", os.environ.get("GRACE", "1")]
 options += ["--burst"] if os.environ.get("BURST") == "1" else []
 sys.exit(main([*options, "--", sys.executable, __file__]))

@@ -25,16 +25,14 @@ worker.task("scenario.fail", () => {
 worker.task("scenario.error", async () => {
   throw new RangeError("Something broke.");
 });
-worker.task(
-  "scenario.slow",
-  async (task) => {
-    note("began");
-    await sleep(1000 * task.params.seconds);
-    note("ended");
-    return "done";
-  },
-  { lease_seconds: 4 },
-);
+const slow = async (task) => {
+  note("began");
+  await sleep(1000 * task.params.seconds);
+  note("ended");
+  return "done";
+};
+worker.task("scenario.long", slow);
+worker.task("scenario.slow", slow, { lease_seconds: 6 });
 const wait = async (task) => {
   note("began");
   while (!task.stopping) await sleep(20);
@@ -42,7 +40,7 @@ const wait = async (task) => {
   return "stopped";
 };
 worker.task("scenario.wait", wait);
-worker.task("scenario.lease", wait, { lease_seconds: 4 });
+worker.task("scenario.lease", wait, { lease_seconds: 6 });
 worker.task(
   "scenario.hang",
   async () => {

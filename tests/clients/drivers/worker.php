@@ -37,7 +37,7 @@ $worker->task('scenario.fail', function () {
 $worker->task('scenario.error', function () {
     throw new DomainException('Something broke.');
 });
-$worker->task('scenario.slow', function (Task $task) {
+$slow = function (Task $task) {
     note('began');
     $end = microtime(true) + $task->params['seconds'];
     while (microtime(true) < $end) {
@@ -48,7 +48,9 @@ $worker->task('scenario.slow', function (Task $task) {
     }
     note('ended');
     return 'done';
-}, ['lease_seconds' => 4]);
+};
+$worker->task('scenario.long', $slow);
+$worker->task('scenario.slow', $slow, ['lease_seconds' => 6]);
 $wait = function (Task $task) {
     note('began');
     while (!$task->stopping()) {
@@ -58,7 +60,7 @@ $wait = function (Task $task) {
     return 'stopped';
 };
 $worker->task('scenario.wait', $wait);
-$worker->task('scenario.lease', $wait, ['lease_seconds' => 4]);
+$worker->task('scenario.lease', $wait, ['lease_seconds' => 6]);
 $worker->task('scenario.hang', function () {
     note('began');
     while (true) {

@@ -44,7 +44,8 @@ def error(task):
     raise LookupError("Something broke.")
 
 
-@worker.task("scenario.slow", lease_seconds=4)
+@worker.task("scenario.long")
+@worker.task("scenario.slow", lease_seconds=6)
 def slow(task):
     note("began")
     time.sleep(task.params["seconds"])
@@ -52,7 +53,7 @@ def slow(task):
     return "done"
 
 
-@worker.task("scenario.lease", lease_seconds=4)
+@worker.task("scenario.lease", lease_seconds=6)
 @worker.task("scenario.wait")
 def wait(task):
     note("began")

@@ -405,9 +405,12 @@ def test_a_thousand_tasks_are_followed_by_maintenance(job: Api, is_chain: bool) 
         last = results[-1]["task"] if is_chain else first
     fail(job)
     counted = "SELECT COUNT(*) FROM {tasks} WHERE status = 'blocked'"
-    assert fetch_value(counted) == 1_000 - dependencies.FOLLOWED
-    job.post("/api/maintenance/run")
-    assert fetch_value(counted) == 0
+    left = 1_000 - dependencies.FOLLOWED
+    assert fetch_value(counted) == left
+    while left:  # what one run has no time for is for the next
+        job.post("/api/maintenance/run")
+        before, left = left, fetch_value(counted)
+        assert left < before
     assert fetch_value("SELECT COUNT(*) FROM {tasks} WHERE status = 'cancelled'") == 1_000
     assert fetch_value("SELECT COUNT(*) FROM {ended_dependencies}") == 0
 

@@ -32,7 +32,7 @@ class Held:
         self.report: Report | None = None
         self.is_stopping = False
         self._timeout = math.inf if timeout is None else timeout
-        self._lease_began = lease_began
+        self.renewed(lease_began)
         self._why: Report = RELEASED
         self._stop_at = self._terminate_at = self._kill_at = math.inf
         self._began = math.inf
@@ -59,12 +59,12 @@ class Held:
 
     def renewed(self, sent_at: float) -> None:
         """The lease began anew when that request was sent, or later."""
-        self._lease_began = sent_at
+        self.lease_lasts(sent_at, float(self.task["lease_seconds"]))
 
-    def lease_ends_within(self, sent_at: float, seconds: float) -> None:
-        """No more than this is known to be left of the lease."""
-        began = sent_at + seconds - self.task["lease_seconds"]
-        self._lease_began = min(self._lease_began, began)
+    def lease_lasts(self, sent_at: float, seconds: float) -> None:
+        """So much was left of the lease, at least, when that request was sent."""
+        self._lease_nearly_over_at = sent_at + 0.75 * seconds
+        self._lease_ends_at = sent_at + seconds
 
     def stop(self, why: Report, in_seconds: float = 0) -> None:
         """Asks the handler to end at once, and makes it end after `in_seconds` and some more.
@@ -88,7 +88,7 @@ class Held:
         if not self.is_stopping and self.seconds > self._timeout:
             why = f"The handler did not end within its timeout of {self._timeout:g} seconds."
             self.stop(failure(why, "timed_out"))
-        if self._why is not DROPPED and self._is_lease_nearly_over():
+        if self._why is not DROPPED and now() > self._lease_nearly_over_at:
             self._end_within_lease()
         if now() >= self._kill_at:
             self._kill_at = math.inf
@@ -99,16 +99,12 @@ class Held:
             self.slot.terminate()
         return None
 
-    def _is_lease_nearly_over(self) -> bool:
-        return now() > self._lease_began + 0.75 * float(self.task["lease_seconds"])
-
     def _end_within_lease(self) -> None:
         """After it another worker may have the task: both must not work on it."""
         self.stop(DROPPED)
-        lease_ends_at = self._lease_began + float(self.task["lease_seconds"])
-        left = max(0.0, lease_ends_at - now())
-        self._terminate_at = min(self._terminate_at, lease_ends_at - left / 4)
-        self._kill_at = min(self._kill_at, lease_ends_at)
+        left = max(0.0, self._lease_ends_at - now())
+        self._terminate_at = min(self._terminate_at, self._lease_ends_at - left / 4)
+        self._kill_at = min(self._kill_at, self._lease_ends_at)
 
     def judge(self, report: Report) -> Report:
         """How the attempt ends: what the handler says counts unless it was made to end."""

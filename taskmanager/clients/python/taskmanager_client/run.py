@@ -307,8 +307,8 @@ class Run:
                 self._open += 1
                 heartbeat_at = sent_at + task["next_heartbeat_in"]
                 if is_repeated:
-                    # The lease may have begun with an earlier request.
-                    held.lease_ends_within(sent_at, 3 * task["next_heartbeat_in"])
+                    # The lease may have begun with an earlier request; so much is left of it.
+                    held.lease_lasts(sent_at, 3 * task["next_heartbeat_in"])
                     heartbeat_at = sent_at
                 self._heartbeat_at = min(self._heartbeat_at, heartbeat_at)
                 if self._stops:
