@@ -99,6 +99,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _is_slow(item):
             item.add_marker(pytest.mark.slow)
+        # With --dist loadgroup one process runs all tests of a file, or of a part of it that has
+        # another such marker as well.
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     name = config.getoption("--database")
     here = [item for item in items if _runs_on(name, item)]
     kept = [item for item in here if not (_is_quick_run(config) and _has(item, "slow"))]
