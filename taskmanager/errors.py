@@ -76,6 +76,12 @@ class Conflict(TaskManagerError):
     code = "conflict"
 
 
+class ChangedMeanwhile(Conflict):
+    """Somebody has changed the row since the caller read it, so it was left as it is."""
+
+    code = "changed_meanwhile"
+
+
 class TaskNotClaimed(Conflict):
     """Nobody holds the task, so there is nothing to report on."""
 

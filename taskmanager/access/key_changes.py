@@ -11,7 +11,7 @@ from taskmanager.access.caller import Caller
 from taskmanager.clock import format_time
 from taskmanager.db.connection import cache
 from taskmanager.db.models import ApiKey
-from taskmanager.db.queries import locking, rows_of
+from taskmanager.db.queries import locking, require_unchanged, rows_of
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import after_commit, write_transaction
 from taskmanager.errors import Conflict
@@ -22,14 +22,22 @@ MAX_OVERLAP_SECONDS = 30 * 86_400
 
 @write_transaction
 def change_key(
-    *, key_id: int, changes: Mapping[str, Any], force: bool, caller: Caller, now: int
+    *,
+    key_id: int,
+    changes: Mapping[str, Any],
+    force: bool,
+    caller: Caller,
+    now: int,
+    updated_at: int | None = None,
 ) -> Row:
     """Sets the fields in `changes` (see keys.stored_columns); returns the key's row.
 
-    Raises NotFound, InvalidRequest, and Conflict for a revoked key or, unless
-    `force`, if no admin key would be left.
+    `updated_at`: see db/queries.require_unchanged. Raises NotFound, InvalidRequest,
+    ChangedMeanwhile, and Conflict for a revoked key or, unless `force`, if no admin key would be
+    left.
     """
     columns = keys.stored_columns(changes)
+    require_unchanged("api_keys", key_id, updated_at)
     before = _key_in_force(key_id)
     _set(key_id, columns, now)
     if not force:

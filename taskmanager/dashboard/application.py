@@ -21,7 +21,9 @@ from taskmanager.dashboard import (
     batches,
     creation,
     failures,
+    key_change,
     overview,
+    schedule_change,
     schedules,
     sign_in,
     task,
@@ -39,7 +41,7 @@ from taskmanager.files.secret import read_or_create_secret
 
 ROOMS = (
     *(assets, sign_in, overview, creation, tasks, task, task_change, batches, failures),
-    *(task_types, schedules, workers, administration, webhooks),
+    *(task_types, schedules, schedule_change, workers, administration, key_change, webhooks),
 )
 
 _HEADERS = {

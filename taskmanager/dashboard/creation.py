@@ -4,7 +4,6 @@ A schema whose properties are plain gets one field for each; any other gets one 
 params as JSON. What the queue refuses is said beside the field that it is about.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from taskmanager.api.auth import requires
 from taskmanager.api.errors import status_of
 from taskmanager.api.requests import decode_json, parse_json, task_defaults
 from taskmanager.dashboard.answers import lead_to, page
-from taskmanager.dashboard.form_fields import ParamsForm, fields_of
+from taskmanager.dashboard.form_fields import ParamsForm, fields_of, tags_of
 from taskmanager.db.statements import Row
 from taskmanager.errors import InvalidRequest, QueueFull
 from taskmanager.queue import create, dedupe, read, task_types
@@ -75,7 +74,7 @@ def _form_like(task: Row) -> Form:
     form = _form_of(task["type"], is_json="json" in request.args)
     form.fill(decode_json(task["params"]))
     form.priority = str(task["priority"]) if task["priority"] else ""
-    form.tags = ", ".join(json.loads(task["tags"] or "[]"))
+    form.tags = tags_of(task)
     form.dedupe = "none"  # the very same params would find the task that they came from
     return form
 
@@ -89,10 +88,8 @@ def _page(form: Form, status: int = 200) -> Response:
 def add() -> Response:
     """POST /dashboard/tasks/new: creates the task, or shows the form again with what is wrong."""
     sent = request.form
-    form = _form_of(sent.get("type", ""), is_json="params" in sent)
-    form.params = sent.get("params", "{}")
-    for field in form.fields:
-        field.text = sent.get(f"param.{field.name}", "")
+    form = _form_of(sent.get("type", ""))
+    form.take(sent)
     for name in ("priority", "delay_seconds", "dedupe", "tags"):
         setattr(form, name, sent.get(name, ""))
     try:

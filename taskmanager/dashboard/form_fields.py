@@ -5,9 +5,11 @@ params as JSON. What the queue refuses is said beside the field that it is about
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from flask import request
 
 from taskmanager.api.requests import parse_json
 from taskmanager.db.statements import Row
@@ -15,6 +17,9 @@ from taskmanager.errors import InvalidRequest, TaskManagerError, ValidationFaile
 
 MAX_FIELDS = 60
 LONG_TEXT = 120  # characters; what may be longer gets a field of several lines
+SHOWN_CHARACTERS = 200  # of what a field holds by now
+# Code of an error → the field that it is about.
+_ABOUT = {"webhook_not_found": "notify", "no_payload_key": "is_encrypted"}
 _KINDS = {"string": "text", "integer": "number", "number": "number", "boolean": "flag"}
 
 
@@ -33,6 +38,7 @@ class Field:
     choices: tuple[str, ...] = ()  # as JSON
     text: str = ""
     problem: str = ""
+    is_stored: bool = True  # False: what it asks for is not what it shows the next time
 
     def value(self) -> Any:
         """The value that the text stands for. Raises InvalidRequest."""
@@ -97,8 +103,17 @@ class ParamsForm:
     fields: list[Field]
     is_json: bool
     params: str = "{}"
+    params_by_now: str = ""  # to be shown beside those that were typed as one text
     problem: str = ""
     others: list[Field] = field(default_factory=list)  # named like the fields of the request
+
+    def take(self, sent: Mapping[str, str]) -> None:
+        """Shows what was typed into it."""
+        self.is_json, self.params = "params" in sent, sent.get("params", "{}")
+        for one in self.fields:
+            one.text = sent.get(f"param.{one.name}", "")
+        for one in self.others:
+            one.text = sent.get(one.name, "").strip()
 
     def read_params(self) -> Any:
         """The params that were filled in. Raises InvalidRequest, said beside the fields."""
@@ -108,6 +123,11 @@ class ParamsForm:
             return parse_json(self.params.encode())
         except InvalidRequest as error:
             raise InvalidRequest(error.message.replace("The body", "The text")) from None
+
+    def changed_params(self, params: Any) -> dict[str, Any]:
+        """`params` of the request if those that were filled in differ. Raises as `read_params`."""
+        typed = self.read_params()
+        return {} if _as_text(typed) == _as_text(params) else {"params": typed}
 
     def fill(self, params: dict[str, Any]) -> None:
         """Shows `params`: as one text where the fields would not send back what they were given."""
@@ -125,6 +145,54 @@ class ParamsForm:
         if not self.is_json:
             beside |= {f"params.{one.name}": one for one in self.fields}
         self.problem = say_beside(beside, error)
+
+    def say_changed(self, what: str, present: "ParamsForm") -> None:
+        """The same for what somebody else has changed meanwhile; see say_changed below."""
+        if present.is_json and not self.is_json:  # the fields have no room for all params any more
+            self.is_json, self.params = True, as_lines(self.read_params())
+        if self.is_json:
+            self.params_by_now = present.params
+        mine, its = (*self.fields, *self.others), (*present.fields, *present.others)
+        self.problem = say_changed(what, mine, its)
+
+
+def _as_text(value: Any) -> str:
+    """Equal for equal JSON alone: to Python, 1 is the same as true."""
+    return json.dumps(value, sort_keys=True)
+
+
+def tags_of(row: Row) -> str:
+    """The tags of a task or a schedule as the text of a field."""
+    return ", ".join(json.loads(row["tags"] or "[]"))
+
+
+def read_tags(text: str) -> list[str]:
+    """The tags that the text of a field stands for."""
+    return [tag.strip() for tag in text.split(",") if tag.strip()]
+
+
+def last_seen() -> int:
+    """When the row was changed last, as the page with the form has shown it; -1: it does not say.
+
+    What the page shows may have been changed by now, and the form would take that back.
+    """
+    return request.form.get("updated_at", -1, type=int)
+
+
+def say_changed(what: str, fields: Sequence[Field], present: Sequence[Field]) -> str:
+    """Says beside each field what it holds by now, where that is not what was typed.
+
+    Returns what to say above them; `what` begins its sentence.
+    """
+    for mine, its in zip(fields, present, strict=True):
+        if mine.is_stored and mine.text != its.text:
+            shown = its.text.strip('"') if its.kind == "choice" else its.text
+            shown = shown[:SHOWN_CHARACTERS] + "…" * (len(shown) > SHOWN_CHARACTERS)
+            mine.refuse(f"is now: {shown}" if shown else "is empty now")
+    return (
+        f"{what} has changed since this page was opened, so it was left as it is. What you typed "
+        "is still here. Compare it with what is there now, and send it again."
+    )
 
 
 def as_lines(params: Any) -> str:
@@ -149,6 +217,9 @@ def read_fields(fields: Collection[Field]) -> dict[str, Any]:
 
 def say_beside(fields: Mapping[str, Field], error: TaskManagerError) -> str:
     """Puts what was refused beside the fields, each by its path; returns what is left."""
+    if about := fields.get(_ABOUT.get(error.code, "")):
+        about.problem = error.message
+        return ""
     details: Any = error.details if isinstance(error, ValidationFailed) else None
     if not details:
         for path, one in fields.items():

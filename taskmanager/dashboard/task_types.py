@@ -8,8 +8,9 @@ from taskmanager.api.auth import requires
 from taskmanager.api.requests import parse_json
 from taskmanager.dashboard import type_settings
 from taskmanager.dashboard.answers import lead_to, page
+from taskmanager.dashboard.form_fields import last_seen, say_beside, say_changed
 from taskmanager.dashboard.overview import type_rows
-from taskmanager.errors import InvalidRequest
+from taskmanager.errors import ChangedMeanwhile, InvalidRequest
 from taskmanager.params.empty_objects import schema_with_objects
 from taskmanager.queue import read, task_types
 from taskmanager.queue.figures import statistics
@@ -129,9 +130,15 @@ def set_up(name: str) -> Response:
         field.text = request.form.get(field.name, "").strip()
     try:
         changes = type_settings.read_changes(fields, row)
-        task_types.change_task_type(name=name, changes=changes, now=g.now, caller=g.caller)
+        task_types.change_task_type(
+            name=name, changes=changes, now=g.now, caller=g.caller, updated_at=last_seen()
+        )
+    except ChangedMeanwhile:
+        present = type_settings.fields_of(task_types.get_task_type(name=name))
+        problem = say_changed(name, fields, present)
+        return _page(name, 409, settings=fields, settings_problem=problem)
     except InvalidRequest as error:
-        problem = type_settings.say(fields, error)
+        problem = say_beside({field.name: field for field in fields}, error)
         return _page(name, 400, settings=fields, settings_problem=problem)
     return lead_to(
         "task_types.show", name=name, said=f"The limits and defaults of {name} are saved."

@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from taskmanager.api import request_schemas
-from taskmanager.dashboard.form_fields import Field, read_fields, say_beside
+from taskmanager.dashboard.form_fields import Field, read_fields
 from taskmanager.db.statements import Row
-from taskmanager.errors import InvalidRequest
 from taskmanager.queue import dedupe
 
 _POLICIES = tuple(f'"{policy}"' for policy in dedupe.POLICIES)
@@ -97,13 +96,3 @@ def _whole(name: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
         if path.startswith(f"{name}.") and value is not None
     }
     return parts or None
-
-
-def say(fields: list[Field], error: InvalidRequest) -> str:
-    """Puts what was refused beside the fields that it is about; returns what is left."""
-    by_name = {one.name: one for one in fields}
-    about = {"webhook_not_found": "notify", "no_payload_key": "is_encrypted"}.get(error.code)
-    if about is None:
-        return say_beside(by_name, error)
-    by_name[about].problem = error.message
-    return ""

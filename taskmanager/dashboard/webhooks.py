@@ -8,7 +8,8 @@ from taskmanager.api import request_schemas
 from taskmanager.api.requests import settings
 from taskmanager.api.webhooks import DELIVERY_PATH, WEBHOOK_PATH, manages_webhooks
 from taskmanager.dashboard.answers import lead_to, page
-from taskmanager.errors import Conflict, InvalidRequest
+from taskmanager.dashboard.form_fields import Field, last_seen, say_changed
+from taskmanager.errors import ChangedMeanwhile, Conflict, InvalidRequest
 from taskmanager.notify import endpoints
 from taskmanager.notify.deliveries import rules_of
 
@@ -58,15 +59,18 @@ def _page(webhook_id: int, status: int = 200, **more: Any) -> Response:
     rows = endpoints.list_deliveries(
         webhook_id=webhook_id, limit=DELIVERIES_SHOWN + 1, before_id=before_id
     )
-    more.setdefault("url", row["url"])
     return page(
         "webhook.html",
         status,
         webhook=row,
         deliveries=rows[:DELIVERIES_SHOWN],
         has_more=len(rows) > DELIVERIES_SHOWN,
-        **more,
+        **{"address": _address(row["url"]), **more},
     )
+
+
+def _address(url: str) -> Field:
+    return Field("url", "text", "Address", text=url)
 
 
 @blueprint.post(f"/webhooks{WEBHOOK_PATH}/change")
@@ -74,11 +78,17 @@ def _page(webhook_id: int, status: int = 200, **more: Any) -> Response:
 def change(webhook_id: int) -> Response:
     """POST /dashboard/webhooks/{id}/change: sends to another `url` from now on."""
     changes = {"url": request.form.get("url", "").strip()}
+    address = _address(changes["url"])
     try:
         request_schemas.CHANGE_WEBHOOK.check(changes)
-        _change(webhook_id, changes)
+        _change(webhook_id, changes, updated_at=last_seen())
     except InvalidRequest as error:
-        return _page(webhook_id, 400, problem=error.message, **changes)
+        address.problem = error.message
+        return _page(webhook_id, 400, address=address)
+    except ChangedMeanwhile:
+        row = endpoints.get_webhook(webhook_id=webhook_id)
+        problem = say_changed(row["name"], [address], [_address(row["url"])])
+        return _page(webhook_id, 409, address=address, problem=problem)
     return _back_to(webhook_id, "The address is changed.")
 
 
@@ -91,13 +101,16 @@ def switch(webhook_id: int, switch: str) -> Response:
     return _back_to(webhook_id, f"{row['name']} {said}.")
 
 
-def _change(webhook_id: int, changes: dict[str, Any]) -> dict[str, Any]:
+def _change(
+    webhook_id: int, changes: dict[str, Any], updated_at: int | None = None
+) -> dict[str, Any]:
     return endpoints.change_webhook(
         webhook_id=webhook_id,
         changes=changes,
         rules=rules_of(settings()),
         caller=g.caller,
         now=g.now,
+        updated_at=updated_at,
     )
 
 

@@ -14,7 +14,8 @@ import peewee
 from taskmanager.db.cache import Row
 from taskmanager.db.connection import database, dialect
 from taskmanager.db.dialect import SQLITE
-from taskmanager.errors import DatabaseUnavailable
+from taskmanager.db.statements import fetch_value
+from taskmanager.errors import ChangedMeanwhile, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,19 @@ def locking(query: Select) -> Select:
     Peewee raises ValueError for FOR UPDATE.
     """
     return query if dialect() is SQLITE else query.for_update()
+
+
+def require_unchanged(table: str, row_id: int, updated_at: int | None) -> None:
+    """Locks a row that somebody wants to change as they have seen it, until the transaction ends.
+
+    Raises ChangedMeanwhile unless it was last changed at `updated_at`, in milliseconds. None: they
+    change it whatever it is by now, and nothing is locked.
+    """
+    if updated_at is None:
+        return
+    row = f"SELECT updated_at FROM {{{table}}} WHERE id = ? {{lock_rows}}"
+    if fetch_value(row, (row_id,)) != updated_at:
+        raise ChangedMeanwhile("It has changed since then, so it was left as it is.")
 
 
 def execute_if_free(query: peewee.Query) -> None:

@@ -12,6 +12,7 @@ import peewee
 from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.errors import is_duplicate
+from taskmanager.db.queries import require_unchanged
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
@@ -83,20 +84,34 @@ def get_webhook(*, webhook_id: int) -> Row:
 
 
 def change_webhook(
-    *, webhook_id: int, changes: Mapping[str, Any], rules: Rules, caller: Caller, now: int
+    *,
+    webhook_id: int,
+    changes: Mapping[str, Any],
+    rules: Rules,
+    caller: Caller,
+    now: int,
+    updated_at: int | None = None,
 ) -> Row:
     """Sets `url` or `is_active`; returns the row. An endpoint keeps its name, which tasks store.
 
     Whoever changes it gives it three days again, except one that was switched off for its
-    failures: that has to be switched on. Raises NotFound and InvalidRequest.
+    failures: that has to be switched on. `updated_at`: see db/queries.require_unchanged. Raises
+    NotFound, InvalidRequest and ChangedMeanwhile.
     """
     if "url" in changes:
         _require_permitted(changes["url"], rules)  # takes as long as a name server: no lock is held
-    return _change(webhook_id, changes, caller, now)
+    return _change(webhook_id, changes, caller, now, updated_at)
 
 
 @write_transaction
-def _change(webhook_id: int, changes: Mapping[str, Any], caller: Caller, now: int) -> Row:
+def _change(
+    webhook_id: int,
+    changes: Mapping[str, Any],
+    caller: Caller,
+    now: int,
+    updated_at: int | None,
+) -> Row:
+    require_unchanged("webhooks", webhook_id, updated_at)
     before = get_webhook(webhook_id=webhook_id)
     columns: Row = {**changes, "updated_at": now}
     if "is_active" in changes:

@@ -10,6 +10,7 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.connection import takes
 from taskmanager.db.errors import is_duplicate
+from taskmanager.db.queries import require_unchanged
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, TooLarge
@@ -33,13 +34,12 @@ def change_task(
     """Changes the fields that `request` names: those of `PATCH /api/tasks/{id}`.
 
     Params are checked against the type's current schema. A task whose dedupe key came from its
-    params gets the key of the new ones. With `updated_at`, in milliseconds, only a task is changed
-    that nobody has changed since then.
+    params gets the key of the new ones. `updated_at`: see db/queries.require_unchanged.
 
     Transition: none, or scheduled ↔ pending where its time changes.
     Commits together: the fields, the tags, the history row and the audit event.
-    Raises NotFound, InvalidRequest, ValidationFailed, TooLarge, and Conflict where the task does
-    not wait, has changed since `updated_at`, or another task has the new dedupe key.
+    Raises NotFound, InvalidRequest, ValidationFailed, TooLarge, ChangedMeanwhile, and Conflict
+    where the task does not wait or another task has the new dedupe key.
     A crash leaves the task as it was.
     """
     task = _change(task_id, request, caller, now, updated_at)
@@ -68,10 +68,7 @@ def _change(
             code="task_not_waiting",
             details={"status": task["status"]},
         )
-    if updated_at not in (None, task["updated_at"]):
-        raise Conflict(
-            f"Task {task_id} has changed since then, so nothing was changed.", code="task_changed"
-        )
+    require_unchanged("tasks", task_id, updated_at)
     changes = _columns(task, request, now)
     try:
         update("tasks", changes, "id = ?", (task_id,), hint="{by_id}")

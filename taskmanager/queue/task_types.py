@@ -18,7 +18,7 @@ from taskmanager.access.caller import Caller, matches
 from taskmanager.config import Settings
 from taskmanager.db.connection import cache
 from taskmanager.db.models import TaskType, TaskTypeVersion, columns_of
-from taskmanager.db.queries import first_row, locking, rows_of
+from taskmanager.db.queries import first_row, locking, require_unchanged, rows_of
 from taskmanager.db.statements import Row, fetch_all, fetch_one, parts_of
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import InvalidRequest, NotFound, ValidationFailed
@@ -180,15 +180,26 @@ def _changes(row: Row, columns: Row) -> Row:
     return {column: value for column, value in columns.items() if row[column] != value}
 
 
-def change_task_type(*, name: str, changes: Mapping[str, Any], now: int, caller: Caller) -> Row:
-    """Sets switches and defaults of a type; returns its row. Raises NotFound, InvalidRequest."""
+def change_task_type(
+    *,
+    name: str,
+    changes: Mapping[str, Any],
+    now: int,
+    caller: Caller,
+    updated_at: int | None = None,
+) -> Row:
+    """Sets switches and defaults of a type; returns its row.
+
+    `updated_at`: see db/queries.require_unchanged. Raises NotFound, InvalidRequest,
+    ChangedMeanwhile.
+    """
     caller.require_type(name)
     row = get_task_type(name=name)
     outbox.require_endpoint(changes.get("notify"))
     columns = _columns(changes)
     lanes.require_one_kind({**row, **columns})
     if _changes(row, columns):
-        _change(row, columns, now, caller)
+        _change(row, columns, now, caller, updated_at)
     changed = get_task_type(name=name)
     _follow_lanes(row, changed)
     return changed
@@ -202,7 +213,8 @@ def _follow_lanes(before: Row, after: Row) -> None:
 
 
 @write_transaction
-def _change(row: Row, columns: Row, now: int, caller: Caller) -> None:
+def _change(row: Row, columns: Row, now: int, caller: Caller, updated_at: int | None) -> None:
+    require_unchanged("task_types", row["id"], updated_at)
     _update(row["id"], {**columns, **lanes.walk_for(row, columns)}, now)
     changed = ", ".join(f"{key} = {value}" for key, value in _changes(row, columns).items())
     message = f"{row['name']}: {changed}"

@@ -63,6 +63,17 @@ def text_of(answer: TestResponse) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", inside)).split())
 
 
+def form_on(page: str, action: str) -> dict[str, str]:
+    """What a browser sends of the form with this address, as the page shows it."""
+    start = page.index(f'action="{action}')
+    form = page[start : page.index("</form>", start)]
+    found = re.findall(r'<input [^>]*name="([\w.]+)"[^>]* value="([^"]*)"', form)
+    found += re.findall(r'<textarea [^>]*name="([\w.]+)"[^>]*>([^<]*)</textarea>', form)
+    for select in re.finditer(r'<select [^>]*name="([\w.]+)".*?</select>', form):
+        found += [(select[1], one) for one in re.findall('value="([^"]*)" selected', select[0])]
+    return {name: html.unescape(value) for name, value in found if name != "csrf_token"}
+
+
 def key_with(scopes: Any, **options: Any) -> str:
     """A key with exactly these scopes."""
     _, key = keys.create_key(

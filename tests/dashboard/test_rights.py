@@ -15,6 +15,7 @@ from tests.dashboard.conftest import Person, key_with, store_delivery, text_of
 SignIn = Callable[..., Person]
 HIDDEN = "Hidden.Type"
 PUBLIC = "public"
+SCHEDULE = {"name": "n", "cron": "0 1 * * *", "overlap": '"skip"', "params": "{}"}
 
 
 class Rule(NamedTuple):
@@ -54,12 +55,16 @@ RULES = {
     f"POST /dashboard/types/{HIDDEN}/settings": Rule("task-types:write", {"priority": "5"}),
     f"POST /dashboard/types/{HIDDEN}/check": Rule("tasks:create", {"param_schema": "{}"}),
     "GET /dashboard/schedules": Rule("task-types:read", others=200),
+    "GET /dashboard/schedules/{schedule}/change": Rule("task-types:write", others=404),
+    "POST /dashboard/schedules/{schedule}/change": Rule("task-types:write", SCHEDULE, 404),
     "POST /dashboard/schedules/{schedule}/run": Rule("tasks:create", others=404),
     "POST /dashboard/schedules/{schedule}/pause": Rule("task-types:write", others=404),
     "GET /dashboard/workers": Rule("workers:read", others=200),
     "GET /dashboard/workers/w": Rule("workers:read", others=404),
     "GET /dashboard/admin": Rule("admin"),
     "POST /dashboard/admin/keys": Rule("admin", {"name": "n", "role": "viewer"}),
+    "GET /dashboard/admin/keys/{key}/change": Rule("admin"),
+    "POST /dashboard/admin/keys/{key}/change": Rule("admin", {"name": "n"}),
     "POST /dashboard/admin/keys/{key}/rotate": Rule("admin"),
     "POST /dashboard/admin/keys/{key}/revoke": Rule("admin", {"confirmed": "1"}),
     "GET /dashboard/alerts": Rule("admin"),

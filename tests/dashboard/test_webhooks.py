@@ -9,7 +9,7 @@ import pytest
 from taskmanager.access import keys
 from taskmanager.db.statements import fetch_one, update
 from tests.conftest import Api, Clock
-from tests.dashboard.conftest import Person, store_delivery, text_of
+from tests.dashboard.conftest import Person, form_on, store_delivery, text_of
 
 SignIn = Callable[..., Person]
 URL = "https://nowhere.invalid/hook"
@@ -109,12 +109,13 @@ def test_a_failing_webhook_says_since_when(owner: Person, hook: Any, clock: Cloc
 
 def test_the_address_is_changed_unless_it_is_refused(owner: Person, api: Api, hook: Any) -> None:
     path = f"/dashboard/webhooks/{hook['id']}/change"
-    answer = owner.post(path, {"url": "https://10.0.0.1/"})
+    form = form_on(owner.get(f"/dashboard/webhooks/{hook['id']}").text, path)
+    answer = owner.post(path, {**form, "url": "https://10.0.0.1/"})
     assert answer.status_code == 400
     assert "10.0.0.1, which is not public" in text_of(answer)
     assert 'value="https://10.0.0.1/"' in answer.text
     assert row_of(hook)["url"] == URL
-    assert owner.post(path, {"url": f"{URL}/new"}).status_code == 303
+    assert owner.post(path, {**form, "url": f"{URL}/new"}).status_code == 303
     assert row_of(hook)["url"] == f"{URL}/new"
 
 

@@ -14,7 +14,7 @@ from taskmanager.access import audit
 from taskmanager.access.caller import Caller
 from taskmanager.db.errors import is_duplicate
 from taskmanager.db.models import Schedule
-from taskmanager.db.queries import locking, rows_of
+from taskmanager.db.queries import locking, require_unchanged, rows_of
 from taskmanager.db.statements import Row
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, NotFound
@@ -144,14 +144,20 @@ def find_schedule(schedule_id: int, caller: Caller, *, lock: bool = False) -> Ro
 
 
 def change_schedule(
-    *, schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: int
+    *,
+    schedule_id: int,
+    changes: Mapping[str, Any],
+    caller: Caller,
+    now: int,
+    updated_at: int | None = None,
 ) -> Row:
     """Changes the fields of `PATCH /api/schedules/{id}`; returns the schedule.
 
     With another timing, or when it becomes active again, it is next due at the
     first due time after `now`: runs that were missed meanwhile are not made up.
+    `updated_at`: see db/queries.require_unchanged.
 
-    Raises NotFound, InvalidRequest, ValidationFailed, Conflict.
+    Raises NotFound, InvalidRequest, ValidationFailed, ChangedMeanwhile, Conflict.
     """
     row = find_schedule(schedule_id, caller)
     outbox.require_endpoint(changes.get("notify"))
@@ -160,12 +166,19 @@ def change_schedule(
         validation.check_params(schema_text, changes["params"], type_name=row["type"])
         require_small("params", params_text(changes["params"]), MAX_PARAMS_LENGTH)
     _changed_columns(row, changes, now)  # raises before anything is locked
-    _change(schedule_id, changes, caller, now)
+    _change(schedule_id, changes, caller, now, updated_at)
     return get_schedule(schedule_id=schedule_id, caller=caller)
 
 
 @write_transaction
-def _change(schedule_id: int, changes: Mapping[str, Any], caller: Caller, now: int) -> None:
+def _change(
+    schedule_id: int,
+    changes: Mapping[str, Any],
+    caller: Caller,
+    now: int,
+    updated_at: int | None,
+) -> None:
+    require_unchanged("schedules", schedule_id, updated_at)
     row = find_schedule(schedule_id, caller, lock=True)
     changed = _changed_columns(row, changes, now)
     if not changed:
