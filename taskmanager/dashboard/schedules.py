@@ -26,8 +26,8 @@ def show() -> Response:
     found = definitions.list_schedules(
         limit=PAGE_SIZE, offset=0, cursor=request.args.get("cursor") or None, caller=g.caller
     )
-    rows = [definitions.get_schedule(schedule_id=row["id"], caller=g.caller) for row in found.rows]
-    return page("schedules.html", page=found, rows=[_shown(row) for row in rows])
+    rows = [_shown(definitions.with_next_runs(row)) for row in found.rows]
+    return page("schedules.html", page=found, rows=rows)
 
 
 def _shown(row: Row) -> dict[str, Any]:

@@ -24,7 +24,7 @@ PAGES = [
     *("/errors", "/types", "/types/mail.send", "/schedules", "/workers", "/workers/mailer"),
     *("/admin", "/admin/audit", "/admin/doctor", "/admin/settings", "/tasks/999"),
     *("/webhooks", "/webhooks/1", "/alerts", "/batches", "/batches/1", "/batches/2"),
-    *("/tasks/3/change", "/tasks/3/change?json=1"),
+    *("/tasks/3/change", "/tasks/3/change?json=1", "/schedules/1/change", "/admin/keys/1/change"),
 ]
 SCHEMA = {
     "type": "object",

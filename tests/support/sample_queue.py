@@ -5,6 +5,7 @@ to show.
 """
 
 import json
+import math
 import random
 import time
 from pathlib import Path
@@ -38,6 +39,15 @@ WORK = {
     "video.transcode": (3, {"transcoder-1": 3}, 0.05),
     "image.resize": (6, {"pixel-3": 6}, 0.01),
     "feed.poll": (4, {"poller-1": 4}, 0.2),
+}
+RENDER = {"name": "invoice.render", "version": "1.0", "param_schema": {"type": "object"}}
+REPORT = {"type": "report.monthly", "params": {"batch": {"$batch": "id"}}}
+REMINDER = {"type": "mail.send", "params": {"to": "me@example.org", "template": "reminder"}}
+# Step → name, number of tasks and what else the batch has.
+BATCHES: dict[int, tuple[str, int, dict[str, Any]]] = {
+    30: ("invoices of October", 60, {"on_completed": REPORT}),
+    62: ("orders of today", 12, {"is_open": True}),
+    66: ("invoices of November", 300, {"on_completed": REPORT, "on_failed": REMINDER}),
 }
 RECENT_MINUTES = 12
 LAST_DELIVERIES = "SELECT id FROM {webhook_deliveries} ORDER BY id DESC LIMIT 2"
@@ -98,6 +108,7 @@ def _fill(api: _Api) -> None:
         if name == "mail.send":
             body |= {"max_run_seconds": 120, "retention_days": 90}
         api.post("task-types/register", body)
+    api.post("task-types/register", RENDER)
     for name, fields in {
         "nightly report": {"type": "report.monthly", "cron": "0 3 * * *"},
         "poll feeds": {"type": "feed.poll", "cron": "*/5 8-18 * * 1-5"},
@@ -115,14 +126,17 @@ def _fill(api: _Api) -> None:
     for step in range(STEPS):
         api.shift = (step - STEPS) * STEP_MS
         _step(api, step)
+        _show_batches(api, step)
     api.shift = 0
     _present(api)
 
 
 def _step(api: _Api, step: int) -> None:
     tasks = []
+    busy = 0.6 + 0.4 * math.sin(2 * math.pi * (step / STEPS - 0.3))  # less at one time of the day
     for name, (count, _, _) in WORK.items():
-        tasks += [_task(name, step * 100 + n) for n in range(count + random.randint(-1, 1))]
+        many = round(count * busy) + random.randint(-1, 1)
+        tasks += [_task(name, step * 100 + n) for n in range(max(many, 1))]
     if step == 50:
         tasks += [_task("report.monthly", n) for n in range(4)]
     api.post("tasks/batch", {"tasks": tasks})
@@ -180,36 +194,23 @@ def _present(api: _Api) -> None:
             api.post(f"tasks/{task['id']}/progress", body)
     api.post("task-types/image.resize", {"is_paused": True}, method="PATCH")
     api.post("tasks", {**_task("mail.send", 20_000), "delay_seconds": 3_600})
-    _show_batches(api)
     _show_webhooks()
     api.post("maintenance/run", {})
 
 
-def _show_batches(api: _Api) -> None:
+def _show_batches(api: _Api, step: int) -> None:
     """One that is finished, one that takes more tasks, and one that is on its way."""
-    kind = {"name": "invoice.render", "version": "1.0", "param_schema": {"type": "object"}}
-    api.post("task-types/register", kind)
-    report = {"type": "report.monthly", "params": {"batch": {"$batch": "id"}}}
-    reminder = {"type": "mail.send", "params": {"to": "me@example.org", "template": "reminder"}}
-    for name, size, left, more in (
-        ("invoices of October", 60, 0, {"on_completed": report}),
-        ("orders of today", 12, 12, {"is_open": True}),
-        ("invoices of November", 300, 114, {"on_completed": report, "on_failed": reminder}),
-    ):
+    if step in BATCHES:
+        name, size, more = BATCHES[step]
         tasks = [{**_task("invoice.render", 10**5 + n), "priority": 0} for n in range(size)]
         metadata = {"requested_by": "billing", "period": "2026-11"}
         api.post("batches", {"name": name, "tasks": tasks, "metadata": metadata, **more})
-        done = 0
-        while done < size - left:
-            claim = {
-                "worker_id": "printer-1",
-                "type": "invoice.render",
-                "limit": min(100, size - left - done),
-            }
-            held = api.post("tasks/claim", claim)["tasks"]
-            completions = [_report(task, 0.0 if not left else 0.04) for task in held]
-            api.post("tasks/complete", {"worker_id": "printer-1", "completions": completions})
-            done += len(held)
+    claim = {"worker_id": "printer-1", "type": "invoice.render", "limit": 31}
+    held = (api.post("tasks/claim", claim) or {}).get("tasks", [])
+    api.shift += 2_600
+    completions = [_report(task, 0.04 if step > max(BATCHES) - 3 else 0.0) for task in held]
+    if completions:
+        api.post("tasks/complete", {"worker_id": "printer-1", "completions": completions})
 
 
 def _show_webhooks() -> None:

@@ -121,7 +121,11 @@ def count_schedules(*, caller: Caller) -> dict[str, int]:
 
 def get_schedule(*, schedule_id: int, caller: Caller) -> Row:
     """One schedule with `next_runs`, its next due times. Raises NotFound."""
-    row = find_schedule(schedule_id, caller)
+    return with_next_runs(find_schedule(schedule_id, caller))
+
+
+def with_next_runs(row: Row) -> Row:
+    """A schedule with `next_runs`, its next due times."""
     runs = []
     if row["next_run_at"] is not None:
         try:
