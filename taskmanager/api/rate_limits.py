@@ -15,6 +15,9 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import taskmanager.ratelimits  # noqa: F401 - imports limits without what it does not need
+
+# isort: split
 import limits
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter, RequestLimit

@@ -2,11 +2,14 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import re
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib.abc import InspectLoader
 from pathlib import Path
+from typing import Any
 
 from taskmanager.doctor.case import Case
 from taskmanager.doctor.findings import Finding, listed, numbers_of, ok, problem, warning
@@ -112,14 +115,20 @@ def _requirements(root: Path) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def check_loading(case: Case) -> Finding:
-    """Imports the application, the command line and what they import later."""
+    """Imports the application, the command line and what they import later.
+
+    A process that serves would keep all of it in memory: there, what is not loaded is only read.
+    """
     what = "The program"
+    load = importlib.import_module if case.call is None else _read
     try:
         for module, name in PARTS:
-            getattr(importlib.import_module(module), name)
+            part = load(module)
+            if case.call is None:
+                getattr(part, name)
         what = "A part of the program"
         for module in LATER_PARTS:
-            importlib.import_module(module)
+            load(module)
     except Exception as error:  # noqa: BLE001 - a damaged file may raise anything
         missing = _missing_module(error)
         if missing and missing.partition(".")[0] != "taskmanager":
@@ -133,7 +142,19 @@ def check_loading(case: Case) -> Finding:
             f"{what} does not start: {fault}.",
             "Upload the whole release again, in binary mode.",
         )
+    if case.call is not None:
+        return ok("The program runs, and what it loads later is there.")
     return ok("The whole program can be imported.")
+
+
+def _read(module: str) -> Any:
+    """A module if it is loaded, else its code, which is not run. Raises as its import does."""
+    if module in sys.modules:
+        return sys.modules[module]
+    spec = importlib.util.find_spec(module)
+    if spec is None or not isinstance(spec.loader, InspectLoader):
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
+    return spec.loader.get_code(module)
 
 
 def _missing_module(error: Exception) -> str | None:

@@ -59,6 +59,7 @@ class Person:
 
 def text_of(answer: TestResponse) -> str:
     inside = re.sub(r"(?s)<head>.*?</head>", "", answer.text)
+    inside = inside.replace("<wbr>", "")
     inside = re.sub(r'</?span(?: class="(?:key|text|value)")?>', "", inside)  # parts of JSON
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", inside)).split())
 

@@ -1,14 +1,22 @@
 """What the pages say: of an empty queue, of one at work, and of texts that somebody made up."""
 
+import contextlib
 import re
-from collections.abc import Callable
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pymysql
 import pytest
 from flask import Flask
 
 from taskmanager.access import keys
+from taskmanager.dashboard.application import create_pages
+from taskmanager.db.connection import database
 from tests.conftest import Api, Clock
 from tests.dashboard.conftest import Person, key_with, text_of
 
@@ -275,14 +283,79 @@ def test_pages_load_nothing_inline_and_nothing_from_elsewhere(api: Api, person: 
     assert "http://" not in answer.text.replace("http://www.w3.org", "")
 
 
-def test_all_that_a_page_loads_is_small(api: Api, person: SignIn) -> None:
+EVERY_PAGE = [
+    *("", "/tasks", "/tasks/{task}", "/tasks/{task}/change", "/tasks/new", "/tasks/new?type=job"),
+    *("/batches", "/batches/{batch}", "/errors", "/types", "/types/job", "/workers", "/workers/w"),
+    *("/schedules", "/schedules/{schedule}/change", "/webhooks", "/webhooks/{webhook}", "/alerts"),
+    *("/admin", "/admin/keys/{key}/change", "/admin/audit", "/admin/doctor", "/admin/settings"),
+]
+
+
+@pytest.fixture
+def filled(api: Api) -> list[str]:
+    """The paths of EVERY_PAGE in a queue that has one of everything, and a few tasks."""
     api.register()
-    tasks = [api.create() for _ in range(60)]
+    made = [api.create() for _ in range(5)]
+    api.complete(api.claim("w"), success=False, error="E", is_retryable=False)
+    api.claim("w")
+    timing = {"params": {}, "cron": "0 0 * * *"}
+    hook = {"name": "h", "url": "https://nowhere.invalid/"}
+    ids = {
+        "task": made[-1]["id"],
+        "batch": api.post("/api/batches", {"name": "b", "is_open": True}, 201)["id"],
+        "schedule": api.post("/api/schedules", {"name": "s", "type": "job", **timing}, 201)["id"],
+        "webhook": api.post("/api/webhooks", hook, 201)["id"],
+        "key": api.post("/api/admin/keys", {"name": "n", "role": "viewer"}, 201)["id"],
+    }
+    return [f"/dashboard{path.format(**ids)}" for path in EVERY_PAGE]
+
+
+def test_every_page_that_can_be_opened_is_among_them(app: Flask, filled: list[str]) -> None:
+    pages = create_pages(app, lambda: None)
+    adapter = pages.url_map.bind("localhost")
+    opened = {adapter.match(path.partition("?")[0], method="GET")[0] for path in filled}
+    known = {rule.endpoint for rule in pages.url_map.iter_rules() if "GET" in (rule.methods or ())}
+    assert known - opened == {"assets.show", "sign_in.show"}
+
+
+def test_each_page_is_small_with_all_that_it_loads_and_they_load_the_same(
+    api: Api, person: SignIn, filled: list[str]
+) -> None:
+    for _ in range(60):
+        api.create()
     somebody = person()
-    assets = ("icon.svg", "dashboard.css", "dashboard.js")
-    size = sum(len(somebody.get(f"/dashboard/static/x/{name}").data) for name in assets)
-    for path in ("", "/tasks", f"/tasks/{tasks[0]['id']}", "/types", "/admin"):
-        assert size + len(somebody.get(f"/dashboard{path}").data) < 100_000
+    loaded: set[str] = set()
+    for path in filled:
+        page = somebody.get(path).text
+        loaded |= set(re.findall(r'<(?:link|script|img)\b[^>]* (?:src|href)="([^"]+)"', page))
+        size = len(page.encode()) + sum(len(somebody.get(address).data) for address in loaded)
+        assert size <= 100_000, path
+    assert len(loaded) == 3, loaded
+
+
+def test_no_page_waits_for_who_writes(
+    engine: str, database_url: str, person: SignIn, filled: list[str]
+) -> None:
+    somebody = person()
+    with nobody_else_writes(engine):
+        for path in filled:
+            assert somebody.get(path).status_code == 200, path
+
+
+@contextlib.contextmanager
+def nobody_else_writes(engine: str) -> Iterator[None]:
+    """Locks everything against writing, as long as the block runs."""
+    if engine == "sqlite":
+        stranger: Any = sqlite3.connect(database.database, isolation_level=None)
+        stranger.execute("BEGIN IMMEDIATE")
+    else:
+        place = {**database.connect_params, **database.nodes.first._asdict()}
+        stranger = pymysql.connect(**place, database=database.database)
+        stranger.cursor().execute("FLUSH TABLES WITH READ LOCK")
+    try:
+        yield
+    finally:
+        stranger.close()
 
 
 def test_files_are_kept_by_browsers_under_the_address_of_their_content(person: SignIn) -> None:
@@ -364,3 +437,32 @@ def test_the_page_of_a_cancelled_task_says_why(api: Api, clock: Clock, person: S
         (third, "Somebody has cancelled it"),
     ):
         assert why in text_of(person().get(f"/dashboard/tasks/{task_id}"))
+
+
+NOT_NEEDED = {"asyncio", "cryptography", "deprecated", "gunicorn", "limits.aio", "pymysql", "wrapt"}
+OPENS_EVERY_PAGE = f"""
+import re, sys
+from taskmanager.app import create_app
+from taskmanager.access import keys
+from taskmanager.access.caller import OPERATOR
+from taskmanager.clock import utc_now
+
+client = create_app({{"instance_path": sys.argv[1]}}).test_client()
+client.get("/api/health")
+_, key = keys.create_key(name="admin", scopes=["admin"], now=utc_now(), caller=OPERATOR)
+form = client.get("/dashboard/sign-in").text
+token = re.findall('name="csrf_token" value="([^"]+)"', form)[0]
+client.post("/dashboard/sign-in", data={{"csrf_token": token, "key": key}})
+pages = ("", "/tasks", "/batches", "/errors", "/types", "/schedules", "/workers", "/webhooks")
+for path in (*pages, "/alerts", "/admin", "/admin/audit", "/admin/settings", "/admin/doctor"):
+    assert client.get("/dashboard" + path).status_code == 200, path
+print(sorted({NOT_NEEDED} & sys.modules.keys()))
+"""
+
+
+def test_a_process_that_has_served_every_page_has_loaded_nothing_that_none_needs(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", OPENS_EVERY_PAGE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
