@@ -60,11 +60,11 @@ _SKIPPED = {
 def show() -> Response:
     """GET /dashboard/tasks: a page of tasks; `q` is a search line, `cursor` goes on."""
     line = request.args.get("q")
-    if line is not None:
-        return _search(line)
     filters, problem, found = asked_filters(), None, read.Page(tasks=[], next_cursor=None)
     sort_by = request.args.get("sort", "id")
     try:
+        if line is not None:
+            return _search(line)
         found = read.list_tasks(
             task_filter=task_filter(filters),
             sort_by=sort_by if sort_by in SORTS else "id",
@@ -82,7 +82,7 @@ def show() -> Response:
         400 if problem else 200,
         page=found,
         filters=filters,
-        line=search_line.line_of(filters),
+        line=search_line.line_of(filters) if line is None else line,
         problem=problem,
         statuses=read.STATUSES,
         types=[row["name"] for row in find_task_types(caller=g.caller)],

@@ -7,6 +7,7 @@ import pytest
 from taskmanager.dashboard.search_line import filters_of, line_of, task_id_of
 from taskmanager.errors import InvalidRequest
 from tests.conftest import Api
+from tests.dashboard.conftest import text_of
 from tests.dashboard.test_pages import SignIn
 
 LINES = {
@@ -120,3 +121,10 @@ def test_pages_go_on_by_the_last_task_and_back_to_the_newest(api: Api, person: S
         path = following[0].split('"')[0].replace("&amp;", "&") if following else ""
     assert seen == [str(result["task"]["id"]) for result in reversed(made)]
     assert ">Newest<" in page
+
+
+def test_a_line_that_is_refused_stays_in_its_field(person: SignIn) -> None:
+    answer = person().get("/dashboard/tasks", query_string={"q": 'type:mail colour:"<b>red"'})
+    assert answer.status_code == 400
+    assert "There is no filter 'colour'" in text_of(answer)
+    assert 'value="type:mail colour:&#34;&lt;b&gt;red&#34;"' in answer.text
