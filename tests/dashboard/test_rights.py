@@ -64,7 +64,7 @@ RULES = {
     "GET /dashboard/admin": Rule("admin"),
     "POST /dashboard/admin/keys": Rule("admin", {"name": "n", "role": "viewer"}),
     "GET /dashboard/admin/keys/{key}/change": Rule("admin"),
-    "POST /dashboard/admin/keys/{key}/change": Rule("admin", {"name": "n"}),
+    "POST /dashboard/admin/keys/{key}/change": Rule("admin", {"name": "m", "scopes": "admin"}),
     "POST /dashboard/admin/keys/{key}/rotate": Rule("admin"),
     "POST /dashboard/admin/keys/{key}/revoke": Rule("admin", {"confirmed": "1"}),
     "GET /dashboard/alerts": Rule("admin"),
