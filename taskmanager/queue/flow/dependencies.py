@@ -44,7 +44,7 @@ _TOO_LARGE = "The params with the results in them are too large."
 
 NEXT = "SELECT ended_at FROM {ended_dependencies} ORDER BY ended_at LIMIT 1"
 LINKS_OF = (
-    "SELECT task_id FROM {task_dependencies} {index task_dependencies_open} "
+    "SELECT task_id, position FROM {task_dependencies} {index task_dependencies_open} "
     "WHERE depends_on_id = ? AND is_open = 1 ORDER BY task_id LIMIT ?"
 )
 STILL_OPEN = (
@@ -53,7 +53,7 @@ STILL_OPEN = (
 )
 _COUNT_DEPENDENT = "UPDATE {tasks} {by_id} SET dependents = COALESCE(dependents, 0) + 1"
 FAILED_OF = (
-    "SELECT {task_dependencies}.task_id AS task_id, {tasks}.id AS id "
+    "SELECT {task_dependencies}.task_id AS task_id, {task_dependencies}.position AS position "
     "FROM {task_dependencies} "
     "JOIN {tasks} ON {tasks}.id = {task_dependencies}.depends_on_id "
     "WHERE {task_dependencies}.task_id IN ? AND {tasks}.status IN ('failed', 'cancelled') "
@@ -234,7 +234,7 @@ def _settle(ids: Sequence[int], now: int) -> list[Row]:
     """
     ended: list[Row] = []
     for some in parts_of(ids, MAX_ROWS):
-        failed = {link["task_id"]: link["id"] for link in fetch_all(FAILED_OF + _how(), (some,))}
+        failed = _positions(fetch_all(FAILED_OF + _how(), (some,)))
         tasks = [one for one in lock_tasks(some, OPERATOR).values() if one["status"] == "blocked"]
         ended += _go_on(tasks, failed, now)
     return [*ended, *follow_ends(ended, now=now)]
@@ -303,14 +303,13 @@ def _follow(ends: Mapping[int, str], room: int, now: int) -> tuple[list[Row], di
     left, ended = dict(ends), []
     while left and room > 0:
         one, status = next(iter(left.items()))
-        links = _links_of(one, room)
+        links = fetch_all(LINKS_OF + _how(), (one, room))
         if len(links) < room:
             del left[one]
         room -= max(1, len(links))
         if not links:
             continue
-        # A task may name another one twice.
-        some = _close(one, status, sorted(set(links)), now)
+        some = _close(one, status, _positions(links), now)
         ended += some
         left |= {task["id"]: task["status"] for task in some if task["dependents"]}
     return ended, left
@@ -321,13 +320,17 @@ def _how() -> str:
     return " {lock_rows}" if keeps_snapshot() else ""
 
 
-def _links_of(depends_on_id: int, rows: int) -> list[int]:
-    """The task of each of the first open rows."""
-    return [row["task_id"] for row in fetch_all(LINKS_OF + _how(), (depends_on_id, rows))]
+def _positions(links: Iterable[Row]) -> dict[int, int]:
+    """For each task where in its depends_on it names another one; a task may name that twice."""
+    return {link["task_id"]: link["position"] for link in links}
 
 
-def _close(depends_on_id: int, status: str, task_ids: list[int], now: int) -> list[Row]:
-    """Closes what these tasks wait for; they are locked first, so each sees the other's end."""
+def _close(depends_on_id: int, status: str, places: Mapping[int, int], now: int) -> list[Row]:
+    """Closes what tasks wait for; they are locked first, so each sees the other's end.
+
+    `places` has the position of the dependency for each of the tasks.
+    """
+    task_ids = sorted(places)
     tasks = [one for one in lock_tasks(task_ids, OPERATOR).values() if one["status"] == "blocked"]
     if is_clustered():  # where locks are local to a node; it compares what was written
         execute(f"{_COUNT_DEPENDENT} WHERE id IN ?", (task_ids,))
@@ -337,14 +340,13 @@ def _close(depends_on_id: int, status: str, task_ids: list[int], now: int) -> li
         "depends_on_id = ? AND is_open = 1 AND task_id IN ?",
         (depends_on_id, task_ids),
     )
-    failed = {} if status == "completed" else dict.fromkeys(task_ids, depends_on_id)
-    return _go_on(tasks, failed, now)
+    return _go_on(tasks, {} if status == "completed" else places, now)
 
 
 def _go_on(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[Row]:
-    """What becomes of these locked, blocked tasks; `failed` has a failed dependency of each.
+    """What becomes of these locked, blocked tasks. Returns those that have ended.
 
-    Returns those that have ended.
+    `failed` has those with a failed dependency, each with the position of that.
     """
     cancelled = [
         task for task in tasks if task["id"] in failed and task["on_dependency_failed"] == "cancel"
@@ -361,7 +363,8 @@ def _go_on(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[Ro
 def _cancel(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[Row]:
     ended = []
     for task in tasks:
-        message = f"Task {failed[task['id']]}, which it depends on, did not complete."
+        # Not its id: a key that may see the task may be limited to other types than that one has.
+        message = f"The task at depends_on[{failed[task['id']]}] did not complete."
         error = {"error_code": "dependency_failed", "error_message": message}
         ended.append(_end(task, {**finished("cancelled", now), **error}, "cancelled", now))
     return ended
@@ -467,7 +470,7 @@ def _values(
     values = {}
     room = MAX_FILLED_CHARACTERS
     for position, places in groupby(sorted(used), key=itemgetter(0)):
-        result = _result(ids[position])
+        result = _result(ids[position], position)
         for place in places:
             try:
                 values[place] = placeholders.value_in(result, place)
@@ -480,14 +483,14 @@ def _values(
     return values
 
 
-def _result(task_id: int) -> Any:
-    """The result of a task that has ended; None where it did not complete."""
+def _result(task_id: int, position: int) -> Any:
+    """The result of the task at a position of depends_on; None where it did not complete."""
     rows = fetch_all(
         "SELECT id, status, result, pruned_at, payload_key FROM {tasks} WHERE id = ?" + _how(),
         (task_id,),
     )
     if not rows or rows[0]["pruned_at"] is not None:
-        raise ValidationFailed(f"Task {task_id} was pruned, and its result with it.")
+        raise ValidationFailed(f"The result of depends_on[{position}] was pruned.")
     text = with_opened(rows[0])["result"]
     return json.loads(text) if text and rows[0]["status"] == "completed" else None
 

@@ -76,7 +76,7 @@ def test_a_failure_cancels_down_the_chain_and_run_runs(job: Api) -> None:
     assert state(job, second, third, anyway) == ["cancelled", "cancelled", "pending"]
     found = job.get(f"/api/tasks/{third['id']}")
     assert found["error_code"] == "dependency_failed"
-    assert str(second["id"]) in found["error_message"]
+    assert found["error_message"] == "The task at depends_on[0] did not complete."
 
 
 def test_what_has_ended_already_acts_at_once(job: Api) -> None:
@@ -247,6 +247,33 @@ def test_a_dependency_that_is_unknown_or_of_another_type_is_not_found(job: Api) 
     assert seen == "1 of the 1 tasks that it depends on have not ended."
     graph = limited.get(f"/api/tasks/{task['id']}/graph")
     assert ([one["id"] for one in graph["tasks"]], graph["edges"]) == ([task["id"]], [])
+
+
+@pytest.mark.parametrize("ends", ["before", "after", "pruned"])
+def test_a_key_of_other_types_is_told_the_position_of_a_dependency_and_not_its_id(
+    job: Api, ends: str
+) -> None:
+    first, second = create(job), create(job)
+    if ends == "before":
+        job.post(f"/api/tasks/{second['id']}/cancel", {})
+    params = {"sum": {"$result_of": 1}}
+    task = create(job, first["id"], second["id"], type="next", params=params)
+    if ends == "after":
+        job.post(f"/api/tasks/{second['id']}/cancel", {})
+    elif ends == "pruned":
+        job.post(f"/api/tasks/{task['id']}/cancel", {})
+        work(job)
+        work(job)
+        execute("UPDATE {tasks} SET pruned_at = 1 WHERE id = ?", (second["id"],))
+        job.post(f"/api/tasks/{task['id']}/retry", {})
+    message = "The task at depends_on[1] did not complete."
+    if ends == "pruned":
+        message = "The result of depends_on[1] was pruned."
+    limited = job.with_key(make_key("admin", task_types=["next"]))
+    assert limited.get(f"/api/tasks/{task['id']}")["error_message"] == message
+    for path in (f"/api/tasks/{task['id']}/logs", "/api/events"):
+        found = limited.get(path)
+        assert (found.get("logs") or found["events"])[-1]["message"] == message
 
 
 def test_the_graph_shows_both_directions(job: Api) -> None:
