@@ -26,6 +26,7 @@ def record_retries(tasks: Sequence[Row], *, now: int) -> None:
     have completed, or ends again at once.
     """
     ended = dependencies.block_again(tasks, now=now)
+    lanes.place(tasks)
     batches.record_retries(tasks, now=now)
     record_followed(ended, now=now)
 

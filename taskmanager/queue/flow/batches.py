@@ -28,7 +28,7 @@ from taskmanager.errors import Conflict, NotFound, TooLarge
 from taskmanager.payloads.callbacks import opened_params
 from taskmanager.queue import outbox, store
 from taskmanager.queue.columns import params_text, when_available
-from taskmanager.queue.flow import backlog, dependencies
+from taskmanager.queue.flow import backlog, dependencies, lanes
 from taskmanager.queue.read import FINISHED_STATUSES
 
 # In the params of a callback, this object stands for the id of the batch.
@@ -304,6 +304,7 @@ def _create_callback(batch: Row, callback: str, now: int) -> int:
         message=f"{callback} of batch {batch['id']}",
         metadata={"batch_id": batch["id"]},
     )
+    lanes.place([task])
     return int(task["id"])
 
 

@@ -339,7 +339,7 @@ def lane_of(task: Row, kind: str) -> Row | None:
 def _stragglers(type_id: int, kind: str) -> list[int]:
     """Tasks in no lane, among the first that wait.
 
-    They came without a key, just when the type got its lanes, or ended before and are tried again.
+    They came without a key, or were tried again, just when the type got its lanes.
     """
     rows = fetch_all(f"{STRAGGLERS} WHERE {KEYS[kind]} IS NULL", (type_id, STRAGGLERS_READ))
     return [row["id"] for row in rows]
@@ -378,6 +378,25 @@ def _give_no_key(ids: Sequence[int], kind: str, statuses: Sequence[str], how: st
         update("tasks", {column: NO_KEY}, "id IN ?", (adopted,), hint="{by_id}")
         record([{**task, column: NO_KEY} for task in tasks])
     return len(tasks)
+
+
+def place(tasks: Sequence[Row]) -> None:
+    """Lets those of these tasks have a lane that were made when their type had no lanes yet.
+
+    Part of the transaction that tries them again, or that creates what a batch has kept for later.
+    Runs one statement for each type, and no more where nothing is to be done.
+    """
+    for type_id in sorted({task["task_type_id"] for task in tasks}):
+        row = fetch_one("SELECT concurrency, fair FROM {task_types} WHERE id = ?", (type_id,))
+        if row is None or (kind := kind_of(row)) is None:
+            continue
+        without = [
+            task["id"]
+            for task in tasks
+            if task["task_type_id"] == type_id and task[KEYS[kind]] is None
+        ]
+        if without:
+            _give_no_key(without, kind, UNFINISHED, "{lock_rows}")
 
 
 def walk_for(task_type: Row, changes: Mapping[str, object]) -> Row:

@@ -261,6 +261,42 @@ def test_tasks_that_did_not_wait_for_a_worker_when_the_type_got_its_limit_have_t
     assert fetch_value("SELECT adopted_until FROM {task_types}") is None
 
 
+@pytest.mark.parametrize("setting", [{"fair": True}, {"concurrency": PER_KEY}])
+@pytest.mark.parametrize("how", ["retry", "bulk", "blocked", "callback"])
+def test_a_task_from_before_the_type_had_lanes_has_one_when_it_is_tried_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch, setting: Any, how: str
+) -> None:
+    """And so has a task that a batch creates only then."""
+    monkeypatch.setattr(lanes, "STRAGGLERS_READ", 0)
+    api.register("job")
+    api.register("other")
+    [first] = create(api, None, name="other")
+    depends_on = {"depends_on": [first["id"]]} if how == "blocked" else {}
+    if how == "callback":
+        [member, then] = [{"type": name, "params": {}} for name in ("other", "job")]
+        api.post("/api/batches", {"tasks": [member], "on_finished": then}, 201)
+    else:
+        [task] = create(api, None, **depends_on)
+        api.post(f"/api/tasks/{task['id']}/cancel", {})
+    api.patch("/api/task-types/job", setting)
+    if how == "callback":
+        for held in api.claim(type="other", limit=10)["tasks"]:
+            api.complete(held)
+    elif how == "bulk":
+        api.post("/api/tasks/retry", {"ids": [task["id"]]})
+    else:
+        api.post(f"/api/tasks/{task['id']}/retry", {})
+    if how == "blocked":
+        assert fetch_value("SELECT is_held FROM {lane_members}") == (
+            1 if "fair" in setting else None
+        )
+        api.complete(api.claim(type="other"))
+    [held] = claim_all(api, type="job")
+    assert held["concurrency_key"] is held["group_key"] is None
+    api.complete(held)
+    assert_all_gone()
+
+
 def test_maintenance_brings_tasks_without_a_key_into_their_lane(api: Api) -> None:
     api.register("job")
     create(api, None, 3)
