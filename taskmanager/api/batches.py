@@ -56,7 +56,8 @@ def create(body: Values) -> Response:
     batch, stored = batches.create_batch(
         fields, rows, is_open=body.get("is_open", not asked), caller=g.caller, now=g.now
     )
-    return success({**batch_json(batch), **_results(stored)}, "Batch created", 201)
+    said = f"Batch created with {_counted(stored)}"
+    return success({**batch_json(batch), **_results(stored)}, said, 201)
 
 
 @blueprint.post(f"{PATH}/tasks")
@@ -69,7 +70,7 @@ def add(batch_id: int, body: Values) -> Response:
     """
     rows = _rows(body["tasks"])
     batch, stored = batches.add_tasks(batch_id, rows, caller=g.caller, now=g.now)
-    return success({**batch_json(batch), **_results(stored)}, "Tasks created", 201)
+    return success({**batch_json(batch), **_results(stored)}, f"Added {_counted(stored)}", 201)
 
 
 @blueprint.post(f"{PATH}/close")
@@ -179,6 +180,12 @@ def _callback(name: str, body: Values) -> str | None:
         )
     row = {**checked, "params": params_text(asked["params"])}
     return json.dumps({**row, "params": sealed_params(row)}, ensure_ascii=False)
+
+
+def _counted(stored: Sequence[Stored]) -> str:
+    existed = sum(existed for _, existed in stored)
+    new = f"{len(stored) - existed} new tasks"
+    return f"{new}; {existed} existed already and are no members" if existed else new
 
 
 def _results(stored: Sequence[Stored]) -> dict[str, Any]:

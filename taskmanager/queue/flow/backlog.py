@@ -10,7 +10,7 @@ tried again, however many are open. Otherwise they would be lost.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskmanager.access.caller import Caller
@@ -78,27 +78,39 @@ def _refused(new: Mapping[int, Row], max_open: Mapping[str, int]) -> dict[int, Q
     if (most := max_open.get("group")) is not None:
         for group, indexes in _by_group(new).items():
             found = lanes.count_members(first["task_type_id"], group, most + len(indexes))
-            error = QueueFull(
-                f"As many tasks of type '{name}' with the group_key '{group}' are open as may be "
-                f"(max_open: {most}). Wait until some have ended.",
-                details=_details("group", most, group_key=group),
-            )
-            refused |= dict.fromkeys(_last(indexes, found - most), error)
+            what = f"tasks of type '{name}' with the group_key '{group}'"
+            refused |= _too_many(indexes, found - most, most, what, limit="group", group_key=group)
     if (most := max_open.get("type")) is not None:
         found = fetch_value(OPEN_OF_TYPE, (first["task_type_id"], most + len(new)))
-        error = QueueFull(
-            f"As many tasks of type '{name}' are open as may be (max_open: {most}). Wait until "
-            "some have ended.",
-            details=_details("type", most),
-        )
         left = [index for index in new if index not in refused]
-        refused |= dict.fromkeys(_last(left, found - len(refused) - most), error)
+        count = found - len(refused) - most
+        refused |= _too_many(left, count, most, f"tasks of type '{name}'", limit="type")
     return refused
 
 
-def _details(limit: str, most: int, **more: str) -> dict[str, Any]:
-    hint = {"retry_after_seconds": QueueFull.retry_after_seconds}
-    return {"limit": limit, "max_open": most, "open": most, **more, **hint}
+def _too_many(
+    indexes: Sequence[int], count: int, most: int, what: str, **details: str
+) -> dict[int, QueueFull]:
+    """The error for the last `count` of these tasks. `what` they are, of which `most` may be open.
+
+    It says how many there is room for, so that it is right whether these are created or not.
+    """
+    if count <= 0:
+        return {}
+    room = len(indexes) - count
+    why = f"As many {what} are open as may be"
+    if room:
+        why = f"There is room for {room} of {len(indexes)} new {what}"
+    error = QueueFull(
+        f"{why} (max_open: {most}). Wait until some have ended.",
+        details={
+            **details,
+            "max_open": most,
+            "open": most - room,
+            "retry_after_seconds": QueueFull.retry_after_seconds,
+        },
+    )
+    return dict.fromkeys(indexes[-count:], error)
 
 
 def _by_group(new: Mapping[int, Row]) -> Mapping[str, list[int]]:
@@ -108,7 +120,3 @@ def _by_group(new: Mapping[int, Row]) -> Mapping[str, list[int]]:
         if row["group_key"]:
             found[row["group_key"]].append(index)
     return found
-
-
-def _last(indexes: Sequence[int], count: int) -> Iterable[int]:
-    return indexes[-count:] if count > 0 else ()

@@ -127,9 +127,11 @@ def status_of(batch: Row) -> str:
 
 
 def progress_of(batch: Row) -> int:
-    """How many of its tasks have ended, in percent, rounded down."""
+    """How many of its tasks have ended, in percent, rounded down; without tasks 100 at its end."""
+    if not batch["tasks"]:
+        return 0 if batch["finished_at"] is None else 100
     ended = sum(batch[status] for status in FINISHED_STATUSES)
-    return int(100 * ended // batch["tasks"]) if batch["tasks"] else 0
+    return int(100 * ended // batch["tasks"])
 
 
 def record_ends(tasks: Iterable[Row], *, now: int) -> None:

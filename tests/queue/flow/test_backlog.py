@@ -107,6 +107,20 @@ def test_each_group_has_its_own_room(grouped: Api) -> None:
     create(grouped, 9, group_key="a")
 
 
+def test_a_refusal_says_how_many_there_is_room_for(job: Api) -> None:
+    """Whether these are created, or all or none are."""
+    create(job, 0)
+    tasks = {"tasks": [body(n) for n in range(1, 5)]}
+    refused = job.post("/api/batches", tasks, 429)
+    message = "There is room for 2 of 4 new tasks of type 'job' (max_open: 3). "
+    assert refused["message"] == message + "Wait until some have ended."
+    hint = {"limit": "type", "max_open": 3, "open": 1, "retry_after_seconds": 10}
+    assert refused["details"] == hint
+    last = job.post("/api/tasks/batch", tasks, 201)["results"][-1]
+    assert (last["error"]["message"], last["error"]["details"]) == (refused["message"], hint)
+    assert open_tasks() == 3
+
+
 @pytest.mark.parametrize("fair", [True, False])
 def test_both_limits_hold(api: Api, fair: bool) -> None:
     api.register("job", max_open={"group": 2, "type": 3}, fair=fair)

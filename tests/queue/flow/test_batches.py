@@ -112,8 +112,11 @@ def test_a_task_that_exists_already_is_no_member(job: Api) -> None:
     batch = create(job, 1, on_finished=DONE)
     assert batch["results"][0]["outcome"] == "deduplicated"
     assert batch["results"][0]["task"]["id"] == other["id"]
-    assert (batch["status"], batch["tasks"]) == ("finished", 0)
+    assert (batch["status"], batch["tasks"], batch["progress"]) == ("finished", 0, 100)
     assert len(reports(job)) == 1
+    answer = job.call("POST", "/api/batches", {"tasks": items(2)}).get_json()
+    said = "Batch created with 1 new tasks; 1 existed already and are no members"
+    assert answer["message"] == said
 
 
 def test_one_wrong_task_creates_nothing(job: Api) -> None:
