@@ -92,6 +92,7 @@ CASES = {
     "an attempt has run for too long",
     "a heartbeat comes after its time to run",
 }
+NO_ROOM = "a heartbeat finds that another task of the key is held"
 
 
 # The steps, each with how often it is taken and its arguments. One rule draws from this table,
@@ -110,21 +111,23 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
             "into": st.sampled_from([None, None, "new batch", "old batch", "old batch"]),
             "is_open": st.booleans(),
             "expires_in": st.sampled_from([None, None, 120, 120, 500]),
-            "max_run": st.sampled_from([None, None, 45, 90, 90]),
+            "max_run": st.sampled_from([None, 45, 90]),
         },
     ),
     "claim_at_a_deadline": (3, {"limit": st.integers(1, 3)}),
     "close_batch": (2, {"with_parents": st.booleans()}),
-    "cancel_batch": (1, {}),
+    "cancel_batch": (2, {"with_parents": st.booleans()}),
     "retry_batch": (1, {}),
     "claim": (6, {"worker": st.sampled_from(["a", "b", "c"]), "limit": st.integers(1, 3)}),
     "renew": (
         4,
         {
             "progress": st.none() | st.integers(0, 100),
-            "late": st.sampled_from([0, 0, LEASE_SECONDS, 100, 100]),
+            "late": st.sampled_from([0, 0, 0, LEASE_SECONDS, LEASE_SECONDS, 100, 100]),
+            "claimed_meanwhile": st.integers(0, 2),
         },
     ),
+    "run_for_too_long": (2, {}),
     "release": (2, {"delay": st.sampled_from([0, 0, 7])}),
     "complete": (
         5,
@@ -363,9 +366,10 @@ class Model:
         for name in ("on_finished", "on_completed" if is_good else "on_failed"):
             if name not in batch.made:
                 self.make_callback(batch_id, name)
-        if batch.parent_id is not None:
-            self.finish_if_over(batch.parent_id)
-            is_over = self.batches[batch.parent_id].finished_at == self.now
+        parent_id = self.parent_of(batch_id)
+        if parent_id is not None:
+            self.finish_if_over(parent_id)
+            is_over = self.batches[parent_id].finished_at == self.now
             SEEN["a batch finishes the one that it lies in"] += is_over
 
     def is_open_within(self, batch_id: int) -> bool:
@@ -405,6 +409,11 @@ class Model:
         if self.batches[batch_id].is_open:
             self.batches[batch_id].is_open = False
             self.finish_if_over(batch_id)
+
+    def parent_of(self, batch_id: int) -> int | None:
+        """The batch that a batch lies in, unless that was pruned."""
+        parent_id = self.batches[batch_id].parent_id
+        return parent_id if parent_id in self.batches else None
 
     def members(self, batch_id: int) -> list[int]:
         return sorted(one for one, task in self.tasks.items() if task.batch_id == batch_id)
@@ -492,6 +501,7 @@ class Model:
 
 class Lifecycle(RuleBasedStateMachine):
     limit_per_key: int | None = None
+    cases = CASES
 
     def __init__(self) -> None:
         super().__init__()
@@ -630,14 +640,17 @@ class Lifecycle(RuleBasedStateMachine):
 
     def close_batch(self, data: Any, with_parents: bool) -> None:
         batch_id = self._some_batch(data) if self.model.batches else None
-        while batch_id in self.model.batches:
+        while batch_id is not None:
             batches.close_batch(batch_id, caller=OPERATOR, now=self.model.now)
             self.model.close(batch_id)
-            batch_id = self.model.batches[batch_id].parent_id if with_parents else None
+            batch_id = self.model.parent_of(batch_id) if with_parents else None
 
-    def cancel_batch(self, data: Any) -> None:
-        if self.model.batches:
-            batch_id = self._some_batch(data)
+    def cancel_batch(self, data: Any, with_parents: bool) -> None:
+        """The outermost first, so that the end of the innermost is the end of them all."""
+        chain = [self._some_batch(data)] if self.model.batches else []
+        while with_parents and chain and self.model.parent_of(chain[0]) is not None:
+            chain.insert(0, self.model.parent_of(chain[0]) or 0)
+        for batch_id in chain:
             changed = self._change_batch(bulk.CANCEL, batch_id)
             self.model.close(batch_id)
             tasks = [self.model.tasks[task_id] for task_id in self.model.members(batch_id)]
@@ -741,38 +754,56 @@ class Lifecycle(RuleBasedStateMachine):
             now=self.model.now,
         )
 
-    def renew(self, data: Any, progress: int | None, late: int) -> None:
+    def renew(self, data: Any, progress: int | None, late: int, claimed_meanwhile: int) -> None:
         def act(claim: Claim, task: ModelTask) -> None:
             if late:
                 self.advance(data, late)
                 self.maintain(data, prune=False)
+                if claimed_meanwhile:
+                    self.claim(data, "c", claimed_meanwhile)
                 if not self.model.is_live(claim):
                     return
-            holder = Holder(worker_id=claim.worker_id, claim_token=claim.token)
-            is_full = self.model.held_by_key()[task.lane] >= self.model.limit_per_key
-            has_run_out = task.runs_until <= self.model.now
-            SEEN["a heartbeat comes after its time to run"] += has_run_out
-            if has_run_out or (task.status == "pending" and is_full):
-                with pytest.raises(ClaimLost):
-                    lease.renew_lease(
-                        task_id=claim.task_id, holder=holder, caller=OPERATOR, now=self.model.now
-                    )
-                return
-            if progress is None:
-                lease.renew_lease(
-                    task_id=claim.task_id, holder=holder, caller=OPERATOR, now=self.model.now
-                )
-            else:
-                lease.renew_lease(
-                    task_id=claim.task_id,
-                    holder=holder,
-                    progress={"progress": progress, "progress_message": None},
-                    caller=OPERATOR,
-                    now=self.model.now,
-                )
-            task.hold(self.model.now)
+            self._heartbeat(claim, task, progress)
 
         self._on_claim(data, act)
+
+    def _heartbeat(self, claim: Claim, task: ModelTask, progress: int | None = None) -> None:
+        def send() -> None:
+            reported = {"progress": progress, "progress_message": None}
+            lease.renew_lease(
+                task_id=claim.task_id,
+                holder=Holder(worker_id=claim.worker_id, claim_token=claim.token),
+                progress=None if progress is None else reported,
+                caller=OPERATOR,
+                now=self.model.now,
+            )
+
+        is_full = self.model.held_by_key()[task.lane] >= self.model.limit_per_key
+        has_no_room = task.status == "pending" and is_full
+        has_run_out = task.runs_until <= self.model.now
+        SEEN[NO_ROOM] += has_no_room
+        SEEN["a heartbeat comes after its time to run"] += has_run_out
+        if has_run_out or has_no_room:
+            with pytest.raises(ClaimLost):
+                send()
+        else:
+            send()
+            task.hold(self.model.now)
+
+    def run_for_too_long(self, data: Any) -> None:
+        """A worker sends heartbeats until its attempt has to end, and after that."""
+        live = [
+            claim
+            for claim in self.model.claims
+            if self.model.is_live(claim) and self.model.tasks[claim.task_id].max_run is not None
+        ]
+        if live:
+            claim = data.draw(st.sampled_from(live))
+            task = self.model.tasks[claim.task_id]
+            for before in (10_000, 0):
+                self.model.now = max(self.model.now, int(task.runs_until) - before)
+                self._heartbeat(claim, task)
+            self.maintain(data, prune=False)
 
     def release(self, data: Any, delay: int) -> None:
         def act(claim: Claim, task: ModelTask) -> None:
@@ -1024,6 +1055,7 @@ class LifecycleWithKeys(Lifecycle):
     """The same with tasks of two keys, of each of which only one may be held."""
 
     limit_per_key = 1
+    cases = CASES | {NO_ROOM}
 
 
 @pytest.fixture
@@ -1050,7 +1082,7 @@ def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says(
 ) -> None:
     STEPS_TAKEN.clear()
     SEEN.clear()
-    to_be_seen = TRANSITIONS.keys() | CASES
+    to_be_seen = TRANSITIONS.keys() | lifecycle.cases
     # Chance may leave a transition out: a lease that is renewed too late, for one.
     for _ in range(MOST_EXPLORATIONS):
         run_state_machine_as_test(
