@@ -124,7 +124,7 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
         {
             "progress": st.none() | st.integers(0, 100),
             "late": st.sampled_from([0, 0, 0, LEASE_SECONDS, LEASE_SECONDS, 100, 100]),
-            "claimed_meanwhile": st.integers(0, 2),
+            "is_overtaken": st.booleans(),
         },
     ),
     "run_for_too_long": (2, {}),
@@ -592,6 +592,12 @@ class Lifecycle(RuleBasedStateMachine):
         if into == "new batch" and not is_open:
             model.close(batch_id or 0)
 
+    def _create_urgent(self, data: Any, key: int) -> None:
+        """A task that is claimed before the others of its key."""
+        plain = {"dependencies": 0, "on_failed": "cancel", "into": None, "is_open": False}
+        plain |= {"delay": 0, "expires_in": None, "max_run": None}
+        self.create(data, priority=2, max_attempts=3, key=key, policy="none", **plain)
+
     def _store(
         self, data: Any, request: dict[str, Any], into: str | None, is_open: bool
     ) -> tuple[int, bool, int | None] | None:
@@ -754,13 +760,14 @@ class Lifecycle(RuleBasedStateMachine):
             now=self.model.now,
         )
 
-    def renew(self, data: Any, progress: int | None, late: int, claimed_meanwhile: int) -> None:
+    def renew(self, data: Any, progress: int | None, late: int, is_overtaken: bool) -> None:
         def act(claim: Claim, task: ModelTask) -> None:
             if late:
                 self.advance(data, late)
                 self.maintain(data, prune=False)
-                if claimed_meanwhile:
-                    self.claim(data, "c", claimed_meanwhile)
+                if is_overtaken:
+                    self._create_urgent(data, task.key)
+                    self.claim(data, "c", 1)
                 if not self.model.is_live(claim):
                     return
             self._heartbeat(claim, task, progress)
