@@ -1,15 +1,16 @@
 """/api/tasks/…: the calls of a worker: claim, heartbeat, progress, complete and release."""
 
+from collections.abc import Collection
 from typing import Any
 
 from flask import Blueprint, Response, g
 
-from taskmanager.api import request_schemas
+from taskmanager.api import request_schemas, serializers
 from taskmanager.api.auth import requires
 from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, settings, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import LEASE, claimed_task_json, task_json
+from taskmanager.api.serializers import LEASE, task_json
 from taskmanager.api.waiting_calls import Look, wait_until
 from taskmanager.db.statements import Row
 from taskmanager.errors import NoTaskAvailable
@@ -33,7 +34,8 @@ def claim(body: Values) -> Response:
     `worker_id`; filters `task_type_id`, `task_type_ids`, `type`, `task_types`,
     `type_pattern` (all that are given must match); `sort_by`, `sort_order`;
     `lease_seconds` (1 to 86,400); `request_id`, which makes the call safe to
-    repeat after a lost answer; `wait_seconds` (0 to 20), to wait for a task.
+    repeat after a lost answer; `wait_seconds` (0 to 20), to wait for a task;
+    `fields`, the names of those fields of a task that the answer is to have.
 
     200; 400; 401 where the key was revoked meanwhile; 404 `no_task_available` with
     `details.poll_after_seconds`.
@@ -50,9 +52,14 @@ def claim(body: Values) -> Response:
     )
     claimed = _claim_or_wait(asked, body) if body.get("wait_seconds") else _claim(asked)
     g.task_ids = [task["id"] for task in claimed]  # for the log
+    without = set(serializers.TASK.names) - {"id", *body["fields"]} if "fields" in body else ()
+    heartbeat_seconds = settings().heartbeat_seconds
+    found = [
+        _claimed_json(row, without=without, heartbeat_seconds=heartbeat_seconds, now=g.now)
+        for row in claimed
+    ]
     if "limit" not in body:
-        return success(_claimed_json(claimed[0]), "Task claimed successfully")
-    found = [_claimed_json(row) for row in claimed]
+        return success(found[0], "Task claimed successfully")
     return success({"tasks": found, "count": len(found)}, f"{len(found)} tasks claimed")
 
 
@@ -81,16 +88,19 @@ def _claim_or_wait(asked: ClaimRequest, body: Values) -> list[Row]:
     return found
 
 
-def _claimed_json(row: Row) -> dict[str, Any]:
-    return {**claimed_task_json(row), **_durations(row)}
+def _claimed_json(
+    row: Row, *, without: Collection[str], heartbeat_seconds: int, now: int
+) -> dict[str, Any]:
+    claimed = serializers.claimed_task_json(row, without=without)
+    return {**claimed, **_durations(row, heartbeat_seconds=heartbeat_seconds, now=now)}
 
 
-def _durations(task: dict[str, Any]) -> dict[str, Any]:
+def _durations(task: dict[str, Any], *, heartbeat_seconds: int, now: int) -> dict[str, Any]:
     """In seconds, because the worker's clock may differ from the server's."""
     return {
         "lease_seconds": task["lease_seconds"],
         "next_heartbeat_in": lease.next_heartbeat_in(
-            [task], heartbeat_seconds=settings().heartbeat_seconds, now=g.now
+            [task], heartbeat_seconds=heartbeat_seconds, now=now
         ),
     }
 
@@ -224,7 +234,9 @@ def _holder(body: Values) -> Holder:
 
 def _lease_answer(task: dict[str, Any], message: str) -> Response:
     cancelled = task["status"] == "cancelled"
-    more = {"cancelled": cancelled, **_durations(task)}
+    heartbeat_seconds = settings().heartbeat_seconds
+    durations = _durations(task, heartbeat_seconds=heartbeat_seconds, now=g.now)
+    more = {"cancelled": cancelled, **durations}
     return success(
         LEASE.of({**task, **more}),
         "Task has been cancelled: stop working on it" if cancelled else message,

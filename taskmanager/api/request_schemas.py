@@ -7,6 +7,7 @@ from typing import Any
 
 from taskmanager.access import keys
 from taskmanager.access.key_changes import MAX_OVERLAP_SECONDS
+from taskmanager.api import serializers
 from taskmanager.api.json_schema import (
     FLAG,
     OBJECT,
@@ -196,6 +197,7 @@ CLAIM = RequestBody(
     lease_seconds=LEASE_SECONDS,
     request_id=NAME,
     wait_seconds=WAIT_SECONDS,
+    fields=list_of(one_of(*serializers.TASK.names, *serializers.CLAIM), most=100),
 )
 _COMPLETION: dict[str, Any] = {
     "success": FLAG,

@@ -48,6 +48,7 @@ class Fields:
 
     def __init__(self, **schemas: Schema) -> None:
         self._schemas = schemas
+        self.names = tuple(schemas)
         self._conversions = [(name, _conversion(schema)) for name, schema in schemas.items()]
 
     def of(self, row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
@@ -135,6 +136,12 @@ GRAPH_TASK = Fields(
 GRAPH_EDGE = Fields(
     task_id=NUMBER, depends_on_id=NUMBER, position=like(COUNT, 0), is_open=like(FLAG, True)
 )
+# What a claim adds to the task, by name.
+CLAIM = {
+    "claim_token": like(TEXT, "fJ0f3m6v1pY2n8sX5wQ7Zg.1"),
+    "lease_seconds": like(NUMBER, 300),
+    "next_heartbeat_in": SECONDS,
+}
 LEASE = Fields(
     id=NUMBER,
     status=one_of(*STATUSES),
@@ -318,7 +325,7 @@ AUDIT_EVENT = Fields(
 
 
 def task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """The task object; `without` names those of its two large fields that an answer leaves out."""
+    """The task object; `without` names the fields that an answer leaves out."""
     held = row["status"] in WITH_WORKER_STATUSES
     worker_id = row["worker_id"] if held else None
     shown = {
@@ -331,9 +338,9 @@ def task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
     return TASK.of(shown, without=without)
 
 
-def claimed_task_json(row: Row) -> dict[str, Any]:
+def claimed_task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
     """The task object for the worker that claimed it: with the claim token."""
-    return {**task_json(row), "claim_token": row["claim_token"]}
+    return {**task_json(row, without=without), "claim_token": row["claim_token"]}
 
 
 def attempt_error_json(log: Row) -> dict[str, Any]:

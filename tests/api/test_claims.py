@@ -288,6 +288,19 @@ def test_a_repeated_request_after_the_lease_is_a_new_claim(
     assert api.claim("w", request_id="r")["claim_token"] != first["claim_token"]
 
 
+@pytest.mark.parametrize("more", [{}, {"limit": 2}])
+def test_a_claim_answers_with_the_fields_that_it_names(api: Api, more: dict[str, int]) -> None:
+    api.register("job")
+    whole = [api.create("job", {"n": n}) for n in range(2)]
+    added = {"id", "claim_token", "lease_seconds", "next_heartbeat_in"}
+    answer = api.claim("w", fields=["params", "attempts", "claim_token"], **more)
+    tasks = answer["tasks"] if more else [answer]
+    assert [task.keys() for task in tasks] == [added | {"params", "attempts"}] * len(tasks)
+    assert [task["params"] for task in tasks] == [task["params"] for task in whole[: len(tasks)]]
+    for unknown in (["nothing"], [], "params"):
+        api.claim("w", fields=unknown, status=400)
+
+
 def test_a_repeated_request_shows_a_limited_key_nothing_that_it_may_not_touch(
     api: Api, types: dict[str, int]
 ) -> None:

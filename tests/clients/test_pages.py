@@ -129,10 +129,6 @@ def test_the_worker_on_the_page_works_and_producer_gets_its_result(
     assert finished(queue, task["id"], worker)["result"] == {"title": "X"}
 
 
-def test_the_worker_on_the_page_takes_at_most_twelve_lines(page: Page) -> None:
-    assert len(page.examples("A worker")[0].splitlines()) <= 12
-
-
 def test_a_php_worker_for_cron_runs_alone_and_ends_by_itself(
     queue: Server, run: Run, tmp_path: Path
 ) -> None:

@@ -44,7 +44,11 @@ NEW_SCHEDULE = {
     "cron": "0 3 * * *",
     "timezone": "Europe/Prague",
 }
-TASKS = page_of("tasks", "ClaimedTask")
+CLAIMED = [
+    shape
+    for kind in ("ClaimedTask", "PartOfClaimedTask")
+    for shape in (ref(kind), page_of("tasks", kind))
+]
 TOTAL_IS_EXACT = like(FLAG, True)
 MORE = {"total": COUNT, "total_is_exact": TOTAL_IS_EXACT, "next_cursor": CURSOR}
 
@@ -157,7 +161,7 @@ CALLS: dict[str, Call] = {
     "batches.cancel": Call(ref("BatchChange"), {"reason": "no longer needed"}),
     "batches.retry": Call(ref("BatchChange")),
     "claims.claim": Call(
-        {"anyOf": [ref("ClaimedTask"), TASKS]},
+        {"anyOf": CLAIMED},
         {**WORKER, "type_pattern": "PrismQ.%", "lease_seconds": 300},
     ),
     "claims.complete": Call(

@@ -98,10 +98,9 @@ COMPONENTS: dict[str, Schema] = {
         },
     ),
     "CreatedTask": task(deduplicated=like(FLAG, False), on_duplicate=ON_DUPLICATE),
-    "ClaimedTask": task(
-        claim_token=like(TEXT, "fJ0f3m6v1pY2n8sX5wQ7Zg.1"),
-        lease_seconds=like(NUMBER, 300),
-        next_heartbeat_in=serializers.SECONDS,
+    "ClaimedTask": task(**serializers.CLAIM),
+    "PartOfClaimedTask": serializers.TASK.schema(
+        *set(serializers.TASK.names) - {"id"}, **serializers.CLAIM
     ),
     "CompletedTask": task(will_retry=like(FLAG, False), replayed=like(FLAG, False)),
     "TaskResult": record(

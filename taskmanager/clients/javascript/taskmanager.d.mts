@@ -168,6 +168,8 @@ export interface ClaimFields {
   request_id?: string;
   /** 0 to 20: how long the server may wait for a task. */
   wait_seconds?: number;
+  /** Which fields of a task are wanted; default all. */
+  fields?: string[];
 }
 
 /** What proves that a task is held by the caller. */

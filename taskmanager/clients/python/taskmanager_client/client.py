@@ -226,8 +226,9 @@ class Client:
     def claim(self, worker_id: str, **what: Unpack[fields.Claim]) -> list[dict[str, Json]]:
         """Claims up to `limit` tasks, one unless given; [] where none is available.
 
-        Each is the task as JSON with its `claim_token`. The server waits up to `wait_seconds` for
-        a task, if it can; less than the client's timeout.
+        Each is the task as JSON with its `claim_token`; `fields` names those fields of it that
+        are wanted. The server waits up to `wait_seconds` for a task, if it can; less than the
+        client's timeout.
         """
         body = {"worker_id": worker_id, "limit": 1, "request_id": uuid.uuid4().hex, **what}
         try:

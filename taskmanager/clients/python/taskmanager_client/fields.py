@@ -155,6 +155,7 @@ class Claim(TypedDict, total=False):
     lease_seconds: int
     request_id: str
     wait_seconds: int
+    fields: Sequence[str]
 
 
 class Outcome(TypedDict, total=False):

@@ -23,7 +23,7 @@ from taskmanager_client.errors import ApiError, ClientError
 from taskmanager_client.held import DROPPED, KILL_SECONDS, RELEASED, Held, now
 from taskmanager_client.reports import Reporter
 from taskmanager_client.slots import ProcessSlot, Slot, ThreadSlot
-from taskmanager_client.task import Report, is_release
+from taskmanager_client.task import SHOWN, Report, is_release
 from taskmanager_client.transport import backoff, call_once, delay_after, is_for_good, jitter
 
 if TYPE_CHECKING:
@@ -252,6 +252,7 @@ class Run:
             "worker_id": self._worker.id,
             "limit": limit,
             "request_id": uuid.uuid4().hex,
+            "fields": SHOWN,
             **({"wait_seconds": wait} if wait else {}),
             **turn,
         }
