@@ -68,7 +68,7 @@ def hosts(
     close_connection()
     for server in servers:
         server.stop()
-        assert "Traceback" not in server.log()
+    assert "Traceback" not in "".join(server.log() for server in servers)
 
 
 def maintain(environment: dict[str, str], begin: Any) -> None:

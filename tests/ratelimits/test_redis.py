@@ -49,7 +49,7 @@ def hosts(
     yield servers
     for server in servers:
         server.stop()
-        assert "Traceback" not in server.log()
+    assert "Traceback" not in "".join(server.log() for server in servers)
 
 
 def limited_key(host: Server) -> str:
