@@ -329,8 +329,8 @@ def _links_of(depends_on_id: int, rows: int) -> list[int]:
 def _close(depends_on_id: int, status: str, task_ids: list[int], now: int) -> list[Row]:
     """Closes what these tasks wait for; they are locked first, so each sees the other's end."""
     tasks = [one for one in lock_tasks(task_ids, OPERATOR).values() if one["status"] == "blocked"]
-    if is_clustered():  # where locks are local to a node; it compares what was written
-        execute(f"{_COUNT_DEPENDENT} WHERE id IN ?", (task_ids,))
+    if tasks and is_clustered():  # where locks are local to a node; it compares what was written
+        execute(f"{_COUNT_DEPENDENT} WHERE id IN ?", ([task["id"] for task in tasks],))
     update(
         "task_dependencies",
         {"is_open": 0},
