@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from taskmanager.clock import utc_now
 from taskmanager.db.connection import database, dialect, skips_locked
 from taskmanager.db.dialect import SQLITE
-from taskmanager.db.statements import fetch_one, fetch_value
+from taskmanager.db.statements import fetch_all, fetch_one, fetch_value
 from taskmanager.files.systems import file_system_of, is_network
 
 if TYPE_CHECKING:
     from taskmanager.db.mysql.nodes import Node, State
 
 NODE_PATIENCE_SECONDS = 1.0
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class DatabaseFacts(NamedTuple):
@@ -73,3 +74,19 @@ def database_nodes() -> list[tuple["Node", "State | None"]]:
         patience_seconds=NODE_PATIENCE_SECONDS
     )
     return found
+
+
+def client_hosts() -> list[str]:
+    """The addresses of the machines that this user is connected from now; empty with SQLite.
+
+    Of a cluster, those that are connected to the node of this connection.
+    """
+    if dialect() is SQLITE:
+        return []
+    rows = fetch_all(
+        "SELECT host AS client FROM information_schema.processlist "
+        "WHERE user = SUBSTRING_INDEX(USER(), '@', 1) AND db = DATABASE()"
+    )
+    # With the port, or without one through the server's socket.
+    hosts = {row["client"].rpartition(":")[0] or row["client"] for row in rows}
+    return sorted({"localhost" if host in LOOPBACK else host for host in hosts})

@@ -52,6 +52,7 @@ CHECKS = {
         Check("processes", "database:check_processes", "processes", DATABASE),
         Check("clock", "database:check_clock", "clocks", DATABASE),
         Check("connections", "database:check_connections", "connections", DATABASE),
+        Check("rate_limit_hosts", "database:check_hosts", "hosts of one database", DATABASE),
         Check("database_nodes", "database:check_nodes", "database servers", DATABASE),
         Check("binary_log", "database:check_binary_log", "the binary log", DATABASE),
         Check("packet_size", "database:check_packets", "max_allowed_packet", DATABASE),

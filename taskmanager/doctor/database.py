@@ -15,6 +15,7 @@ from taskmanager.db.connection import connect_database, database, dialect, keeps
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import mysql_code
 from taskmanager.db.facts import (
+    client_hosts,
     clock_skew_ms,
     database_facts,
     database_nodes,
@@ -217,6 +218,27 @@ def check_binary_log(case: Case) -> Finding:
             "statement (binlog_format=STATEMENT). More of them are repeated."
         )
     return ok("Transactions use READ COMMITTED.")
+
+
+def check_hosts(case: Case) -> Finding:
+    """Whether several machines use the database and each counts requests on its own.
+
+    A machine is seen while it is connected, whatever for.
+    """
+    hosts = client_hosts()
+    if not hosts:
+        return not_applicable("SQLite is for one host.")
+    if case.settings.rate_limit_storage_uri:
+        return ok("Requests are not counted in a file of one host.")
+    if len(hosts) == 1:
+        return ok("One machine is connected to the database now.")
+    return warning(
+        f"{len(hosts)} machines are connected to the database now: {listed(hosts)}. Each that "
+        "serves the API counts requests in a file of its own, so with two of them a key can send "
+        "twice as many requests as its limit allows.",
+        "If more than one of them serves the API, set TASKMANAGER_RATE_LIMIT_STORAGE_URI on all "
+        "of them to the same redis://host:6379, and restart. See docs/cluster.md.",
+    )
 
 
 def check_nodes(case: Case) -> Finding:

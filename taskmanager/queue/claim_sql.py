@@ -197,12 +197,14 @@ def _lock_what_nobody_locks(order: ClaimOrder, type_id: int, count: int) -> list
     finds the first pending task, and the locking one starts there: docs/decisions/0014.
 
     The nodes of a cluster do not see each other's locks, and one of two that take the same
-    task learns it at COMMIT. After that a claim starts at one of the first SPREAD_ROWS.
+    task learns it at COMMIT. After that a claim starts at one of the first SPREAD_ROWS, where
+    that leaves enough tasks behind it.
     """
-    heads = fetch_all(order.heads, (type_id, SPREAD_ROWS if meets_other_nodes() else 1))
+    looked_at = SPREAD_ROWS + count - 1 if meets_other_nodes() else 1
+    heads = fetch_all(order.heads, (type_id, looked_at))
     if not heads:
         return []
-    head = random.choice(heads)  # noqa: S311
+    head = random.choice(heads[: max(1, len(heads) - count + 1)])  # noqa: S311
     return fetch_all(order.lock_from_head, (type_id, *order.begin_at(head), count))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import peewee
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.connection import dialect, keeps_snapshot
+from taskmanager.db.connection import dialect, is_clustered, keeps_snapshot
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.errors import is_duplicate, is_missing_reference
 from taskmanager.db.statements import (
@@ -98,7 +98,9 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
                 raise Conflict("The parent task has just been removed; try again.") from None
             if not is_duplicate(error):
                 raise
-            if keeps_snapshot():  # the holder may be newer than what this transaction sees
+            # The holder may be newer than what this transaction sees. And a node of Galera would
+            # send the rows before the refused one to the others, although they are undone here.
+            if keeps_snapshot() or _is_sent_in_part(free):
                 raise SnapshotTooOld from None
             found |= _holders(_duplicates(free), now)
         else:
@@ -168,14 +170,19 @@ def _open_duplicates(rows: dict[int, Row]) -> dict[int, Stored]:
     row and the gap before it, which the end of that very task has to change. Where
     producers ask for a task over and over, the worker that has it would lose one
     deadlock after the other and never get to report it. What is kept for ever is
-    refused by an index that the end of a task leaves alone. Where a transaction
-    keeps its snapshot, the holders are found here only, by the run after a refusal.
+    refused by an index that the end of a task leaves alone. Where a refusal ends the
+    transaction, the holders are found here only, by the run after it.
     """
     if dialect() is SQLITE:
         return {}
-    if keeps_snapshot():
+    if keeps_snapshot() or _is_sent_in_part(rows):
         return _duplicates(rows)
     return _duplicates({i: row for i, row in rows.items() if row["dedupe"] == "active"})
+
+
+def _is_sent_in_part(rows: dict[int, Row]) -> bool:
+    """Whether a transaction must not go on after the statement that inserts these was refused."""
+    return len(rows) > 1 and is_clustered()
 
 
 def _duplicates(rows: dict[int, Row]) -> dict[int, Stored]:

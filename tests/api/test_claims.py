@@ -32,10 +32,12 @@ def ranked(api: Api) -> list[dict[str, Any]]:
     for name in ("x", "y", "z"):
         api.register(name)
     for n in range(18):
-        api.create("xyz"[n % 3], priority=(2, 0, -1, 0)[n % 4], max_attempts=10)
+        priority = (2, 0, -1, 0)[n % 4]
+        api.create("xyz"[n % 3], {"n": n}, priority=priority, max_attempts=10)
     for round_number in range(2):
         for task in api.claim(limit=100)["tasks"]:
-            fails = (task["id"] + round_number) % 3 == 0 or task["id"] % 5 == 0
+            n = task["params"]["n"]
+            fails = (n + round_number) % 3 == 0 or n % 5 == 0
             if fails:
                 api.complete(task, success=False)
         api.post("/api/workers/worker-1/shutdown")

@@ -426,10 +426,36 @@ def test_connections_that_run_out_are_a_warning_and_then_a_problem(
         assert report.level("database") == "problem"
 
 
-def connect(server: MariaDB) -> pymysql.Connection:  # type: ignore[type-arg]
+def connect(server: MariaDB, **options: str) -> pymysql.Connection:  # type: ignore[type-arg]
     return pymysql.connect(
-        host="127.0.0.1", port=server.port, user="limited", password="right", ssl_disabled=True
+        host="127.0.0.1",
+        port=server.port,
+        user="limited",
+        password="right",
+        ssl_disabled=True,
+        **options,
     )
+
+
+def test_several_machines_that_count_requests_apart_are_a_warning(
+    mariadb_server: MariaDB, tmp_path: Path
+) -> None:
+    url = limited_user(mariadb_server, 100)
+    place = {"instance_path": tmp_path / "instance", "database_url": url}
+
+    def finding(**more: str) -> dict[str, str]:
+        return report_on(load_settings({**place, **more}, environ={})).of("rate_limit_hosts")
+
+    assert finding()["level"] == "ok"
+    with contextlib.closing(connect(mariadb_server, bind_address="127.0.0.2")) as other:
+        assert finding()["level"] == "ok"  # it uses no database
+        other.select_db("doctored")
+        found = finding()
+        assert found["level"] == "warning"
+        assert (
+            "2 machines are connected to the database now: 127.0.0.2, localhost." in found["found"]
+        )
+        assert finding(rate_limit_storage_uri="redis://127.0.0.1:1")["level"] == "ok"
 
 
 def test_the_connections_of_all_users_count_too() -> None:
@@ -492,7 +518,7 @@ def test_sqlite_has_neither_clock_nor_connections(api: Api, examined: Callable[[
     report = examined()
     for code in (
         *("clock", "connections", "claim_path"),
-        *("database_nodes", "binary_log", "packet_size"),
+        *("rate_limit_hosts", "database_nodes", "binary_log", "packet_size"),
     ):
         assert report.of(code)["found"].startswith("Not applicable")
 

@@ -29,7 +29,9 @@ class Node(MariaDB):
 
     user = "mysql"  # rsync, which copies the state to a node, gives up the rights of root
 
-    def __init__(self, folder: Path, ports: dict[str, int], group: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, ports: dict[str, int], group: Sequence[int], *, durable: bool
+    ) -> None:
         provider = next(path for path in PROVIDERS if path.exists())
         addresses = ",".join(f"127.0.0.1:{port}" for port in group)
         options = (
@@ -39,7 +41,7 @@ class Node(MariaDB):
         )
         super().__init__(
             folder,
-            durable=True,  # or what all nodes have when they are killed at once is less
+            durable=durable,
             options=(
                 "--wsrep-on=ON",
                 f"--wsrep-provider={provider}",
@@ -97,9 +99,12 @@ class Node(MariaDB):
 
 
 class Galera:
-    """Three nodes that hold the same databases."""
+    """Three nodes that hold the same databases.
 
-    def __init__(self, folder: Path) -> None:
+    Unless they are `durable`, all have less than they should when they are killed at once.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
         folder.chmod(0o755)
         ports = [{name: free_port() for name in ("group", "sst", "ist")} for _ in range(3)]
         group = [each["group"] for each in ports]
@@ -108,7 +113,7 @@ class Galera:
             place = folder / f"node{number}"
             place.mkdir()
             shutil.chown(place, Node.user)
-            self.nodes.append(Node(place, each, group))
+            self.nodes.append(Node(place, each, group, durable=durable))
 
     def start(self) -> None:
         self.nodes[0].start_first()

@@ -3,18 +3,20 @@
     python -m tests.support.other_databases NAME
 
 fetches one, and says why where that cannot be done. Each is that of another Debian
-release: see debian_packages.py.
+release: see debian_packages.py. A cluster is made of what is installed.
 """
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support import debian_packages
+from tests.support import debian_packages, galera
 from tests.support.debian_packages import NotToBeHad
 from tests.support.mariadb import MariaDB
 
@@ -33,6 +35,16 @@ PACKAGES = {
     "mysql": Package("sid", "mysql-server-core"),
     SQLITE: Package("bullseye", "libsqlite3-0"),
 }
+GALERA = "galera"
+NAMES = (*PACKAGES, GALERA)
+
+
+def fetch(name: str) -> None:
+    """Raises NotToBeHad."""
+    if name != GALERA:
+        PACKAGES[name].unpacked()
+    elif not galera.is_installed():
+        raise NotToBeHad("galera-4 and rsync are not installed")
 
 
 class OldMariaDB(MariaDB):
@@ -105,7 +117,30 @@ class MySQL(OldMariaDB):
         ]
 
 
-SERVERS: Mapping[str, type[MariaDB]] = {"mariadb-10.5": OldMariaDB, "mysql": MySQL}
+class Cluster(MariaDB):
+    """Three nodes in the place of one server. Statements of the tests go to the first of them."""
+
+    def _make(self) -> None:
+        self._place = tempfile.TemporaryDirectory(prefix="galera-")  # other accounts can reach it
+        self._cluster = galera.Galera(Path(self._place.name), durable=False)
+        self.port = self._cluster.nodes[0].port
+
+    def start(self) -> None:
+        self._cluster.start()
+
+    def create_database(self, name: str) -> str:
+        return self._cluster.create_database(name)
+
+    def _end(self, how: signal.Signals) -> None:
+        self._cluster.stop()
+        self._place.cleanup()
+
+
+SERVERS: Mapping[str, type[MariaDB]] = {
+    "mariadb-10.5": OldMariaDB,
+    "mysql": MySQL,
+    GALERA: Cluster,
+}
 
 
 def run_again_on_old_sqlite() -> None:
@@ -132,10 +167,10 @@ def run_again_on_old_sqlite() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=list(PACKAGES))
+    parser.add_argument("name", choices=NAMES)
     name = parser.parse_args().name
     try:
-        PACKAGES[name].unpacked()
+        fetch(name)
     except NotToBeHad as error:
         sys.exit(f"{name} is not to be had here: {error}")
 

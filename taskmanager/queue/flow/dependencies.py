@@ -332,8 +332,8 @@ def _close(depends_on_id: int, status: str, places: Mapping[int, int], now: int)
     """
     task_ids = sorted(places)
     tasks = [one for one in lock_tasks(task_ids, OPERATOR).values() if one["status"] == "blocked"]
-    if is_clustered():  # where locks are local to a node; it compares what was written
-        execute(f"{_COUNT_DEPENDENT} WHERE id IN ?", (task_ids,))
+    if tasks and is_clustered():  # where locks are local to a node; it compares what was written
+        execute(f"{_COUNT_DEPENDENT} WHERE id IN ?", ([task["id"] for task in tasks],))
     update(
         "task_dependencies",
         {"is_open": 0},
