@@ -87,7 +87,6 @@ TRANSITIONS = {
 CASES = {
     "a batch finishes",
     "a batch finishes again",
-    "a batch finishes the one that it lies in",
     "a claim finds a late task",
     "an attempt has run for too long",
     "a heartbeat comes after its time to run",
@@ -153,6 +152,8 @@ STEPS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 STEPS_TAKEN: Counter[str] = Counter()
 MOST_EXPLORATIONS = 10
+# In the profiles of tests/conftest.py; an example takes seconds where the machine is slow.
+EXAMPLES = {"quick": 5, "full": 25}
 SEEN: Counter[str] = Counter()
 STEP_NAMES = [name for name, (weight, _) in STEPS.items() for _ in range(weight)]
 
@@ -369,8 +370,6 @@ class Model:
         parent_id = self.parent_of(batch_id)
         if parent_id is not None:
             self.finish_if_over(parent_id)
-            is_over = self.batches[parent_id].finished_at == self.now
-            SEEN["a batch finishes the one that it lies in"] += is_over
 
     def is_open_within(self, batch_id: int) -> bool:
         is_any_open = any(
@@ -1090,18 +1089,23 @@ def test_every_sequence_of_calls_keeps_the_tables_as_the_model_says(
     STEPS_TAKEN.clear()
     SEEN.clear()
     to_be_seen = TRANSITIONS.keys() | lifecycle.cases
-    # Chance may leave a transition out: a lease that is renewed too late, for one.
-    for _ in range(MOST_EXPLORATIONS):
+    profile = settings.get_current_profile_name()
+    # Chance may leave a transition out: a lease that is renewed too late, for one. The quick run
+    # does not look for all of them.
+    for _ in range(1 if profile == "quick" else MOST_EXPLORATIONS):
         run_state_machine_as_test(
             lifecycle,
             settings=settings(
                 stateful_step_count=50,
+                max_examples=EXAMPLES[profile],
                 database=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )
         if (+SEEN).keys() == to_be_seen and STEPS_TAKEN.keys() == STEPS.keys():
             break
-    assert STEPS_TAKEN.total() >= 25 * settings.default.max_examples, STEPS_TAKEN
+    assert STEPS_TAKEN.total() >= 25 * EXAMPLES[profile], STEPS_TAKEN
+    if profile == "quick":
+        return
     assert STEPS_TAKEN.keys() == STEPS.keys()
     assert (+SEEN).keys() == to_be_seen, SEEN
