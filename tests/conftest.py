@@ -13,6 +13,7 @@ run all the same. Hypothesis tries fewer examples in the quick run.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings as hypothesis
+from xdist.scheduler import LoadFileScheduling
 
 from taskmanager import clock as clock_module
 from taskmanager.access import keys
@@ -56,6 +58,8 @@ SLOW_FIXTURES = {"mariadb_server", "own_mariadb", "start_server", "upload"}
 SLOW_FOLDERS = {"acceptance", "cluster", "races"}
 
 TESTS = Path(__file__).parent
+
+DRIVERS = "tests/clients/test_scenarios.py"
 
 hypothesis.register_profile("quick", deadline=None, max_examples=20)
 hypothesis.register_profile("full", deadline=None, max_examples=100)
@@ -102,14 +106,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _is_slow(item):
             item.add_marker(pytest.mark.slow)
-        # With --dist loadgroup one process runs all tests of a file, or of a part of it that has
-        # another such marker as well.
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     name = config.getoption("--database")
     here = [item for item in items if _runs_on(name, item)]
     kept = [item for item in here if not (_is_quick_run(config) and _has(item, "slow"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+class _Scheduling(LoadFileScheduling):
+    """With --dist loadfile: one process runs all tests of a file, or those of one driver.
+
+    The tests of the clients' drivers mostly wait, and take minutes.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        driver = re.search(r"\[(?:sqlite|mariadb)-(\w+)", nodeid) if file == DRIVERS else None
+        return f"{file} {driver[1]}" if driver else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """Otherwise as xdist has it."""
+    return _Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

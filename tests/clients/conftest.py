@@ -55,10 +55,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [
         item for item in items if not ("in one process" in item.name and "mariadb" in item.name)
     ]
-    # The tests of one driver mostly wait, and take minutes.
-    for item in items:
-        if isinstance(item, pytest.Function) and "driver" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(item.callspec.params["driver"]))
 
 
 # Registered once for all scenarios.
