@@ -11,6 +11,7 @@ import selectors
 import socket
 import time
 from collections import deque
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -166,45 +167,15 @@ class PatientWorker(ThreadWorker):
             self.log.debug("Closing a connection whose client takes no answer.")
             return False
 
-    def enqueue_req(self, conn: Any) -> None:
-        self.threads.run(partial(self._answer, conn))
-
-    def _answer(self, conn: _Connection) -> None:
-        """In a thread: answers, and waits for the connection's next request without the thread.
-
-        The thread tells the poller itself: to wake the loop for that takes longer.
-        """
-        try:
-            keeps = self.handle(conn) and not conn.parser.unreader.gave_up
-        except BaseException:  # noqa: BLE001 - gunicorn has logged it; the thread goes on
-            keeps = False
-        following = conn.parser.unreader.take_buffered() if keeps else b""
-        if keeps and self.alive and not following:
-            self._keep(conn)
-        else:
-            self.method_queue.defer(self._go_on, conn, keeps, following)
-
-    def _go_on(self, conn: _Connection, keeps: bool, following: bytes) -> None:
-        """In the loop, which must not wait: keeps the connection or ends it."""
-        if not keeps:
+    def finish_request(self, conn: Any, fs: "Future[Any]") -> None:
+        """Keeps the connection, or ends it without waiting: this is the loop's own thread."""
+        keeps = not fs.cancelled() and fs.exception() is None and fs.result()
+        if not keeps or conn.parser.unreader.gave_up:  # else the rest would be read as a request
             self._linger(conn)
-        elif following:
+        elif following := conn.parser.unreader.take_buffered():
             self._receive(conn, following)
         else:
-            self._keep(conn)
-
-    def _keep(self, conn: _Connection) -> None:
-        conn.sock.setblocking(False)
-        conn.set_timeout()
-        self.keepalived_conns.append(conn)  # first, or the loop might look for it in vain
-        readable = partial(self.on_client_socket_readable, conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, readable)
-
-    def _cap_keepalive(self, deadline: float) -> None:
-        """As gunicorn's own, which threads that keep connections meanwhile would disturb."""
-        kept: tuple[Any, ...] = tuple(self.keepalived_conns)
-        for conn in kept:
-            conn.timeout = min(conn.timeout, deadline)
+            super().finish_request(conn, fs)
 
     def _linger(self, conn: _Connection) -> None:
         """Ends our side, and closes once the client has ended its own.

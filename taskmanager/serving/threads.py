@@ -4,7 +4,9 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import Any
 
 Job = Callable[[], None]
 
@@ -29,11 +31,23 @@ class Threads:
         # The thread that has worked last is the first to work again.
         self._idle: list[SimpleQueue[Job | None]] = []
 
-    def run(self, job: Job) -> None:
-        """Runs the job, which raises nothing, as soon as there is a place for it."""
+    def submit(self, work: Callable[..., Any], *args: Any) -> "Future[Any]":
+        """Runs the work as soon as it may. Its future is always run, and cannot be cancelled."""
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+
+        def job() -> None:
+            try:
+                result = work(*args)
+            except BaseException as error:  # noqa: BLE001 - whoever has the future gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
         with self._lock:
             self._queue.append(job)
             self._fill()
+        return future
 
     @contextlib.contextmanager
     def parked(self) -> Iterator[None]:

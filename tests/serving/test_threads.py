@@ -1,9 +1,7 @@
 """The threads that answer requests."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -41,20 +39,15 @@ def threads(ended: Ended) -> Iterator[Threads]:
     threads.shutdown()
 
 
-def submit(threads: Threads, work: Callable[..., Any], *args: Any) -> "Future[Any]":
-    """What the work will return."""
-    future: Future[Any] = Future()
-    threads.run(lambda: future.set_result(work(*args)))
-    return future
+def result_of(future: object) -> object:
+    return future.result(PATIENCE_SECONDS)  # type: ignore[attr-defined]
 
 
-def result_of(future: "Future[Any]") -> Any:
-    return future.result(PATIENCE_SECONDS)
-
-
-def test_one_job_is_run_after_the_other(threads: Threads) -> None:
-    assert result_of(submit(threads, divmod, 7, 2)) == (3, 1)
-    assert result_of(submit(threads, divmod, 9, 2)) == (4, 1)
+def test_work_returns_its_result_or_raises_its_error(threads: Threads) -> None:
+    assert result_of(threads.submit(divmod, 7, 2)) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        result_of(threads.submit(divmod, 7, 0))
+    assert result_of(threads.submit(divmod, 9, 2)) == (4, 1)
 
 
 def test_no_more_threads_work_at_once_than_there_are_places(threads: Threads) -> None:
@@ -65,7 +58,7 @@ def test_no_more_threads_work_at_once_than_there_are_places(threads: Threads) ->
         assert may_end.wait(PATIENCE_SECONDS)
         return number
 
-    futures = [submit(threads, work, number) for number in range(4)]
+    futures = [threads.submit(work, number) for number in range(4)]
     assert begun.acquire(timeout=PATIENCE_SECONDS)
     assert begun.acquire(timeout=PATIENCE_SECONDS)
     assert not begun.acquire(blocking=False)
@@ -86,10 +79,10 @@ def test_a_parked_thread_leaves_its_place_to_others_and_takes_one_again(threads:
         assert may_end.wait(PATIENCE_SECONDS)
         return "waited"
 
-    waiting = [submit(threads, wait) for _ in range(10)]
+    waiting = [threads.submit(wait) for _ in range(10)]
     for _ in waiting:
         assert parked.acquire(timeout=PATIENCE_SECONDS)
-    assert result_of(submit(threads, str, 1)) == "1"
+    assert result_of(threads.submit(str, 1)) == "1"
     may_go_on.set()
     assert at_work.acquire(timeout=PATIENCE_SECONDS)
     assert at_work.acquire(timeout=PATIENCE_SECONDS)
@@ -108,7 +101,7 @@ def test_the_threads_beyond_the_places_end_when_they_have_no_work(
             parked.release()
             assert may_go_on.wait(PATIENCE_SECONDS)
 
-    waiting = [submit(threads, wait) for _ in range(10)]
+    waiting = [threads.submit(wait) for _ in range(10)]
     for _ in waiting:
         assert parked.acquire(timeout=PATIENCE_SECONDS)
     may_go_on.set()
@@ -120,7 +113,7 @@ def test_the_threads_beyond_the_places_end_when_they_have_no_work(
 
 
 def test_work_that_was_submitted_before_the_end_is_done(threads: Threads, ended: Ended) -> None:
-    futures = [submit(threads, str, number) for number in range(20)]
+    futures = [threads.submit(str, number) for number in range(20)]
     threads.shutdown()
     assert [result_of(future) for future in futures] == [str(number) for number in range(20)]
     ended.wait_for(1)
