@@ -5,8 +5,8 @@ params as JSON. What the queue refuses is said beside the field that it is about
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flask import request
@@ -159,6 +159,16 @@ class ParamsForm:
 def _as_text(value: Any) -> str:
     """Equal for equal JSON alone: to Python, 1 is the same as true."""
     return json.dumps(value, sort_keys=True)
+
+
+def filled(fields: Sequence[Field], value_of: Callable[[str], Any]) -> list[Field]:
+    """Copies of the fields with what `value_of` has for the name of each; None: an empty one."""
+    copies = [replace(one) for one in fields]
+    for one in copies:
+        value = value_of(one.name)
+        if value is not None:
+            one.show(value)
+    return copies
 
 
 def tags_of(row: Row) -> str:

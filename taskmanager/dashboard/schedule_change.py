@@ -1,6 +1,5 @@
 """/dashboard/schedules/{id}/change: a form for when a schedule runs and what its tasks are."""
 
-from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, g, request
@@ -14,6 +13,7 @@ from taskmanager.dashboard.form_fields import (
     Field,
     ParamsForm,
     fields_of,
+    filled,
     last_seen,
     read_fields,
     read_tags,
@@ -93,11 +93,7 @@ def form_of(row: Row, *, is_json: bool = False) -> ParamsForm:
     fields = fields_of(decode_json(task_type["param_schema"]))
     form = ParamsForm(task_type, fields, is_json or not fields)
     form.fill(decode_json(row["params"]))
-    form.others = [replace(one) for one in FIELDS]
-    for one in form.others:
-        value = stored_value(row, one.name)
-        if value is not None:
-            one.show(value)
+    form.others = filled(FIELDS, lambda name: stored_value(row, name))
     return form
 
 

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from taskmanager.api import request_schemas
-from taskmanager.dashboard.form_fields import Field, read_fields
+from taskmanager.dashboard.form_fields import Field, filled, read_fields
 from taskmanager.db.statements import Row
 from taskmanager.queue import dedupe
 
@@ -47,12 +46,7 @@ FIELDS = (
 
 def fields_of(task_type: Row) -> list[Field]:
     """The fields with what the type has."""
-    fields = [replace(one) for one in FIELDS]
-    for one in fields:
-        value = stored_value(task_type, one.name)
-        if value is not None:
-            one.show(value)
-    return fields
+    return filled(FIELDS, lambda name: stored_value(task_type, name))
 
 
 def stored_value(task_type: Row, name: str) -> Any:

@@ -188,9 +188,11 @@ def test_a_worker_waits_while_another_program_answers_for_its_server(
         lambda: [seen.outcome for seen in proxy.requests("/tasks/claim")].count("refuse") == 2
     )
     task_id = create("scenario.echo")
-    worker.wait_for(lambda: task(queue, task_id)["status"] == "completed")
+    worker.wait_for(lambda: task(queue, task_id)["status"] not in ("pending", "claimed"))
     worker.terminate()
     worker.end()
+    assert task(queue, task_id)["status"] == "completed"
+    assert events(queue, task_id) == ["created", "claimed", "completed"]
 
 
 @pytest.mark.parametrize("kind", ["lose_request", "lose_answer", "cut_answer"])

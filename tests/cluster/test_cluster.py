@@ -18,7 +18,6 @@ from tests.cluster.work import check, check_lanes, create
 from tests.cluster.workers import Crew
 from tests.support.galera import PRIMARY, Galera
 
-pytestmark = pytest.mark.timeout(900)  # the crew gives up before, so that what is missing is seen
 TASKS = int(os.environ.get("TASKMANAGER_TEST_CLUSTER_TASKS", "1500"))
 WORKERS = 12
 

@@ -1108,7 +1108,7 @@ final class Worker
             $held->renewed($sentAt);
             $this->heartbeatAt = min($this->heartbeatAt, $sentAt + $task['next_heartbeat_in']);
             if ($isRepeated) {
-                // The lease may have begun with an earlier request; so much is left of it.
+                // It may have begun earlier: at least this much of the lease is left.
                 $held->leaseLasts($sentAt, 3 * $task['next_heartbeat_in']);
                 $this->heartbeatAt = $sentAt;
             }
@@ -1509,7 +1509,7 @@ final class Held
         $this->leaseLasts($sentAt, $this->task['lease_seconds']);
     }
 
-    /** So much was left of the lease, at least, when that request was sent. */
+    /** At least this many seconds of the lease were left when that request was sent. */
     public function leaseLasts(float $sentAt, float $seconds): void
     {
         $this->leaseKnownAt = $sentAt;

@@ -62,7 +62,7 @@ class Held:
         self.lease_lasts(sent_at, float(self.task["lease_seconds"]))
 
     def lease_lasts(self, sent_at: float, seconds: float) -> None:
-        """So much was left of the lease, at least, when that request was sent."""
+        """At least this many seconds of the lease were left when that request was sent."""
         self._lease_nearly_over_at = sent_at + 0.75 * seconds
         self._lease_ends_at = sent_at + seconds
 

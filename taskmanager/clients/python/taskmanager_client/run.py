@@ -308,7 +308,7 @@ class Run:
                 self._open += 1
                 heartbeat_at = sent_at + task["next_heartbeat_in"]
                 if is_repeated:
-                    # The lease may have begun with an earlier request; so much is left of it.
+                    # It may have begun earlier: at least this much of the lease is left.
                     held.lease_lasts(sent_at, 3 * task["next_heartbeat_in"])
                     heartbeat_at = sent_at
                 self._heartbeat_at = min(self._heartbeat_at, heartbeat_at)
