@@ -14,10 +14,11 @@ import pytest
 
 from taskmanager.db.connection import connect_database
 from tests.cluster.conftest import Site
-from tests.cluster.work import check, check_lanes, create
+from tests.cluster.work import check, create
 from tests.cluster.workers import Crew
 from tests.support.galera import PRIMARY, Galera
 
+pytestmark = pytest.mark.timeout(900)  # the crew gives up before, so that what is missing is seen
 TASKS = int(os.environ.get("TASKMANAGER_TEST_CLUSTER_TASKS", "1500"))
 WORKERS = 12
 
@@ -71,8 +72,6 @@ def test_nothing_is_lost_or_held_twice(site: Site, fault: Callable[[Galera, Crew
     crew.require_well()
     connect_database(f"mysql://root@127.0.0.1:{site.cluster.nodes[0].port}/queue")
     check(crew.done, total)
-    if fault is no_fault:  # see "What is known to fail" in docs/cluster.md
-        check_lanes()
 
 
 def test_duplicates_within_a_call_leave_no_node_behind(site: Site) -> None:

@@ -4,11 +4,12 @@ Locks of other nodes are not seen, so what is checked here is what certification
 """
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from taskmanager.db.statements import fetch_all, fetch_value
+from taskmanager.db.statements import Row, fetch_all, fetch_value
 from tests.support.server import Server
 
 BATCH = 20  # tasks in each
@@ -16,6 +17,11 @@ KEYS = 10
 GROUPS = 10
 LARGE = 4  # times as many tasks has the first group
 LIMIT = 3
+LINKS = 5  # tasks of a chain, each of which waits for the one before
+PARTS = 6  # tasks that each of two others waits for
+# Of so many chains, and of so many sums, one has a task that fails: its third, and its last part.
+FAILING = 3
+THIRD = 2
 TYPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "member": {},
@@ -23,6 +29,9 @@ TYPES: dict[str, dict[str, Any]] = {
     "keyed": {"concurrency": {"limit": 1, "per": "key"}},
     "limited": {"concurrency": {"limit": LIMIT}},
     "fair": {"fair": True},
+    "link": {},
+    "part": {},
+    "sum": {},
 }
 HELD_FOR_A_WHILE = {"keyed", "limited"}
 
@@ -39,12 +48,16 @@ class Done(NamedTuple):
     attempt: int
     concurrency_key: str | None
     group_key: str | None
+    has_failed: bool
     begun_at: float
     ended_at: float
 
 
 def create(servers: Sequence[Server], count: int) -> int:
-    """Fills the queue through all servers; returns how many tasks there will be in the end."""
+    """Fills the queue through all servers; returns how many tasks workers will end.
+
+    Those that wait for a task that fails come in addition: nobody gets them.
+    """
     for name, fields in TYPES.items():
         body = {"name": name, "version": "1", "param_schema": {"type": "object"}, **fields}
         answer = servers[0].call("POST", "/api/task-types/register", {**body, "lease_seconds": 10})
@@ -52,11 +65,14 @@ def create(servers: Sequence[Server], count: int) -> int:
     several = itertools.cycle(servers)
     shares = {"keyed": count // 6, "limited": count // 10, "fair": count // 6}
     members = count // 5 // BATCH * BATCH
+    chains, fans = range(count // 10 // LINKS), range(count // 10 // (PARTS + 2))
+    waiting = [*map(chain, chains), *map(fan, fans)]
+    plain = count - members - sum(shares.values()) - sum(map(len, waiting))
     for tasks in (
-        [job("keyed", n, concurrency_key=f"key-{n % KEYS}") for n in range(shares["keyed"])],
-        [job("limited", n) for n in range(shares["limited"])],
-        [job("fair", n, group_key=group) for n, group in enumerate(groups(shares["fair"]))],
-        [job("plain", n) for n in range(count - members - sum(shares.values()))],
+        [job("keyed", {"n": n}, concurrency_key=f"key-{n % KEYS}") for n in range(shares["keyed"])],
+        [job("limited", {"n": n}) for n in range(shares["limited"])],
+        [job("fair", {"n": n}, group_key=group) for n, group in enumerate(groups(shares["fair"]))],
+        [job("plain", {"n": n}) for n in range(plain)],
     ):
         for start in range(0, len(tasks), 500):
             some = tasks[start : start + 500]
@@ -67,13 +83,39 @@ def create(servers: Sequence[Server], count: int) -> int:
         for name in ("on_completed", "on_failed", "on_finished")
     }
     for first in range(0, members, BATCH):
-        tasks = [job("member", n) for n in range(first, first + BATCH)]
+        tasks = [job("member", {"n": n}) for n in range(first, first + BATCH)]
         assert next(several).call("POST", "/api/batches", {"tasks": tasks, **follow}).status == 201
-    return count + 2 * members // BATCH
+    for tasks in waiting:
+        answer = next(several).call("POST", "/api/tasks/batch", {"tasks": tasks})
+        assert answer.data["created"] == len(tasks)
+    never = len(chains[::FAILING]) * (LINKS - THIRD - 1) + len(fans[::FAILING])
+    return count + 2 * members // BATCH - never
 
 
-def job(name: str, number: int, **keys: str) -> dict[str, Any]:
-    return {"type": name, "params": {"n": number}, "dedupe": "none", **keys}
+def job(name: str, params: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"type": name, "params": params, "dedupe": "none", **fields}
+
+
+def chain(number: int) -> list[dict[str, Any]]:
+    """Tasks of which each waits for the one before."""
+    return [
+        job(
+            "link",
+            {"chain": number, "link": n, "fails": number % FAILING == 0 and n == THIRD},
+            depends_on=[{"index": n - 1}] if n else [],
+        )
+        for n in range(LINKS)
+    ]
+
+
+def fan(number: int) -> list[dict[str, Any]]:
+    """Tasks that can be done at once, and two that take their results: one whatever they are."""
+    fails = [number % FAILING == 0 and n == PARTS - 1 for n in range(PARTS)]
+    parts = [job("part", {"fan": number, "fails": each}) for each in fails]
+    params = {"fan": number, "of": [{"$result_of": n} for n in range(PARTS)]}
+    every = [{"index": n} for n in range(PARTS)]
+    strict = job("sum", params, depends_on=every)
+    return [*parts, strict, {**strict, "on_dependency_failed": "run"}]
 
 
 def groups(count: int) -> list[str]:
@@ -85,18 +127,22 @@ def groups(count: int) -> list[str]:
 
 def check(done: Sequence[Done], total: int) -> None:
     """Every task ended once, with what was acknowledged, and no attempt was given away twice."""
-    tasks = {row["id"]: row for row in fetch_all("SELECT id, status, result FROM {tasks}")}
-    assert {row["status"] for row in tasks.values()} == {"completed"}
+    rows = fetch_all("SELECT id, status, result FROM {tasks} WHERE status <> 'cancelled'")
+    tasks = {row["id"]: row for row in rows}
     assert len(tasks) == total
+    failed = {task.id for task in done if task.has_failed}
+    assert {id for id, row in tasks.items() if row["status"] != "completed"} == failed
+    assert {tasks[id]["status"] for id in failed} == {"failed"}
     for task in done:
-        assert tasks[task.id]["result"] == str(task.attempt)
+        assert tasks[task.id]["result"] == (None if task.has_failed else str(task.attempt))
     history = fetch_all(
         "SELECT task_id, event, attempt, COUNT(*) AS times FROM {task_logs} "
-        "WHERE event IN ('claimed', 'completed') GROUP BY task_id, event, attempt"
+        "WHERE event IN ('claimed', 'completed', 'failed') GROUP BY task_id, event, attempt"
     )
     assert [row for row in history if row["times"] != 1] == []
-    assert len([row for row in history if row["event"] == "completed"]) == total
+    assert len([row for row in history if row["event"] != "claimed"]) == total
     check_batches()
+    check_dependencies(done)
     check_limits(done)
     check_shares([task for task in done if task.type == "fair"])
 
@@ -118,6 +164,47 @@ def check_batches() -> None:
     assert fetch_value("SELECT COUNT(*) FROM {batch_members} WHERE is_open = 1") == 0
 
 
+def check_dependencies(done: Iterable[Done]) -> None:
+    """Each task began after all that it waits for had ended, and had their results."""
+    ended = {task.id: task for task in done}
+    chains: dict[int, dict[int, Row]] = defaultdict(dict)
+    parts: dict[int, list[Row]] = defaultdict(list)
+    sums: dict[int, list[Row]] = defaultdict(list)
+    for row in fetch_all(
+        "SELECT task.id, type.name, status, error_code, params, on_dependency_failed "
+        "FROM {tasks} AS task JOIN {task_types} AS type ON type.id = task.task_type_id "
+        "WHERE type.name IN ('link', 'part', 'sum') ORDER BY task.id"
+    ):
+        params = json.loads(row["params"])
+        if row["name"] == "link":
+            chains[params["chain"]][params["link"]] = row
+        else:
+            (parts if row["name"] == "part" else sums)[params["fan"]].append(row)
+    assert chains
+    assert sums
+    for number, links in chains.items():
+        ran = [links[link] for link in range(THIRD + 1 if number % FAILING == 0 else LINKS)]
+        require_cancelled([links[link] for link in range(len(ran), LINKS)])
+        for before, after in itertools.pairwise(ran):
+            assert ended[before["id"]].ended_at < ended[after["id"]].begun_at
+    for number, of_fan in sums.items():
+        needed = [ended[part["id"]] for part in parts[number]]
+        results = [None if part.has_failed else part.attempt for part in needed]
+        assert results.count(None) == (number % FAILING == 0)
+        for row in of_fan:
+            if None in results and row["on_dependency_failed"] == "cancel":
+                require_cancelled([row])
+                continue
+            assert json.loads(row["params"])["of"] == results
+            assert max(part.ended_at for part in needed) < ended[row["id"]].begun_at
+
+
+def require_cancelled(tasks: Iterable[Row]) -> None:
+    assert {(row["status"], row["error_code"]) for row in tasks} <= {
+        ("cancelled", "dependency_failed")
+    }
+
+
 def check_limits(done: Iterable[Done]) -> None:
     """By what the workers have seen: ids and times of history are not in the order of commits."""
     of_key = defaultdict(list)
@@ -127,12 +214,8 @@ def check_limits(done: Iterable[Done]) -> None:
     assert len(keyed) == KEYS
     assert [most_at_once(tasks) for tasks in keyed] == [1] * KEYS
     assert most_at_once(of_key["limited", None]) <= LIMIT
-
-
-def check_lanes() -> None:
-    """Nothing is left in lanes once all tasks have ended."""
     left = [fetch_all(f"SELECT * FROM {{{table}}}") for table in ("lanes", "lane_members")]
-    assert left == [[], []]
+    assert left == [[], []], left
 
 
 def most_at_once(done: Iterable[Done]) -> int:

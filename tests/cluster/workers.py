@@ -71,11 +71,12 @@ class Crew:
                 begun_at = time.monotonic()
                 if task["type"] in HELD_FOR_A_WHILE:
                     time.sleep(WORK_SECONDS)
+                fails = task["params"].get("fails", False)
                 report = {
                     "worker_id": worker,
                     "claim_token": task["claim_token"],
-                    "success": True,
-                    "result": task["attempts"],
+                    "success": not fails,
+                    **({"is_retryable": False} if fails else {"result": task["attempts"]}),
                 }
                 ended_at = time.monotonic()
                 status, _ = self._call(server, f"/api/tasks/{task['id']}/complete", report)
@@ -84,6 +85,7 @@ class Crew:
                         Done(
                             *(task[name] for name in ("id", "type", "attempts")),
                             *(task[name] for name in ("concurrency_key", "group_key")),
+                            fails,
                             begun_at,
                             ended_at,
                         )

@@ -62,7 +62,16 @@ READY = (
     f"SELECT {_LANE} FROM {{lanes}} {{index lanes_by_turn}} "
     "WHERE task_type_id = ? AND kind = ? AND is_ready = 1 ORDER BY turn, next_task_id LIMIT ?"
 )
-BY_KEY = f"SELECT {_LANE} FROM {{lanes}} WHERE task_type_id = ? AND kind = ? AND name = ?"
+# Whoever has waited for a lane's lock must find the lane. MySQL goes on in an index from where it
+# has waited, and in lanes_by_turn would miss a lane that has moved back meanwhile.
+BY_KEY = (
+    f"SELECT {_LANE} FROM {{lanes}} {{unique lanes_name}} "
+    "WHERE task_type_id = ? AND kind = ? AND name = ?"
+)
+TOUCH = (
+    "UPDATE {lanes} {unique lanes_name} SET changes = changes + 1 "
+    "WHERE task_type_id = ? AND kind = ? AND name = ?"
+)
 # There are no more of them than tasks that are held.
 FULL = (
     f"SELECT {_LANE} FROM {{lanes}} {{index lanes_by_turn}} "
@@ -170,9 +179,8 @@ def _enter_or_leave(key: tuple[int, str, str], tasks: Sequence[Row]) -> None:
 def _lock(type_id: int, kind: str, name: str, *, is_needed: bool) -> Row | None:
     """The lane, locked; where there is none, a new one if `is_needed`."""
     key = (type_id, kind, name)
-    where = "WHERE task_type_id = ? AND kind = ? AND name = ?"
     for _ in range(MAX_LOCK_ROUNDS):
-        if execute(f"UPDATE {{lanes}} SET changes = changes + 1 {where}", key).rowcount:
+        if execute(TOUCH, key).rowcount:
             return fetch_one(f"{BY_KEY} {{lock_rows}}", key)
         if not is_needed:
             return None

@@ -1,12 +1,18 @@
 """`concurrency` per key, and groups that take turns."""
 
+import threading
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from taskmanager.db.connection import database
-from taskmanager.db.statements import fetch_all, fetch_value
+from taskmanager.access.caller import OPERATOR
+from taskmanager.clock import utc_now
+from taskmanager.db.connection import close_connection, database
+from taskmanager.db.statements import execute, fetch_all, fetch_value
+from taskmanager.db.transactions import write_transaction
+from taskmanager.queue.complete import Completion, complete_task
 from taskmanager.queue.flow import lanes
 from tests.conftest import Api, Clock
 
@@ -484,3 +490,34 @@ def test_a_limit_that_many_keys_are_at_already_leaves_the_others_to_claims(
     assert len(api.claim("w", limit=30)["tasks"]) == 30
     api.patch("/api/task-types/job", {"concurrency": {"limit": 1, "per": "key"}})
     assert api.claim("w")["concurrency_key"] == "key-free"
+
+
+# SQLite has one writer at a time.
+@pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
+def test_the_end_of_a_task_finds_its_lane_though_that_moves_back_while_it_waits(fair: Api) -> None:
+    """In the order of claims: a task whose lease has expired is the next of its group again."""
+    create(fair, "a", 2, "fair")
+    held = fair.claim()
+
+    def finish() -> None:
+        completion = Completion(held["id"], success=True, claim_token=held["claim_token"])
+        complete_task(completion, worker_id="worker-1", caller=OPERATOR, now=utc_now())
+        close_connection()
+
+    @write_transaction
+    def move_back() -> threading.Thread:
+        lane = fetch_all("SELECT * FROM {lanes}")[0]
+        execute(lanes.TOUCH, (lane["task_type_id"], lanes.GROUP, "a"))
+        finisher = threading.Thread(target=finish)
+        finisher.start()
+        waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        deadline = time.monotonic() + 30
+        while not fetch_value(waiting) and time.monotonic() < deadline:
+            time.sleep(0.2)  # InnoDB collects what the table shows anew after a tenth of a second
+        assert fetch_value(waiting) == 1
+        execute("UPDATE {lanes} SET next_task_id = 0 WHERE id = ?", (lane["id"],))
+        return finisher
+
+    move_back().join(60)
+
+    assert fetch_value("SELECT COUNT(*) FROM {lane_members}") == 1
