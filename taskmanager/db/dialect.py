@@ -32,6 +32,9 @@ class Dialect(NamedTuple):
     # neighbours that other transactions are at work on.
     by_id: str
     union_member: str  # a SELECT with its own ORDER BY and LIMIT inside a UNION ALL
+    # From the one to the other, a connection waits for nobody's locks, or for a second at most.
+    hurry: str
+    take_time: str
 
     def spell(self, template: str, prefix: str = "") -> str:
         """The statement of a template, for tables and indexes whose names begin with `prefix`."""
@@ -57,6 +60,7 @@ class Dialect(NamedTuple):
         return f"{' UNION ALL '.join(members)} ORDER BY {order} LIMIT {limit}"
 
 
+SQLITE_BUSY_TIMEOUT_SECONDS = 10
 SQLITE = Dialect(
     name="sqlite",
     placeholder="?",
@@ -67,6 +71,8 @@ SQLITE = Dialect(
     unique_hint="",
     by_id="NOT INDEXED",
     union_member="SELECT * FROM (%s)",
+    hurry="PRAGMA busy_timeout = 0",
+    take_time=f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}",
 )
 MYSQL = Dialect(
     name="mysql",
@@ -78,4 +84,7 @@ MYSQL = Dialect(
     unique_hint="FORCE INDEX (%s)",
     by_id="FORCE INDEX (PRIMARY)",
     union_member="(%s)",
+    # The first is for FLUSH TABLES WITH READ LOCK, which backups use.
+    hurry="SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1",
+    take_time="SET SESSION lock_wait_timeout = DEFAULT, innodb_lock_wait_timeout = DEFAULT",
 )

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,7 +10,7 @@ import peewee
 
 from taskmanager.db.cache import Cache
 from taskmanager.db.dialect import Dialect
-from taskmanager.db.errors import is_connection_lost, translated
+from taskmanager.db.errors import is_busy, is_connection_lost, translated
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from taskmanager.wakeups.waiters import Wakeups
 
@@ -102,6 +102,22 @@ class Recovering:
             self.cache.writes_known_until = 0.0
             self.close_quietly()
         return raised
+
+    @contextlib.contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """Ends the block, without an error, at a statement that another connection would delay.
+
+        For single statements outside a transaction that may be left out.
+        """
+        self.execute_sql(self.dialect.hurry)
+        try:
+            with self.manual_commit():  # type: ignore[attr-defined]  # errors pass as they are
+                yield
+        except peewee.OperationalError as error:
+            if not is_busy(error):
+                raise self.given_up(error) from error
+        finally:
+            self.execute_sql(self.dialect.take_time)
 
     def close_quietly(self) -> None:
         """Closes this thread's connection in whatever state; the next statement opens another."""

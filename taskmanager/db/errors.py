@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 # Server error numbers: mariadb.com/kb/en/mariadb-error-codes, dev.mysql.com "Server Error Message
 # Reference". The first group says that the server has rolled back and the same may be tried again.
-MYSQL_ROLLED_BACK = frozenset({1213, 1205, 1020})
+MYSQL_LOCK_WAIT_TIMEOUT = 1205
+MYSQL_ROLLED_BACK = frozenset({1213, MYSQL_LOCK_WAIT_TIMEOUT, 1020})
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
 # The node has lost its Galera cluster. The second one comes from COMMIT, and then nobody knows
 # whether the others have got the transaction.
@@ -96,9 +97,9 @@ def is_rolled_back(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """True where another connection to the SQLite file kept its lock for the whole timeout."""
+    """True where another connection kept its lock for the whole timeout."""
     code = getattr(_original(error), "sqlite_errorcode", 0)
-    return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
+    return code & 0xFF == sqlite3.SQLITE_BUSY or mysql_code(error) == MYSQL_LOCK_WAIT_TIMEOUT
 
 
 class Refusal(NamedTuple):

@@ -13,7 +13,6 @@ from taskmanager.db.errors import (
     mysql_code,
     translated,
 )
-from taskmanager.db.sqlite.engine import SQLITE_BUSY_TIMEOUT_SECONDS
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseRefused, DatabaseUnavailable
@@ -55,7 +54,7 @@ def _begin_and_commit() -> None:
 
 
 def try_to_write(*, keep: bool) -> DatabaseRefused | None:
-    """Inserts a row and deletes it, without waiting for SQLite's other writers.
+    """Inserts a row and deletes it, without waiting for other writers.
 
     With `keep` both are committed, which needs room on the disk; otherwise rolled back.
     """
@@ -63,15 +62,13 @@ def try_to_write(*, keep: bool) -> DatabaseRefused | None:
     try:
         database.connection()
         with database.manual_commit():
-            if is_sqlite:
-                execute("PRAGMA busy_timeout = 0")
+            execute(dialect().hurry)
             # SQLite writes no page that the same transaction has freed again, so there are two.
             for statement, values in ((_INSERT, ("x" * PROBE_CHARACTERS,)), (_DELETE, ())):
                 execute("BEGIN IMMEDIATE" if is_sqlite else "START TRANSACTION")
                 execute(statement, values)
                 execute("COMMIT" if keep else "ROLLBACK")
-            if is_sqlite:
-                execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
+            execute(dialect().take_time)
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
         close_connection()  # which ends the transaction
         if is_busy(error):

@@ -4,7 +4,6 @@ For what people look at and change. Building a query takes Peewee 0.3 ms or more
 task or worker causes is a template instead: see statements.py.
 """
 
-import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Any, TypeAlias, cast
@@ -58,11 +57,11 @@ def require_unchanged(table: str, row_id: int, updated_at: int | None) -> None:
 def execute_if_free(query: peewee.Query) -> None:
     """Runs one INSERT or UPDATE that may be left out: outside a transaction, on few rows.
 
-    On SQLite it is left out where another writer is at work. Failures of the
+    It is left out where another writer has locked what it needs. Failures of the
     database are logged and not raised.
     """
     try:
-        with database.without_waiting() if dialect() is SQLITE else contextlib.nullcontext():
+        with database.without_waiting():
             query.execute()
     except DatabaseUnavailable as error:
         log.info("left out: %s", error.message)

@@ -30,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     try:
         yield server.start()
     finally:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def hasty_server(tmp_path: Path) -> Iterator[Server]:
     try:
         yield server.start()
     finally:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def queue(
         body = {"name": f"scenario.{name}", "version": "1", "param_schema": {"type": "object"}}
         assert server.call("POST", "/api/task-types/register", body).status == 201
     yield server
-    server.stop()
+    server.kill()
     assert "Traceback" not in server.log()
 
 

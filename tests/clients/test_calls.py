@@ -43,7 +43,7 @@ def fresh(tmp_path: Path) -> Iterator[Server]:
     folder.mkdir()
     server = Server(folder).start()
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         body = {"name": name, "version": "1", "param_schema": SCHEMA, "lease_seconds": 2}
         assert server.call("POST", "/api/task-types/register", body).status == 201
     yield server
-    server.stop()
+    server.kill()
 
 
 Run = Callable[..., "subprocess.Popen[str]"]

@@ -42,7 +42,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     body = {"name": "php", "version": "1", "param_schema": {"type": "object"}}
     server.call("POST", "/api/task-types/register", body)
     yield server
-    server.stop()
+    server.kill()
 
 
 def work(

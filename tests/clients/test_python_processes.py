@@ -85,7 +85,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     body = {"name": "job", "version": "1", "param_schema": {"type": "object"}, "max_attempts": 1}
     assert server.call("POST", "/api/task-types/register", body).status == 201
     yield server
-    server.stop()
+    server.kill()
     assert "Traceback" not in server.log()
 
 

@@ -40,7 +40,7 @@ def queue(tmp_path: Path) -> Iterator[Server]:
     body = {"name": "video.fetch", "version": "1", "param_schema": {"type": "object"}}
     assert server.call("POST", "/api/task-types/register", body).status == 201
     yield server
-    server.stop()
+    server.kill()
 
 
 def run(queue: Server, command: list[str], folder: Path, **more: str) -> str:

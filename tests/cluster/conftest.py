@@ -37,4 +37,4 @@ def site(cluster: galera.Galera, tmp_path: Path) -> Iterator[Site]:
         servers[-1].key = servers[0].key
     yield Site(cluster, servers)
     for server in servers:
-        server.stop()
+        server.kill()

@@ -45,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     """On SQLite alone: the other tests of the dashboard run on both."""
     started = Server(tmp_path, workers=1).start()
     yield started
-    started.stop()
+    started.kill()
 
 
 class Window:

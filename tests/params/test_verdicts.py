@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 from referencing import Registry
@@ -205,7 +205,6 @@ def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 _SCHEMAS = st.recursive(st.booleans() | _objects(st.booleans()), _objects, max_leaves=8)
 
 
-@settings(max_examples=3 * settings.default.max_examples)
 @given(_SCHEMAS, st.lists(_VALUES, min_size=1, max_size=5))
 def test_a_random_schema_gives_the_verdicts_of_jsonschema(schema: Any, values: list[Any]) -> None:
     whole = {"allOf": [schema], "properties": {"deeper": {"$ref": "#/allOf/0"}}}

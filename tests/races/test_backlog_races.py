@@ -12,7 +12,7 @@ from tests.support.server import Server
 PROCESSES = 16
 LIMIT = 20
 GROUP_LIMIT = 8
-ROUNDS = 15
+ROUNDS = 10
 ENDS = ("completed", "cancelled")
 
 

@@ -16,7 +16,7 @@ from tests.races.processes import Connection, Shared, run_processes
 from tests.races.queues import register
 from tests.support.server import Server
 
-TASKS = 5_000
+TASKS = 2_500
 WORKERS = 10
 TYPES = ("resize.image", "resize.video", "send.mail")
 FAILS_FIRST = 7  # every seventh task fails on its first attempt

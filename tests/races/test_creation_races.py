@@ -83,7 +83,7 @@ def test_overlapping_batches_in_any_order_make_each_task_once(queue: Server) -> 
     assert {row["id"] for row in stored} == {task_id for _, task_id in ids}
 
 
-TURNS = 25
+TURNS = 15
 
 
 def create_or_finish(

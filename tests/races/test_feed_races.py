@@ -9,7 +9,7 @@ from tests.races.queues import register
 from tests.support.server import Server
 
 WRITERS = 7
-ROUNDS = 25
+ROUNDS = 15
 
 
 def follow_or_write(connection: Connection, shared: Shared, number: int, _: Any) -> list[Any]:

@@ -3,22 +3,19 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import peewee
 
 from taskmanager.config import split_sqlite_url
-from taskmanager.db.dialect import SQLITE
+from taskmanager.db.dialect import SQLITE, SQLITE_BUSY_TIMEOUT_SECONDS
 from taskmanager.db.engine import Recovering, options_of
-from taskmanager.db.errors import is_busy
 from taskmanager.db.sqlite.group_commit import WriteAheadLog
 from taskmanager.db.sqlite.writer_lock import WriterLock
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from taskmanager.files.systems import file_system_of, is_network
 
-SQLITE_BUSY_TIMEOUT_SECONDS = 10
 # Of a new database. A commit writes every page that it touches to the log, most of them for a few
 # changed bytes. Half of SQLite's usual page size writes half as much.
 SQLITE_PAGE_BYTES = 2_048
@@ -74,22 +71,6 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
             with contextlib.suppress(DatabaseUnavailable), self.without_waiting():
                 self.execute_sql(f"PRAGMA journal_mode = {self.wanted_journal()}")
             self.close_quietly()  # a connection learns the mode when it is opened
-
-    @contextlib.contextmanager
-    def without_waiting(self) -> Iterator[None]:
-        """Ends the block, without an error, at a statement that another connection would delay.
-
-        For single statements outside a transaction that may be left out.
-        """
-        self.execute_sql("PRAGMA busy_timeout = 0")
-        try:
-            with self.manual_commit():  # errors pass as they are
-                yield
-        except peewee.OperationalError as error:
-            if not is_busy(error):
-                raise self.given_up(error) from error
-        finally:
-            self.execute_sql(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}")
 
     def _connect(self) -> Any:
         # Only its owner may read a new file, whatever the folder lets others do. SQLite gives the

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import peewee
 from peewee import fn
 
+from taskmanager.db.connection import database
 from taskmanager.db.models import StatisticsSnapshot
 from taskmanager.db.queries import first_row
 from taskmanager.db.statements import Row, execute
@@ -118,14 +119,22 @@ def _has_written(query: peewee.Query) -> bool:
 
 
 def _begin(stored: Row, now: int) -> bool:
-    """Whether this process is to count; False if another one counts now, or has just counted."""
+    """Whether this process is to count; False if another one counts now, or has just counted.
+
+    False too where others are writing: whoever looks at figures waits for nobody.
+    """
     since = StatisticsSnapshot.counting_since
     mark = StatisticsSnapshot.update(counting_since=now).where(
         StatisticsSnapshot.id == _ID,
         StatisticsSnapshot.counted_at == stored["counted_at"],
         since.is_null() | (fn.ABS(since - now) >= GIVEN_UP_MS),
     )
-    return _has_written(mark)
+    try:
+        with database.without_waiting():
+            return bool(mark.execute())
+    except DatabaseUnavailable as error:
+        log.info("the snapshot of the statistics is not renewed: %s", error.message)
+    return False
 
 
 def _keep(counted: TaskCounts, replaced: Row | None) -> None:
