@@ -1,6 +1,7 @@
 """A private MariaDB server in a temporary folder, for the tests that run on a real one."""
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -60,6 +61,8 @@ class MariaDB:
                 "--skip-test-db",
                 "--skip-name-resolve",
             ],
+            # Two that run at once would take each other's temporary tables.
+            env={**os.environ, "TMPDIR": str(self.folder)},
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
