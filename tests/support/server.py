@@ -1,5 +1,6 @@
 """`taskmanager serve` as a process of its own, spoken to over HTTP."""
 
+import contextlib
 import json
 import os
 import signal
@@ -143,7 +144,8 @@ class Server:
     def kill(self) -> None:
         """Ends all its processes at once, with SIGKILL."""
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(30)
             self.process = None
 
