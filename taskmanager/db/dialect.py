@@ -32,9 +32,9 @@ class Dialect(NamedTuple):
     # neighbours that other transactions are at work on.
     by_id: str
     union_member: str  # a SELECT with its own ORDER BY and LIMIT inside a UNION ALL
-    # From the one to the other, a connection waits for nobody's locks, or for a second at most.
-    hurry: str
-    take_time: str
+    # For a connection that is to wait a second for a lock at most, and one that waits as usual.
+    short_lock_wait: str
+    usual_lock_wait: str
 
     def spell(self, template: str, prefix: str = "") -> str:
         """The statement of a template, for tables and indexes whose names begin with `prefix`."""
@@ -71,8 +71,8 @@ SQLITE = Dialect(
     unique_hint="",
     by_id="NOT INDEXED",
     union_member="SELECT * FROM (%s)",
-    hurry="PRAGMA busy_timeout = 0",
-    take_time=f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}",
+    short_lock_wait="PRAGMA busy_timeout = 0",
+    usual_lock_wait=f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_SECONDS * 1000}",
 )
 MYSQL = Dialect(
     name="mysql",
@@ -85,6 +85,6 @@ MYSQL = Dialect(
     by_id="FORCE INDEX (PRIMARY)",
     union_member="(%s)",
     # The first is for FLUSH TABLES WITH READ LOCK, which backups use.
-    hurry="SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1",
-    take_time="SET SESSION lock_wait_timeout = DEFAULT, innodb_lock_wait_timeout = DEFAULT",
+    short_lock_wait="SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1",
+    usual_lock_wait="SET SESSION lock_wait_timeout = DEFAULT, innodb_lock_wait_timeout = DEFAULT",
 )

@@ -109,7 +109,7 @@ class Recovering:
 
         For single statements outside a transaction that may be left out.
         """
-        self.execute_sql(self.dialect.hurry)
+        self.execute_sql(self.dialect.short_lock_wait)
         try:
             with self.manual_commit():  # type: ignore[attr-defined]  # errors pass as they are
                 yield
@@ -117,7 +117,7 @@ class Recovering:
             if not is_busy(error):
                 raise self.given_up(error) from error
         finally:
-            self.execute_sql(self.dialect.take_time)
+            self.execute_sql(self.dialect.usual_lock_wait)
 
     def close_quietly(self) -> None:
         """Closes this thread's connection in whatever state; the next statement opens another."""

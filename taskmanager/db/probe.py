@@ -62,13 +62,13 @@ def try_to_write(*, keep: bool) -> DatabaseRefused | None:
     try:
         database.connection()
         with database.manual_commit():
-            execute(dialect().hurry)
+            execute(dialect().short_lock_wait)
             # SQLite writes no page that the same transaction has freed again, so there are two.
             for statement, values in ((_INSERT, ("x" * PROBE_CHARACTERS,)), (_DELETE, ())):
                 execute("BEGIN IMMEDIATE" if is_sqlite else "START TRANSACTION")
                 execute(statement, values)
                 execute("COMMIT" if keep else "ROLLBACK")
-            execute(dialect().take_time)
+            execute(dialect().usual_lock_wait)
     except (peewee.DatabaseError, peewee.InterfaceError) as error:
         close_connection()  # which ends the transaction
         if is_busy(error):

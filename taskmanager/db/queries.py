@@ -54,14 +54,17 @@ def require_unchanged(table: str, row_id: int, updated_at: int | None) -> None:
         raise ChangedMeanwhile("It has changed since then, so it was left as it is.")
 
 
-def execute_if_free(query: peewee.Query) -> None:
+def execute_if_free(query: peewee.Query) -> bool:
     """Runs one INSERT or UPDATE that may be left out: outside a transaction, on few rows.
+
+    Returns whether it has written anything.
 
     It is left out where another writer has locked what it needs. Failures of the
     database are logged and not raised.
     """
     try:
         with database.without_waiting():
-            query.execute()
+            return bool(query.execute())
     except DatabaseUnavailable as error:
         log.info("left out: %s", error.message)
+    return False

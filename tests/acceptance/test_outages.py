@@ -84,7 +84,7 @@ def service(tmp_path: Path, own_mariadb: MariaDB) -> Iterator[Server]:
     folder.mkdir()
     server = Server(folder, own_mariadb.create_database("queue"), workers=2, threads=2)
     yield server
-    server.kill()
+    server.stop()
     assert "Traceback" not in server.log()
 
 

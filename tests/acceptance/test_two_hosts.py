@@ -67,7 +67,7 @@ def hosts(
     yield servers
     close_connection()
     for server in servers:
-        server.kill()
+        server.stop()
     assert "Traceback" not in "".join(server.log() for server in servers)
 
 

@@ -48,7 +48,7 @@ def hosts(
         servers.append(server.start())
     yield servers
     for server in servers:
-        server.kill()
+        server.stop()
     assert "Traceback" not in "".join(server.log() for server in servers)
 
 

@@ -97,7 +97,7 @@ class Server:
             arguments = ["--name", "test", "--role", "admin", "--rate-limit", "0"]
             return self.command("keys", "create", *arguments).strip()
         made = CONTEXT.SimpleQueue()
-        process = CONTEXT.Process(target=make_key, args=(self.environment, made))
+        process = CONTEXT.Process(target=_put_key, args=(self.environment, made))
         process.start()
         process.join(60)
         if process.exitcode:
@@ -160,7 +160,7 @@ class Server:
             self.process = None
 
 
-def make_key(environment: dict[str, str], made: Any) -> None:
+def _put_key(environment: dict[str, str], made: Any) -> None:
     """Prepares the database of these settings and puts an admin key into the queue `made`."""
     settings = load_settings(environ=environment)
     open_database(settings)

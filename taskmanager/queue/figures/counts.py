@@ -14,9 +14,8 @@ from typing import NamedTuple
 import peewee
 from peewee import fn
 
-from taskmanager.db.connection import database
 from taskmanager.db.models import StatisticsSnapshot
-from taskmanager.db.queries import first_row
+from taskmanager.db.queries import execute_if_free, first_row
 from taskmanager.db.statements import Row, execute
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import DatabaseUnavailable, TooLarge
@@ -129,12 +128,7 @@ def _begin(stored: Row, now: int) -> bool:
         StatisticsSnapshot.counted_at == stored["counted_at"],
         since.is_null() | (fn.ABS(since - now) >= GIVEN_UP_MS),
     )
-    try:
-        with database.without_waiting():
-            return bool(mark.execute())
-    except DatabaseUnavailable as error:
-        log.info("the snapshot of the statistics is not renewed: %s", error.message)
-    return False
+    return execute_if_free(mark)
 
 
 def _keep(counted: TaskCounts, replaced: Row | None) -> None:
