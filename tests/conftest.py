@@ -61,8 +61,11 @@ TESTS = Path(__file__).parent
 
 DRIVERS = "tests/clients/test_scenarios.py"
 
-hypothesis.register_profile("quick", deadline=None, max_examples=20)
-hypothesis.register_profile("full", deadline=None, max_examples=100)
+# Hypothesis repeats the same examples where it sees that it runs in continuous integration, which
+# hides what chance finds and makes a second exploration pointless. The blob repeats what failed.
+EXPLORING = {"deadline": None, "derandomize": False, "print_blob": True}
+hypothesis.register_profile("quick", max_examples=20, **EXPLORING)
+hypothesis.register_profile("full", max_examples=100, **EXPLORING)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
