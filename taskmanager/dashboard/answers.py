@@ -1,8 +1,14 @@
 """What a view answers with: a page, or the way to another one after a form was taken."""
 
+import gzip
 from typing import Any
 
-from flask import Response, make_response, redirect, render_template, session, url_for
+from flask import Response, make_response, redirect, render_template, request, session, url_for
+
+# Below this a page fits into one packet anyway.
+COMPRESSED_BYTES = 1_000
+# Higher levels take longer and save hardly anything of a page.
+GZIP_LEVEL = 5
 
 
 def page(template: str, status: int = 200, **values: Any) -> Response:
@@ -15,3 +21,18 @@ def lead_to(endpoint: str, *, said: str = "", **values: Any) -> Response:
     if said:
         session["done"] = said
     return make_response(redirect(url_for(endpoint, **values), 303))
+
+
+def compressed(response: Response) -> Response:
+    """The answer in a quarter of its bytes, for a browser that takes gzip.
+
+    The size of a compressed page tells something of what is in it to whoever reads the line and
+    can make the browser ask for it again and again (BREACH). No other site can make it send the
+    session's cookie, except by leading the person there, and a form's token changes every second.
+    """
+    response.vary.add("Accept-Encoding")
+    content = b"" if response.is_streamed else response.get_data()
+    if "gzip" in request.accept_encodings and len(content) > COMPRESSED_BYTES:
+        response.set_data(gzip.compress(content, GZIP_LEVEL, mtime=0))
+        response.content_encoding = "gzip"
+    return response

@@ -34,7 +34,7 @@ from taskmanager.dashboard import (
     wording,
     workers,
 )
-from taskmanager.dashboard.answers import page
+from taskmanager.dashboard.answers import compressed, page
 from taskmanager.dashboard.session_cookie import SessionCookie
 from taskmanager.db.connection import release_connection
 from taskmanager.files.secret import read_or_create_secret
@@ -83,6 +83,7 @@ def create_pages(api: Flask, use_prepared_database: Callable[[], None]) -> Flask
     pages.before_request(sign_in.require_session)
     pages.context_processor(_shown_everywhere)
     pages.after_request(_add_headers)
+    pages.after_request(compressed)
     pages.teardown_appcontext(lambda _: release_connection())
     pages.register_error_handler(errors.TaskManagerError, _refused)
     pages.register_error_handler(HTTPException, _http)
