@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from taskmanager.config import PREFIX, Settings
 from taskmanager.demo.http_client import HttpClient
 
+# What stops the demo.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_SECONDS = 15
 KILLED_SECONDS = 0.2
 LOG_LINES_SHOWN = 15
@@ -26,6 +29,20 @@ with contextlib.suppress(ImportError, AttributeError):  # only Linux has it
     import ctypes
 
     _prctl = ctypes.CDLL(None).prctl
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets SIGNALS wait until the block has ended.
+
+    A signal between the start of a process and the note that it has to be stopped would leave the
+    process behind.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ProcessFailed(Exception):
@@ -52,7 +69,7 @@ class ChildProcess:
                 stderr=log,
                 env={**os.environ, **environment},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_prepare_child,
             )
 
     def is_running(self) -> bool:
@@ -60,15 +77,16 @@ class ChildProcess:
 
     def stop(self) -> None:
         """Terminates the process, and kills it with its children if it does not end in time."""
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            if self.process.wait(STOP_SECONDS) == 0:
-                return
-        # The process group contains only this process and its children.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            time.sleep(KILLED_SECONDS)  # there is no way to wait for grandchildren
+        with uninterrupted():
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                if self.process.wait(STOP_SECONDS) == 0:
+                    return
+            # The process group contains only this process and its children.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+                time.sleep(KILLED_SECONDS)  # there is no way to wait for grandchildren
 
     def how_it_ended(self) -> str:
         """A sentence for the user, with the last lines of the process's log."""
@@ -118,7 +136,8 @@ class WorkerProcess(ChildProcess):
         return report
 
 
-def _die_with_parent() -> None:
-    """Runs in the child: it is terminated even if the demo is killed."""
+def _prepare_child() -> None:
+    """Runs in the child: it is terminated even if the demo is killed, and takes every signal."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

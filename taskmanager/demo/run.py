@@ -10,14 +10,19 @@ from pathlib import Path
 
 from taskmanager.demo import figures, files, producer
 from taskmanager.demo.http_client import HttpClient, ServiceError
-from taskmanager.demo.processes import ProcessFailed, Server, WorkerProcess
+from taskmanager.demo.processes import (
+    SIGNALS,
+    ProcessFailed,
+    Server,
+    WorkerProcess,
+    uninterrupted,
+)
 from taskmanager.demo.progress import Progress, say
 from taskmanager.demo.worker import TASKS_PER_CLAIM
 
 WORKERS = 2
 POLL_SECONDS = 0.2
 STOPPED = 130  # the exit status of a command that was stopped with Ctrl-C
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(folder: Path | None, *, keep: bool) -> int:
@@ -53,9 +58,11 @@ def _run(folder: Path | None, *, keep: bool) -> int:
     for reason, number in skipped.items():
         say(f"    skipped: {number:,} ({reason})")
     with contextlib.ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmanager-demo-")))
-        server = Server(place)
-        stack.callback(server.stop)
+        with uninterrupted():
+            temporary = tempfile.TemporaryDirectory(prefix="taskmanager-demo-")
+            place = Path(stack.enter_context(temporary))
+            server = Server(place)
+            stack.callback(server.stop)
         try:
             keys = _create_keys(server)
             say(f"The server runs on {server.url}, with SQLite in a temporary folder.")
@@ -85,8 +92,11 @@ def _measure(
     workers = []
     with contextlib.ExitStack() as stack:
         for number in range(1, WORKERS + 1):
-            worker = WorkerProcess(f"worker-{number}", place, url=server.url, key=keys["worker"])
-            stack.callback(worker.stop)
+            with uninterrupted():
+                worker = WorkerProcess(
+                    f"worker-{number}", place, url=server.url, key=keys["worker"]
+                )
+                stack.callback(worker.stop)
             workers.append(worker)
         _wait_until_done(server, viewer, workers, progress)
         work_seconds = progress.finish()

@@ -22,6 +22,7 @@ import pytest
 
 from taskmanager.demo import figures, files, producer
 from taskmanager.demo.http_client import HttpClient, ServiceError
+from taskmanager.demo.processes import ChildProcess, uninterrupted
 from taskmanager.demo.progress import Progress
 
 
@@ -198,6 +199,24 @@ def test_signal_in_the_middle_ends_everything(
         "Stopped. The server and the workers have ended, and no files are left.\n"
     )
     run.assert_nothing_is_left()
+
+
+def test_a_signal_waits_until_a_new_process_is_noted(tmp_path: Path) -> None:
+    noted = []
+
+    @uninterrupted()
+    def start() -> None:
+        signal.raise_signal(signal.SIGINT)
+        noted.append(ChildProcess("child", ["http.server", "0"], tmp_path, {}))
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    [child] = noted
+    status = Path(f"/proc/{child.process.pid}/status").read_text()
+    blocked = re.findall(r"^SigBlk:\s*(\w+)", status, re.M)
+    assert [int(mask, 16) for mask in blocked] == [0]  # the child takes every signal
+    child.stop()
+    assert not child.is_running()
 
 
 def test_server_that_dies_is_named_and_the_rest_is_stopped(
