@@ -41,27 +41,37 @@ LATEST_LEASE = (
     "WHERE lease_expires_at > 0 ORDER BY lease_expires_at DESC LIMIT 1"
 )
 
-# kind → the index column, the condition that finds a wrong row, with the latest credible time for
-# each `?`, and the assignments that mend it, with now for each `?`. MySQL assigns from left to
-# right, so `updated_at` comes last.
-TASKS = {
+# kind → the table and the column of its index; the condition that finds a wrong row, with the
+# latest credible time for each `?`; and the assignments that mend it, with now for each `?`. MySQL
+# assigns from left to right, so `updated_at` comes last.
+KINDS = {
     "leases": (
+        "tasks",
         "lease_expires_at",
         "lease_expires_at > ? AND lease_expires_at - lease_seconds * 1000 > ?",
         "lease_expires_at = ? + lease_seconds * 1000, updated_at = ?",
     ),
     # A task that a worker has held: its delay comes from a failure or a release.
     "delays": (
+        "tasks",
         "available_at",
         "status = 'scheduled' AND available_at > ? AND updated_at > ? AND worker_id IS NOT NULL",
         "available_at = ? + (available_at - updated_at), updated_at = ?",
     ),
     "ends": (
+        "tasks",
         "completed_at",
         "dedupe_until IS NULL AND completed_at > ?",
         "completed_at = ?, updated_at = ?",
     ),
+    "batches": (
+        "batches",
+        "finished_at",
+        "finished_at > ?",
+        "finished_at = ?, updated_at = ?",
+    ),
 }
+ENDS = ("ends", "batches")
 
 
 def latest_time() -> int:
@@ -91,12 +101,12 @@ def seconds_ahead(*, now: int) -> float:
 
 
 def mend_slice(*, now: int, rows: int) -> int:
-    """Mends up to `rows` tasks of each kind, and every schedule; returns the most of one kind.
+    """Mends up to `rows` rows of each kind, and every schedule; returns the most of one kind.
 
     A lease then ends after its `lease_seconds` from now: a live holder renews it
     before that, and a dead one keeps the task no longer. A delay after a failure or a
-    release begins now. A task that has ended in the future ended now, so that it is
-    counted and pruned in time.
+    release begins now. A task or batch that has ended in the future ended now, so that
+    it is counted and pruned in time.
 
     Transition: none.
     Commits together: the rows of one kind.
@@ -105,7 +115,7 @@ def mend_slice(*, now: int, rows: int) -> int:
     next slice goes on. Where nothing is wrong, nothing is written.
     """
     runs.reanchor_schedules(now=now)
-    most = max([_mend(kind, now, rows) for kind in TASKS])
+    most = max([_mend(kind, now, rows) for kind in KINDS])
     if most < rows and is_set_back(latest_time(), now=now):
         log.warning("the clock was set back: times stored in the future have been corrected")
         _forget(now)
@@ -117,26 +127,26 @@ def mend_slice(*, now: int, rows: int) -> int:
 
 
 def mend_ends_slice(*, now: int, rows: int) -> int:
-    """Mends up to `rows` tasks that have ended in the future; returns how many.
+    """Mends up to `rows` tasks and batches that have ended in the future; returns the most of one.
 
     Who cancels a task leaves no other time than its end. What `mend_slice` says is true here too.
     """
-    return _mend("ends", now, rows)
+    return max([_mend(kind, now, rows) for kind in ENDS])
 
 
 def _mend(kind: str, now: int, rows: int) -> int:
-    column, condition, assignments = TASKS[kind]
+    table, column, condition, assignments = KINDS[kind]
     limits = _limits(condition, now)
     # Read without a lock: many tasks may be held rightly.
     found = fetch_all(
-        f"SELECT id FROM {{tasks}} {{index tasks_by_{column}}} WHERE {condition} "
+        f"SELECT id FROM {{{table}}} {{index {table}_by_{column}}} WHERE {condition} "
         f"ORDER BY {column} DESC LIMIT ?",
         (*limits, rows),
     )
     if found:
         ids = sorted(row["id"] for row in found)
         write_transaction(execute)(
-            f"UPDATE {{tasks}} {{by_id}} SET {assignments} WHERE id IN ? AND {condition}",
+            f"UPDATE {{{table}}} {{by_id}} SET {assignments} WHERE id IN ? AND {condition}",
             (now, now, ids, *limits),
         )
     return len(found)
@@ -164,9 +174,9 @@ def _forget(now: int) -> None:
 def count_ahead(*, now: int) -> dict[str, int]:
     """How many stored times lie in the future and will be mended, by kind; without zeros."""
     counts = {"schedules": len(runs.schedules_ahead(now=now))}
-    for kind, (column, condition, _) in TASKS.items():
+    for kind, (table, column, condition, _) in KINDS.items():
         counts[kind] = fetch_value(
-            f"SELECT COUNT(*) FROM {{tasks}} {{index tasks_by_{column}}} WHERE {condition}",
+            f"SELECT COUNT(*) FROM {{{table}}} {{index {table}_by_{column}}} WHERE {condition}",
             _limits(condition, now),
         )
     latest = now + TOLERANCE_MS

@@ -69,10 +69,10 @@ def _renew(
     updates = []
     for task in tasks:
         seconds = lease_seconds or task["lease_seconds"]
-        end = deadlines.lease_end(
-            task, lease_seconds=seconds, claimed_at=task["claimed_at"], now=now
-        )
-        lease = {"lease_seconds": seconds, "lease_expires_at": end}
+        # If the clock has been set back since, the attempt would have no end.
+        claimed_at = min(task["claimed_at"], now)
+        end = deadlines.lease_end(task, lease_seconds=seconds, claimed_at=claimed_at, now=now)
+        lease = {"lease_seconds": seconds, "claimed_at": claimed_at, "lease_expires_at": end}
         changes = {"status": "claimed", **lease, "updated_at": now, **(progress or {})}
         updates.append((task, changes))
     renewed = update_held(updates)

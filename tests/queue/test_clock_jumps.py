@@ -77,6 +77,35 @@ def test_a_lease_taken_before_the_clock_was_set_back_is_cut_too(api: Api, clock:
     assert times(task)["lease_expires_at"] == clock.now + 120_000
 
 
+@jumps
+def test_an_attempt_that_began_in_the_future_has_an_end(api: Api, clock: Clock, jump: int) -> None:
+    task = api.create(max_run_seconds=300)
+    clock.advance(jump)
+    held = api.claim(lease_seconds=120)
+    clock.advance(-jump)
+    holder = {"worker_id": "worker-1", "claim_token": held["claim_token"]}
+    for _ in range(3):
+        api.post(f"/api/tasks/{task['id']}/heartbeat", holder)
+        clock.advance(100)
+    assert times(task)["claimed_at"] == clock.now - 300_000
+    api.post(f"/api/tasks/{task['id']}/heartbeat", holder, 409)
+    WAYS["maintenance"](api)
+    assert times(task)["error_code"] == "timed_out"
+
+
+@jumps
+def test_a_batch_that_finished_in_the_future_finished_now(
+    api: Api, clock: Clock, jump: int
+) -> None:
+    batch = api.post("/api/batches", {"tasks": [{"type": "job", "params": {}}]}, 201)
+    clock.advance(jump)
+    api.complete(api.claim())
+    clock.advance(-jump)
+    assert clock_jumps.count_ahead(now=clock.now)["batches"] == 1
+    WAYS["maintenance"](api)
+    assert parse_time(api.get(f"/api/batches/{batch['id']}")["finished_at"]) == clock.now
+
+
 @ways
 def test_a_lease_that_was_committed_late_is_found_by_itself(
     api: Api, clock: Clock, way: str

@@ -194,8 +194,8 @@ class ModelTask:
         return float("inf") if self.max_run is None else self.claimed_at + self.max_run * 1000
 
     def hold(self, now: int) -> None:
-        """A lease begins, or is renewed."""
-        self.status = "claimed"
+        """A lease begins, or is renewed. No attempt has begun in the future."""
+        self.status, self.claimed_at = "claimed", min(self.claimed_at, now)
         self.lease_expires_at = int(min(now + LEASE_SECONDS * 1000, self.runs_until))
 
 
@@ -257,19 +257,21 @@ class Model:
             task for task in tasks if task.status == "scheduled" and (task.delayed_at or 0) > limit
         ]
         ends = [task for task in tasks if (task.finished_at or 0) > limit and not task.pruned_at]
+        batches = [batch for batch in self.batches.values() if (batch.finished_at or 0) > limit]
         if ends_only:
             leases, delays = [], []
         leases.sort(key=lambda task: -(task.lease_expires_at or 0))
         delays.sort(key=lambda task: -task.available_at)
         ends.sort(key=lambda task: -(task.finished_at or 0))
+        batches.sort(key=lambda batch: -(batch.finished_at or 0))
         for task in leases[:rows]:
             task.lease_expires_at = self.now + LEASE_SECONDS * 1000
         for task in delays[:rows]:
             task.available_at += self.now - (task.delayed_at or 0)
             task.delayed_at = self.now
-        for task in ends[:rows]:
-            task.finished_at = self.now
-        return max(min(rows, len(kind)) for kind in (leases, delays, ends))
+        for ended in (*ends[:rows], *batches[:rows]):
+            ended.finished_at = self.now
+        return max(min(rows, len(kind)) for kind in (leases, delays, ends, batches))
 
     def is_correction_due(self) -> bool:
         corrected_at = fetch_value(clock_jumps.CORRECTED_AT)
@@ -943,6 +945,8 @@ class Lifecycle(RuleBasedStateMachine):
             assert (row["completed_at"] or 0) <= limit or row["pruned_at"] is not None
             if row["status"] == "scheduled" and row["worker_id"] is not None:
                 assert row["available_at"] <= limit + 11_000
+        for row in fetch_all("SELECT finished_at FROM batches"):
+            assert (row["finished_at"] or 0) <= limit
 
     def maintain(self, data: Any, prune: bool) -> None:
         if prune:
@@ -980,6 +984,7 @@ class Lifecycle(RuleBasedStateMachine):
                 lease_expires_at=row["lease_expires_at"],
                 finished_at=row["completed_at"],
                 pruned_at=row["pruned_at"],
+                claimed_at=row["claimed_at"] if row["status"] == "claimed" else task.claimed_at,
             )
             if task.status in FINISHED:
                 found.available_at = task.available_at
