@@ -10,13 +10,13 @@ from taskmanager.api import request_schemas
 from taskmanager.api.auth import requires
 from taskmanager.api.requests import MAX_INTEGER, Values, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import BATCH, task_json
+from taskmanager.api.serializers import BATCH, SMALL_TASK, task_json
 from taskmanager.api.task_bodies import read_tasks, refuse_wrong
 from taskmanager.db.statements import Row
 from taskmanager.errors import InvalidRequest, TaskManagerError
 from taskmanager.payloads.callbacks import CALLBACKS, sealed_params
 from taskmanager.queue import bulk
-from taskmanager.queue.answer_size import LARGE_COLUMNS, require_small
+from taskmanager.queue.answer_size import require_small
 from taskmanager.queue.columns import params_text
 from taskmanager.queue.create import prepare_tasks
 from taskmanager.queue.flow import batches
@@ -192,7 +192,7 @@ def _results(stored: Sequence[Stored]) -> dict[str, Any]:
     results = [
         {
             "outcome": "deduplicated" if existed else "created",
-            "task": task_json(with_type(task), without=LARGE_COLUMNS),
+            "task": task_json(with_type(task), SMALL_TASK),
         }
         for task, existed in stored
     ]

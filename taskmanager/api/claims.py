@@ -1,6 +1,5 @@
 """/api/tasks/…: the calls of a worker: claim, heartbeat, progress, complete and release."""
 
-from collections.abc import Collection
 from typing import Any
 
 from flask import Blueprint, Response, g
@@ -10,7 +9,7 @@ from taskmanager.api.auth import requires
 from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, settings, task_defaults
 from taskmanager.api.responses import success
-from taskmanager.api.serializers import LEASE, task_json
+from taskmanager.api.serializers import LEASE, TASK_WITHOUT_PARAMS, task_json
 from taskmanager.api.waiting_calls import Look, wait_until
 from taskmanager.db.statements import Row
 from taskmanager.errors import NoTaskAvailable
@@ -52,10 +51,12 @@ def claim(body: Values) -> Response:
     )
     claimed = _claim_or_wait(asked, body) if body.get("wait_seconds") else _claim(asked)
     g.task_ids = [task["id"] for task in claimed]  # for the log
-    without = set(serializers.TASK.names) - {"id", *body["fields"]} if "fields" in body else ()
+    fields = serializers.TASK
+    if "fields" in body:
+        fields = fields.without(*set(fields.names) - {"id", *body["fields"]})
     heartbeat_seconds = settings().heartbeat_seconds
     found = [
-        _claimed_json(row, without=without, heartbeat_seconds=heartbeat_seconds, now=g.now)
+        _claimed_json(row, fields, heartbeat_seconds=heartbeat_seconds, now=g.now)
         for row in claimed
     ]
     if "limit" not in body:
@@ -89,9 +90,9 @@ def _claim_or_wait(asked: ClaimRequest, body: Values) -> list[Row]:
 
 
 def _claimed_json(
-    row: Row, *, without: Collection[str], heartbeat_seconds: int, now: int
+    row: Row, fields: serializers.Fields, *, heartbeat_seconds: int, now: int
 ) -> dict[str, Any]:
-    claimed = serializers.claimed_task_json(row, without=without)
+    claimed = serializers.claimed_task_json(row, fields)
     return {**claimed, **_durations(row, heartbeat_seconds=heartbeat_seconds, now=now)}
 
 
@@ -180,7 +181,7 @@ def _completion(task_id: int, body: Values) -> Completion:
 
 def _completed_json(outcome: CompletionOutcome) -> dict[str, Any]:
     return {
-        **task_json(outcome.task or {}, without=["params"]),
+        **task_json(outcome.task or {}, TASK_WITHOUT_PARAMS),
         "will_retry": outcome.will_retry,
         "replayed": outcome.replayed,
     }
@@ -257,4 +258,4 @@ def release(task_id: int, body: Values) -> Response:
         caller=g.caller,
         now=g.now,
     )
-    return success(task_json(task, without=["params"]), "Task released")
+    return success(task_json(task, TASK_WITHOUT_PARAMS), "Task released")

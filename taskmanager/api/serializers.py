@@ -3,7 +3,7 @@
 The OpenAPI document takes the fields from here too.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from taskmanager import alert_rules
@@ -24,6 +24,7 @@ from taskmanager.api.requests import decode_json
 from taskmanager.clock import format_time
 from taskmanager.db.statements import Row
 from taskmanager.queue import dedupe, task_types
+from taskmanager.queue.answer_size import LARGE_COLUMNS
 from taskmanager.queue.read import STATUSES, WITH_WORKER_STATUSES
 from taskmanager.queue.schedules import definitions
 
@@ -51,12 +52,15 @@ class Fields:
         self.names = tuple(schemas)
         self._conversions = [(name, _conversion(schema)) for name, schema in schemas.items()]
 
-    def of(self, row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
+    def without(self, *names: str) -> "Fields":
+        """The other fields."""
+        return Fields(**{name: one for name, one in self._schemas.items() if name not in names})
+
+    def of(self, row: Row) -> dict[str, Any]:
         """The object for `row`."""
         return {
             name: row[name] if convert is None else convert(row[name])
             for name, convert in self._conversions
-            if name not in without
         }
 
     def schema(self, *optional: str, **more: Schema) -> Schema:
@@ -130,6 +134,8 @@ TASK = Fields(
     created_at=TIME,
     updated_at=TIME,
 )
+TASK_WITHOUT_PARAMS = TASK.without("params")
+SMALL_TASK = TASK.without(*LARGE_COLUMNS)
 GRAPH_TASK = Fields(
     id=NUMBER, type=TYPE, status=one_of(*STATUSES), error_code=like(or_null(TEXT), None)
 )
@@ -324,8 +330,8 @@ AUDIT_EVENT = Fields(
 )
 
 
-def task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """The task object; `without` names the fields that an answer leaves out."""
+def task_json(row: Row, fields: Fields = TASK) -> dict[str, Any]:
+    """The task object, with these of its fields."""
     held = row["status"] in WITH_WORKER_STATUSES
     worker_id = row["worker_id"] if held else None
     shown = {
@@ -335,12 +341,12 @@ def task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
         "claimed_by": worker_id,
         "claimed_at": row["claimed_at"] if held else None,
     }
-    return TASK.of(shown, without=without)
+    return fields.of(shown)
 
 
-def claimed_task_json(row: Row, *, without: Collection[str] = ()) -> dict[str, Any]:
+def claimed_task_json(row: Row, fields: Fields = TASK) -> dict[str, Any]:
     """The task object for the worker that claimed it: with the claim token."""
-    return {**task_json(row, without=without), "claim_token": row["claim_token"]}
+    return {**task_json(row, fields), "claim_token": row["claim_token"]}
 
 
 def attempt_error_json(log: Row) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, g
 
-from taskmanager.api import request_schemas
+from taskmanager.api import request_schemas, serializers
 from taskmanager.api.auth import requires
 from taskmanager.api.errors import error_json
 from taskmanager.api.requests import TASK, Values, task_defaults
@@ -14,6 +14,8 @@ from taskmanager.api.serializers import (
     GRAPH_EDGE,
     GRAPH_TASK,
     LOG_ENTRY,
+    SMALL_TASK,
+    TASK_WITHOUT_PARAMS,
     attempt_error_json,
     task_json,
 )
@@ -109,7 +111,7 @@ def _batch_results(outcomes: list[Outcome]) -> list[dict[str, Any]]:
             {
                 "outcome": "deduplicated" if outcome.deduplicated else "created",
                 "on_duplicate": outcome.on_duplicate,
-                "task": task_json(task, without=["params"] if fits else LARGE_COLUMNS),
+                "task": task_json(task, TASK_WITHOUT_PARAMS if fits else SMALL_TASK),
             }
         )
     return results
@@ -141,9 +143,9 @@ def list_all(query: Values) -> Response:
         caller=g.caller,
         include=include,
     )
-    left_out = set(LARGE_COLUMNS) - set(include)
+    fields = serializers.TASK.without(*set(LARGE_COLUMNS) - set(include))
     data = {
-        "tasks": [task_json(row, without=left_out) for row in page.tasks],
+        "tasks": [task_json(row, fields) for row in page.tasks],
         "count": len(page.tasks),
         "limit": query["limit"],
         "offset": query["offset"],
@@ -248,7 +250,7 @@ def cancel(task_id: int, body: Values) -> Response:
     task = operate.cancel_task(
         task_id=task_id, reason=body.get("reason"), caller=g.caller, now=g.now
     )
-    return success(task_json(task, without=["params"]), "Task cancelled")
+    return success(task_json(task, TASK_WITHOUT_PARAMS), "Task cancelled")
 
 
 @blueprint.post(f"{TASK}/retry")
@@ -259,4 +261,4 @@ def retry(task_id: int) -> Response:
     200; 403; 404; 409 `task_not_retryable`, `duplicate_task`.
     """
     task = operate.retry_task(task_id=task_id, caller=g.caller, now=g.now)
-    return success(task_json(task, without=["params"]), "Task will be tried again")
+    return success(task_json(task, TASK_WITHOUT_PARAMS), "Task will be tried again")

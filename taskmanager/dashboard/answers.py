@@ -32,7 +32,7 @@ def compressed(response: Response) -> Response:
     """
     response.vary.add("Accept-Encoding")
     content = b"" if response.is_streamed else response.get_data()
-    if "gzip" in request.accept_encodings and len(content) > COMPRESSED_BYTES:
+    if request.accept_encodings.quality("gzip") and len(content) > COMPRESSED_BYTES:
         response.set_data(gzip.compress(content, GZIP_LEVEL, mtime=0))
         response.content_encoding = "gzip"
     return response

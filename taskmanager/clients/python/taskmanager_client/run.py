@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.1
 MAX_REQUEST_SECONDS = 30.0
-# Where handlers are shorter than this, a second's work is claimed at once, and reports travel
-# together.
+# Where handlers are shorter than this, up to a second's work is held, more is claimed while half of
+# that still waits, and reports travel together.
 SHORT_HANDLER_SECONDS = 0.05
-MAX_AHEAD = 100
+MAX_HELD_AHEAD = 200
+MAX_CLAIMED = 100  # as many as a call takes
 MAX_REPORTS = 100
 REPORT_WAIT_SECONDS = 0.05
 SIGN_OFF_SECONDS = 5.0
@@ -237,10 +238,10 @@ class Run:
             capacity = self._worker.concurrency
             if self._handler_seconds < SHORT_HANDLER_SECONDS:
                 a_second = capacity / max(self._handler_seconds, 1e-6)
-                capacity = max(capacity, int(min(a_second, MAX_AHEAD)))
-                if len(self._waiting) > capacity // 4:
+                capacity = max(capacity, int(min(a_second, MAX_HELD_AHEAD)))
+                if len(self._waiting) > capacity // 2:
                     return 0
-            return int(min(capacity - self._open, self._tasks_left, MAX_AHEAD))
+            return int(min(capacity - self._open, self._tasks_left, MAX_CLAIMED))
 
     def _claim(self, limit: int) -> tuple[bool, float]:
         """Claims until it is answered; whether there were tasks, and when to ask again."""
