@@ -82,12 +82,15 @@ def measure(engine: str, rows: int) -> dict[str, Any]:
         def claim() -> None:
             call("POST", "/api/tasks/claim", {"worker_id": "w", "type": "job.0"})
 
-        figures["claim alone"] = _times(claim, CLAIMS)
+        figures["claim alone"] = _times(claim, CLAIMS, pause_seconds=PAUSE_SECONDS)
         command = [sys.executable, "-m", "taskmanager", "tasks", "retry", "status=failed"]
         places = {"TASKMANAGER_INSTANCE_PATH": folder, "TASKMANAGER_DATABASE_URL": url}
         with subprocess.Popen(command, env={**os.environ, **places}) as retrying:
             figures["claim during a bulk retry"] = _times(
-                claim, CLAIMS, until=lambda: retrying.poll() is not None
+                claim,
+                CLAIMS,
+                pause_seconds=PAUSE_SECONDS,
+                until=lambda: retrying.poll() is not None,
             )
         return figures
 
@@ -136,7 +139,11 @@ def _slices(run: Callable[[], None]) -> dict[str, float]:
 
 
 def _times(
-    call: Callable[[], Any], count: int, until: Callable[[], bool] | None = None
+    call: Callable[[], Any],
+    count: int,
+    *,
+    pause_seconds: float = 0,
+    until: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
     """Of `count` calls, or of as many as fit in `until` something is true."""
     times: list[float] = []
@@ -144,8 +151,7 @@ def _times(
         watch = stopwatch()
         call()
         times.append(watch.read())
-        if until:
-            time.sleep(PAUSE_SECONDS)
+        time.sleep(pause_seconds)
     return figures_of(times)
 
 

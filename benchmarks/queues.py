@@ -27,13 +27,16 @@ TYPES = 10
 
 @contextlib.contextmanager
 def open_queue(engine: str, *, synchronous: str = "FULL") -> Iterator[str]:
-    """An empty queue with ten task types, `job.0` to `job.9`; yields its database URL."""
+    """An empty queue with ten task types, `job.0` to `job.9`; yields its database URL.
+
+    MariaDB keeps what is in it in memory, as the system's cache does with an SQLite file.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = None
         url = f"sqlite:///{folder / 'queue.db'}"
         if engine == "mariadb":
-            server = mariadb.MariaDB(folder, durable=True)
+            server = mariadb.MariaDB(folder, durable=True, buffer_pool="6G")
             server.start()
             url = server.create_database("benchmark")
         connect_queue(folder, url, synchronous=synchronous)
