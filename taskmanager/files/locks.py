@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Between two tries. Most locks are held for a fraction of a millisecond, so the first are short.
-SHORTEST_PAUSE_SECONDS = 0.0001
+# Between two tries. Most locks are held for about a millisecond. Shorter pauses take more time from
+# those who hold one than they save those who wait.
+SHORTEST_PAUSE_SECONDS = 0.0004
 LONGEST_PAUSE_SECONDS = 0.001
 TRIES_PER_WAIT = 20
 
