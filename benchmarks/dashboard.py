@@ -2,8 +2,8 @@
 
     python -m benchmarks.dashboard [--rows 1000000] [--engine sqlite|mariadb] [--json]
 
-The queue is that of benchmarks.statistics, with a hundred schedules. The pages are opened in this
-process with a session, rate limit included, without a socket.
+The queue is that of benchmarks.statistics, with a hundred schedules, a batch and a webhook. Every
+page is opened in this process with a session, rate limit included, without a socket.
 """
 
 import re
@@ -32,9 +32,17 @@ def measure(engine: str, rows: int) -> dict[str, Any]:
         _, key = keys.create_key(name="benchmark", scopes=["admin"], now=now, caller=OPERATOR)
         client = app.test_client()
         headers = {"X-API-Key": key}
+
+        def create(kind: str, body: Any) -> None:
+            answer = client.post(f"/api/{kind}", json=body, headers=headers)
+            if answer.status_code != 201:
+                raise SystemExit(f"/api/{kind} answered {answer.status_code}: {answer.text}")
+
         for n in range(SCHEDULES):
-            body = {"name": f"schedule {n}", "type": "job.0", "params": {}, "cron": "0 3 * * *"}
-            client.post("/api/schedules", json=body, headers=headers)
+            timing = {"type": "job.0", "params": {}, "cron": "0 3 * * *"}
+            create("schedules", {"name": f"schedule {n}", **timing})
+        create("batches", {"name": "b", "tasks": [{"type": "job.0", "params": {"n": 1}}]})
+        create("webhooks", {"name": "h", "url": "https://nowhere.invalid/"})
         client.get("/api/stats", headers=headers)
         form = client.get("/dashboard/sign-in").text
         token = re.findall('name="csrf_token" value="([^"]+)"', form)[0]
@@ -49,12 +57,18 @@ def _pages(client: Any) -> list[str]:
     for _ in range(20):
         page = client.get(f"/dashboard/tasks?status=completed&cursor={cursor}").text
         cursor = re.findall(r"cursor=([\w-]+)", page)[-1]
-    failed = fetch_value("SELECT id FROM {tasks} WHERE status = 'failed' ORDER BY id LIMIT 1")
+    failed, pending = [
+        fetch_value("SELECT id FROM {tasks} WHERE status = ? ORDER BY id LIMIT 1", (status,))
+        for status in ("failed", "pending")
+    ]
     return [
         *("", "/tasks", "/tasks?status=failed", "/tasks?sort=priority"),
         f"/tasks?status=completed&cursor={cursor}",
-        *("/tasks?error=nothing+like+it", f"/tasks/{failed}", "/errors", "/types", "/types/job.0"),
-        *("/schedules", "/workers", "/workers/worker-1", "/admin", "/admin/audit"),
+        *("/tasks?error=nothing+like+it", f"/tasks/{failed}", f"/tasks/{pending}/change"),
+        *("/tasks/new", "/tasks/new?type=job.0", "/batches", "/batches/1", "/errors", "/types"),
+        *("/types/job.0", "/schedules", "/schedules/1/change", "/workers", "/workers/worker-1"),
+        *("/webhooks", "/webhooks/1", "/alerts", "/admin", "/admin/keys/1/change"),
+        *("/admin/audit", "/admin/doctor", "/admin/settings"),
     ]
 
 
