@@ -104,6 +104,12 @@ def test_the_smallest_bar_can_be_seen() -> None:
         assert bar.done_y - bar.failed_y >= 1.4
 
 
+def test_a_type_of_which_nothing_was_counted_yet_says_so(api: Api, person: SignIn) -> None:
+    api.register()
+    api.create()
+    assert "drain time unknown" in person().page("/dashboard/types/job")
+
+
 def test_a_type_shows_when_it_is_drained_and_how_long_its_tasks_take(
     worked: Api, clock: Clock, person: SignIn
 ) -> None:
