@@ -24,11 +24,11 @@ def lead_to(endpoint: str, *, said: str = "", **values: Any) -> Response:
 
 
 def compressed(response: Response) -> Response:
-    """The answer in a quarter of its bytes, for a browser that takes gzip.
+    """The answer in about a third of its bytes, for a browser that takes gzip.
 
-    The size of a compressed page tells something of what is in it to whoever reads the line and
-    can make the browser ask for it again and again (BREACH). No other site can make it send the
-    session's cookie, except by leading the person there, and a form's token changes every second.
+    BREACH: who sees the sizes of many compressed pages, and can make the browser request them, can
+    guess what is in them. The session's cookie has SameSite, so another site can only lead the
+    person to a page; and the signature in each form changes every second.
     """
     response.vary.add("Accept-Encoding")
     content = b"" if response.is_streamed else response.get_data()

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Between two tries. Most locks are held for about a millisecond. Shorter pauses take more time from
-# those who hold one than they save those who wait.
+# Between two tries. A write holds its lock for about a millisecond. Shorter pauses cost the holder
+# more processor time than they save whoever waits.
 SHORTEST_PAUSE_SECONDS = 0.0004
 LONGEST_PAUSE_SECONDS = 0.001
 TRIES_PER_WAIT = 20

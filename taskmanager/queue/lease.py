@@ -69,7 +69,7 @@ def _renew(
     updates = []
     for task in tasks:
         seconds = lease_seconds or task["lease_seconds"]
-        # If the clock has been set back since, the attempt would have no end.
+        # Else max_run_seconds would not end an attempt that began before the clock was set back.
         claimed_at = min(task["claimed_at"], now)
         end = deadlines.lease_end(task, lease_seconds=seconds, claimed_at=claimed_at, now=now)
         lease = {"lease_seconds": seconds, "claimed_at": claimed_at, "lease_expires_at": end}

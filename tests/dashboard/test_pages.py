@@ -338,6 +338,8 @@ def test_all_pages_together_are_small_and_load_the_same(
         page = somebody.get(path)
         assert page.content_encoding is None  # this client has not said that it takes gzip
         loaded |= set(re.findall(r'<(?:link|script|img)\b[^>]* (?:src|href)="([^"]+)"', page.text))
+        alone = len(page.data) + sum(len(somebody.get(address).data) for address in loaded)
+        assert alone <= 100_000, path
     assert len(loaded) == 3, loaded
     assert sum(map(size_of, [*filled, *loaded])) <= 100_000
 

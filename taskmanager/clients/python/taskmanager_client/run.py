@@ -35,8 +35,7 @@ MAX_REQUEST_SECONDS = 30.0
 # that still waits, and reports travel together.
 SHORT_HANDLER_SECONDS = 0.05
 MAX_HELD_AHEAD = 200
-MAX_CLAIMED = 100  # as many as a call takes
-MAX_REPORTS = 100
+MAX_PER_CALL = 100  # tasks that the server takes in one claim or one call with reports
 REPORT_WAIT_SECONDS = 0.05
 SIGN_OFF_SECONDS = 5.0
 # How long the server may wait for a task before it answers a claim. A lease may have begun when its
@@ -241,7 +240,7 @@ class Run:
                 capacity = max(capacity, int(min(a_second, MAX_HELD_AHEAD)))
                 if len(self._waiting) > capacity // 2:
                     return 0
-            return int(min(capacity - self._open, self._tasks_left, MAX_CLAIMED))
+            return int(min(capacity - self._open, self._tasks_left, MAX_PER_CALL))
 
     def _claim(self, limit: int) -> tuple[bool, float]:
         """Claims until it is answered; whether there were tasks, and when to ask again."""
@@ -371,7 +370,7 @@ class Run:
                 if self._handler_seconds < SHORT_HANDLER_SECONDS:
                     self._wait_for_more_reports()
                 together = [
-                    self._reports.popleft() for _ in range(min(len(self._reports), MAX_REPORTS))
+                    self._reports.popleft() for _ in range(min(len(self._reports), MAX_PER_CALL))
                 ]
             self._reporter.send(together)
             with self._lock:
@@ -391,7 +390,7 @@ class Run:
         self._collects = False
 
     def _has_enough_reports(self) -> bool:
-        return len(self._reports) >= min(len(self._held), MAX_REPORTS)
+        return len(self._reports) >= min(len(self._held), MAX_PER_CALL)
 
     # The thread that enforces deadlines. It sends nothing, so no server can make it late.
 
