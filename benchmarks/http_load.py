@@ -1,7 +1,7 @@
 """Requests a second over HTTP, as ratios to the floor of the same run.
 
     python -m benchmarks.http_load [--rounds 5] [--seconds 3] [--json] [--at-least 0.5]
-        [--against CHECKOUT] [--only MariaDB]
+        [--against CHECKOUT] [--only MariaDB] [--connections 8]
 
 Needs wrk (Debian's package `wrk`) and mariadbd. In each round the floors (bare
 Flask, the same JSON, no database) and the product on SQLite with synchronous
@@ -167,7 +167,7 @@ class Target:
         ]
         return [f"/api/tasks/claim {bodies[number % workers]}" for number in range(count)]
 
-    def measure(self, operation: str, seconds: int) -> dict[str, Any]:
+    def measure(self, operation: str, seconds: int, connections: int) -> dict[str, Any]:
         count = MOST_PER_SECOND * seconds
         requests = {
             "create": self.create_requests,
@@ -178,7 +178,13 @@ class Target:
         repeatable = operation == "empty poll" or not isinstance(self, Product)
         os.sync()  # what was written before, by the others too, is not this one's to wait for
         figures = run_wrk(
-            self.folder, self.url, self.keys, requests, seconds, repeatable=repeatable
+            self.folder,
+            self.url,
+            self.keys,
+            requests,
+            seconds,
+            repeatable=repeatable,
+            connections=connections,
         )
         if figures["refused"] != self.refusals_of(operation, figures["answers"]):
             raise SystemExit(f"{self.name}, {operation}: not the answers it should give: {figures}")
@@ -364,7 +370,11 @@ def _made(folder: Path) -> Path:
 
 
 def measure(
-    rounds: int, seconds: int, against: Path | None = None, only: Sequence[str] = DATABASES
+    rounds: int,
+    seconds: int,
+    against: Path | None = None,
+    only: Sequence[str] = DATABASES,
+    connections: int = CONNECTIONS,
 ) -> dict[str, Any]:
     """Per operation and target every round's figures and its ratios to that round's floors."""
     results: dict[str, Any] = {}
@@ -375,13 +385,17 @@ def measure(
         for round_number in range(rounds):
             all_targets.reverse()  # so that none is always the first
             for operation in OPERATIONS:
-                round_ = {one.name: one.measure(operation, seconds) for one in all_targets}
+                round_ = {
+                    one.name: one.measure(operation, seconds, connections) for one in all_targets
+                }
                 for name, figures in round_.items():
                     per_second = figures["per_second"]
                     figures["ratio"] = per_second / round_[FLOOR]["per_second"]
                     figures["stricter_ratio"] = per_second / round_[STRICTER_FLOOR]["per_second"]
                     if OTHER + name in round_:
-                        figures["to_other"] = per_second / round_[OTHER + name]["per_second"]
+                        # A machine that stands still for a second lets nothing be answered.
+                        other = round_[OTHER + name]["per_second"]
+                        figures["to_other"] = per_second / other if other else math.inf
                     results.setdefault(operation, {}).setdefault(name, []).append(figures)
             for target in all_targets:
                 if isinstance(target, Product) and against is None:
@@ -402,9 +416,12 @@ def main() -> None:
     parser.add_argument("--at-least", type=float, default=0.0, metavar="PART")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT")
     parser.add_argument("--only", choices=DATABASES)
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
     arguments = parser.parse_args()
     only = [arguments.only] if arguments.only else DATABASES
-    results = measure(arguments.rounds, arguments.seconds, arguments.against, only)
+    results = measure(
+        arguments.rounds, arguments.seconds, arguments.against, only, arguments.connections
+    )
     if arguments.json:
         json.dump(results, sys.stdout, indent=2)
     else:

@@ -23,7 +23,7 @@ def list_errors(query: Values) -> Response:
     """GET /api/tasks/errors: failures grouped by type, error code and message.
 
     The filters of GET /api/tasks; without `status`, of failed tasks. The latest
-    2,500 are looked at; `cursor` goes on. `groups` has the largest first, each with
+    1,000 are looked at; `cursor` goes on. `groups` has the largest first, each with
     its `message` (`#` for numbers and ids), `count`, first and last time and an
     example; `scanned` counts the tasks looked at. 200; 400.
     """

@@ -8,7 +8,7 @@ megabyte of empty lists takes twenty).
 from collections.abc import Iterable, Sequence
 
 from taskmanager.db.models import Task, columns_of
-from taskmanager.db.statements import fetch_all
+from taskmanager.db.statements import fetch_all, fetch_value
 from taskmanager.errors import ValidationFailed
 
 MAX_ANSWER_TEXT = 4_000_000  # characters of params and results, as they are stored
@@ -50,3 +50,13 @@ def sizes_of(task_ids: Sequence[int], columns: Sequence[str]) -> list[int]:
     rows = fetch_all(f"SELECT id, {size} AS size FROM {{tasks}} WHERE id IN ?", (list(task_ids),))
     found = {row["id"]: row["size"] for row in rows}
     return [found.get(task_id, 0) for task_id in task_ids]
+
+
+def total_size_of(task_ids: Sequence[int], column: str) -> int:
+    """The length of this column of all these tasks together."""
+    if not task_ids:
+        return 0
+    total = fetch_value(
+        f"SELECT SUM(LENGTH({column})) AS total FROM {{tasks}} WHERE id IN ?", (list(task_ids),)
+    )
+    return int(total or 0)

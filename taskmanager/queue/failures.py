@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, parts_of
+from taskmanager.payloads.sealing import all_opened
 from taskmanager.queue import task_types
 from taskmanager.queue.read import TaskFilter, find_ids
 from taskmanager.queue.search import MAX_SCANNED
@@ -52,26 +53,25 @@ def group_failures(*, task_filter: TaskFilter, cursor: str | None, caller: Calle
     )
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in _failures(found.ids):
-        pattern = message_pattern(row["message"])
-        at = row["completed_at"] or row["updated_at"]
-        key = (row["type"], row["error_code"], pattern)
-        group = groups.setdefault(
-            key,
-            {
-                "type": row["type"],
+        message = (row["error_message"] or "")[:MESSAGE_CHARACTERS] or None
+        pattern, at = message_pattern(message), row["failed_at"]
+        key = (row["task_type_id"], row["error_code"], pattern)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = {
+                "type": task_types.with_type_name(row)["type"],
                 "error_code": row["error_code"],
                 "message": pattern,
                 "count": 0,
                 "first_at": at,
                 "last_at": at,
                 "example_task_id": row["id"],
-                "example_message": row["message"],
-            },
-        )
+                "example_message": message,
+            }
         group["count"] += 1
         group["first_at"] = min(group["first_at"], at)
         if at > group["last_at"]:
-            latest = {"example_task_id": row["id"], "example_message": row["message"]}
+            latest = {"example_task_id": row["id"], "example_message": message}
             group |= {"last_at": at, **latest}
     scanned = len(found.ids) if found.scanned is None else found.scanned
     largest_first = sorted(groups.values(), key=lambda group: -group["count"])
@@ -89,12 +89,12 @@ def _failures(ids: list[int]) -> Iterator[Row]:
     """Those of these tasks that have failed at least once, in any order."""
     for some in parts_of(ids, MAX_ROWS):
         rows = fetch_all(
-            "SELECT id, task_type_id, error_code, completed_at, updated_at, payload_key, "
+            "SELECT id, task_type_id, error_code, payload_key, "
+            "COALESCE(completed_at, updated_at) AS failed_at, "
             "CASE WHEN payload_key IS NULL "
             f"THEN SUBSTR(error_message, 1, {MESSAGE_CHARACTERS}) ELSE error_message END "
             "AS error_message FROM {tasks} "
             "WHERE id IN ? AND (error_code IS NOT NULL OR error_message IS NOT NULL)",
             (some,),
         )
-        for row in map(task_types.with_type, rows):
-            yield {**row, "message": (row["error_message"] or "")[:MESSAGE_CHARACTERS] or None}
+        yield from all_opened(rows)

@@ -14,6 +14,7 @@ from typing import Any
 from pymysql.connections import Connection
 from pymysql.constants import CR, ER
 from pymysql.err import OperationalError
+from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 
@@ -78,8 +79,19 @@ class MySQLConnection(Connection):
             )
         super()._execute_command(command, content)  # type: ignore[misc]
 
+    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        if packet_type is FieldDescriptorPacket:
+            packet_type = _column
+        return super()._read_packet(packet_type)  # type: ignore[no-untyped-call]
+
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
         return sslp or _context_that_trusts_anyone()
+
+
+@functools.lru_cache(maxsize=1_024)
+def _column(description: bytes, encoding: str) -> FieldDescriptorPacket:
+    """What a server says of one column of an answer, in each answer anew and in the same bytes."""
+    return FieldDescriptorPacket(description, encoding)
 
 
 def connect(**options: Any) -> MySQLConnection:

@@ -182,7 +182,7 @@ class Client:
         return read(Task, self.call("POST", f"/tasks/{task_id}/retry", {}, repeat=False))
 
     def errors(self, **filters: Unpack[fields.TaskFilters]) -> list[answers.ErrorGroup]:
-        """The newest failed tasks, 2,500 at most, in groups; the largest group first."""
+        """The newest failed tasks, 1,000 at most, in groups; the largest group first."""
         path = "/tasks/errors" + _query(_filter_of(filters))
         groups: list[answers.ErrorGroup] = self.call("GET", path)["groups"]
         return groups
