@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from taskmanager.access.caller import Caller
 from taskmanager.db.statements import MAX_ROWS, Row, fetch_all, parts_of
-from taskmanager.payloads.sealing import all_opened
+from taskmanager.payloads.sealing import all_opened, keyring
 from taskmanager.queue import task_types
 from taskmanager.queue.read import TaskFilter, find_ids
 from taskmanager.queue.search import MAX_SCANNED
@@ -87,13 +87,16 @@ def message_pattern(message: str | None) -> str | None:
 
 def _failures(ids: list[int]) -> Iterator[Row]:
     """Those of these tasks that have failed at least once, in any order."""
+    message = f"SUBSTR(error_message, 1, {MESSAGE_CHARACTERS}) AS error_message"
+    if keyring() is not None:  # a part of an encrypted text cannot be opened
+        message = (
+            f"CASE WHEN payload_key IS NULL THEN SUBSTR(error_message, 1, {MESSAGE_CHARACTERS}) "
+            "ELSE error_message END AS error_message, payload_key"
+        )
     for some in parts_of(ids, MAX_ROWS):
         rows = fetch_all(
-            "SELECT id, task_type_id, error_code, payload_key, "
-            "COALESCE(completed_at, updated_at) AS failed_at, "
-            "CASE WHEN payload_key IS NULL "
-            f"THEN SUBSTR(error_message, 1, {MESSAGE_CHARACTERS}) ELSE error_message END "
-            "AS error_message FROM {tasks} "
+            "SELECT id, task_type_id, error_code, "
+            f"COALESCE(completed_at, updated_at) AS failed_at, {message} FROM {{tasks}} "
             "WHERE id IN ? AND (error_code IS NOT NULL OR error_message IS NOT NULL)",
             (some,),
         )
