@@ -89,8 +89,8 @@ class PatientWorker(ThreadWorker):
             if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
                 return
             raise
-        # The system's own timeout: with Python's, each piece would take two calls more, and each
-        # of them gives the interpreter to another thread.
+        # The system's own timeout: with Python's, a request takes three more system calls, and
+        # each of them lets another thread have the interpreter (docs/decisions/0016).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections:
