@@ -115,7 +115,7 @@ def _that_fit(rows: list[Row], room: int) -> tuple[list[Row], int]:
     """The first of these tasks whose params fit into `room`, and the room that is left."""
     ids = [row["id"] for row in rows]
     size = total_size_of(ids, "params")
-    if size > room:  # which is rare, so the size of each is not asked before
+    if size > room:  # rare, so only then each one's size is read
         sizes = sizes_of(ids, ["params"])
         rows = rows[: count_that_fits(sizes, room)]
         size = sum(sizes[: len(rows)])

@@ -90,7 +90,7 @@ class MySQLConnection(Connection):
 
 @functools.lru_cache(maxsize=1_024)
 def _column(description: bytes, encoding: str) -> FieldDescriptorPacket:
-    """What a server says of one column of an answer, in each answer anew and in the same bytes."""
+    """Parses the description of a column, which a server sends alike with every answer (0013)."""
     return FieldDescriptorPacket(description, encoding)
 
 
