@@ -37,6 +37,7 @@ from typing import Any
 
 from taskmanager.cli.server import serve
 from tests.support import mariadb
+from tests.support.ports import free_port
 from tests.support.server import Server
 
 
@@ -326,7 +327,7 @@ def _floor(folder: Path, name: str, options: tuple[str, ...]) -> Iterator[Target
 @contextlib.contextmanager
 def bare_flask(*options: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
     """benchmarks/floor.py under gunicorn with `options`: its first process and its port."""
-    port = mariadb.free_port()
+    port = free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "gunicorn", *options, "--no-control-socket"),

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from taskmanager.clients import PYTHON
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 from tests.support.server import Server
 
 PACKAGES = ("huey", "rq", "celery", "packaging", "redis", "django", "django-tasks-db[compat]")

@@ -17,7 +17,8 @@ from tests.acceptance.conftest import ADMIN_KEY, DATABASE_PASSWORD
 from tests.conftest import require
 from tests.support import apache
 from tests.support.accounts import Account
-from tests.support.mariadb import MariaDB, free_port
+from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 from tests.support.releases.current import ROOT
 from tests.support.shared_host import LAYOUTS, Site
 

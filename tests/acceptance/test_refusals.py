@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.doctor.patients import Upload, remount_read_only
-from tests.support.mariadb import MariaDB, free_port
+from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 
 # One process as Passenger runs it: reads "METHOD PATH" lines, prints [status, headers, body].
 HOST = """

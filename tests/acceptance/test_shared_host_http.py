@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from tests.conftest import require
 from tests.support.browser import PROGRAM, chromium
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 from tests.support.shared_host import LAYOUTS, Reply, Site
 
 recommended = pytest.mark.parametrize("site", LAYOUTS[:1], indirect=True, ids=str)

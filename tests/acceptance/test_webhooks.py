@@ -22,7 +22,7 @@ from taskmanager.clock import utc_now
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.statements import fetch_all, fetch_value, update
 from taskmanager.db.transactions import write_transaction
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 from tests.support.server import Server
 
 PATIENCE_SECONDS = 60

@@ -1,7 +1,6 @@
 """Where alerts arrive in tests: a real mail server and a real HTTP receiver on this machine."""
 
 import json
-import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from aiosmtpd.smtp import AuthResult
 
 from taskmanager.config import Settings
 from tests.conftest import Api
+from tests.support.ports import free_port
 from tests.support.receivers import serving
 
 LOOPBACK = "127.0.0.0/8"
@@ -99,11 +99,6 @@ class Mailbox:
             self.mails.append(mail)
             self.recipients.append(envelope.rcpt_tos)
         return self.answer
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def authenticator(

@@ -14,7 +14,7 @@ from taskmanager.errors import ConfigurationError
 from taskmanager.params.formats import FORMATS
 from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 
 
 def test_health_says_that_all_is_well_and_nothing_that_helps_an_attacker(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.doctor.patients import Upload
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 from tests.support.server import Server
 
 PASSWORD = "TASKMANAGER_BOOTSTRAP_ADMIN_KEY=a-secret-that-must-not-be-served-0123456789\n"

@@ -7,14 +7,13 @@ takes.
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.accounts import Account
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 
 BINARY = Path("/usr/sbin/apache2")
 MODULES = Path("/usr/lib/apache2/modules")
@@ -120,14 +119,12 @@ class Apache:
                 start_new_session=True,
             )
         deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return self
-            except OSError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise AssertionError(self.log()) from None
+        # Apache writes this file when it has the port; another server might answer there too.
+        while not (self.folder / "pid").exists():
+            assert self._process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
+        return self
 
     def log(self) -> str:
         """What Apache, Passenger and the applications have written so far."""

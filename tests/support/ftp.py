@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from tests.support.accounts import Account
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 
 USER, PASSWORD = "me", "ftp-password"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pymysql
 
-from tests.support.mariadb import MariaDB, free_port
+from tests.support.mariadb import MariaDB
+from tests.support.ports import free_port
 
 PROVIDERS = (Path("/usr/lib/galera/libgalera_smm.so"), Path("/usr/lib/libgalera_smm.so"))
 JOIN_SECONDS = 60

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -13,14 +12,10 @@ from typing import Any
 
 import pymysql
 
+from tests.support.ports import free_port
+
 # What makes a server refuse READ COMMITTED to whoever writes.
 LOGS_STATEMENTS = ("--log-bin=binlog", "--binlog-format=STATEMENT", "--server-id=1")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def is_installed() -> bool:

@@ -18,7 +18,7 @@ from taskmanager.bootstrap import open_database, prepare_database
 from taskmanager.clock import utc_now
 from taskmanager.config import load_settings
 from taskmanager.db.connection import close_connection
-from tests.support.mariadb import free_port
+from tests.support.ports import free_port
 from tests.support.processes import CONTEXT
 
 

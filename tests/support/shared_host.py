@@ -160,8 +160,12 @@ class Site:
             for name, value in (headers or {}).items():
                 connection.putheader(name, value)
             connection.endheaders(body)
-            response = connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
+            try:
+                response = connection.getresponse()
+                return Reply(response.status, response.headers, response.read())
+            except ConnectionError as error:
+                error.add_note(self.apache.log()[-2000:])
+                raise
 
     def call(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> Reply:
         """One call of the API with the admin key."""
