@@ -81,6 +81,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run what runs on MariaDB, or on SQLite, on this one instead; it is fetched first "
         "unless it is a cluster of the MariaDB that is installed",
     )
+    parser.addoption(
+        "--cluster-tasks",
+        type=int,
+        default=1_500,
+        metavar="N",
+        help="how many tasks each fault of tests/cluster happens to (%(default)s)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,7 +3,6 @@
 Locks are local to a node. Which of two claims has a task is decided when they commit.
 """
 
-import os
 import re
 import signal
 import time
@@ -19,7 +18,6 @@ from tests.cluster.workers import Crew
 from tests.support.galera import PRIMARY, Galera
 
 pytestmark = pytest.mark.timeout(900)  # the crew gives up before, so that what is missing is seen
-TASKS = int(os.environ.get("TASKMANAGER_TEST_CLUSTER_TASKS", "1500"))
 WORKERS = 12
 
 
@@ -62,8 +60,10 @@ def kill_all_nodes(cluster: Galera, crew: Crew) -> None:
 @pytest.mark.parametrize(
     "fault", [no_fault, kill_a_node, stop_a_node, cut_a_node_off, kill_all_nodes]
 )
-def test_nothing_is_lost_or_held_twice(site: Site, fault: Callable[[Galera, Crew], None]) -> None:
-    total = create(site.servers, TASKS)
+def test_nothing_is_lost_or_held_twice(
+    site: Site, fault: Callable[[Galera, Crew], None], pytestconfig: pytest.Config
+) -> None:
+    total = create(site.servers, pytestconfig.getoption("--cluster-tasks"))
     crew = Crew(site.servers, WORKERS, total)
     crew.start()
     crew.wait_for(0.3)
