@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 # Server error numbers: mariadb.com/kb/en/mariadb-error-codes, dev.mysql.com "Server Error Message
 # Reference". The first group says that the server has rolled back and the same may be tried again.
 MYSQL_LOCK_WAIT_TIMEOUT = 1205
-MYSQL_ROLLED_BACK = frozenset({1213, MYSQL_LOCK_WAIT_TIMEOUT, 1020})
+MYSQL_CONFLICTS = frozenset({1213, 1020})  # with another transaction; on a cluster also at COMMIT
+MYSQL_ROLLED_BACK = MYSQL_CONFLICTS | {MYSQL_LOCK_WAIT_TIMEOUT}
 MYSQL_CONNECTION_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2055, 4031})
 # The node has lost its Galera cluster. The second one comes from COMMIT, and then nobody knows
 # whether the others have got the transaction.
@@ -96,6 +97,11 @@ def is_rolled_back(error: BaseException) -> bool:
     return mysql_code(error) in MYSQL_ROLLED_BACK
 
 
+def is_conflict(error: BaseException) -> bool:
+    """True where that was for another transaction, which the server has found at once."""
+    return mysql_code(error) in MYSQL_CONFLICTS
+
+
 def is_busy(error: BaseException) -> bool:
     """True where another connection kept its lock for the whole timeout."""
     code = getattr(_original(error), "sqlite_errorcode", 0)
@@ -171,6 +177,7 @@ _NODE_LOST = Refusal(
     "It comes back by itself when it sees the other nodes again. With all nodes in "
     "TASKMANAGER_DATABASE_URL, others are used meanwhile.",
 )
+_CONTENDED = Refusal("Others kept changing the same rows")
 MYSQL_REFUSALS = {
     1021: _SERVER_FULL,
     1040: Refusal("The database server has no free connection", _LATER),
@@ -206,6 +213,7 @@ MYSQL_REFUSALS = {
         "Other transactions kept the rows locked for longer than the database server waits",
         "Find what holds them: SHOW PROCESSLIST.",
     ),
+    **dict.fromkeys(MYSQL_CONFLICTS, _CONTENDED),
     1226: Refusal(
         "The database user has reached its limit of connections or of statements this hour", _LATER
     ),

@@ -15,12 +15,14 @@ from typing import Any, ParamSpec, TypeVar
 import peewee
 
 from taskmanager.db.connection import close_connection, database
-from taskmanager.db.errors import is_rolled_back
+from taskmanager.db.errors import is_conflict, is_rolled_back
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
 MAX_TRANSACTION_RUNS = 10
+# A server finds a conflict at once. On a cluster one of the nodes wins, of all that write a row.
+MAX_RUNS_IN_CONFLICT = 40
 MAX_BACKOFF_SECONDS = 0.25
 MAX_REST_SECONDS = 0.1
 P = ParamSpec("P")
@@ -58,11 +60,13 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if database.in_transaction():
             raise RuntimeError(f"{operation.__name__} must be the outermost transaction")
-        for attempt in range(1, MAX_TRANSACTION_RUNS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return _run_once(operation, args, kwargs)
             except SnapshotTooOld:
-                if attempt == MAX_TRANSACTION_RUNS:
+                if attempt >= MAX_RUNS_IN_CONFLICT:
                     raise DatabaseUnavailable(
                         "Others kept changing the same rows. Nothing was changed; try again "
                         "shortly."
@@ -78,11 +82,11 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
                     close_connection()
                 elif is_undone:
                     database.cache.conflict_at = time.monotonic()
-                if attempt == MAX_TRANSACTION_RUNS or not (is_lost or is_undone):
+                most = MAX_RUNS_IN_CONFLICT if is_conflict(error) else MAX_TRANSACTION_RUNS
+                if attempt >= most or not (is_lost or is_undone):
                     raise database.given_up(error) from error
                 log.info("transaction %s again: %s", operation.__name__, error)
             time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, 0.005 * 2**attempt)))  # noqa: S311
-        raise AssertionError("unreachable: the last run returns or raises")
 
     return run
 

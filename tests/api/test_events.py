@@ -41,7 +41,7 @@ class Follower:
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(monkeypatch: pytest.MonkeyPatch, settled_events: None) -> None:
     """An id that was missing the last time, and belongs to no transaction now, stays missing."""
     monkeypatch.setattr(feed, "STORED_SECONDS", 0.0)
 
@@ -217,6 +217,7 @@ def other(engine: str, request: pytest.FixtureRequest, app: Any) -> Iterator[Any
 INSERT = "INSERT INTO task_logs (task_id, event, status, created_at) VALUES (%s, %s, 'pending', %s)"
 
 
+@pytest.mark.one_server
 def test_an_event_that_is_committed_late_holds_back_those_after_it(
     api: Api, other: Any, clock: Clock
 ) -> None:
@@ -236,6 +237,7 @@ def test_an_event_that_is_committed_late_holds_back_those_after_it(
     assert follower.read() == []
 
 
+@pytest.mark.one_server
 def test_an_event_that_is_rolled_back_holds_back_nothing(
     api: Api, other: Any, clock: Clock
 ) -> None:
@@ -250,6 +252,7 @@ def test_an_event_that_is_rolled_back_holds_back_nothing(
     assert follower.read() == [(created, "created")]
 
 
+@pytest.mark.one_server
 def test_an_id_that_was_given_just_now_may_still_be_stored(
     api: Api, other: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +270,7 @@ def test_an_id_that_was_given_just_now_may_still_be_stored(
     assert follower.read() == [(created, "created")]
 
 
+@pytest.mark.one_server
 def test_where_several_servers_give_ids_only_age_counts(
     api: Api, other: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

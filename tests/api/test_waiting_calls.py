@@ -326,6 +326,7 @@ def test_a_task_that_is_not_there_is_not_waited_for(api: Api) -> None:
 
 
 # With MariaDB an event may be held back when the call is woken; then a later look finds it.
+@pytest.mark.usefixtures("settled_events")
 def test_the_feed_waits_for_an_event_that_matches(api: Api, calls: Calls) -> None:
     api.register("job")
     api.register("other")

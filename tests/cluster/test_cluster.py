@@ -5,9 +5,11 @@ Locks are local to a node. Which of two claims has a task is decided when they c
 
 import re
 import signal
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,6 +18,7 @@ from tests.cluster.conftest import Site
 from tests.cluster.work import check, create
 from tests.cluster.workers import Crew
 from tests.support.galera import PRIMARY, Galera
+from tests.support.server import Server
 
 pytestmark = pytest.mark.timeout(900)  # the crew gives up before, so that what is missing is seen
 WORKERS = 12
@@ -87,6 +90,31 @@ def test_duplicates_within_a_call_leave_no_node_behind(site: Site) -> None:
     for node in site.cluster.nodes:
         assert node.status("wsrep_cluster_size") == "3"
         node.wait_until(lambda node=node: node.rows("SELECT COUNT(*) FROM queue.tasks") == [(400,)])
+
+
+def test_an_admin_key_is_left_when_two_hosts_revoke_each_others_at_once(site: Site) -> None:
+    key = site.servers[0].key
+    barrier = threading.Barrier(2)
+
+    def revoke(server: Server, by: str, key_id: int) -> int:
+        barrier.wait(30)
+        return server.call("DELETE", f"/api/admin/keys/{key_id}", key=by).status
+
+    for round_ in range(20):
+        body = {"role": "admin", "rate_limit": "0"}
+        made = [
+            site.servers[0].call("POST", "/api/admin/keys", {**body, "name": name}, key=key).data
+            for name in (f"a{round_}", f"b{round_}")
+        ]
+        for each in site.servers[0].call("GET", "/api/admin/keys", key=key).data["keys"]:
+            if each["revoked_at"] is None and each["id"] not in [one["id"] for one in made]:
+                path = f"/api/admin/keys/{each['id']}"
+                assert site.servers[0].call("DELETE", path, key=made[0]["key"]).status == 200
+        with ThreadPoolExecutor(2) as pool:
+            keys, others = [one["key"] for one in made], [one["id"] for one in reversed(made)]
+            found = list(pool.map(revoke, site.servers, keys, others))
+        assert found.count(200) == 1, found
+        key = keys[found.index(200)]
 
 
 def metric(site: Site, name: str) -> dict[int, float]:
