@@ -272,6 +272,28 @@ def test_a_deadlock_is_run_again_and_both_transactions_are_done(mariadb: MariaDB
     ]
 
 
+def test_a_conflict_that_never_ends_is_run_more_often_and_called_one(
+    mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "MAX_RUNS_IN_CONFLICT", 4)
+    monkeypatch.setattr(transactions, "MAX_TRANSACTION_RUNS", 2)
+    runs = []
+
+    @write_transaction
+    def loses(how: str) -> None:
+        runs.append(how)
+        add_worker(f"run {len(runs)}")
+        if how == "snapshot":
+            raise transactions.SnapshotTooOld
+        execute("SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock'")
+
+    for how in ("deadlock", "snapshot"):
+        with pytest.raises(DatabaseUnavailable, match="Others kept changing the same rows"):
+            loses(how)
+    assert runs == ["deadlock"] * 4 + ["snapshot"] * 4
+    assert workers() == ["a", "b"]
+
+
 def test_a_lock_that_never_comes_is_tried_a_bounded_number_of_times(
     mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
