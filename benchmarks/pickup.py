@@ -2,12 +2,15 @@
 
     python -m benchmarks.pickup [--tasks 200] [--workers 1 8 32] [--only SQLite]
 
-Starts `taskmanager serve` with its defaults, on SQLite with synchronous FULL and on MariaDB.
-So many workers claim with `wait_seconds`, each over a connection of its own. A producer
-creates one task at a time, a tenth of a second apart. Printed is the time from the answer of its
-creation to the answer of the claim (both seen by one process), and from the request of its
-creation, which includes the COMMIT. The last column is the processor time that the server takes
-while all workers wait and nothing is created.
+Starts `taskmanager serve` with its defaults, on SQLite with synchronous FULL and on MariaDB. With
+`--only Galera` it is on a cluster of three nodes: once with the workers at the same server, and
+once with them at another one, as on a second host.
+
+So many workers claim with `wait_seconds`, each over a connection of its own. A producer creates one
+task at a time, a tenth of a second apart. Printed is the time from the answer of its creation to
+the answer of the claim (both seen by one process), and from the request of its creation, which
+includes the COMMIT. The last column is the processor time that the server takes while all workers
+wait and nothing is created.
 """
 
 import argparse
@@ -25,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.http_load import THREADS, WORKERS
-from tests.support import mariadb
+from tests.support import galera, mariadb
 from tests.support.server import Server
 
 PAUSE_SECONDS = 0.1
 IDLE_SECONDS = 10
 TARGET_MS = 50
+OTHER_HOST = "Galera, the workers at another host"
 
 
 class Worker(threading.Thread):
@@ -62,27 +66,33 @@ def call(
 
 
 @contextlib.contextmanager
-def servers(only: str | None) -> Iterator[list[tuple[str, str]]]:
-    """Name and database of each engine."""
+def databases(only: str | None) -> Iterator[dict[str, str]]:
+    """A database for each engine, by its name."""
     with contextlib.ExitStack() as stack:
-        found = [("SQLite", "")]
-        if mariadb.is_installed() and only != "SQLite":
+        found = {}
+        if only in (None, "SQLite"):
+            found["SQLite"] = ""
+        if only in (None, "MariaDB"):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             database = mariadb.MariaDB(folder, durable=True)
             database.start()
             stack.callback(database.stop)
-            found.append(("MariaDB", database.create_database("pickup")))
-        yield [one for one in found if only in (None, one[0])]
+            found["MariaDB"] = database.create_database("pickup")
+        if only == "Galera":
+            cluster = stack.enter_context(galera.running())
+            for name in ("Galera", OTHER_HOST):
+                found[name] = cluster.create_database(f"pickup{len(found)}")
+        yield found
 
 
-def measure(server: Server, workers: int, tasks: int) -> None:
+def measure(server: Server, of_workers: Server, workers: int, tasks: int) -> None:
     picked: dict[int, float] = {}
     for number in range(workers):
-        Worker(server, number, picked).start()
+        Worker(of_workers, number, picked).start()
     time.sleep(2)
-    before = processor_seconds(server)
+    before = processor_seconds(of_workers)
     time.sleep(IDLE_SECONDS)
-    idle = (processor_seconds(server) - before) / IDLE_SECONDS
+    idle = (processor_seconds(of_workers) - before) / IDLE_SECONDS
     asked, answered = create(server, tasks)
     time.sleep(1)
     if missing := answered.keys() - picked.keys():
@@ -91,6 +101,23 @@ def measure(server: Server, workers: int, tasks: int) -> None:
     since_request = [picked[one] - asked[one] for one in answered if one in picked]
     figures = [f"{figure:7.1f}" for figure in (*spread(since_answer), *spread(since_request))]
     print(f"{workers:8} {' '.join(figures)} {idle * 100:9.1f} %", flush=True)
+
+
+@contextlib.contextmanager
+def hosts(url: str, count: int) -> Iterator[list[Server]]:
+    """Servers of one queue, each with a folder of its own as on another host."""
+    with contextlib.ExitStack() as stack:
+        servers: list[Server] = []
+        for _ in range(count):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = Server(folder, url, workers=WORKERS, threads=THREADS)
+            server.key = servers[0].key if servers else ""
+            stack.callback(server.stop)
+            servers.append(server.start())
+        time.sleep(2)  # until all their processes are there
+        body = {"name": "pickup", "version": "1", "param_schema": {}}
+        servers[0].call("POST", "/api/task-types/register", body)
+        yield servers
 
 
 def create(server: Server, tasks: int) -> tuple[dict[int, float], dict[int, float]]:
@@ -128,22 +155,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--only", choices=["SQLite", "MariaDB"])
+    parser.add_argument("--only", choices=["SQLite", "MariaDB", "Galera"])
     options = parser.parse_args()
-    with servers(options.only) as engines:
-        for name, url in engines:
+    with databases(options.only) as engines:
+        for name, url in engines.items():
             print(f"{name}: from the answer, and from the request, of a creation; ms")
             print(" workers     p50     p95     p50     p95  idle, of a core")
             for workers in options.workers:
-                with tempfile.TemporaryDirectory() as folder:
-                    server = Server(Path(folder), url, workers=WORKERS, threads=THREADS).start()
-                    try:
-                        time.sleep(2)  # until all its processes are there
-                        body = {"name": "pickup", "version": "1", "param_schema": {}}
-                        server.call("POST", "/api/task-types/register", body)
-                        measure(server, workers, options.tasks)
-                    finally:
-                        server.stop()
+                with hosts(url, 2 if name == OTHER_HOST else 1) as servers:
+                    measure(servers[0], servers[-1], workers, options.tasks)
     print(f"The target for the median is {TARGET_MS} ms.")
 
 
