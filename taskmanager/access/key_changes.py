@@ -105,10 +105,6 @@ def _require_admin_left(before: Row, *, now: int) -> None:
         return
     left = rows_of(locking(ApiKey.select().where(ApiKey.revoked_at.is_null())))
     admins = [row["id"] for row in left if keys.may_administer(row, now=now)]
-    if admins and is_clustered():
-        # Locks are local to a node, which compares what was written: whoever revokes this key at
-        # the same time on another node cannot commit too.
-        ApiKey.update(updated_at=now).where(ApiKey.id == admins[0]).execute()
     if not admins:
         raise Conflict(
             f"Key {before['id']} ({before['name']}) is the last one with the scope 'admin': nobody "
@@ -116,6 +112,10 @@ def _require_admin_left(before: Row, *, now: int) -> None:
             "this with ?force=true.",
             code="last_admin_key",
         )
+    if is_clustered():
+        # Locks are local to a node, and a cluster compares what was written: whoever revokes this
+        # key on another node at the same time cannot commit too.
+        ApiKey.update(updated_at=now).where(ApiKey.id == admins[0]).execute()
 
 
 def _record(event: str, row: Row, what: str, caller: Caller, now: int) -> None:

@@ -18,17 +18,20 @@ EXPECTED = {200, 201, 404, 409}
 
 
 class Crew:
-    """Threads that work on a queue until all its tasks are done; `wrong` has what nobody may see.
+    """Threads that work on tasks of `types` until all are done; `wrong` has what nobody may see.
 
     An answer of 503 must say when to come back. The same call is then repeated, as a client does.
     """
 
-    def __init__(self, servers: Sequence[Server], count: int, total: int) -> None:
+    def __init__(
+        self, servers: Sequence[Server], count: int, total: int, types: Sequence[str] = tuple(TYPES)
+    ) -> None:
         self.done: list[Done] = []
         self.wrong: list[Any] = []
         self.unavailable = 0
         self._servers = servers
         self._total = total
+        self._types = types
         self._end = time.monotonic() + PATIENCE_SECONDS
         self._threads = [
             threading.Thread(target=self._work, args=(servers[n % len(servers)], n), daemon=True)
@@ -55,7 +58,7 @@ class Crew:
             thread.join()
 
     def _work(self, server: Server, number: int) -> None:
-        worker, types, is_busy = f"worker-{number}", list(TYPES), True
+        worker, types, is_busy = f"worker-{number}", self._types, True
         try:
             for turn in itertools.count():
                 if len(self.done) >= self._total or time.monotonic() > self._end:

@@ -289,7 +289,7 @@ def fold_slice(*, now: int, rows: int) -> int:
             tally.add(key, row["events"], row["total_ms"])
             ids.append(row["id"])
     if ids:
-        # Locks are local to a node of a cluster. It compares what was written.
+        # Locks are local to a node of a cluster, which compares what was written.
         execute("UPDATE {task_log_readers} SET slices = slices + 1 WHERE name = ?", (READER,))
         execute("DELETE FROM {period_counts} WHERE id IN ?", (ids,))
         _add(tally)
