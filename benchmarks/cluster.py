@@ -1,17 +1,24 @@
 """How many tasks a second a Galera cluster does, and how many transactions it repeats.
 
-    python -m benchmarks.cluster [--tasks 1500] [--rounds 3]
+    python -m benchmarks.cluster [--tasks 1500] [--rounds 3] [--outages]
 
 Starts three nodes on this machine and two servers of TaskManager, which use one, two or all three
 of them. Twelve workers claim and report single tasks of one type until all are done. The rounds
 alternate. "Repeated" counts transactions that another node had got in the way of, as the nodes
 count them, for each hundred claims and reports.
+
+With `--outages`, one client at each server creates task after task while nodes are killed or cut
+off. Printed is the longest time between two creations that were answered with 201.
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +31,7 @@ from tests.support.server import Server
 WORKERS = 12
 HOSTS = 2
 BATCH = 500
+OUTAGE_SECONDS = 20
 
 
 class Round(NamedTuple):
@@ -35,7 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=1_500)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--outages", action="store_true")
     options = parser.parse_args()
+    if options.outages:
+        with galera.running() as cluster:
+            measure_outages(cluster)
+        return
     rounds: dict[int, list[Round]] = {1: [], 2: [], 3: []}
     with galera.running() as cluster:
         for _ in range(options.rounds):
@@ -55,26 +68,86 @@ def measure(cluster: galera.Galera, nodes: int, tasks: int) -> Round:
     """One round on an empty queue; the servers use the first `nodes` of the cluster."""
     url = cluster.create_database("queue", nodes)
     before = conflicts(cluster)
-    with tempfile.TemporaryDirectory() as folder:
-        servers: list[Server] = []
-        try:
-            for number in range(HOSTS):
-                place = Path(folder) / f"host{number}"
-                place.mkdir()
-                servers.append(Server(place, url).start())
-                servers[-1].key = servers[0].key
-            create(servers[0], tasks)
-            crew = Crew(servers, WORKERS, tasks, types=["plain"])
-            began = time.monotonic()
-            crew.start()
-            crew.join()
-            seconds = time.monotonic() - began
-        finally:
-            for server in servers:
-                server.stop()
+    with hosts(url) as servers:
+        create(servers[0], tasks)
+        crew = Crew(servers, WORKERS, tasks, types=["plain"])
+        began = time.monotonic()
+        crew.start()
+        crew.join()
+        seconds = time.monotonic() - began
     if crew.wrong:
         raise SystemExit(f"a call failed: {crew.wrong[:3]}")
     return Round(tasks / seconds, 100 * (conflicts(cluster) - before) / (2 * tasks))
+
+
+@contextlib.contextmanager
+def hosts(url: str) -> Iterator[list[Server]]:
+    """HOSTS servers of one queue, each with a folder of its own."""
+    with contextlib.ExitStack() as stack:
+        servers: list[Server] = []
+        for _ in range(HOSTS):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = Server(folder, url)
+            stack.callback(server.stop)
+            server.key = servers[0].key if servers else ""
+            servers.append(server.start())
+        yield servers
+
+
+def measure_outages(cluster: galera.Galera) -> None:
+    _, other, third = cluster.nodes
+
+    def kill_all() -> None:
+        for node in cluster.nodes:
+            node.kill()
+        cluster.restart_all()
+
+    def cut_off() -> None:
+        third.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=1'")
+
+    def heal() -> None:
+        third.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=0'")
+        third.wait_until(lambda: third.status("wsrep_local_state") == "4")
+
+    with hosts(cluster.create_database("queue")) as servers:
+        create(servers[0], 1)
+        faults = (
+            ("one node killed", other.kill, other.start_again),
+            ("one node cut off", cut_off, heal),
+            ("all nodes killed, and started again", kill_all, lambda: None),
+        )
+        for name, fault, mend in faults:
+            clients = [Client(server) for server in servers]
+            for client in clients:
+                client.start()
+            time.sleep(2)
+            fault()
+            time.sleep(OUTAGE_SECONDS)
+            for client in clients:
+                client.stop()
+            ends = [[*client.at, time.monotonic()] for client in clients]
+            gaps = [after - before for at in ends for before, after in pairwise(at)]
+            print(f"{name}: {max(gaps):.1f} s", flush=True)
+            mend()
+
+
+class Client(threading.Thread):
+    """Creates task after task; `at` has when each was answered with 201."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(daemon=True)
+        self.at: list[float] = []
+        self._server, self._is_over = server, threading.Event()
+
+    def run(self) -> None:
+        while not self._is_over.wait(0.05):
+            with contextlib.suppress(OSError):
+                if self._server.call("POST", "/api/tasks", job("plain", {})).status == 201:
+                    self.at.append(time.monotonic())
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self.join()
 
 
 def create(server: Server, count: int) -> None:
