@@ -14,19 +14,16 @@ off. Printed is the longest time between two creations that were answered with 2
 import argparse
 import contextlib
 import statistics
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 from taskmanager.db.statements import parts_of
 from tests.cluster.work import job
 from tests.cluster.workers import Crew
 from tests.support import galera
-from tests.support.server import Server
+from tests.support.server import Server, hosts
 
 WORKERS = 12
 HOSTS = 2
@@ -68,7 +65,7 @@ def measure(cluster: galera.Galera, nodes: int, tasks: int) -> Round:
     """One round on an empty queue; the servers use the first `nodes` of the cluster."""
     url = cluster.create_database("queue", nodes)
     before = conflicts(cluster)
-    with hosts(url) as servers:
+    with hosts(HOSTS, url) as servers:
         create(servers[0], tasks)
         crew = Crew(servers, WORKERS, tasks, types=["plain"])
         began = time.monotonic()
@@ -80,41 +77,19 @@ def measure(cluster: galera.Galera, nodes: int, tasks: int) -> Round:
     return Round(tasks / seconds, 100 * (conflicts(cluster) - before) / (2 * tasks))
 
 
-@contextlib.contextmanager
-def hosts(url: str) -> Iterator[list[Server]]:
-    """HOSTS servers of one queue, each with a folder of its own."""
-    with contextlib.ExitStack() as stack:
-        servers: list[Server] = []
-        for _ in range(HOSTS):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            server = Server(folder, url)
-            stack.callback(server.stop)
-            server.key = servers[0].key if servers else ""
-            servers.append(server.start())
-        yield servers
-
-
 def measure_outages(cluster: galera.Galera) -> None:
     _, other, third = cluster.nodes
 
-    def kill_all() -> None:
-        for node in cluster.nodes:
-            node.kill()
+    def stop_and_start() -> None:
+        cluster.stop()
         cluster.restart_all()
 
-    def cut_off() -> None:
-        third.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=1'")
-
-    def heal() -> None:
-        third.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=0'")
-        third.wait_until(lambda: third.status("wsrep_local_state") == "4")
-
-    with hosts(cluster.create_database("queue")) as servers:
+    with hosts(HOSTS, cluster.create_database("queue")) as servers:
         create(servers[0], 1)
         faults = (
             ("one node killed", other.kill, other.start_again),
-            ("one node cut off", cut_off, heal),
-            ("all nodes killed, and started again", kill_all, lambda: None),
+            ("one node cut off", third.cut_off, third.reconnect),
+            ("all nodes killed, and started again", stop_and_start, lambda: None),
         )
         for name, fault, mend in faults:
             clients = [Client(server) for server in servers]

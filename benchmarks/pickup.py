@@ -29,7 +29,7 @@ from typing import Any
 
 from benchmarks.http_load import THREADS, WORKERS
 from tests.support import galera, mariadb
-from tests.support.server import Server
+from tests.support.server import Server, hosts
 
 PAUSE_SECONDS = 0.1
 IDLE_SECONDS = 10
@@ -103,23 +103,6 @@ def measure(server: Server, of_workers: Server, workers: int, tasks: int) -> Non
     print(f"{workers:8} {' '.join(figures)} {idle * 100:9.1f} %", flush=True)
 
 
-@contextlib.contextmanager
-def hosts(url: str, count: int) -> Iterator[list[Server]]:
-    """Servers of one queue, each with a folder of its own as on another host."""
-    with contextlib.ExitStack() as stack:
-        servers: list[Server] = []
-        for _ in range(count):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            server = Server(folder, url, workers=WORKERS, threads=THREADS)
-            server.key = servers[0].key if servers else ""
-            stack.callback(server.stop)
-            servers.append(server.start())
-        time.sleep(2)  # until all their processes are there
-        body = {"name": "pickup", "version": "1", "param_schema": {}}
-        servers[0].call("POST", "/api/task-types/register", body)
-        yield servers
-
-
 def create(server: Server, tasks: int) -> tuple[dict[int, float], dict[int, float]]:
     """When each task was asked for, and when its creation was answered."""
     asked, answered = {}, {}
@@ -162,7 +145,11 @@ def main() -> None:
             print(f"{name}: from the answer, and from the request, of a creation; ms")
             print(" workers     p50     p95     p50     p95  idle, of a core")
             for workers in options.workers:
-                with hosts(url, 2 if name == OTHER_HOST else 1) as servers:
+                count = 2 if name == OTHER_HOST else 1
+                with hosts(count, url, workers=WORKERS, threads=THREADS) as servers:
+                    time.sleep(2)  # until all their processes are there
+                    body = {"name": "pickup", "version": "1", "param_schema": {}}
+                    servers[0].call("POST", "/api/task-types/register", body)
                     measure(servers[0], servers[-1], workers, options.tasks)
     print(f"The target for the median is {TARGET_MS} ms.")
 

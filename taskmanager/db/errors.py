@@ -177,7 +177,7 @@ _NODE_LOST = Refusal(
     "It comes back by itself when it sees the other nodes again. With all nodes in "
     "TASKMANAGER_DATABASE_URL, others are used meanwhile.",
 )
-_CONTENDED = Refusal("Others kept changing the same rows")
+CONTENDED = Refusal("Others kept changing the same rows")
 MYSQL_REFUSALS = {
     1021: _SERVER_FULL,
     1040: Refusal("The database server has no free connection", _LATER),
@@ -213,7 +213,7 @@ MYSQL_REFUSALS = {
         "Other transactions kept the rows locked for longer than the database server waits",
         "Find what holds them: SHOW PROCESSLIST.",
     ),
-    **dict.fromkeys(MYSQL_CONFLICTS, _CONTENDED),
+    **dict.fromkeys(MYSQL_CONFLICTS, CONTENDED),
     1226: Refusal(
         "The database user has reached its limit of connections or of statements this hour", _LATER
     ),
@@ -260,6 +260,11 @@ def translated(error: Exception) -> Exception:
     if refusal is None:
         return error
     log.error("database: %s", _original(error))
+    return refused(refusal)
+
+
+def refused(refusal: Refusal) -> DatabaseUnavailable | DatabaseRefused:
+    """The error that tells a caller of a refusal."""
     cause, remedy, code = refusal
     if code is None:
         message = f"{cause}. Nothing was changed; try again shortly."

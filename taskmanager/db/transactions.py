@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import peewee
 
 from taskmanager.db.connection import close_connection, database
-from taskmanager.db.errors import is_conflict, is_rolled_back
+from taskmanager.db.errors import CONTENDED, is_conflict, is_rolled_back, refused
 from taskmanager.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,7 @@ def write_transaction(operation: Callable[P, R]) -> Callable[P, R]:
                 return _run_once(operation, args, kwargs)
             except SnapshotTooOld:
                 if attempt >= MAX_RUNS_IN_CONFLICT:
-                    raise DatabaseUnavailable(
-                        "Others kept changing the same rows. Nothing was changed; try again "
-                        "shortly."
-                    ) from None
+                    raise refused(CONTENDED) from None
             except DatabaseUnavailable:
                 close_connection()
                 raise

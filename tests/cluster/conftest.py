@@ -1,14 +1,13 @@
 """A cluster of three nodes with two servers in front, each with two processes."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.conftest import require
 from tests.support import galera
-from tests.support.server import Server
+from tests.support.server import Server, hosts
 
 
 class Site(NamedTuple):
@@ -26,15 +25,7 @@ def cluster() -> Iterator[galera.Galera]:
 
 
 @pytest.fixture
-def site(cluster: galera.Galera, tmp_path: Path) -> Iterator[Site]:
+def site(cluster: galera.Galera) -> Iterator[Site]:
     """Both servers use all nodes and one queue, which is empty."""
-    url = cluster.create_database("queue")
-    servers = []
-    for number in range(2):
-        folder = tmp_path / f"host{number}"
-        folder.mkdir()
-        servers.append(Server(folder, url).start())
-        servers[-1].key = servers[0].key
-    yield Site(cluster, servers)
-    for server in servers:
-        server.kill()
+    with hosts(2, cluster.create_database("queue")) as servers:
+        yield Site(cluster, servers)

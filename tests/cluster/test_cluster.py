@@ -17,7 +17,7 @@ from taskmanager.db.connection import connect_database
 from tests.cluster.conftest import Site
 from tests.cluster.work import check, create
 from tests.cluster.workers import Crew
-from tests.support.galera import PRIMARY, Galera
+from tests.support.galera import Galera
 from tests.support.server import Server
 
 pytestmark = pytest.mark.timeout(900)  # the crew gives up before, so that what is missing is seen
@@ -45,18 +45,14 @@ def stop_a_node(cluster: Galera, crew: Crew) -> None:
 
 
 def cut_a_node_off(cluster: Galera, crew: Crew) -> None:
-    """It lives, but hears nothing of the others."""
     node = cluster.nodes[0]
-    node.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=1'")
-    node.wait_until(lambda: node.status("wsrep_cluster_status") != PRIMARY)
+    node.cut_off()
     crew.wait_for(0.7)
-    node.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=0'")
-    node.wait_until(lambda: node.status("wsrep_local_state") == "4")
+    node.reconnect()
 
 
 def kill_all_nodes(cluster: Galera, crew: Crew) -> None:
-    for node in cluster.nodes:
-        node.kill()
+    cluster.stop()
     cluster.restart_all()
 
 

@@ -70,6 +70,16 @@ class Node(MariaDB):
         self.start()
         self.wait_until(lambda: self.status("wsrep_local_state") == "4")
 
+    def cut_off(self) -> None:
+        """Lets it hear nothing of the others; comes back when it has noticed."""
+        self.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=1'")
+        self.wait_until(lambda: self.status("wsrep_cluster_status") != PRIMARY)
+
+    def reconnect(self) -> None:
+        """Ends that; comes back when it takes work again."""
+        self.run("SET GLOBAL wsrep_provider_options = 'gmcast.isolate=0'")
+        self.wait_until(lambda: self.status("wsrep_local_state") == "4")
+
     def recovered_position(self) -> int:
         """The number of the last transaction that a killed node has on its disk."""
         log = self.folder / "recover.log"

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,3 +171,20 @@ def _put_key(environment: dict[str, str], made: Any) -> None:
     _, key = keys.create_key(**fields, caller=OPERATOR, now=utc_now())
     close_connection()
     made.put(key)
+
+
+@contextlib.contextmanager
+def hosts(count: int, database_url: str, **options: Any) -> Iterator[list[Server]]:
+    """Servers of one queue with one key, each with a folder of its own; `options` as `Server` has.
+
+    All are killed at the end.
+    """
+    with contextlib.ExitStack() as stack:
+        servers: list[Server] = []
+        for _ in range(count):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = Server(folder, database_url, **options)
+            stack.callback(server.kill)
+            server.key = servers[0].key if servers else ""
+            servers.append(server.start())
+        yield servers
