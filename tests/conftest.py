@@ -25,6 +25,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings as hypothesis
+from jinja2 import FileSystemBytecodeCache
+from werkzeug.routing import Rule
 from xdist.scheduler import LoadFileScheduling
 
 from taskmanager import clock as clock_module
@@ -67,6 +69,27 @@ DRIVERS = "tests/clients/test_scenarios.py"
 EXPLORING = {"deadline": None, "derandomize": False, "print_blob": True}
 hypothesis.register_profile("quick", max_examples=20, **EXPLORING)
 hypothesis.register_profile("full", max_examples=100, **EXPLORING)
+
+
+def _compile_once() -> None:
+    """Nearly every test makes an application. All have the same templates and routes.
+
+    For each route Werkzeug compiles two functions, which takes an application 30 ms.
+    """
+    Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache()}
+    compiled: dict[object, Any] = {}
+    compile_builder = Rule._compile_builder
+
+    def compile_once(rule: Rule, append_unknown: bool = True) -> Any:
+        made_of = (rule.rule, *rule._trace, repr(rule.defaults), append_unknown)
+        if made_of not in compiled:
+            compiled[made_of] = compile_builder(rule, append_unknown)
+        return compiled[made_of]
+
+    Rule._compile_builder = compile_once
+
+
+_compile_once()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
