@@ -91,27 +91,22 @@ def insert_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> Any:
     )
 
 
-def insert_many(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts rows that all have the same columns, with as few statements as the engine takes."""
-    if not rows:
-        return
-    at_once = min(MAX_ROWS, MAX_VALUES // len(rows[0]))
-    for some in parts_of(rows, at_once):
-        insert_halves(table, some)
+def insert_many(table: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Inserts rows that all have the same columns, within a transaction; there may be none.
 
-
-def insert_halves(table: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Inserts rows within a transaction; where a statement would be too large, in halves.
-
-    Returns the `lastrowid` and the number of rows of each statement.
+    Returns the `lastrowid` and the number of rows of each statement: where one would be too large,
+    the rows are inserted in halves.
     """
-    try:
-        return [(insert_rows(table, rows).lastrowid, len(rows))]
-    except peewee.OperationalError as error:
-        if len(rows) == 1 or not is_too_large(error):
-            raise
+    if not rows:
+        return []
+    if len(rows) <= min(MAX_ROWS, MAX_VALUES // len(rows[0])):
+        try:
+            return [(insert_rows(table, rows).lastrowid, len(rows))]
+        except peewee.OperationalError as error:
+            if len(rows) == 1 or not is_too_large(error):
+                raise
     half = len(rows) // 2
-    return insert_halves(table, rows[:half]) + insert_halves(table, rows[half:])
+    return insert_many(table, rows[:half]) + insert_many(table, rows[half:])
 
 
 def update(

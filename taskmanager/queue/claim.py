@@ -9,7 +9,6 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 from taskmanager.access.caller import Caller
@@ -109,18 +108,12 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
     room = MAX_ANSWER_TEXT
     for task_type, wanted in _count_per_type(types, request):
         count = min(wanted, request.limit - len(tasks))
-        if limits.is_limited(task_type):
-            count = min(count, limits.room_of(task_type["id"], now=now, lock=True).tasks)
-        if count < 1:
-            continue
-        take = _take_from_lanes if lanes.kind_of(task_type) else _take_next
+        if count < 1 or room <= 0:
+            break
+        take = _take_by_rules if task_type["has_rules"] else _take_next
         taken = take(request, task_type, count, room, now)
-        if limits.is_limited(task_type):
-            limits.record_starts(task_type["id"], len(taken))
         tasks += taken
         room -= sum(len(task["params"]) for task in taken)
-        if room <= 0:
-            break
     if tasks:
         history.record(tasks, "claimed", caller=caller, now=now)
         workers.record_sign_of_life(request.worker_id, now=now)
@@ -132,7 +125,23 @@ def _take(request: ClaimRequest, types: Sequence[Row], caller: Caller, now: int)
 def _take_next(request: ClaimRequest, task_type: Row, count: int, room: int, now: int) -> list[Row]:
     """Claims the next tasks of a type, in the order of the request."""
     locked = lock_next(request.order, task_type["id"], count=count, room=room, now=now)
-    return _hold(_in_time(locked, now), task_type, request, now)
+    return _hold(locked, task_type, request, now)
+
+
+def _take_by_rules(
+    request: ClaimRequest, task_type: Row, count: int, room: int, now: int
+) -> list[Row]:
+    """Claims the next tasks of a type, as its limits and the keys of its tasks allow."""
+    is_limited = limits.is_limited(task_type)
+    if is_limited:
+        count = min(count, limits.room_of(task_type["id"], now=now, lock=True).tasks)
+    if count < 1:
+        return []
+    take = _take_from_lanes if lanes.kind_of(task_type) else _take_next
+    taken = take(request, task_type, count, room, now)
+    if is_limited:
+        limits.record_starts(task_type["id"], len(taken))
+    return taken
 
 
 def _take_from_lanes(
@@ -145,24 +154,21 @@ def _take_from_lanes(
         locked = lock_chosen(ids, room=room) if ids else []
         if not locked:
             break
-        tasks += _hold(_in_time(locked, now), task_type, request, now)
+        tasks += _hold(locked, task_type, request, now)
         room -= sum(len(task["params"]) for task in locked)
     return tasks
 
 
-def _in_time(locked: list[Row], now: int) -> list[Row]:
-    """The locked tasks without those that are late, which are cancelled."""
-    if any(deadlines.is_late(task, now) for task in locked):
-        deadlines.cancel_late(now=now, rows=deadlines.CANCELLED_BY_A_CLAIM)
-    return [task for task in locked if not deadlines.is_late(task, now)]
+def _hold(locked: list[Row], task_type: Row, request: ClaimRequest, now: int) -> list[Row]:
+    """Makes locked tasks the worker's, but cancels those that are past their deadline.
 
-
-def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int) -> list[Row]:
-    """Makes locked tasks the worker's; each gets a token of its own for this attempt."""
+    Each gets a token of its own for this attempt.
+    """
+    if any(task["expires_at"] is not None for task in locked):
+        locked = deadlines.without_late(locked, now)
     if not locked:
         return []
     lease_seconds = request.lease_seconds or task_type["lease_seconds"]
-    lease_end = partial(deadlines.lease_end, lease_seconds=lease_seconds, claimed_at=now, now=now)
     nonce = secrets.token_urlsafe(16)
     held = {
         "status": "claimed",
@@ -178,13 +184,14 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
     lease = (lease_seconds, now, now + lease_seconds * 1000)
     if execute(HOLD, (*held.values(), *lease, f"{nonce}.", ids)).rowcount != len(ids):
         raise AssertionError("a locked task was not pending any more")
-    lanes.record([{**task, "status": "claimed"} for task in locked])
-    return [
+    tasks = [
         {
             **OF_ITS_END,
             **task,
             **held,
-            "lease_expires_at": lease_end(task),
+            # A lease ends with the time that an attempt may take, as in HOLD.
+            "lease_expires_at": now
+            + min(lease_seconds, task["max_run_seconds"] or lease_seconds) * 1000,
             "expires_at": None,
             "attempts": task["attempts"] + 1,
             "claim_token": f"{nonce}.{task['id']}",
@@ -192,12 +199,14 @@ def _hold(locked: Sequence[Row], task_type: Row, request: ClaimRequest, now: int
         }
         for task in locked
     ]
+    if any(task["concurrency_key"] is not None or task["group_key"] is not None for task in tasks):
+        lanes.record(tasks)
+    return tasks
 
 
 HOLD = (
     "UPDATE {tasks} {by_id} SET status = ?, worker_id = ?, claim_request_id = ?, "
     "lease_seconds = ?, claimed_at = ?, progress = ?, progress_message = ?, updated_at = ?, "
-    # As deadlines.lease_end() has it.
     "lease_expires_at = CASE WHEN max_run_seconds < ? THEN ? + max_run_seconds * 1000 ELSE ? END, "
     "expires_at = NULL, attempts = attempts + 1, claim_token = ? || id "
     "WHERE status = 'pending' AND id IN ?"
@@ -209,8 +218,8 @@ def _claimable_types(
 ) -> list[Row]:
     """The types that the request and the caller's key allow and that are not paused.
 
-    Each with the id of some pending task, None where there is none or its limits allow
-    none, and with the seconds of a lease.
+    Each with the id of some pending task, None where there is none or its rules allow
+    none, and with the seconds of a lease. `has_rules` if limits or lanes decide what is next.
     """
     found = task_types.find_task_types(
         ids=request.type_ids,
@@ -219,18 +228,19 @@ def _claimable_types(
         caller=caller,
         is_running=True,
         columns="id, name, lease_seconds, concurrency, start_rate, fair, "
+        "(concurrency IS NOT NULL OR start_rate IS NOT NULL OR fair IS NOT NULL) AS has_rules, "
         f"({request.order.any_id_of_type}) AS some_task_id",
     )
     return [
         {
-            **_within_limits(row, now),
+            **(_within_rules(row, now) if row["has_rules"] else row),
             "lease_seconds": row["lease_seconds"] or defaults.lease_seconds,
         }
         for row in found
     ]
 
 
-def _within_limits(task_type: Row, now: int) -> Row:
+def _within_rules(task_type: Row, now: int) -> Row:
     """The type; as one without pending tasks, with `next_at`, where none may be claimed now."""
     if not task_type["some_task_id"]:
         return task_type
@@ -312,6 +322,6 @@ def _topics(types: Sequence[Row]) -> list[str]:
         for row in types
         for topic in (
             topics.pending_of(row["id"]),
-            *([topics.ended_of(row["id"])] if limits.is_limited(row) or lanes.kind_of(row) else ()),
+            *([topics.ended_of(row["id"])] if row["has_rules"] else ()),
         )
     ]

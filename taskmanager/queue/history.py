@@ -70,7 +70,7 @@ def event_row(
         "metadata": json.dumps(metadata, ensure_ascii=False) if metadata else None,
         "created_at": now,
     }
-    return with_sealed(row, of=row, table="task_logs")
+    return with_sealed(row, of=row, table="task_logs") if message else row
 
 
 def record(tasks: Iterable[Row], event: str, **details: Any) -> None:

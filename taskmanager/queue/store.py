@@ -20,7 +20,6 @@ from taskmanager.db.statements import (
     Row,
     fetch_all,
     fetch_value,
-    insert_halves,
     insert_many,
     parts_of,
     update,
@@ -228,7 +227,7 @@ def _insert_tasks(rows: list[Row]) -> list[int]:
     of rows is known beforehand ("simple inserts" in MySQL's manual, chapter
     AUTO_INCREMENT Handling in InnoDB). Galera's step between ids is asked for.
     """
-    inserted = insert_halves("tasks", rows)
+    inserted = insert_many("tasks", rows)
     if dialect() is SQLITE:
         [(last, count)] = inserted
         return list(range(last - count + 1, last + 1))

@@ -12,8 +12,8 @@ from taskmanager.config import split_sqlite_url
 from taskmanager.db.dialect import SQLITE, SQLITE_BUSY_TIMEOUT_SECONDS
 from taskmanager.db.engine import Recovering, options_of
 from taskmanager.db.sqlite.group_commit import WriteAheadLog
-from taskmanager.db.sqlite.writer_lock import WriterLock
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
+from taskmanager.files.locks import Mutex
 from taskmanager.files.systems import file_system_of, is_network
 
 # Of a new database. A commit writes every page that it touches to the log, most of them for a few
@@ -25,7 +25,11 @@ OLDEST_WITH_EXTRA = (3, 12)
 
 
 class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
-    """Writers take a mutex before they ask SQLite for its lock: see writer_lock.py."""
+    """Writers take a mutex before they ask SQLite for its lock.
+
+    SQLite's own waiting sleeps up to 100 ms between two tries, while the lock is free and
+    newcomers overtake those who sleep.
+    """
 
     dialect = SQLITE
 
@@ -46,7 +50,7 @@ class _SqliteDatabase(Recovering, peewee.SqliteDatabase):
         )
         self._synchronous = synchronous
         self._journal = journal
-        self._writers = WriterLock(Path(path + ".writers"))
+        self._writers = Mutex(Path(path + ".writers"))
         self._log = WriteAheadLog(path)
         self._waits_for_disk = False
 

@@ -58,6 +58,13 @@ def is_late(task: Row, now: int) -> bool:
     return task["expires_at"] is not None and task["expires_at"] <= now
 
 
+def without_late(locked: list[Row], now: int) -> list[Row]:
+    """Of tasks that a claim has locked, those that it may claim. The others are cancelled."""
+    if any(is_late(task, now) for task in locked):
+        cancel_late(now=now, rows=CANCELLED_BY_A_CLAIM)
+    return [task for task in locked if not is_late(task, now)]
+
+
 @write_transaction
 def cancel_late_slice(*, now: int, rows: int) -> int:
     """Cancels up to `rows` tasks that nobody claimed in time; returns how many deadlines are over.
