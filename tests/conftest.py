@@ -64,6 +64,9 @@ TESTS = Path(__file__).parent
 
 DRIVERS = "tests/clients/test_scenarios.py"
 
+# What Rule.compile() sets.
+OF_COMPILED_ROUTES = ("_parts", "_trace", "_converters", "arguments", "_build", "_build_unknown")
+
 # Hypothesis repeats the same examples where it sees that it runs in continuous integration, which
 # hides what chance finds and makes a second exploration pointless. The blob repeats what failed.
 EXPLORING = {"deadline": None, "derandomize": False, "print_blob": True}
@@ -74,19 +77,22 @@ hypothesis.register_profile("full", max_examples=100, **EXPLORING)
 def _compile_once() -> None:
     """Nearly every test makes an application. All have the same templates and routes.
 
-    For each route Werkzeug compiles two functions, which takes an application 30 ms.
+    Werkzeug parses each route and compiles two functions for it, which takes an application 30 ms.
     """
     Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache()}
-    compiled: dict[object, Any] = {}
-    compile_builder = Rule._compile_builder
+    compiled: dict[object, Rule] = {}
+    compile_rule = Rule.compile
 
-    def compile_once(rule: Rule, append_unknown: bool = True) -> Any:
-        made_of = (rule.rule, *rule._trace, repr(rule.defaults), append_unknown)
-        if made_of not in compiled:
-            compiled[made_of] = compile_builder(rule, append_unknown)
-        return compiled[made_of]
+    def compile_once(rule: Rule) -> None:
+        made_of = (rule.rule, repr(rule.defaults), rule.merge_slashes)
+        if made_of in compiled:
+            known = vars(compiled[made_of])
+            vars(rule).update({name: known[name] for name in OF_COMPILED_ROUTES})
+        else:
+            compile_rule(rule)
+            compiled[made_of] = rule
 
-    Rule._compile_builder = compile_once
+    Rule.compile = compile_once
 
 
 _compile_once()
@@ -143,7 +149,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     name = config.getoption("--database")
     here = [item for item in items if _runs_on(name, item)]
     kept = [item for item in here if not (_is_quick_run(config) and _has(item, "slow"))]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    stays = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in stays])
     items[:] = kept
 
 
