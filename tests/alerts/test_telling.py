@@ -107,6 +107,7 @@ def test_what_is_away_for_a_moment_is_one_alert(watched: Watched, receiver: Rece
     assert receiver.told() == [[BEGAN]]
 
 
+@pytest.mark.slow
 def test_what_comes_and_goes_all_day_is_no_flood(watched: Watched, receiver: Receiver) -> None:
     """The first six messages are sent as it happens, and then one an hour has all that is new."""
     watched.api.create()
@@ -136,6 +137,7 @@ def test_many_alerts_are_shown_in_part(watched: Watched, receiver: Receiver) -> 
     assert "and 11 more." in message["text"]
 
 
+@pytest.mark.slow
 def test_a_receiver_that_was_down_is_told_when_it_is_back(
     watched: Watched, receiver: Receiver
 ) -> None:

@@ -9,6 +9,8 @@ import pytest
 from taskmanager.queue import task_types
 from tests.conftest import Api
 
+pytestmark = pytest.mark.slow
+
 LARGE = "x" * 900_000
 TASKS = 12
 MOST = 6_000_000  # characters of an answer; without a bound it would have ten million

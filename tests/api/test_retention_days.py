@@ -54,6 +54,7 @@ def test_each_type_keeps_its_tasks_as_long_as_it_says(queue: Api, clock: Clock) 
     assert prune(queue, clock, 10_000) == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_overlooked_when_tasks_finish_day_by_day(queue: Api, clock: Clock) -> None:
     for _ in range(100):
         finish(queue, "short", "usual", "long")

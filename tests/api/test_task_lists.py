@@ -156,6 +156,7 @@ def test_a_total_reads_a_bounded_number_of_tasks_and_says_whether_it_is_exact(
     assert max(limits) == rows_counted + 1
 
 
+@pytest.mark.slow
 def test_a_far_page_of_many_types_takes_no_more_memory_than_of_few(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def fits(pattern: str, name: str) -> bool:
     return name.startswith(before) and name.endswith(after) and len(name) >= len(pattern) - 1
 
 
+@pytest.mark.slow
 def test_every_combination_of_filters_finds_exactly_what_fits(
     api: Api, mixed: list[dict[str, Any]]
 ) -> None:

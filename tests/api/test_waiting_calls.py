@@ -132,6 +132,7 @@ def test_a_claim_that_waits_finds_what_becomes_due_meanwhile(
     assert answer(claim)["id"] == task["id"]
 
 
+@pytest.mark.slow
 def test_a_claim_that_waits_finds_a_lease_that_expires_meanwhile(
     api: Api, calls: Calls, clock: Clock
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_place_within_the_limit_of_a_type_lets_a_claim_that_waits_find_a_task(
     assert answer(claim)["id"] == following["id"]
 
 
+@pytest.mark.slow
 def test_a_type_that_is_resumed_lets_a_claim_that_waits_find_a_task(api: Api, calls: Calls) -> None:
     api.register()
     task = api.create()
@@ -176,6 +178,7 @@ def test_a_task_of_another_type_does_not_end_the_waiting(api: Api, calls: Calls)
     assert answer(claim)["id"] == task["id"]
 
 
+@pytest.mark.slow
 def test_without_a_task_the_answer_comes_after_the_wait_with_the_hint(api: Api) -> None:
     api.register()
     refused = api.claim(status=404, wait_seconds=1)
@@ -276,6 +279,7 @@ def test_the_same_request_sent_again_gets_the_task_that_was_claimed_for_it(
     assert api.claim(request_id="r-1", wait_seconds=20)["id"] == task["id"]
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_counts_once(api: Api) -> None:
     api.register()
     limited = api.with_key(make_key("worker", rate_limit="2/hour"))
@@ -315,6 +319,7 @@ def test_many_who_wait_for_one_task_all_get_their_answer(api: Api, calls: Calls)
     assert [answer(read)["result"] for read in reads] == ["done"] * MOST
 
 
+@pytest.mark.slow
 def test_a_task_that_is_not_finished_in_time_is_answered_as_it_is_then(api: Api) -> None:
     api.register()
     task = api.create()
@@ -325,6 +330,7 @@ def test_a_task_that_is_not_there_is_not_waited_for(api: Api) -> None:
     assert api.get("/api/tasks/77?wait_seconds=20", 404)["code"] == "task_not_found"
 
 
+@pytest.mark.slow
 # With MariaDB an event may be held back when the call is woken; then a later look finds it.
 @pytest.mark.usefixtures("settled_events")
 def test_the_feed_waits_for_an_event_that_matches(api: Api, calls: Calls) -> None:

@@ -75,6 +75,7 @@ def comparable(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_each_command_prints_what_the_page_shows(
     api: Api, clock: Clock, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -482,6 +482,7 @@ print(sorted({NOT_NEEDED} & sys.modules.keys()))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_has_served_every_page_has_loaded_nothing_that_none_needs(
     tmp_path: Path,
 ) -> None:

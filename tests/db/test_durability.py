@@ -50,6 +50,7 @@ def test_with_full_every_answered_commit_survives_a_power_cut(disk: Disk) -> Non
         assert number in disk.numbers_after_power_cut()
 
 
+@pytest.mark.slow
 def test_with_full_commits_of_threads_that_wait_together_survive(disk: Disk) -> None:
     open_database(disk, "FULL")
 

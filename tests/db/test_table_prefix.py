@@ -227,6 +227,7 @@ def _use_commands(shop: Installation, clock: Clock, folder: Path) -> None:
     assert "schema_version" in shop.run("doctor").output
 
 
+@pytest.mark.slow
 def test_two_prefixes_in_one_database_know_nothing_of_each_other(
     install: Callable[[str], Installation], clock: Clock, tmp_path: Path
 ) -> None:

@@ -179,6 +179,7 @@ def test_the_server_calls_no_address_whatever_the_caller_writes(api: Api) -> Non
             listener.accept()
 
 
+@pytest.mark.slow
 def test_a_start_of_the_application_does_not_load_the_doctor(tmp_path: Path) -> None:
     script = (
         "import json, sys\n"

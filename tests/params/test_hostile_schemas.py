@@ -64,6 +64,7 @@ def test_there_are_more_than_a_hundred_cases_with_names_of_their_own() -> None:
     assert {case.expected for case in CASES} == {REFUSED, VALID, INVALID, STOPPED}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_all_cases_fit_into_limits_on_cpu_and_memory_and_touch_nothing_outside() -> None:
     finished = subprocess.run(
@@ -107,6 +108,7 @@ def test_a_refusal_names_the_place_and_says_what_to_write(
     assert envelope["code"] == "validation_failed"
 
 
+@pytest.mark.slow
 def test_a_batch_of_costly_tasks_is_stopped_as_a_whole(api: Api) -> None:
     forms = {"items": {"anyOf": [{"const": number} for number in range(2_000)]}}
     api.register("costly", {"properties": {"a": forms}})

@@ -280,6 +280,7 @@ def start(url: str, folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_thousand_of_everything_fits_into_what_old_sqlite_takes(
     api: Api, monkeypatch: pytest.MonkeyPatch

@@ -364,6 +364,7 @@ def test_whoever_looked_at_the_clock_before_the_window_began_is_counted_in_it(
     assert add(counters, "a", now=65_000) == 1
 
 
+@pytest.mark.slow
 def test_a_flood_of_names_makes_no_counter_forget(counters: CounterFile) -> None:
     for _ in range(50):
         add(counters, "busy")

@@ -21,13 +21,20 @@ from tests.transfer.conftest import MakeQueue
 from tests.transfer.queues import Queue, rewrite, with_schema_version
 
 
-@pytest.fixture
-def file(make_queue: MakeQueue, tmp_path: Path) -> Path:
-    """A queue in a file; what it was exported from does not matter here."""
-    path = tmp_path / "queue.jsonl"
-    source = make_queue("sqlite", "source")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A queue as a file; what it was exported from does not matter here."""
+    folder = tmp_path_factory.mktemp("exported")
+    source = Queue(folder / "source", f"sqlite:///{folder / 'source' / 'queue.db'}")
     source.fill()
-    source.run("export", str(path))
+    source.run("export", str(folder / "queue.jsonl"))
+    return (folder / "queue.jsonl").read_bytes()
+
+
+@pytest.fixture
+def file(exported: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "queue.jsonl"
+    path.write_bytes(exported)
     return path
 
 

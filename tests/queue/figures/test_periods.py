@@ -150,6 +150,7 @@ class History:
         self._api.post("/api/maintenance/run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_counts_are_those_of_the_history(
     api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch, seed: int
