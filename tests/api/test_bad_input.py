@@ -151,6 +151,7 @@ def test_every_body_of_the_api_is_in_the_list() -> None:
     assert found == set(BODIES) | {"WORKER_ID"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BODIES if name != "NOTHING"])
 def test_every_field_refuses_values_of_another_kind_and_past_its_bounds(
     job: Api, name: str
