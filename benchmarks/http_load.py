@@ -1,7 +1,7 @@
 """Requests a second over HTTP, as ratios to the floor of the same run.
 
     python -m benchmarks.http_load [--rounds 5] [--seconds 3] [--json] [--at-least 0.5]
-        [--against CHECKOUT] [--only MariaDB] [--connections 8]
+        [--against CHECKOUT] [--only MariaDB] [--operation claim] [--connections 8]
 
 Needs wrk (Debian's package `wrk`) and mariadbd. In each round the floors (bare
 Flask, the same JSON, no database) and the product on SQLite with synchronous
@@ -17,7 +17,8 @@ With `--at-least` the exit status is 1 where the best round of an operation
 stays below that part of its target. With `--against` the product of another
 checkout (with its requirements in `.venv`) takes part in every round, and the
 ratio of the two is printed: the median, and the interval that holds the true
-median with a probability of 95 %. `--only` measures one database alone.
+median with a probability of 95 %. `--only` measures one database alone,
+`--operation` one operation.
 """
 
 import argparse
@@ -376,6 +377,7 @@ def measure(
     against: Path | None = None,
     only: Sequence[str] = DATABASES,
     connections: int = CONNECTIONS,
+    operations: Sequence[str] = OPERATIONS,
 ) -> dict[str, Any]:
     """Per operation and target every round's figures and its ratios to that round's floors."""
     results: dict[str, Any] = {}
@@ -385,7 +387,7 @@ def measure(
     ):
         for round_number in range(rounds):
             all_targets.reverse()  # so that none is always the first
-            for operation in OPERATIONS:
+            for operation in operations:
                 round_ = {
                     one.name: one.measure(operation, seconds, connections) for one in all_targets
                 }
@@ -417,11 +419,18 @@ def main() -> None:
     parser.add_argument("--at-least", type=float, default=0.0, metavar="PART")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT")
     parser.add_argument("--only", choices=DATABASES)
+    parser.add_argument("--operation", choices=OPERATIONS)
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     arguments = parser.parse_args()
     only = [arguments.only] if arguments.only else DATABASES
+    operations = [arguments.operation] if arguments.operation else OPERATIONS
     results = measure(
-        arguments.rounds, arguments.seconds, arguments.against, only, arguments.connections
+        arguments.rounds,
+        arguments.seconds,
+        arguments.against,
+        only,
+        arguments.connections,
+        operations,
     )
     if arguments.json:
         json.dump(results, sys.stdout, indent=2)
