@@ -1,6 +1,7 @@
 """MySQL and MariaDB: connecting, the pool of idle connections, and what a server can do."""
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -323,7 +324,7 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
 
     Raises ConfigurationError where `url` cannot be understood.
     """
-    parts, nodes, name = _parts_of(url)
+    parts, hosts, nodes, name = _parts_of(url)
     options = options_of(
         parts.query, {"unix_socket": None, "ssl_ca": None, "skip_locked": ("off",)}
     )
@@ -352,8 +353,7 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
         connection["ssl"] = context_that_trusts(options["ssl_ca"])
     elif "unix_socket" in options or {node.host for node in nodes} <= LOCAL_HOSTS:
         connection["ssl_disabled"] = True
-    is_local_name = parts.netloc.rpartition("@")[2] == "localhost"
-    prefers_socket = is_local_name and options.keys().isdisjoint({"unix_socket", "ssl_ca"})
+    prefers_socket = hosts == "localhost" and options.keys().isdisjoint({"unix_socket", "ssl_ca"})
     engine = _MySQLDatabase(
         name,
         nodes=nodes,
@@ -367,14 +367,21 @@ def mysql_engine(url: str, *, idle_seconds: float, table_prefix: str) -> _MySQLD
     return engine
 
 
-def _parts_of(url: str) -> tuple[SplitResult, list[Node], str]:
-    """The parts of the URL, its servers, and the database. Raises ConfigurationError."""
+def _parts_of(url: str) -> tuple[SplitResult, str, list[Node], str]:
+    """The parts of the URL but its servers, these as text and one by one, and the database.
+
+    Raises ConfigurationError.
+    """
+    scheme, _, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    account, at, hosts = authority.rpartition("@")
     name, nodes = "", []
     with contextlib.suppress(ValueError):  # a port is no number, or %FC is not UTF-8
-        parts = urlsplit(url)
+        # Without the servers: urlsplit() knows of one, and some Pythons refuse [::1] after another.
+        parts = urlsplit(f"{scheme}://{account}{at}{rest[len(authority) :]}")
         for part in (parts.username, parts.password):
             unquote(part or "", errors="strict")
-        nodes = read_nodes(parts.netloc.rpartition("@")[2])
+        nodes = read_nodes(hosts)
         name = unquote(parts.path.lstrip("/"), errors="strict")
     # "#" or "@" is left over from a password with one of the characters that end it.
     if not name or not parts.username or "#" in url or "@" in parts.path:
@@ -383,4 +390,4 @@ def _parts_of(url: str) -> tuple[SplitResult, list[Node], str]:
             "several servers mysql://user:password@host1,host2:3307/name, with special characters "
             "URL-quoted as UTF-8: # is %23, / is %2F, ? is %3F, @ is %40, % is %25"
         )
-    return parts, nodes, name
+    return parts, hosts, nodes, name
