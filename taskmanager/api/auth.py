@@ -104,7 +104,7 @@ def authenticate_request() -> None:
     except NotAuthenticated:
         rate_limits.count_failure("authentication")
         raise
-    of.caller = caller = _of_request(caller, asked, of.request_id)
+    of.caller = caller = _of_this_request(caller)
     may = caller.may(of.scope)
     rate_limits.count_request(caller, of.policy if may else "key")
     if not may:
@@ -119,15 +119,15 @@ def renew_caller() -> None:
     if isinstance(request.environ.get(CALLER), Caller):
         return
     caller = keys.authenticate(_presented_key(request.headers), now=g.now, remembered=False)
-    g.caller = _of_request(caller, request, g.request_id)
+    g.caller = _of_this_request(caller)
     if not g.caller.may(g.scope):
         raise _scope_missing(g.caller)
 
 
-def _of_request(caller: Caller, asked: Request, request_id: str) -> Caller:
+def _of_this_request(caller: Caller) -> Caller:
     # Cut to where it is recorded: a proxy may send any text for an address.
-    address = (asked.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
-    return caller._replace(address=address, request_id=request_id)
+    address = (request.remote_addr or "")[:MAX_ADDRESS_LENGTH] or None
+    return caller._replace(address=address, request_id=g.request_id)
 
 
 def _scope_missing(caller: Caller) -> NotAllowed:

@@ -34,7 +34,6 @@ from taskmanager.queue.flow import lanes
 ROWS_PER_INSERT = 30 if MAX_VALUES < 1_000 else 500
 MAX_DUPLICATE_ROUNDS = 10
 BESIDE = ("depends_on", "max_open")
-EMPTY: Row = dict.fromkeys(COLUMNS)
 
 Stored = tuple[Row, bool]
 
@@ -109,7 +108,7 @@ def _insert_or_find(rows: dict[int, Row]) -> dict[int, Stored]:
             _insert_deadlines(made)
             lanes.record([{**row, "id": task_id} for task_id, row in made])
             for (index, row), task_id in zip(free.items(), ids, strict=True):
-                new = {**EMPTY, **row, "id": task_id, IS_OPENED: True}
+                new = {**dict.fromkeys(COLUMNS), **row, "id": task_id, IS_OPENED: True}
                 found[index] = (new, False)
             return found
     raise Conflict("Tasks with the same key come and go too fast; try again.")

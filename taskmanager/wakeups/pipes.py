@@ -2,8 +2,7 @@
 
 A process that listens has a pipe of its own there. Whoever has news writes it into every
 pipe. The system forgets what a killed process had open: its pipe has no reader, which the next
-writer notices, and removes it. The folder goes with its last pipe, so that whoever has news sees
-with one look that nobody listens. Nothing is promised: news is lost if a pipe is full.
+writer notices, and removes it. Nothing is promised: news is lost if a pipe is full.
 """
 
 import contextlib
@@ -24,9 +23,10 @@ class Pipe:
     """The end of a process that listens. Raises OSError where the folder takes no pipes."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
         made = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = made.with_suffix(_SUFFIX)
-        _make(made)
+        os.mkfifo(made, 0o600)
         # Open for writing too, or else it would be at its end whenever nobody writes.
         self.descriptor = os.open(made, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         made.rename(self._path)  # writers remove a pipe that nobody has open
@@ -48,7 +48,7 @@ class Pipe:
 
     def close(self) -> None:
         """Removes the pipe."""
-        _remove(self._path)
+        self._path.unlink(missing_ok=True)
         os.close(self.descriptor)
 
     def forget(self) -> None:
@@ -57,9 +57,7 @@ class Pipe:
 
 
 def listening(folder: Path) -> list[str]:
-    """The pipes in the folder."""
-    if not os.access(folder, os.F_OK):  # every transaction that writes events asks
-        return []
+    """The pipes in the folder. Takes some 5 µs where there are none."""
     try:
         return [name for name in os.listdir(folder) if name.endswith(_SUFFIX)]
     except OSError:
@@ -75,7 +73,8 @@ def send(folder: Path, names: Sequence[str], words: Sequence[str]) -> None:
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno == errno.ENXIO:  # its process is gone
-                _remove(path)
+                with contextlib.suppress(OSError):
+                    path.unlink()
             continue
         try:
             for line in lines:
@@ -84,20 +83,6 @@ def send(folder: Path, names: Sequence[str], words: Sequence[str]) -> None:
             pass
         finally:
             os.close(descriptor)
-
-
-def _make(path: Path) -> None:
-    while True:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # the folder has just been removed again
-            os.mkfifo(path, 0o600)
-            return
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # another process may have done so; others may listen
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()
 
 
 def _lines(words: Sequence[str]) -> Iterator[bytes]:

@@ -153,4 +153,4 @@ def test_without_a_thread_to_listen_calls_wait_all_the_same(
         patch.setattr(threading.Thread, "start", refuse)
         with wakeups.waiting("line", ["topic"], most=1) as waiter:
             assert waiter is not None
-    assert [*tmp_path.iterdir()] == []
+    assert [*(tmp_path / "waiting").iterdir()] == []
