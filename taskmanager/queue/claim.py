@@ -181,7 +181,8 @@ def _hold(locked: list[Row], task_type: Row, request: ClaimRequest, now: int) ->
         "updated_at": now,
     }
     ids = [task["id"] for task in locked]
-    lease = (lease_seconds, now, now + lease_seconds * 1000)
+    lease_end = now + lease_seconds * 1000
+    lease = (lease_seconds, now, lease_end)
     if execute(HOLD, (*held.values(), *lease, f"{nonce}.", ids)).rowcount != len(ids):
         raise AssertionError("a locked task was not pending any more")
     tasks = [
@@ -189,9 +190,9 @@ def _hold(locked: list[Row], task_type: Row, request: ClaimRequest, now: int) ->
             **OF_ITS_END,
             **task,
             **held,
-            # A lease ends with the time that an attempt may take, as in HOLD.
-            "lease_expires_at": now
-            + min(lease_seconds, task["max_run_seconds"] or lease_seconds) * 1000,
+            "lease_expires_at": lease_end
+            if task["max_run_seconds"] is None
+            else deadlines.lease_end(task, lease_seconds=lease_seconds, claimed_at=now, now=now),
             "expires_at": None,
             "attempts": task["attempts"] + 1,
             "claim_token": f"{nonce}.{task['id']}",
@@ -199,7 +200,7 @@ def _hold(locked: list[Row], task_type: Row, request: ClaimRequest, now: int) ->
         }
         for task in locked
     ]
-    if any(task["concurrency_key"] is not None or task["group_key"] is not None for task in tasks):
+    if any(task[key] is not None for task in tasks for key in lanes.KEYS.values()):
         lanes.record(tasks)
     return tasks
 
@@ -207,6 +208,7 @@ def _hold(locked: list[Row], task_type: Row, request: ClaimRequest, now: int) ->
 HOLD = (
     "UPDATE {tasks} {by_id} SET status = ?, worker_id = ?, claim_request_id = ?, "
     "lease_seconds = ?, claimed_at = ?, progress = ?, progress_message = ?, updated_at = ?, "
+    # As deadlines.lease_end() has it.
     "lease_expires_at = CASE WHEN max_run_seconds < ? THEN ? + max_run_seconds * 1000 ELSE ? END, "
     "expires_at = NULL, attempts = attempts + 1, claim_token = ? || id "
     "WHERE status = 'pending' AND id IN ?"
