@@ -202,6 +202,8 @@ def test_signal_in_the_middle_ends_everything(
 
 
 def test_a_signal_waits_until_a_new_process_is_noted(tmp_path: Path) -> None:
+    # A shell without job control starts what runs in the background with SIGINT ignored.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     noted = []
 
     @uninterrupted()
@@ -211,6 +213,7 @@ def test_a_signal_waits_until_a_new_process_is_noted(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         start()
+    signal.signal(signal.SIGINT, usual)
     [child] = noted
     status = Path(f"/proc/{child.process.pid}/status").read_text()
     blocked = re.findall(r"^SigBlk:\s*(\w+)", status, re.M)

@@ -9,8 +9,9 @@ import pytest
 from taskmanager.access.keys import BOOTSTRAP_KEY
 from taskmanager.manifest import Difference, Fault, compare_with_manifest
 from tests.acceptance.conftest import ADMIN_KEY
+from tests.support.mariadb import MariaDB
 from tests.support.releases import current
-from tests.support.shared_host import Site
+from tests.support.shared_host import LAYOUTS, Site
 
 
 def test_the_whole_life_of_a_task_over_http(site: Site) -> None:
@@ -108,6 +109,18 @@ def next_version(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     module.write_text(changed, encoding="utf-8")
     current.commit(tree / "tree")
     return current.released_files(Path(current.release(tree / "tree", tree / "out").stdout.strip()))
+
+
+@pytest.mark.parametrize(
+    "site", [layout for layout in LAYOUTS if layout.uses_mysql], indirect=True, ids=str
+)
+def test_the_processes_of_a_host_that_stops_say_goodbye_to_the_database(
+    site: Site, mariadb_server: MariaDB
+) -> None:
+    before = mariadb_server.aborted_clients()
+    with site.another_apache():
+        assert site.call("GET", "/api/stats").status == 200
+    assert mariadb_server.aborted_clients() == before
 
 
 def test_an_update_is_an_upload_and_a_restart(site: Site, next_version: dict[str, bytes]) -> None:

@@ -199,6 +199,7 @@ def test_a_server_that_stops_answers_the_calls_that_wait(
     server = serve()
     calls = [claim(server), Call(server, "GET", "/api/events?after=latest&wait_seconds=20")]
     until_it_waits(server, calls[0])
+    assert server.call("GET", "/api/health").status == 200  # its turn is after theirs
     assert server.process is not None
     server.process.send_signal(number)
     assert server.process.wait(PATIENCE_SECONDS) == 0

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from click.testing import CliRunner
 from flask import Flask
 
 from taskmanager.access import key_changes, keys
 from taskmanager.access.caller import INCLUDED_IN, OPERATOR
 from taskmanager.app import create_app
-from taskmanager.cli import main
 from taskmanager.clock import format_time
 from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import fetch_all
 from taskmanager.rates import Rate
 from tests.conftest import Api, Clock
+from tests.support.commands import run_command
 from tests.support.server import Server
 
 DAY = 86_400
@@ -543,12 +542,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]
     monkeypatch.setenv("TASKMANAGER_INSTANCE_PATH", str(tmp_path / "shell"))
     monkeypatch.delenv("TASKMANAGER_DATABASE_URL", raising=False)
 
-    def run(*arguments: str) -> Any:
-        done = CliRunner().invoke(main, arguments)
-        close_connection()
-        return done
-
-    return run
+    return run_command
 
 
 def test_a_key_is_rotated_at_the_command_line_with_the_new_one_alone_on_stdout(

@@ -6,15 +6,14 @@ import threading
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from flask import Flask
 
 from taskmanager.access import audit, keys
-from taskmanager.cli import main
 from taskmanager.db.connection import cache, close_connection
 from taskmanager.db.statements import execute, fetch_all
 from taskmanager.db.transactions import write_transaction
 from tests.conftest import Api, Clock, make_key
+from tests.support.commands import run_command
 
 SECRET = "the-params-nobody-may-read"
 ORIGIN = {"REMOTE_ADDR": "203.0.113.7"}
@@ -235,11 +234,11 @@ def test_the_command_prints_the_newest_last(
         api.register(f"type{number}")
     monkeypatch.setenv("TASKMANAGER_INSTANCE_PATH", str(tmp_path / "instance"))
     monkeypatch.setenv("TASKMANAGER_DATABASE_URL", database_url)
-    as_json = CliRunner().invoke(main, ["audit", "--json", "--limit", "2"])
+    as_json = run_command("audit", "--json", "--limit", "2")
     assert as_json.exit_code == 0, as_json.output
     messages = [event["message"] for event in json.loads(as_json.stdout)]
     assert [message.split(":")[0] for message in messages] == ["type1", "type2"]
-    lines = CliRunner().invoke(main, ["audit"]).stdout.splitlines()
+    lines = run_command("audit").stdout.splitlines()
     assert len(lines) == 4
     assert "key_created" in lines[0]
     assert "command line" in lines[0]

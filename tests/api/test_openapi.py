@@ -5,15 +5,14 @@ import re
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from flask import Flask
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from taskmanager.api.openapi import document as documents
 from taskmanager.api.openapi.calls import CALLS, Call
-from taskmanager.cli import main
 from tests.conftest import Api
+from tests.support.commands import run_command
 
 PAGES = {
     *("documentation.document", "documentation.page", "service.show_metrics"),
@@ -149,7 +148,7 @@ def test_patterns_say_the_same_to_javascript(document: Any) -> None:
 
 
 def test_the_command_prints_the_same_document(document: Any) -> None:
-    result = CliRunner().invoke(main, ["openapi"])
+    result = run_command("openapi")
     assert result.exit_code == 0
     assert json.loads(result.stdout) == document
 

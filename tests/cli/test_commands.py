@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from taskmanager import __version__
-from taskmanager.cli import main
 from taskmanager.db.statements import execute
 from taskmanager.files.locks import try_file_lock
 from taskmanager.queue.maintenance_runs import last_runs
 from tests.conftest import Api, Clock
+from tests.support.commands import run_command
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run(api: Api, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyP
 
 class Run:
     def __call__(self, *arguments: str, exit_code: int = 0) -> Result:
-        result = CliRunner().invoke(main, arguments, prog_name="taskmanager")
+        result = run_command(*arguments)
         assert result.exit_code == exit_code, result.output
         assert "Traceback" not in result.output
         return result

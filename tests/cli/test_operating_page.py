@@ -6,11 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from taskmanager.cli import main
 from taskmanager.db.statements import fetch_value, insert_many
 from tests.conftest import Api, Clock
+from tests.support.commands import run_command
 from tests.support.releases.current import ROOT
 
 PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
@@ -91,7 +90,7 @@ def test_each_command_prints_what_the_page_shows(
     printed = {}
     for command, _ in STEPS:
         program, *arguments = shlex.split(command)
-        result = CliRunner().invoke(main, arguments, prog_name=program)
+        result = run_command(*arguments, program=program)
         assert result.exit_code == 0, result.output
         printed[command] = comparable(result.stdout)
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from taskmanager.cli import main, tasks
+from taskmanager.cli import tasks
 from taskmanager.db.statements import update
 from tests.conftest import Api, Clock
+from tests.support.commands import run_command
 from tests.support.server import Server
 
 
@@ -23,7 +24,7 @@ def run(
     monkeypatch.setenv("TASKMANAGER_DATABASE_URL", database_url)
 
     def command(*arguments: str, exit_code: int = 0) -> Result:
-        result = CliRunner().invoke(main, arguments, prog_name="taskmanager")
+        result = run_command(*arguments)
         assert result.exit_code == exit_code, result.output
         assert "Traceback" not in result.output
         return result
@@ -300,7 +301,7 @@ def test_the_same_commands_work_from_anywhere(
     there = ["--url", server.url, "--key", server.key]
 
     def run(*arguments: str, exit_code: int = 0) -> Result:
-        result = CliRunner().invoke(main, [*arguments], prog_name="taskmanager")
+        result = run_command(*arguments)
         assert result.exit_code == exit_code, result.output
         return result
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from taskmanager.cli import main
 from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import execute
 from taskmanager.db.transactions import write_transaction
+from tests.support.commands import run_command
 
 # Clears the screen; the same begun with one character; writes from right to left; ends a line.
 HARM = "a\x1b[2J\x9b31m\u202eb\u2028\r\n2026-01-01  forged\U000e0041"
@@ -24,7 +23,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]
     monkeypatch.delenv("TASKMANAGER_DATABASE_URL", raising=False)
 
     def run(*arguments: str) -> Any:
-        done = CliRunner().invoke(main, arguments)
+        done = run_command(*arguments)
         assert done.exit_code == 0, done.output
         return done
 

@@ -34,6 +34,7 @@ from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError, DatabaseUnavailable
 from tests.conftest import Api, make_key, require
 from tests.support.mariadb import MariaDB, is_installed
+from tests.support.releases.current import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -359,6 +360,28 @@ def test_kills_while_requests_run_leave_nothing_half_done(
     assert set(made) <= rows
     # A connection that was lost during COMMIT: nobody can know, and the caller was told so.
     assert len(rows) - len(made) <= len(refused)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["-m", "taskmanager", name] for name in ("init-db", "stats", "maintain", "doctor")),
+        ["-c", "import passenger_wsgi as app; app.application.test_client().get('/api/health')"],
+    ],
+    ids=lambda command: command[-1][:8],
+)
+def test_a_process_that_ends_says_goodbye_to_the_server(
+    command: list[str], url: str, server: MariaDB, tmp_path: Path
+) -> None:
+    """MariaDB writes a line to its log for each connection that is only dropped."""
+    before = server.aborted_clients()
+    settings = {"TASKMANAGER_DATABASE_URL": url, "TASKMANAGER_INSTANCE_PATH": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | settings, capture_output=True
+    )
+    wait_until(lambda: server.connections_to("queue") == [])
+    assert b"Traceback" not in run.stderr
+    assert server.aborted_clients() == before
 
 
 def test_a_long_change_of_the_tables_has_a_connection_of_its_own(url: str) -> None:

@@ -6,14 +6,13 @@ from typing import Any
 
 import pymysql
 import pytest
-from click.testing import CliRunner
 
 from taskmanager.app import close_app, create_app
-from taskmanager.cli import main
-from taskmanager.db.connection import close_connection, database
+from taskmanager.db.connection import database
 from taskmanager.db.statements import fetch_value
 from taskmanager.errors import TooLarge
 from tests.conftest import Api, make_key, require
+from tests.support.commands import run_command
 from tests.support.mariadb import MariaDB, is_installed
 
 pytestmark = pytest.mark.slow
@@ -198,6 +197,5 @@ def command(folder: Path, url: str, *arguments: str) -> tuple[int, str]:
         "TASKMANAGER_DATABASE_URL": url,
         "TASKMANAGER_INSTANCE_PATH": str(folder / "commands"),
     }
-    done = CliRunner(env=environment).invoke(main, arguments)
-    close_connection()
+    done = run_command(*arguments, environment=environment)
     return done.exit_code, done.output if done.exit_code else ""

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from click.testing import CliRunner
-
 from taskmanager.app import close_app, create_app
-from taskmanager.cli import main
-from taskmanager.db.connection import close_connection
 from tests.conftest import Api, make_key
+from tests.support.commands import run_command
 
 ODD = "a\\'\"ü%?{tasks}"
 
@@ -175,6 +172,5 @@ def move(source: str, target: str, folder: Path) -> None:
             "TASKMANAGER_DATABASE_URL": url,
             "TASKMANAGER_INSTANCE_PATH": str(folder / "commands"),
         }
-        done = CliRunner(env=environment).invoke(main, arguments)
+        done = run_command(*arguments, environment=environment)
         assert done.exit_code == 0, done.output
-        close_connection()

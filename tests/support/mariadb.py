@@ -134,6 +134,11 @@ class MariaDB:
             )
         ]
 
+    def aborted_clients(self) -> int:
+        """How many connections have ended without a word since the server's start."""
+        ((_, count),) = self.rows("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+        return int(count)
+
     def create_database(self, name: str) -> str:
         """Makes an empty database; returns its TASKMANAGER_DATABASE_URL."""
         self.run(f"DROP DATABASE IF EXISTS {name}")
