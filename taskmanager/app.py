@@ -57,6 +57,18 @@ def create_app(
         register_request_logs(app)
     load_plugins(settings)
     register_api(app)
+    app.extensions[_DATABASE] = open_database(settings)
+    try:
+        _register_all_that_needs_the_database(app, settings, report)
+    except BaseException:
+        close_app(app)  # who tries again every second must not hold one connection more each time
+        raise
+    return app
+
+
+def _register_all_that_needs_the_database(
+    app: Flask, settings: Settings, report: Callable[[str], None] | None
+) -> None:
     use_prepared_database = _use_own_database(app, settings, report)
     register_rate_limits(app, settings)
     register_request_hooks(app, use_prepared_database)
@@ -66,7 +78,6 @@ def create_app(
     if dialect() is MYSQL:
         close_connection()  # the thread that starts may serve nothing, or be forked
         app.teardown_appcontext(lambda _: release_connection())
-    return app
 
 
 def close_app(app: Flask) -> None:
@@ -85,7 +96,7 @@ def _use_own_database(
     Its tables are created or upgraded at the start, or else before the first request that
     can. The health call is answered all the same: it says what is wrong.
     """
-    app.extensions[_DATABASE] = engine = open_database(settings)
+    engine = app.extensions[_DATABASE]
     prepared = False
 
     def prepare(patience_seconds: int) -> None:

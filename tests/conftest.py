@@ -36,7 +36,7 @@ from taskmanager.app import close_app, create_app
 from taskmanager.bootstrap import open_database, prepare_database
 from taskmanager.clock import utc_now
 from taskmanager.config import load_settings
-from taskmanager.db.connection import close_connection
+from taskmanager.db.connection import close_all_connections, close_connection
 from taskmanager.db.models import MODELS, SchemaVersion
 from taskmanager.queue import feed
 from tests.support import mariadb, other_databases
@@ -335,6 +335,13 @@ def app(
                 model.delete().execute()
     yield application
     close_app(application)
+
+
+@pytest.fixture(autouse=True)
+def _closed_connections() -> Iterator[None]:
+    """What the applications of a test have opened is closed, as at the end of their process."""
+    yield
+    close_all_connections()
 
 
 class Clock:

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import os
-import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,8 +15,8 @@ from taskmanager.db.dialect import SQLITE, Dialect
 from taskmanager.db.sqlite.engine import sqlite_engine
 from taskmanager.wakeups.waiters import Wakeups
 
-# Those of this process, for a child that is forked.
-_engines: weakref.WeakSet[Any] = weakref.WeakSet()
+# All of this process, until they are disconnected: for a child that is forked, and for the end.
+_engines: set[Any] = set()
 _chosen: ContextVar[Any] = ContextVar("database of the application at work", default=None)
 
 
@@ -205,7 +204,7 @@ def close_all_connections() -> None:
     At the end of a process: MySQL counts a connection that ends without a word as aborted, and
     MariaDB writes it to its log. A command in cron would add a line there every minute.
     """
-    for engine in _engines:
+    for engine in list(_engines):
         engine.close_quietly()
 
 

@@ -10,15 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from click.testing import CliRunner
 
 from taskmanager.alerts import messages
 from taskmanager.alerts.mail import send_mail
 from taskmanager.alerts.messages import Message
-from taskmanager.cli import main
 from taskmanager.mail_server import MailServer, parse_mail_server
 from taskmanager.notify.sending import NotSent
 from tests.alerts.conftest import PASSWORD, USER, Mailbox, authenticator
+from tests.support.commands import run_command
 
 # It is what the tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
@@ -230,11 +229,11 @@ def test_the_command_prints_what_the_server_answered(
 ) -> None:
     monkeypatch.setenv("TASKMANAGER_ALERT_EMAIL", ",".join(TO))
     monkeypatch.setenv("TASKMANAGER_SMTP_URL", mailbox.url())
-    done = CliRunner().invoke(main, ["alerts", "test"])
+    done = run_command("alerts", "test")
     said = "email: sent. The server answered 250 2.0.0 Ok: queued as 4711\n"
     assert (done.exit_code, done.output) == (0, said)
     assert mailbox.mails[0]["Subject"] == messages.test_message().subject
     monkeypatch.setenv("TASKMANAGER_SMTP_URL", "smtp://mail.invalid")
-    done = CliRunner().invoke(main, ["alerts", "test"])
+    done = run_command("alerts", "test")
     expected = "email: not sent. mail.invalid:25: The name of the mail server cannot be resolved.\n"
     assert (done.exit_code, done.output) == (1, expected)

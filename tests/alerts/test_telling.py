@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from taskmanager.alerts import state, watch
 from taskmanager.alerts.channels import CHANNELS, configured
-from taskmanager.cli import main
 from taskmanager.config import Settings
 from taskmanager.db.connection import database
 from taskmanager.db.statements import execute, fetch_all, fetch_value
 from taskmanager.db.transactions import write_transaction
 from tests.alerts.conftest import LOOPBACK, Mailbox, Receiver
 from tests.conftest import Api, Clock
+from tests.support.commands import run_command
 
 DAY = 86_400
 BEGAN, ENDED = ("no_worker", False), ("no_worker", True)
@@ -390,7 +389,7 @@ def test_the_command_for_cron_tells_too(
         monkeypatch.setenv(name, value)
     watched.api.create()
     watched.clock.advance(1_000)
-    done = CliRunner().invoke(main, ["maintain"])
+    done = run_command("maintain")
     assert (done.exit_code, done.stderr) == (0, "alert messages: 1\n")
     assert receiver.told() == [[BEGAN]]
 
@@ -409,7 +408,7 @@ def command(
         monkeypatch.setenv(name, value)
 
     def run(*arguments: str, exit_code: int = 0) -> Any:
-        done = CliRunner().invoke(main, ["alerts", *arguments], prog_name="taskmanager")
+        done = run_command("alerts", *arguments)
         assert done.exit_code == exit_code, done.output
         return done
 

@@ -17,9 +17,10 @@ from typing import Any
 import peewee
 import pymysql
 import pytest
+from cryptography.fernet import Fernet
 from flask import Flask
 
-from taskmanager.app import create_app
+from taskmanager.app import close_app, create_app
 from taskmanager.db.connection import (
     close_connection,
     connect_database,
@@ -362,6 +363,18 @@ def test_kills_while_requests_run_leave_nothing_half_done(
     assert len(rows) - len(made) <= len(refused)
 
 
+def test_a_start_that_is_refused_leaves_no_connection(
+    start: Callable[..., Flask], server: MariaDB
+) -> None:
+    """passenger_wsgi.py tries again every second, and hosts allow few connections."""
+    app = start(payload_key=Fernet.generate_key().decode())
+    use(app).register("secret", is_encrypted=True)
+    close_app(app)
+    with pytest.raises(ConfigurationError, match="'secret' are to be encrypted"):
+        start()
+    assert server.connections_to("queue") == []
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -565,7 +578,7 @@ def test_a_process_on_sqlite_holds_neither_the_driver_of_mysql_nor_cryptography(
 ) -> None:
     program = (
         f"import sys, pathlib, {first}\n"
-        "from taskmanager.app import create_app\n"
+        "from taskmanager.app import close_app, create_app\n"
         f"app = create_app({{'instance_path': pathlib.Path({str(tmp_path)!r})}})\n"
         "assert app.test_client().get('/api/health').status_code == 200\n"
         "print(sorted({'cryptography', 'pymysql'} & sys.modules.keys()))\n"

@@ -10,11 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from taskmanager.access import audit
 from taskmanager.app import close_app, create_app
-from taskmanager.cli import main
 from taskmanager.db import schema
 from taskmanager.db.connection import (
     close_connection,
@@ -29,6 +28,7 @@ from taskmanager.db.migrations import MIGRATIONS, Ddl
 from taskmanager.db.models import MODELS, plain_name
 from taskmanager.db.statements import fetch_all
 from tests.conftest import Api, Clock, make_key
+from tests.support.commands import run_command
 from tests.support.database_structure import structure
 from tests.support.mariadb import MariaDB
 from tests.support.releases import previous
@@ -57,7 +57,7 @@ class Installation:
     def run(self, *arguments: str, exit_code: int = 0) -> Result:
         """One command in this process."""
         environment = {f"TASKMANAGER_{k.upper()}": str(v) for k, v in self._settings.items()}
-        result = CliRunner(env=environment).invoke(main, arguments, prog_name="taskmanager")
+        result = run_command(*arguments, environment=environment)
         assert result.exit_code == exit_code, (result.output, result.exception)
         disconnect_database(database.obj)
         self.use()
@@ -327,7 +327,7 @@ def run_print(folder: Path, url: str) -> str:
         "TASKMANAGER_DATABASE_URL": url,
         "TASKMANAGER_TABLE_PREFIX": PREFIX,
     }
-    result = CliRunner(env=environment).invoke(main, ["init-db", "--print"])
+    result = run_command("init-db", "--print", environment=environment)
     assert (result.exit_code, result.stderr) == (0, "")
     assert not (folder / "nowhere").exists()
     return result.stdout

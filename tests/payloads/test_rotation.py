@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from taskmanager.cli import main
-from taskmanager.db.connection import close_connection
 from taskmanager.db.statements import execute, fetch_all, fetch_value
 from taskmanager.errors import PayloadUnreadable
 from taskmanager.payloads import rotation
 from tests.conftest import Api
 from tests.payloads.conftest import HIDDEN, KEY, NEW_KEY, stored
+from tests.support.commands import run_command
 
 SCHEDULE = {"name": "nightly", "type": "secret", "params": {"card": HIDDEN}, "cron": "0 3 * * *"}
 
@@ -134,8 +133,7 @@ def test_a_text_that_cannot_be_read_is_named_and_no_key_is_given_up(
 @pytest.fixture
 def run(database_url: str, tmp_path: Path) -> Callable[..., Result]:
     def command(*arguments: str, keys: str, exit_code: int = 0) -> Result:
-        result = CliRunner(env=environment(database_url, tmp_path, keys)).invoke(main, arguments)
-        close_connection()
+        result = run_command(*arguments, environment=environment(database_url, tmp_path, keys))
         assert result.exit_code == exit_code, result.output
         return result
 

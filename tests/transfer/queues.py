@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import peewee
-from click.testing import CliRunner, Result
+from click.testing import Result
 from cryptography.fernet import Fernet
 
-from taskmanager.cli import main
 from taskmanager.db import schema
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.models import MODELS
@@ -21,6 +20,7 @@ from taskmanager.db.statements import fetch_all, insert
 from taskmanager.payloads.keyring import Keyring, key_id
 from taskmanager.payloads.keys_in_use import place_of_secret
 from taskmanager.transfer.format import OF_THE_DATABASE, queue_tables
+from tests.support.commands import run_command
 
 MODEL_OF = {model._meta.table_name: model for model in MODELS if model not in OF_THE_DATABASE}
 
@@ -56,8 +56,7 @@ class Queue:
 
     def run(self, *arguments: str, exit_code: int = 0) -> Result:
         """One command in this process."""
-        result = CliRunner(env=self.environment).invoke(main, arguments, prog_name="taskmanager")
-        close_connection()
+        result = run_command(*arguments, environment=self.environment)
         assert result.exit_code == exit_code, (result.output, result.exception)
         return result
 
