@@ -84,8 +84,11 @@ class _InProcess:
         self._headers = {"X-API-Key": key, "Content-Type": "application/json"}
 
     def send(self, method: str, path: str, content: bytes | None, timeout: float) -> Response:
+        from taskmanager.db.connection import close_connection
+
         answer = self._client.open(
             f"/api{path}", method=method, data=content, headers=self._headers
         )
+        close_connection()  # a worker's threads end, and each has one of its own
         headers = {name.lower(): value for name, value in answer.headers}
         return Response(answer.status_code, headers, answer.data)
