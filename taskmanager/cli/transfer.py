@@ -15,6 +15,7 @@ from taskmanager.access.caller import OPERATOR
 from taskmanager.cli.terminal import json_option, open_queue, say, show_json
 from taskmanager.clock import utc_now
 from taskmanager.errors import TransferFailed
+from taskmanager.payloads import rotation
 from taskmanager.transfer.exporting import export_queue
 from taskmanager.transfer.files import new_file, reading, unpacked
 from taskmanager.transfer.format import PAYLOAD_FORMS
@@ -80,6 +81,8 @@ def import_(file: Path, replace_keys: bool, as_json: bool) -> None:
         )
     where = "standard input" if file == STANDARD_STREAM else str(file)
     progress.close("Imported", "from", where, imported.rows, as_json=as_json)
+    if sealed := rotation.seal_plain(report=lambda table, done: None):
+        say(f"{sealed} rows that were not encrypted in the file are encrypted now.")
     if imported.lost_keys:
         say(
             "The keys from the file are valid now. These keys were replaced: "

@@ -4,9 +4,14 @@ They are sealed for their type: the batch has no id when they are checked, and t
 """
 
 import json
+from typing import TYPE_CHECKING
 
-from taskmanager.db.statements import Row
-from taskmanager.payloads.sealing import find_key
+from taskmanager.db.statements import Row, fetch_value
+from taskmanager.payloads import keys_in_use
+from taskmanager.payloads.sealing import find_key, require_keyring
+
+if TYPE_CHECKING:
+    from taskmanager.payloads.keyring import Keyring
 
 # The columns of a batch that have such rows, as JSON.
 CALLBACKS = ("on_finished", "on_completed", "on_failed")
@@ -36,6 +41,35 @@ def opened_params(row: Row) -> str:
     if row["payload_key"] is None:
         return params
     return find_key(row["payload_key"]).open(params, _place(row))
+
+
+def is_sealed(text: str) -> bool:
+    """Whether such a row, as JSON, has sealed params."""
+    return json.loads(text)["payload_key"] is not None
+
+
+def payload_key_of(row: Row) -> str | None:
+    """The key for the task of such a row: its type may have become encrypted since."""
+    key: str | None = row["payload_key"]
+    if key is None and keys_in_use.is_noted() and _is_of_encrypted_type(row):
+        return require_keyring().current.id
+    return key
+
+
+def _is_of_encrypted_type(row: Row) -> bool:
+    query = "SELECT is_encrypted FROM {task_types} WHERE id = ?"
+    return bool(fetch_value(query, (row["task_type_id"],)))
+
+
+def under_first_key(text: str, keys: "Keyring") -> str:
+    """Such a row as JSON, sealed with the first key if its type is encrypted or it was sealed."""
+    row: Row = json.loads(text)
+    if row["payload_key"] == keys.current.id:
+        return text
+    if row["payload_key"] is None and not _is_of_encrypted_type(row):
+        return text
+    row |= {"params": opened_params(row), "payload_key": keys.current.id}
+    return json.dumps({**row, "params": sealed_params(row)}, ensure_ascii=False)
 
 
 def _place(row: Row) -> str:

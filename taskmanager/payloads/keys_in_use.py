@@ -10,7 +10,7 @@ import secrets
 import peewee
 
 from taskmanager.clock import utc_now
-from taskmanager.db.statements import Row, fetch_all, fetch_one, insert
+from taskmanager.db.statements import Row, fetch_all, fetch_value, insert
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import ConfigurationError
 from taskmanager.payloads.keyring import Keyring
@@ -28,6 +28,22 @@ def require_keys() -> None:
         keys.secret = _secret(keys, rows)
 
 
+def note_key() -> None:
+    """Notes that the database needs the first key, where a type's tasks are to be encrypted.
+
+    Before a transaction in which the first of them may be: the secret has to be stored before.
+    """
+    keys = keyring()
+    if keys is not None and not keys.secret and _encrypted_type() is not None:
+        keys.secret = _secret(keys, ids_and_secrets())
+
+
+def is_noted() -> bool:
+    """Whether the database has the secret of this process's keys."""
+    keys = keyring()
+    return keys is not None and bool(keys.secret or ids_and_secrets())
+
+
 def check_keys() -> None:
     """Raises the same, and notes nothing. May be part of a transaction."""
     keys, rows = keyring(), ids_and_secrets()
@@ -39,12 +55,26 @@ def check_keys() -> None:
             "rotate` encrypts all tasks with the first key; after that, others are not needed."
         )
     if keys is None:
-        row = fetch_one("SELECT name FROM {task_types} WHERE is_encrypted = 1 LIMIT 1")
-        if row is not None:
+        name = _encrypted_type()
+        if name is not None:
             raise ConfigurationError(
-                f"The tasks of type '{row['name']}' are to be encrypted, but "
+                f"The tasks of type '{name}' are to be encrypted, but "
                 "TASKMANAGER_PAYLOAD_KEY is empty. `taskmanager payloads new-key` prints a key."
             )
+
+
+def _encrypted_type() -> str | None:
+    """The name of a type whose tasks are to be encrypted, if there is one."""
+    name: str | None = fetch_value("SELECT name FROM {task_types} WHERE is_encrypted = 1 LIMIT 1")
+    return name
+
+
+def hidden_keys(dedupe_key: str) -> tuple[str, ...]:
+    """The dedupe key that an encrypted task has instead of this one; none if there is no such task.
+
+    May be part of a transaction.
+    """
+    return (hide_key(dedupe_key),) if is_noted() else ()
 
 
 def hide_key(dedupe_key: str) -> str:

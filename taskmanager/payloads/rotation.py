@@ -4,17 +4,16 @@ encrypted.
 In slices, each a short transaction, so that it can be stopped anywhere and run again.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
-from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, parts_of, update
+from taskmanager.db.statements import execute, fetch_all, fetch_value, parts_of, update
 from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.errors import ConfigurationError
-from taskmanager.payloads.callbacks import CALLBACKS, opened_params, sealed_params
+from taskmanager.payloads.callbacks import CALLBACKS, is_sealed, under_first_key
 from taskmanager.payloads.keyring import Keyring
+from taskmanager.payloads.keys_in_use import note_key
 from taskmanager.payloads.sealing import TEXTS, keyring, under_key, with_opened
 
 SLICE_ROWS = 10  # each may hold megabytes
@@ -42,7 +41,10 @@ _TABLES = (
 )
 
 
-def rotate(*, report: Callable[[str, int], None]) -> int:
+Report = Callable[[str, int], None]
+
+
+def rotate(*, report: Report) -> int:
     """Seals everything with the first key; returns how many rows were written.
 
     `report` is called with the name of a table and how many of its rows are done, now and then.
@@ -53,29 +55,43 @@ def rotate(*, report: Callable[[str, int], None]) -> int:
         raise ConfigurationError(
             "TASKMANAGER_PAYLOAD_KEY is empty: there is nothing to encrypt with."
         )
+    note_key()
+    total = _seal_all(keys, report, except_sealed=False)
+    _forget_old_keys(keys)
+    return total
+
+
+def seal_plain(*, report: Report) -> int:
+    """Seals what types have stored since before they were encrypted; returns how many rows."""
+    keys = keyring()
+    if keys is None:
+        return 0
+    note_key()
+    return _seal_all(keys, report, except_sealed=True)
+
+
+def _seal_all(keys: Keyring, report: Report, *, except_sealed: bool) -> int:
     total = 0
     for table in _TABLES:
         done = 0
-        for ids in _due(table, keys):
+        for ids in _due(table, keys, except_sealed=except_sealed):
             started = time.monotonic()
             done += _seal(table, keys, ids)
             rest_since(started)
             report(table.name, done)
         total += done
-    total += _in_slices(partial(_seal_batches, keys))
-    _forget_old_keys(keys)
-    return total
+    return total + _seal_callbacks(keys, except_sealed=except_sealed)
 
 
-def _due(table: _Table, keys: Keyring) -> Iterator[Sequence[int]]:
+def _due(table: _Table, keys: Keyring, *, except_sealed: bool) -> Iterator[Sequence[int]]:
     """The ids of rows to be sealed, SLICE_ROWS at most at a time. Read without a lock."""
+    sealed = "1 = 0" if except_sealed else f"payload_key <> '{keys.current.id}'"
     after = 0
     while True:
         looked_at = fetch_all(
-            "SELECT id, CASE WHEN payload_key <> ? OR payload_key IS NULL "
-            f"AND {table.of_type} THEN 1 END AS is_due FROM {{{table.name}}} "
-            "WHERE id > ? ORDER BY id LIMIT ?",
-            (keys.current.id, after, LOOKED_AT),
+            f"SELECT id, CASE WHEN {sealed} OR payload_key IS NULL AND {table.of_type} "
+            f"THEN 1 END AS is_due FROM {{{table.name}}} WHERE id > ? ORDER BY id LIMIT ?",
+            (after, LOOKED_AT),
         )
         if not looked_at:
             return
@@ -104,36 +120,39 @@ def _seal(table: _Table, keys: Keyring, ids: Sequence[int]) -> int:
     return len(rows)
 
 
-def _in_slices(seal_slice: Callable[[int], tuple[int, int]]) -> int:
-    """Calls `seal_slice` with the last id of the slice before, until a slice has no rows."""
+def _seal_callbacks(keys: Keyring, *, except_sealed: bool) -> int:
+    """Seals the params of the tasks that batches will create; returns how many batches had some."""
     done, after = 0, 0
     while True:
-        after, count = seal_slice(after)
-        done += count
-        if not count:
+        looked_at = fetch_all(
+            "SELECT id FROM {batches} WHERE id > ? ORDER BY id LIMIT ?", (after, SLICE_ROWS)
+        )
+        if not looked_at:
             return done
+        ids = [row["id"] for row in looked_at]
+        done += _seal_batches(keys, ids, except_sealed=except_sealed)
+        after = ids[-1]
 
 
 @write_transaction
-def _seal_batches(keys: Keyring, after: int) -> tuple[int, int]:
-    """The params of the tasks that batches will create."""
-    columns = ", ".join(CALLBACKS)
+def _seal_batches(keys: Keyring, ids: Sequence[int], *, except_sealed: bool) -> int:
     rows = fetch_all(
-        f"SELECT id, {columns} FROM {{batches}} WHERE id > ? ORDER BY id LIMIT ? {{lock_rows}}",
-        (after, SLICE_ROWS),
+        f"SELECT id, {', '.join(CALLBACKS)} FROM {{batches}} WHERE id IN ? ORDER BY id "
+        "{lock_rows}",
+        (list(ids),),
     )
+    done = 0
     for row in rows:
-        if texts := {name: _sealed_callback(row[name], keys) for name in CALLBACKS if row[name]}:
+        stored = {
+            name: row[name]
+            for name in CALLBACKS
+            if row[name] and not (except_sealed and is_sealed(row[name]))
+        }
+        texts = {name: under_first_key(text, keys) for name, text in stored.items()}
+        if texts != stored:
             update("batches", texts, "id = ?", (row["id"],))
-    return (rows[-1]["id"] if rows else after), len(rows)
-
-
-def _sealed_callback(text: str, keys: Keyring) -> str:
-    task: Row = json.loads(text)
-    if task["payload_key"] is not None:
-        task |= {"params": opened_params(task), "payload_key": keys.current.id}
-        task["params"] = sealed_params(task)
-    return json.dumps(task, ensure_ascii=False)
+            done += 1
+    return done
 
 
 @write_transaction

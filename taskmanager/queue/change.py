@@ -14,6 +14,7 @@ from taskmanager.db.queries import require_unchanged
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_value, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, InvalidRequest, TooLarge
+from taskmanager.payloads import keys_in_use
 from taskmanager.payloads.sealing import with_opened, with_sealed
 from taskmanager.queue import dedupe, history, store, task_types
 from taskmanager.queue.columns import available_from, params_text, tags_text, when_available
@@ -22,7 +23,6 @@ from taskmanager.queue.holder import lock_tasks
 from taskmanager.queue.read import WAITING_STATUSES, get_task, require_task
 
 
-@write_transaction
 def change_task(
     *,
     task_id: int,
@@ -30,6 +30,16 @@ def change_task(
     caller: Caller,
     now: int,
     updated_at: int | None = None,
+) -> Row:
+    """Changes the fields that `request` names, as `_change_task` says."""
+    if "params" in request:
+        keys_in_use.note_key()
+    return _change_task(task_id, request, caller, now, updated_at)
+
+
+@write_transaction
+def _change_task(
+    task_id: int, request: Mapping[str, Any], caller: Caller, now: int, updated_at: int | None
 ) -> Row:
     """Changes the fields that `request` names: those of `PATCH /api/tasks/{id}`.
 
@@ -124,7 +134,7 @@ def _with_params(task: Row, params: Mapping[str, Any]) -> Row:
     [old] = fetch_all("SELECT id, params, payload_key FROM {tasks} WHERE id = ?", (task["id"],))
     old_params = json.loads(with_opened(old)["params"])
     old_key = dedupe.dedupe_key(type_name=name, params=old_params)
-    if task["dedupe_key"] == dedupe.stored_key(old_key, task_type):
+    if task["dedupe_key"] in dedupe.stored_keys(old_key):
         key = dedupe.dedupe_key(type_name=name, params=params)
         columns["dedupe_key"] = dedupe.stored_key(key, task_type)
     return columns

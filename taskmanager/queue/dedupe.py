@@ -14,7 +14,6 @@ from typing import Any
 
 from taskmanager.db.statements import Row
 from taskmanager.payloads import keys_in_use
-from taskmanager.payloads.sealing import keyring
 
 POLICIES = ("forever", "active", "none")
 # What a request does to the task that exists already, if that still waits.
@@ -65,8 +64,12 @@ def stored_key(key: str, task_type: Row) -> str:
 
 def possible_keys(*, type_name: str, requested_key: str) -> tuple[str, ...]:
     """The stored keys of tasks that were created with this one, encrypted or not."""
-    key = dedupe_key(type_name=type_name, params=None, requested_key=requested_key)
-    return (key,) if keyring() is None else (key, keys_in_use.hide_key(key))
+    return stored_keys(dedupe_key(type_name=type_name, params=None, requested_key=requested_key))
+
+
+def stored_keys(key: str) -> tuple[str, ...]:
+    """A key as any task has it: its type may have been encrypted, or not, when it was created."""
+    return (key, *keys_in_use.hidden_keys(key))
 
 
 def held_keys(policy: str) -> Row:

@@ -95,6 +95,30 @@ def test_the_dedupe_key_cannot_be_computed_without_the_secret(queue: Api) -> Non
     assert create(queue, dedupe="forever")["dedupe_key"] != made["dedupe_key"]
 
 
+@pytest.mark.parametrize("is_encrypted", [True, False])
+def test_a_task_that_waits_gets_the_key_of_its_new_params_whatever_its_type_was(
+    queue: Api, is_encrypted: bool
+) -> None:
+    queue.patch("/api/task-types/secret", {"is_encrypted": not is_encrypted})
+    task = create(queue, dedupe="forever")
+    queue.patch("/api/task-types/secret", {"is_encrypted": is_encrypted})
+    queue.patch(f"/api/tasks/{task['id']}", {"params": {"card": "another"}})
+    again = queue.post("/api/tasks", {"type": "secret", "params": {"card": "another"}})
+    assert (again["id"], again["deduplicated"]) == (task["id"], True)
+
+
+def test_the_task_of_a_batch_is_encrypted_if_its_type_has_become_so(queue: Api) -> None:
+    queue.patch("/api/task-types/secret", {"is_encrypted": False})
+    callback = {"type": "secret", "params": PARAMS}
+    batch = queue.post("/api/batches", {"on_finished": callback}, 201)
+    queue.patch("/api/task-types/secret", {"is_encrypted": True})
+    create(queue)
+    queue.post(f"/api/batches/{batch['id']}/close")
+    made = queue.get(f"/api/batches/{batch['id']}")["on_finished_task_id"]
+    assert queue.get(f"/api/tasks/{made}")["params"] == PARAMS
+    assert HIDDEN not in repr(fetch_all("SELECT params FROM {tasks}"))
+
+
 def test_tasks_are_found_by_the_key_that_was_sent_encrypted_or_not(queue: Api) -> None:
     encrypted = create(queue, dedupe_key="order 7")
     queue.patch("/api/task-types/secret", {"is_encrypted": False})

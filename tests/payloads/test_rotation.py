@@ -110,6 +110,22 @@ def test_what_was_stored_before_a_type_was_encrypted_is_encrypted_too(queue: Api
     assert "left alone" in repr(readable)
 
 
+def test_so_is_the_task_that_a_batch_will_create(queue: Api) -> None:
+    queue.patch("/api/task-types/secret", {"is_encrypted": False})
+    callback = {"type": "secret", "params": {"card": HIDDEN}}
+    batch = queue.post("/api/batches", {"on_finished": callback, "on_failed": callback}, 201)
+    queue.post("/api/batches", {}, 201)
+    queue.patch("/api/task-types/secret", {"is_encrypted": True})
+
+    assert [rotate(), rotate()] == [1, 0]
+
+    assert HIDDEN not in repr(fetch_all("SELECT on_finished, on_failed FROM {batches}"))
+    queue.post(f"/api/batches/{batch['id']}/close")
+    made = queue.get(f"/api/batches/{batch['id']}")["on_finished_task_id"]
+    assert queue.get(f"/api/tasks/{made}")["params"] == {"card": HIDDEN}
+    assert HIDDEN not in repr(fetch_all("SELECT params FROM {tasks}"))
+
+
 def test_pruned_tasks_are_left_alone(queue: Api, clock: Any) -> None:
     queue.patch("/api/task-types/secret", {"dedupe_days": 300})
     queue.create("secret", {"card": HIDDEN}, dedupe="forever")

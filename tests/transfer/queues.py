@@ -17,6 +17,7 @@ from taskmanager.db import schema
 from taskmanager.db.connection import close_connection, connect_database
 from taskmanager.db.models import MODELS
 from taskmanager.db.statements import fetch_all, insert
+from taskmanager.payloads.callbacks import CALLBACKS
 from taskmanager.payloads.keyring import Keyring, key_id
 from taskmanager.payloads.keys_in_use import place_of_secret
 from taskmanager.transfer.format import OF_THE_DATABASE, queue_tables
@@ -142,6 +143,9 @@ def _what_constraints_ask(table: str, number: int) -> dict[str, Any]:
             "claim_rank": -priority,
             "parent_task_id": (None, 1, 2)[number],
         }
+    if table == "batches":  # an import looks whether they are to be encrypted
+        callback = {"task_type_id": FAR_ID, "payload_key": None, "params": NASTY_JSON}
+        return dict.fromkeys(CALLBACKS, None if number == 0 else json.dumps(callback))
     if table == "payload_keys":  # else no command would open the queue
         key = PAYLOAD_KEYS[number]
         place = place_of_secret(key_id(key))

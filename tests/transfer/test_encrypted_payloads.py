@@ -75,6 +75,21 @@ def test_they_stay_encrypted_and_the_same_key_reads_them(
     assert api.post("/api/tasks", body)["deduplicated"] is True
 
 
+def test_what_the_file_has_in_plain_is_encrypted_by_the_import(
+    old: Queue, new: Queue, serve: Serve, file: Path
+) -> None:
+    api = serve(old, KEY)
+    fill(api)
+    callback = {"type": "secret", "params": {"card": HIDDEN}}
+    api.post("/api/batches", {"on_finished": callback}, 201)
+    old.run("export", str(file), "--payloads", "plain")
+    new.environment["TASKMANAGER_PAYLOAD_KEY"] = OTHER
+    done = new.run("import", str(file), "--replace-keys")
+    assert "rows that were not encrypted in the file are encrypted now" in done.stderr
+    assert HIDDEN not in repr(new.rows())
+    require_all(serve(new, OTHER))
+
+
 @pytest.mark.parametrize("keys", ["", OTHER], ids=["no key", "another key"])
 def test_without_their_key_nothing_is_imported(
     old: Queue, new: Queue, serve: Serve, keys: str, file: Path

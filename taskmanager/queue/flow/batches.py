@@ -25,7 +25,7 @@ from taskmanager.db.statements import (
 )
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, NotFound, TooLarge
-from taskmanager.payloads.callbacks import opened_params
+from taskmanager.payloads.callbacks import opened_params, payload_key_of
 from taskmanager.queue import outbox, store
 from taskmanager.queue.columns import params_text, when_available
 from taskmanager.queue.flow import backlog, dependencies, lanes
@@ -299,7 +299,8 @@ def _create_callback(batch: Row, callback: str, now: int) -> int:
     row |= when_available(row["available_at"] + later, now)
     if row["expires_at"] is not None:
         row["expires_at"] += later
-    row["params"] = params_text(with_id(json.loads(opened_params(row)), batch["id"]))
+    params = with_id(json.loads(opened_params(row)), batch["id"])
+    row |= {"params": params_text(params), "payload_key": payload_key_of(row)}
     [(task, _)] = store.store_tasks(
         [row],
         caller=OPERATOR,
