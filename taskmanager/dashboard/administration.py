@@ -178,7 +178,9 @@ def show_settings() -> Response:
     rows = []
     for item in fields(current):
         value, default = getattr(current, item.name), item.metadata["default"]
-        shown = ",".join(value) if type(value) is tuple else str(value)
+        shown = ",".join(map(str, value)) if type(value) is tuple else str(value)
+        if value is None:
+            shown = ""
         if item.name in HOLDING_SECRETS:
             shown = "" if value == item.metadata["parse"](default) else "set"
         if item.name == "database_url" and shown:

@@ -16,6 +16,7 @@ import pytest
 from flask import Flask
 
 from taskmanager.access import keys
+from taskmanager.config import HOLDING_SECRETS, load_settings, setting_names
 from taskmanager.dashboard.application import create_pages
 from taskmanager.db.connection import database
 from tests.conftest import Api, Clock
@@ -438,6 +439,58 @@ def test_the_doctor_shows_its_findings_with_their_remedies(person: SignIn) -> No
     assert "To do:" in page
 
 
+VALID = {
+    "instance_path": "/srv/queue",
+    "database_url": "mysql://me:hidden@db.example.org/queue",
+    "database_idle_seconds": "61",
+    "table_prefix": "shop_",
+    "sqlite_synchronous": "NORMAL",
+    "lease_seconds": "301",
+    "heartbeat_seconds": "31",
+    "max_attempts": "4",
+    "rate_limit": "7/second",
+    "rate_limit_storage_uri": "redis://:hidden@localhost",
+    "trusted_proxies": "0",
+    "api_at_root": "1",
+    "webhooks_allow_http": "1",
+    "webhooks_allow_networks": "10.1.0.0/16,fd00::/8",
+    "alert_email": "me@example.org,you@example.org",
+    "smtp_url": "smtp://me:hidden@mail.example.org:587",
+    "alert_webhook": "https://chat.example.org/hidden",
+    "alert_rules": "oldest_pending=7200, failure_share=off",
+    "cors_origins": "https://a.example.org,http://localhost:3000",
+    "waiting_calls": "65",
+    "log_format": "json",
+    "max_body_bytes": "2048",
+    "retention_days": "29",
+    "bootstrap_admin_key": "hidden" * 6,
+    "secret_key": "hidden" * 6,
+    "payload_key": f"{'hidden':A<43}=,{'hidden':B<43}=",
+    "plugins": "colours,shapes",
+}
+
+
+def shown_settings(somebody: Person) -> dict[str, str]:
+    """The value of each setting on its page, by name."""
+    page = somebody.get("/dashboard/admin/settings")
+    assert page.status_code == 200
+    values = re.findall("</th><td>(?:<code>(.*?)</code>|<span)", page.text)
+    return dict(zip(setting_names().values(), values, strict=True))
+
+
+def test_every_setting_is_shown_as_it_is_written(app: Flask, person: SignIn) -> None:
+    somebody = person()
+    app.extensions["taskmanager"] = load_settings(VALID, environ={})
+    expected = {**VALID, "database_url": "mysql://db.example.org/queue"}
+    expected |= {name: "set" for name in HOLDING_SECRETS - {"database_url"}}
+    assert shown_settings(somebody) == expected
+
+
+def test_a_setting_without_a_value_is_shown_as_empty(person: SignIn) -> None:
+    shown = shown_settings(person())
+    assert (shown["waiting_calls"], shown["trusted_proxies"]) == ("", "0")
+
+
 def test_settings_show_no_secret(app: Flask, person: SignIn) -> None:
     page = person().page("/dashboard/admin/settings")
     assert "TASKMANAGER_LEASE_SECONDS" in page
@@ -466,6 +519,7 @@ OPENS_EVERY_PAGE = f"""
 import re, sys
 from taskmanager.app import create_app
 from taskmanager.access import keys
+from taskmanager.config import HOLDING_SECRETS, load_settings, setting_names
 from taskmanager.access.caller import OPERATOR
 from taskmanager.clock import utc_now
 
