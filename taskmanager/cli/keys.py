@@ -6,8 +6,16 @@ import click
 
 from taskmanager.access import key_changes, keys
 from taskmanager.access.caller import OPERATOR
-from taskmanager.cli.terminal import json_option, number_option, open_queue, say, show, show_json
+from taskmanager.cli.terminal import (
+    json_option,
+    number_option,
+    open_queue,
+    say,
+    show_json,
+    show_table,
+)
 from taskmanager.clock import format_time, utc_now
+from taskmanager.db.statements import Row
 from taskmanager.rates import parse_rate
 
 
@@ -91,17 +99,32 @@ def list_keys(as_json: bool) -> None:
 
         show_json([KEY.of(row) for row in rows])
         return
-    for row in rows:
-        state = "revoked" if row["revoked_at"] else "active"
-        if not row["revoked_at"] and row["expires_at"] and row["expires_at"] <= utc_now():
-            state = "expired"
-        used = format_time(row["last_used_at"]) or "never"
-        show(
-            f"{row['id']:>4}  {state:<8} {row['prefix']:<12} {row['name']:<24} last used {used}  "
-            f"{' '.join(json.loads(row['scopes']))}"
-        )
     if not rows:
         say("There are no keys yet. Create one: taskmanager keys create --name me --role admin")
+        return
+    show_table(
+        ("id", "state", "key", "name", "last used", "expires", "rate limit", "types", "scopes"),
+        (
+            (
+                row["id"],
+                _state(row),
+                row["prefix"],
+                row["name"],
+                (format_time(row["last_used_at"]) or "never")[:19],
+                (format_time(row["expires_at"]) or "never")[:19],
+                row["rate_limit"] or "default",
+                " ".join(json.loads(row["task_types"])) if row["task_types"] else "all",
+                " ".join(json.loads(row["scopes"])),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _state(row: Row) -> str:
+    if row["revoked_at"]:
+        return "revoked"
+    return "expired" if row["expires_at"] and row["expires_at"] <= utc_now() else "active"
 
 
 _key_id = click.argument("key_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))

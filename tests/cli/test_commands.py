@@ -8,6 +8,7 @@ import pytest
 from click.testing import Result
 
 from taskmanager import __version__
+from taskmanager.clock import format_time
 from taskmanager.db.statements import execute
 from taskmanager.files.locks import try_file_lock
 from taskmanager.queue.maintenance_runs import last_runs
@@ -77,6 +78,20 @@ def test_keys_are_listed_but_never_shown(run: Run, api: Api) -> None:
     rows = json.loads(run("keys", "list", "--json").stdout)
     assert [row["name"] for row in rows] == ["admin", "ci"]
     assert key not in str(rows)
+
+
+def test_the_list_of_keys_says_what_each_is_limited_to(run: Run, clock: Clock) -> None:
+    arguments = ["--name", "k", "--role", "worker", "--types", "a.%", "--types", "b"]
+    run("keys", "create", *arguments, "--rate-limit", "7/second", "--expires", "2")
+    headings, unlimited, limited = run("keys", "list").stdout.splitlines()
+    for heading in ("id", "state", "key", "name", "last used", "expires", "rate limit", "types"):
+        assert heading in headings
+    expires = format_time(clock.now + 2 * 86_400_000)
+    assert expires is not None
+    for value in ("active", "k", expires[:19], "7/second", "a.% b", "tasks:claim"):
+        assert f"  {value}" in limited
+    for value in ("admin", "never", "default", "all"):
+        assert f"  {value}" in unlimited
 
 
 def test_a_key_is_revoked_and_then_refused(run: Run, api: Api) -> None:
