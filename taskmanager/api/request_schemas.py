@@ -67,11 +67,13 @@ TRACEPARENT = _text(
     description="a traceparent of W3C Trace Context, such as "
     "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 )
-# Ids, or the positions of earlier tasks in the same request.
 DEPENDS_ON: Schema = {
     "type": "array",
     "maxItems": 1_000,
-    "items": {"anyOf": [ID, record(index=integer(0, 999))]},
+    "items": {
+        "anyOf": [ID, record(index=integer(0, 999))],
+        "description": 'the id of a task, or {"index": n} of an earlier one in the request',
+    },
 }
 TOKEN = or_null(_text(1, 64))
 PRIORITY = integer(-1_000_000, 1_000_000)

@@ -80,8 +80,8 @@ class RequestBody:
         # 1.0 is an integer to JSON Schema; the fields that want one get it as such.
         kinds = ("integer", ["integer", "null"])
         self._integers = [n for n, one in fields.items() if one.get("type") in kinds]
-        # What each pattern asks for: the description beside it.
-        self._in_words = dict(_described_patterns(self.schema))
+        # What each pattern asks for, and the one anyOf: the description beside it.
+        self._in_words = dict(_in_words(self.schema))
         self._as_meant = _reader_of_record(self.schema, keeps_null)
 
     @functools.cached_property
@@ -170,6 +170,8 @@ def _reader(schema: dict[str, Any], keeps_null: bool) -> Reader | None:
         return _id
     if "properties" in schema:
         return _reader_of_record(schema, keeps_null)
+    if "anyOf" in schema:  # an id, or what no id is
+        return _id if any(_reader(one, keeps_null) is _id for one in schema["anyOf"]) else None
     reader = _reader(schema["items"], keeps_null) if "items" in schema else None
     if reader is None:
         return None
@@ -210,13 +212,15 @@ def _read_body(asked: Request) -> bytes:
     return raw
 
 
-def _described_patterns(schema: Any) -> Iterator[tuple[str, str]]:
+def _in_words(schema: Any) -> Iterator[tuple[str, str]]:
     parts = schema.values() if isinstance(schema, dict) else schema
     if isinstance(schema, dict) and isinstance(schema.get("pattern"), str):
         yield schema["pattern"], schema["description"]
+    if isinstance(schema, dict) and isinstance(schema.get("anyOf"), list):
+        yield "anyOf", schema["description"]
     for part in parts:
         if isinstance(part, (dict, list)):
-            yield from _described_patterns(part)
+            yield from _in_words(part)
 
 
 def parse_json(raw: bytes) -> Any:

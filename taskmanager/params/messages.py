@@ -68,8 +68,8 @@ class Reporter:
     """Describes the errors of one check of `value`.
 
     `schema` is the schema that the library applied, `patterns` has the original
-    of each pattern in it, `in_words` says of an original what it asks for, as in
-    "must be …".
+    of each pattern in it, `in_words` says of an original, or of `anyOf`, what it asks
+    for, as in "must be …".
     """
 
     root: str
@@ -154,6 +154,8 @@ class Reporter:
                 return _contains(around)
             case Kind.Not() | Kind.FalseSchema() if hidden := _hidden(keyword, around):
                 name = keyword = hidden
+                if what := self.in_words.get(hidden):
+                    return f"must be {what}, not {_shown(value)}", keyword
             case Kind.FalseSchema():
                 return _NOT_ALLOWED
             case Kind.ExclusiveMinimum(limit) | Kind.ExclusiveMaximum(limit):

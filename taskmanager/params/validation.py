@@ -148,7 +148,7 @@ def problems_of(
 ) -> list[Problem]:
     """What is wrong with a value; paths begin with `root`, or with the names of its fields.
 
-    `in_words` says of a pattern what it asks for, as in "must be …".
+    `in_words` says of a pattern, or of `anyOf`, what it asks for, as in "must be …".
     """
     extent = extent_of(value)
     units = validator.work.units(extent)

@@ -1,5 +1,6 @@
 """Dependencies: a task is blocked until those it depends on have completed."""
 
+import json
 import tracemalloc
 from itertools import pairwise
 from typing import Any
@@ -247,6 +248,25 @@ def test_a_dependency_that_is_unknown_or_of_another_type_is_not_found(job: Api) 
     assert seen == "1 of the 1 tasks that it depends on have not ended."
     graph = limited.get(f"/api/tasks/{task['id']}/graph")
     assert ([one["id"] for one in graph["tasks"]], graph["edges"]) == ([task["id"]], [])
+
+
+def test_a_dependency_may_be_named_by_a_string_of_digits(job: Api) -> None:
+    first = create(job)
+    task = create(job, str(first["id"]), type="next")
+    assert task["status"] == "blocked"
+    body = {"type": "next", "params": {}, "depends_on": [str(first["id"]), {"index": 0}]}
+    bodies = [{"type": "job", "params": {"at": 1}}, body]
+    created = job.post("/api/tasks/batch", {"tasks": bodies}, 201)
+    assert created["results"][1]["task"]["status"] == "blocked"
+
+
+@pytest.mark.parametrize("wrong", [0, True, "1a", "", None, 1.5, [1], {"id": 1}, {"index": -1}])
+def test_what_names_no_dependency_is_refused_with_what_does(job: Api, wrong: Any) -> None:
+    error = job.post("/api/tasks", {"type": "next", "params": {}, "depends_on": [wrong]}, 400)
+    [problem] = error["details"]
+    wanted = 'must be the id of a task, or {"index": n} of an earlier one in the request, not '
+    assert problem["path"] == "depends_on[0]"
+    assert problem["message"] == wanted + json.dumps(wrong)
 
 
 @pytest.mark.parametrize("ends", ["before", "after", "pruned"])
