@@ -122,6 +122,30 @@ def test_api_reference_names_every_field_of_every_request_body() -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/task-types/{name}", request_schemas.CHANGE_TASK_TYPE),
+        ("/api/tasks/{id}", request_schemas.CHANGE_TASK),
+        ("/api/schedules/{id}", request_schemas.CHANGE_SCHEDULE),
+        ("/api/webhooks/{id}", request_schemas.CHANGE_WEBHOOK),
+        ("/api/admin/keys/{id}", request_schemas.CHANGE_KEY),
+    ],
+)
+def test_api_reference_names_what_a_change_can_remove_with_null(
+    path: str, body: RequestBody
+) -> None:
+    said = documented_calls()[f"PATCH {path}"]
+    assert "ull" in said
+    assert [
+        name for name in body.fields if takes_null(body, name) and f"`{name}`" not in said
+    ] == []
+
+
+def takes_null(body: RequestBody, field: str) -> bool:
+    return "null" in body.fields[field]["type"]
+
+
 def _is_body(value: object) -> bool:
     return isinstance(value, RequestBody)
 
@@ -146,6 +170,12 @@ def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
         page = document.parent / target if target else document
         assert page.exists(), target
         assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").rglob("*.md")))
+def test_a_link_to_a_decision_has_its_number(document: Path) -> None:
+    links = re.findall(r"\[(\d{4})\]\(([^)#]*)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not Path(link[1]).name.startswith(link[0])] == []
 
 
 def test_readme_leads_to_every_page() -> None:
