@@ -27,6 +27,7 @@ from taskmanager.params.limits import MAX_SCHEMA_BYTES
 from taskmanager.params.work import MAX_WORK
 from taskmanager.payloads.sealing import all_opened, require_keyring, with_opened
 from taskmanager.queue import outbox
+from taskmanager.queue.columns import require_addressable
 from taskmanager.queue.flow import lanes, placeholders
 from taskmanager.rates import parse_rate
 
@@ -92,7 +93,7 @@ def register_task_type(
 
     `defaults` has those of DEFAULTS that were sent; the others keep their values.
     Raises ValidationFailed for a schema that cannot be used, and InvalidRequest for an
-    endpoint that does not exist.
+    endpoint that does not exist and for a name that no address can hold.
     """
     caller.require_type(name)
     schema_text = json.dumps(param_schema, ensure_ascii=False, separators=(",", ":"))
@@ -104,6 +105,8 @@ def register_task_type(
     validation.check_schema(param_schema)
     outbox.require_endpoint(defaults.get("notify"))
     found = fetch_one(SELECT_BY_NAME, (name,))
+    if found is None:  # those of before stay
+        require_addressable(name, "name")
     columns = _columns(defaults)
     lanes.require_one_kind({"concurrency": None, "fair": None, **(found or {}), **columns})
     if found and not _changes(found, {"version": version, "param_schema": schema_text, **columns}):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from taskmanager.db.statements import execute
 from tests.api.tables import dump_tables, send, sent_json
 from tests.conftest import Api, Clock
 
@@ -121,7 +122,7 @@ def test_a_task_keeps_the_version_it_was_made_with(api: Api) -> None:
     assert api.create("scrape", {})["type_version"] == "2.0"
 
 
-@pytest.mark.parametrize("name", ["a", "A-z_0.9", "PrismQ.Script.Generate", "x" * 255, ".", "-"])
+@pytest.mark.parametrize("name", ["a", "A-z_0.9", "PrismQ.Script.Generate", "x" * 255, "...", "-"])
 def test_names_may_be_as_long_as_the_contract_says(api: Api, name: str) -> None:
     assert register(api, 201, name=name)["name"] == name
     found = next(row for row in api.get("/api/task-types")["task_types"])
@@ -159,6 +160,17 @@ def test_versions_that_differ_only_in_case_or_accents_are_different(api: Api) ->
     for version in ("a", "A", "á"):
         found = api.get(f"/api/task-types/scrape?version={version}")
         assert found["param_schema"] == {"$comment": version}
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_no_address_can_hold_is_refused_to_a_new_type(api: Api, name: str) -> None:
+    assert "no address can hold" in register(api, 400, name=name)["message"]
+    assert api.get("/api/task-types")["count"] == 0
+    register(api, 201)
+    execute("UPDATE {task_types} SET name = ?", (name,))
+    assert [one["name"] for one in api.get("/api/task-types")["task_types"]] == [name]
+    assert register(api, 200, name=name, version="2.0")["updated"]
+    assert api.create(name, VIDEO)["type"] == name
 
 
 def test_names_are_told_apart_by_case(api: Api) -> None:
