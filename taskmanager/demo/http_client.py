@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 PATIENCE_SECONDS = 60.0
@@ -45,6 +45,12 @@ class HttpClient:
         self._headers = {"X-API-Key": key, "Content-Type": "application/json"}
         self._keep_trying = keep_trying
         self._last_used = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def call(
         self, method: str, path: str, body: Any = None, *, expected: Sequence[int] = (200, 201)

@@ -80,8 +80,19 @@ def _run(folder: Path | None, *, keep: bool) -> int:
 def _measure(
     server: Server, keys: dict[str, str], place: Path, folder: Path, paths: list[str]
 ) -> figures.Figures:
-    enqueuer = server.client(keys["producer"])
-    viewer = server.client(keys["viewer"])
+    with server.client(keys["producer"]) as enqueuer, server.client(keys["viewer"]) as viewer:
+        return _figures(server, enqueuer, viewer, keys["worker"], place, folder, paths)
+
+
+def _figures(
+    server: Server,
+    enqueuer: HttpClient,
+    viewer: HttpClient,
+    worker_key: str,
+    place: Path,
+    folder: Path,
+    paths: list[str],
+) -> figures.Figures:
     enqueuer.call("POST", "/api/task-types/register", producer.TASK_TYPE)
 
     progress = Progress("enqueue", len(paths))
@@ -93,9 +104,7 @@ def _measure(
     with contextlib.ExitStack() as stack:
         for number in range(1, WORKERS + 1):
             with uninterrupted():
-                worker = WorkerProcess(
-                    f"worker-{number}", place, url=server.url, key=keys["worker"]
-                )
+                worker = WorkerProcess(f"worker-{number}", place, url=server.url, key=worker_key)
                 stack.callback(worker.stop)
             workers.append(worker)
         _wait_until_done(server, viewer, workers, progress)
@@ -119,13 +128,13 @@ def _measure(
 
 def _create_keys(server: Server) -> dict[str, str]:
     """Creates one key per role, without rate limits."""
-    admin = server.client(server.admin_key)
-    return {
-        role: admin.call(
-            "POST", "/api/admin/keys", {"name": f"demo {role}", "role": role, "rate_limit": "0"}
-        ).data["key"]
-        for role in ("producer", "worker", "viewer")
-    }
+    with server.client(server.admin_key) as admin:
+        return {
+            role: admin.call(
+                "POST", "/api/admin/keys", {"name": f"demo {role}", "role": role, "rate_limit": "0"}
+            ).data["key"]
+            for role in ("producer", "worker", "viewer")
+        }
 
 
 def _wait_until_done(

@@ -116,7 +116,8 @@ def main() -> None:
     worker = Worker(sys.argv[1], os.environ["URL"], os.environ["KEY"])
     signal.signal(signal.SIGTERM, worker.stop)
     try:
-        worker.run()
+        with worker.http:
+            worker.run()
     except ServiceError as error:
         sys.exit(f"{worker.worker_id}: {error}")
     json.dump(worker.report, sys.stdout)

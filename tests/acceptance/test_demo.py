@@ -169,6 +169,15 @@ def test_settings_of_the_environment_do_not_reach_into_the_demo(
     assert not other.exists()
 
 
+def test_all_connections_are_closed(
+    demo: Callable[..., Demo], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "default::ResourceWarning")
+    status, stdout, stderr = demo(folder).end()
+    assert status == 0, stdout + stderr
+    assert "ResourceWarning" not in stderr
+
+
 def test_keep_leaves_the_server_up_until_ctrl_c(demo: Callable[..., Demo], folder: Path) -> None:
     (folder / "one.txt").write_text("one")
     run = demo(folder, "--keep")

@@ -198,6 +198,16 @@ def test_a_stop_that_comes_together_with_its_task_is_not_lost(tmp_path: Path) ->
         child.stdin.close()
 
 
+def test_the_pipes_of_a_process_that_has_ended_are_closed(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "default::ResourceWarning")
+    end = "worker.limits = worker.limits._replace(max_tasks=1)\nworker.run(burst=True)"
+    tasks, log = work(*[{}] * 3, {"kind": "exit"}, {"kind": "killed"}, {}, end=end)
+    assert [task["status"] for task in tasks].count("completed") == 4
+    assert "ResourceWarning" not in log
+
+
 def test_progress_is_reported(work: Work) -> None:
     [task], log = work({"kind": "progress"})
     assert task["progress_message"] == "half", log

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import IO, Any, Callable, NamedTuple, Protocol
 
 from taskmanager_client.child import Program
 from taskmanager_client.task import SHOWN, Handler, HeldTask, Report, failure, run_handler
@@ -105,9 +105,8 @@ class ProcessSlot:
 
     def close(self) -> None:
         process, self._process = self._process, None
-        if process is not None and process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+        if process is not None:
+            _close(process.stdin)
 
     def _spawn(self) -> None:
         # Not forked: the worker has threads and connections, which a copy of it would break.
@@ -142,13 +141,14 @@ class ProcessSlot:
         if self._process is process:
             self._process = None
             self._end(failure(f"The handler's process {how_it_ended(status)}.", "worker_died"))
+        _close(process.stdin)
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         try:
             for line in process.stdout or ():
                 message = json.loads(line)
                 if self._process is not process:
-                    return
+                    continue
                 if "report" in message:
                     if self._is_used_up(message.get("memory", 0)):
                         self.close()
@@ -157,6 +157,8 @@ class ProcessSlot:
                     self._on_progress(message["progress"], message["message"])
         except (ValueError, RecursionError):  # not a message of child.py
             process.kill()
+        finally:
+            _close(process.stdout)
 
     def _end(self, report: Report) -> None:
         with self._lock:
@@ -172,6 +174,12 @@ class ProcessSlot:
             or (limits.max_memory is not None and memory > limits.max_memory)
             or (limits.max_runtime is not None and age > limits.max_runtime)
         )
+
+
+def _close(pipe: IO[str] | None) -> None:
+    if pipe is not None:
+        with contextlib.suppress(OSError):  # what it still holds can go nowhere
+            pipe.close()
 
 
 def how_it_ended(status: int) -> str:
