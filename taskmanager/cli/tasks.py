@@ -213,7 +213,9 @@ def _change(
     """Does it to the tasks named by id, or to all that a filter finds, and says how many."""
     ids = [int(one) for one in which if one.isdecimal()]
     filters = _pairs(tuple(one for one in which if not one.isdecimal()))
-    if bool(ids) == bool(filters):
+    if ids and filters:
+        raise click.UsageError("Name the tasks either by their ids or by filters, not by both.")
+    if not ids and not filters:
         raise click.UsageError("Name the tasks by their ids, or by filters such as type=job.")
     body = {"ids": ids} if ids else {"filter": filters}
     body |= {name: value for name, value in values.items() if value is not None}

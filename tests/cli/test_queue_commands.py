@@ -145,12 +145,22 @@ def test_tasks_are_changed_by_filter_or_id(
     assert run("tasks", "delete", "type=fetch").stdout.startswith("29 of 29")
 
 
-@pytest.mark.parametrize("arguments", [[], ["1", "type=job"], ["1.5"]])
+@pytest.mark.parametrize("arguments", [[], ["1.5"]])
 def test_which_tasks_are_meant_must_be_said(
     run: Callable[..., Result], api: Api, arguments: list[str]
 ) -> None:
     refused = run("tasks", "cancel", *arguments, exit_code=2)
     assert re.search("such as (type=job|status=failed)", refused.stderr)
+
+
+@pytest.mark.parametrize(
+    "command", [["retry"], ["cancel"], ["release"], ["delete"], ["update", "--priority", "1"]]
+)
+def test_ids_together_with_filters_are_refused_as_such(
+    run: Callable[..., Result], api: Api, command: list[str]
+) -> None:
+    refused = run("tasks", *command, "1", "type=job", exit_code=2)
+    assert "either by their ids or by filters, not by both" in refused.stderr
 
 
 def test_what_to_update_must_be_said(run: Callable[..., Result], api: Api) -> None:
