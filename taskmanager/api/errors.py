@@ -5,13 +5,14 @@ what nobody foresaw goes to the log with the request's id.
 """
 
 import logging
+import re
 from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from taskmanager import errors
-from taskmanager.api.requests import EncodedBody
+from taskmanager.api.requests import MAX_INTEGER, EncodedBody
 from taskmanager.api.responses import failure
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,15 @@ STATUS_OF: dict[type[errors.TaskManagerError], int] = {
 # What Flask raises by itself: code and sentence.
 _HTTP_ERRORS = {
     400: ("bad_request", "The request could not be understood."),
-    404: ("not_found", "There is nothing at this address; the API begins at /api."),
+    404: ("not_found", "There is nothing at this address{hint}."),
     405: ("method_not_allowed", "This address does not take the method {method}; see Allow."),
     413: ("body_too_large", "The request body is too large; the limit is {limit} bytes."),
     415: ("not_json", "The body must be JSON: send the header Content-Type: application/json."),
 }
+# The addresses below which things have ids, with what stands in the place of one that is none.
+_NO_ID = re.compile(
+    r"/api/(?:tasks|batches|schedules|webhooks|admin/keys)/(?!0*[1-9][0-9]{0,17}(?:/|$))."
+)
 DRAINED_BYTES = 32 * 1024 * 1024
 
 
@@ -84,7 +89,9 @@ def _http(error: HTTPException) -> Response:
     if isinstance(error, EncodedBody):
         code, sentence = "encoded_body", error.description or sentence
     response = failure(
-        sentence.format(method=request.method, limit=request.max_content_length),
+        sentence.format(
+            method=request.method, limit=request.max_content_length, hint=_hint(request.path)
+        ),
         code=code,
         status=status,
     )
@@ -92,6 +99,13 @@ def _http(error: HTTPException) -> Response:
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value
     return response
+
+
+def _hint(path: str) -> str:
+    """What helps at an address where there is nothing."""
+    if path != "/api" and not path.startswith("/api/"):
+        return "; the API begins at /api"
+    return f"; an id is a whole number from 1 to {MAX_INTEGER}" if _NO_ID.match(path) else ""
 
 
 def _drain() -> None:

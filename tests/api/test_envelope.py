@@ -59,6 +59,35 @@ def test_an_address_that_is_not_there_answers_404(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        *(("/", "; the API begins at /api"), ("/apis/tasks", "; the API begins at /api")),
+        *(("/api", ""), ("/api/nothing", ""), ("/api/tasks/1/nothing", "")),
+        *(
+            (f"/api/{path}", "; an id is a whole number from 1 to 9223372036854775807")
+            for path in (
+                "tasks/abc",
+                "tasks/-1",
+                "tasks/1.0",
+                f"tasks/{2**63}",
+                "tasks/x/logs",
+                "tasks/1e3",
+                "batches/x",
+                "schedules/x",
+                "webhooks/x",
+                "admin/keys/x",
+            )
+        ),
+    ],
+)
+def test_an_address_that_is_not_there_is_answered_with_what_helps(
+    api: Api, path: str, hint: str
+) -> None:
+    message = api.get(path, 404)["message"]
+    assert message == f"There is nothing at this address{hint}."
+
+
+@pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
         ("DELETE", "/api/tasks", {"GET", "POST"}),
