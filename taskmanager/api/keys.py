@@ -31,6 +31,8 @@ def create(body: Values) -> Response:
     """
     if ("role" in body) == ("scopes" in body):
         raise InvalidRequest("Send either role or scopes.")
+    if "expires_at" in body and body["expires_at"] <= g.now:
+        raise InvalidRequest("expires_at must be a time to come: the key would never be valid.")
     if "role" in body:
         role, task_types = body.pop("role"), body.get("task_types")
         body["scopes"] = keys.scopes_of_role(role, task_types=task_types)

@@ -256,6 +256,7 @@ def test_making_and_revoking_keys_is_recorded_without_the_key(api: Api) -> None:
         ({"name": "k", "role": "viewer", "expires_at": "tomorrow"}, "expires_at"),
         ({"name": "k", "role": "viewer", "expires_at": "0001-01-01T00:00:00+01:00"}, "expires_at"),
         ({"name": "k", "role": "viewer", "expires_at": "9999-12-31T23:59:59-01:00"}, "expires_at"),
+        ({"name": "k", "role": "viewer", "expires_at": "2020-01-31T12:00:00Z"}, "a time to come"),
         ({"name": "x" * 256, "role": "viewer"}, "name"),
         ({"name": "k", "role": "viewer", "key": "my own"}, "key"),
     ],
