@@ -93,8 +93,9 @@ def check_url(url: str, rules: Rules) -> tuple[SplitResult, str, int]:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         raise AddressRefused("The address cannot be read.") from None
-    if parts.scheme not in (("https", "http") if rules.is_http_allowed else ("https",)):
-        raise AddressRefused("Only https addresses are allowed.")
+    schemes = ("https", "http") if rules.is_http_allowed else ("https",)
+    if parts.scheme not in schemes:
+        raise AddressRefused(f"Only {' and '.join(schemes)} addresses are allowed.")
     if not parts.hostname or parts.username is not None:
         raise AddressRefused("The address needs a host, and no user name or password.")
     if not url.isascii() or not url.isprintable() or " " in url:

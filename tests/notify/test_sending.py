@@ -83,6 +83,12 @@ def test_anything_but_https_to_a_host_is_refused_by_default(wanted):
         post(wanted, b"{}", {}, rules=Rules(resolver=lambda _: ["8.8.8.8"]))
 
 
+@pytest.mark.parametrize(("is_http_allowed", "named"), [(False, "https"), (True, "https and http")])
+def test_what_is_allowed_is_said_of_another_kind_of_address(is_http_allowed, named):
+    with pytest.raises(AddressRefused, match=f"Only {named} addresses are allowed"):
+        post("ftp://hook.test/", b"{}", {}, rules=Rules(is_http_allowed=is_http_allowed))
+
+
 def test_password_in_the_address_is_refused(receiver):
     with pytest.raises(AddressRefused):
         post(f"http://u:p@hook.test:{receiver.server_port}/", b"{}", {}, rules=rules())
