@@ -16,7 +16,6 @@ from taskmanager.errors import NoTaskAvailable
 from taskmanager.queue import lease
 from taskmanager.queue.claim import ClaimRequest, claim_tasks
 from taskmanager.queue.claim_sql import claim_order
-from taskmanager.queue.columns import require_addressable
 from taskmanager.queue.complete import Completion, CompletionOutcome, complete_task, complete_tasks
 from taskmanager.queue.holder import Holder
 from taskmanager.wakeups import topics
@@ -40,7 +39,6 @@ def claim(body: Values) -> Response:
     200; 400; 401 where the key was revoked meanwhile; 404 `no_task_available` with
     `details.poll_after_seconds`.
     """
-    require_addressable(body["worker_id"], "worker_id")
     asked = ClaimRequest(
         worker_id=body["worker_id"],
         order=claim_order(body.get("sort_by"), body.get("sort_order")),

@@ -10,12 +10,6 @@ from taskmanager.errors import InvalidRequest
 MAX_DELAY_SECONDS = 10 * 366 * 86_400
 
 
-def require_addressable(name: str, field: str) -> None:
-    """Raises InvalidRequest for a name that clients take out of an address in which it stands."""
-    if name in (".", ".."):
-        raise InvalidRequest(f"{field} may not be '.' or '..', which no address can hold.")
-
-
 def params_text(params: Mapping[str, Any]) -> str:
     """Params as they are stored: key order kept, no needless spaces."""
     return json.dumps(params, ensure_ascii=False, separators=(",", ":"))

@@ -35,13 +35,6 @@ def expiry(api: Api, task: Any) -> str:
     return str(api.get(f"/api/tasks/{task['id']}")["lease_expires_at"])
 
 
-@pytest.mark.parametrize("name", [".", ".."])
-def test_a_name_that_no_address_can_hold_is_refused_to_a_worker(api: Api, name: str) -> None:
-    assert "no address can hold" in api.claim(name, 400)["message"]
-    assert "no address can hold" in beat(api, name, 400)["message"]
-    assert api.get("/api/workers")["count"] == 0
-
-
 def test_a_worker_is_known_from_its_first_sign_of_life(api: Api, clock: Clock) -> None:
     missing = api.get("/api/workers/w1", 404)
     assert missing["code"] == "worker_not_found"
