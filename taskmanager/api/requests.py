@@ -23,7 +23,7 @@ from taskmanager.errors import InvalidRequest, ValidationFailed
 from taskmanager.params import schemas, validation
 from taskmanager.params.empty_objects import object_of, schema_with_objects
 from taskmanager.params.limits import MAX_DEPTH, is_too_deep
-from taskmanager.params.messages import headline
+from taskmanager.params.messages import NEAR, headline
 from taskmanager.queue.task_types import TaskDefaults
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
@@ -366,7 +366,7 @@ class QueryParameters:
             if name.startswith("params.") and PARAMS_PATH in self.fields:
                 paths.append((name.removeprefix("params."), text))
             elif name not in self.fields:
-                near = difflib.get_close_matches(name, self.fields, n=1)
+                near = difflib.get_close_matches(name, self.fields, n=1, cutoff=NEAR)
                 known = ", ".join(self.fields)
                 hint = f"did you mean '{near[0]}'?" if near else f"known: {known}."
                 raise InvalidRequest(f"No such {what}: '{name}'; {hint}")

@@ -23,6 +23,9 @@ MAX_HINTS = 5
 MAX_HINT_LENGTH = 40
 MAX_HINT_LENGTH_GAP = 4
 MAX_HINT_CHOICES = 50
+# How near a name must be. "tpye" and "type" have 0.75, "prio" and "priority" 0.67, "status" and
+# "tags" 0.6.
+NEAR = 0.65
 
 Problem = dict[str, str]
 Steps = tuple[str | int, ...]
@@ -129,7 +132,8 @@ class Reporter:
         similar = (
             choice for choice in known if abs(len(choice) - len(name)) <= MAX_HINT_LENGTH_GAP
         )
-        near = difflib.get_close_matches(name, islice(similar, MAX_HINT_CHOICES), n=1)
+        choices = islice(similar, MAX_HINT_CHOICES)
+        near = difflib.get_close_matches(name, choices, n=1, cutoff=NEAR)
         return f"; did you mean '{near[0]}'?" if near else ""
 
     def around(self, error: ValidationError) -> dict[str, Any]:

@@ -195,6 +195,20 @@ def test_an_unknown_field_is_refused_by_name_with_the_nearest_known_one(
     assert_the_next_request_is_fine(job, before)
 
 
+def test_a_hint_names_only_a_field_that_is_near(job: Api) -> None:
+    path = f"/api/tasks/{job.create()['id']}"
+    for name, hint in {
+        "status": "",
+        "prio": "; did you mean 'priority'?",
+        "tgas": "; did you mean 'tags'?",
+    }.items():
+        [problem] = job.patch(path, {name: "x"}, 400)["details"]
+        assert problem["message"] == "is not a known field" + hint
+    refused = job.get("/api/tasks?task_type=1", 400)["message"]
+    assert "did you mean" not in refused
+    assert "known: status, type" in refused
+
+
 @pytest.mark.parametrize("name", [name for name in BODIES if "required" in schema_of(name)])
 def test_every_missing_field_is_named(job: Api, name: str) -> None:
     method, path, _ = BODIES[name]
