@@ -136,6 +136,36 @@ def test_an_attempt_that_ran_for_too_long_is_tried_again_as_its_type_says(
     assert [error["error_code"] for error in found["attempt_errors"]] == ["timed_out"] * 2
 
 
+@pytest.mark.parametrize(("success", "status"), [(True, "completed"), (False, "pending")])
+def test_a_report_counts_until_an_attempt_that_ran_for_too_long_was_ended(
+    job: Api, clock: Clock, success: bool, status: str
+) -> None:
+    """Finished work is not thrown away, though the lease is not renewed any more."""
+    job.create(max_run_seconds=100)
+    held = job.claim()
+    clock.advance(150)
+    path = f"/api/tasks/{held['id']}"
+    body = {"worker_id": "worker-1", "claim_token": held["claim_token"]}
+    for call, what in (("heartbeat", {}), ("progress", {"progress": 50})):
+        assert job.post(f"{path}/{call}", {**body, **what}, 409)["code"] == "claim_lost"
+    assert job.complete(held, success=success)["status"] == status
+
+
+def test_a_report_is_refused_once_an_attempt_that_ran_for_too_long_was_ended(
+    job: Api, clock: Clock
+) -> None:
+    job.create(max_run_seconds=100, max_attempts=2)
+    held = job.claim()
+    clock.advance(150)
+    maintain(job)
+    assert job.complete(held, 409)["code"] == "task_not_claimed"
+    last = job.claim()
+    assert job.complete(held, 409)["code"] == "claim_lost"
+    clock.advance(150)
+    maintain(job)
+    assert job.complete(last, 409)["code"] == "task_finished"
+
+
 def test_a_lease_that_expires_earlier_is_no_timeout(job: Api, clock: Clock) -> None:
     task = job.create(max_run_seconds=100, max_attempts=1)
     job.claim(lease_seconds=60)
