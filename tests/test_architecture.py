@@ -45,7 +45,7 @@ ROOMS_OF_QUEUE = [
     ("store", "read", "claim_sql"),
     ("flow.limits",),
     ("flow.backlog",),
-    ("holder", "workers"),
+    ("holder", "workers", "flow.failed_dependencies"),
     ("flow.dependencies", "flow.graph"),
     ("waiting", "flow.batches"),
     ("endings",),

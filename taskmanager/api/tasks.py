@@ -258,7 +258,7 @@ def cancel(task_id: int, body: Values) -> Response:
 def retry(task_id: int) -> Response:
     """POST /api/tasks/{id}/retry: makes a failed or cancelled task pending, with new attempts.
 
-    200; 403; 404; 409 `task_not_retryable`, `duplicate_task`.
+    200; 403; 404; 409 `task_not_retryable`, `dependency_failed`, `duplicate_task`.
     """
     task = operate.retry_task(task_id=task_id, caller=g.caller, now=g.now)
     return success(task_json(task, TASK_WITHOUT_PARAMS), "Task will be tried again")

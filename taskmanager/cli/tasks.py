@@ -209,8 +209,11 @@ def list_errors(api: Call, filters: tuple[str, ...], as_json: bool) -> None:
 
 def _change(
     api: Call, action: str, which: tuple[str, ...], dry_run: bool, yes: bool, **values: Any
-) -> None:
-    """Does it to the tasks named by id, or to all that a filter finds, and says how many."""
+) -> dict[str, Any]:
+    """Does it to the tasks named by id, or to all that a filter finds, and says how many.
+
+    Returns what _until_done() returns.
+    """
     ids = [int(one) for one in which if one.isdecimal()]
     filters = _pairs(tuple(one for one in which if not one.isdecimal()))
     if ids and filters:
@@ -226,6 +229,7 @@ def _change(
     skipped = "".join(f", {count} skipped: {why}" for why, count in done["skipped"].items())
     would_be = "would be changed" if dry_run else "changed"
     show(f"{done['changed']} of {done['matched']} tasks {would_be} ({action}){skipped}")
+    return done
 
 
 def _until_done(api: Call, action: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +253,10 @@ def _until_done(api: Call, action: str, body: dict[str, Any]) -> dict[str, Any]:
 @with_api
 def retry(api: Call, which: tuple[str, ...], dry_run: bool, yes: bool) -> None:
     """Try failed or cancelled tasks again, with new attempts."""
-    _change(api, "retry", which, dry_run, yes)
+    done = _change(api, "retry", which, dry_run, yes)
+    is_one = len(which) == 1 and which[0].isdecimal()
+    if is_one and not dry_run and "dependency_failed" in done["skipped"]:
+        api("POST", f"/tasks/{which[0]}/retry")  # its refusal says which task comes first
 
 
 @tasks_group.command("cancel")

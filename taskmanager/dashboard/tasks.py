@@ -51,6 +51,7 @@ _SKIPPED = {
     "task_not_finished": "are not finished",
     "task_not_waiting": "are not waiting",
     "task_not_found": "are gone",
+    "dependency_failed": "depend on a task that has not completed",
     "duplicate_task": "have an unfinished twin with the same dedupe key",
 }
 

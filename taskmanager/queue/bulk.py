@@ -19,7 +19,7 @@ from taskmanager.db.statements import Row, execute, fetch_all, parts_of, update
 from taskmanager.db.transactions import rest_since, write_transaction
 from taskmanager.queue import history, operate
 from taskmanager.queue.columns import when_available
-from taskmanager.queue.flow import batches
+from taskmanager.queue.flow import batches, failed_dependencies
 from taskmanager.queue.holder import lock_tasks, put_back
 from taskmanager.queue.read import FINISHED_STATUSES, WAITING_STATUSES, TaskFilter, find_ids
 from taskmanager.queue.task_types import OPEN_STATUSES, allowed_rows
@@ -94,7 +94,8 @@ def change_tasks(
 
     A filter without statuses finds those that the action can change.
 
-    Transition: that of the action; a task in another status is skipped.
+    Transition: that of the action; a task in another status is skipped, and a retry skips one
+    that would be cancelled again at once for what it depends on.
     Commits together: a slice of the transitions, their history rows and deliveries; with the
     first slice that changes something the audit event, with `asked`, which says what was asked for.
     Raises InvalidRequest for a cursor that no such call has returned.
@@ -109,9 +110,11 @@ def change_tasks(
         )
     what = f"{action.event}: {json.dumps(asked, ensure_ascii=False)}, {len(ids)} tasks"
     outcomes: Counter[str] = Counter()
-    for some in _slices(list(dict.fromkeys(ids))):
+    judged: set[int] = set()
+    # By id, so that what others depend on is tried again before them.
+    for some in _slices(sorted(set(ids))):
         if dry_run:
-            outcomes += _judge(action, some, caller)
+            outcomes += _judge(action, some, judged, caller)
         else:
             unsaid = None if outcomes["changed"] else what
             outcomes += _change(action, some, reason, unsaid, caller, now)
@@ -158,12 +161,21 @@ def _slices(ids: list[int]) -> Iterator[Sequence[int]]:
         rest_since(started)
 
 
-def _judge(action: Action, ids: Sequence[int], caller: Caller) -> Counter[str]:
-    """What _change() would do, except that it does not see who has the key of a task meanwhile."""
+def _judge(action: Action, ids: Sequence[int], judged: set[int], caller: Caller) -> Counter[str]:
+    """What _change() would do, except that it does not see who has the key of a task meanwhile.
+
+    `judged` are the tasks that the slices before would change; those of this one join them.
+    """
     rows = fetch_all(
-        "SELECT id, task_type_id, status, pruned_at FROM {tasks} WHERE id IN ?", (list(ids),)
+        "SELECT id, task_type_id, status, pruned_at, on_dependency_failed FROM {tasks} "
+        "WHERE id IN ?",
+        (list(ids),),
     )
     good, skipped = _changeable(action, allowed_rows(rows, caller), len(ids))
+    if action is RETRY:
+        held_back = failed_dependencies.held_back(good, retried=judged, is_locking=False)
+        good, skipped = _without(held_back, good, skipped)
+    judged.update(task["id"] for task in good)
     return skipped + Counter(changed=len(good))
 
 
@@ -200,6 +212,8 @@ def _change_slice(
 ) -> Counter[str]:
     locked = lock_tasks(ids, caller).values()
     tasks, skipped = _changeable(action, locked, len(ids))
+    if action is RETRY:
+        tasks, skipped = _without(failed_dependencies.held_back(tasks, retried=()), tasks, skipped)
     if tasks and what:
         event, message = f"tasks_{action.event}", f"{what} by {caller.name}"
         audit.record(event=event, message=message, caller=caller, now=now)
@@ -223,6 +237,14 @@ def _changeable(
     ]
     skipped = {"task_not_found": asked - len(found), action.refusal: len(found) - len(good)}
     return good, +Counter(skipped)
+
+
+def _without(
+    held_back: Collection[int], tasks: Sequence[Row], skipped: Counter[str]
+) -> tuple[list[Row], Counter[str]]:
+    """The tasks that can be tried again, and why the others are skipped."""
+    skipped = skipped + Counter({failed_dependencies.DEPENDENCY_FAILED: len(held_back)})
+    return [task for task in tasks if task["id"] not in held_back], skipped
 
 
 def _delete(tasks: Sequence[Row]) -> None:

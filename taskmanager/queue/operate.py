@@ -12,6 +12,7 @@ from taskmanager.db.statements import Row, update
 from taskmanager.db.transactions import write_transaction
 from taskmanager.errors import Conflict, TaskFinished
 from taskmanager.queue import dedupe, endings, history
+from taskmanager.queue.flow import failed_dependencies
 from taskmanager.queue.holder import NO_PROGRESS, finished, lock_tasks, waiting_again
 from taskmanager.queue.read import FINISHED_STATUSES, get_task, require_task
 
@@ -45,8 +46,8 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
 
     Transition: failed or cancelled → pending, or blocked while it waits for another task.
     Commits together: the transition, its history row and the audit event.
-    Raises NotFound, and Conflict where the task is in another state, was pruned,
-    or an unfinished task with the same dedupe key exists.
+    Raises NotFound, and Conflict where the task is in another state, was pruned, depends on a
+    task that did not complete, or an unfinished task with the same dedupe key exists.
     A crash leaves the task as it was.
     """
     task = require_task(lock_tasks([task_id], caller).get(task_id), task_id)
@@ -76,7 +77,10 @@ def retry_task(*, task_id: int, caller: Caller, now: int) -> Row:
         ) from None
     if task["on_dependency_failed"] is None:
         return retried
-    return get_task(task_id=task_id, caller=caller)
+    found = get_task(task_id=task_id, caller=caller)
+    if found["status"] == "cancelled":
+        raise failed_dependencies.refusal(task_id, caller)
+    return found
 
 
 def cancellation(task: Row, now: int) -> Row:

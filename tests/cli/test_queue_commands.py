@@ -145,6 +145,21 @@ def test_tasks_are_changed_by_filter_or_id(
     assert run("tasks", "delete", "type=fetch").stdout.startswith("29 of 29")
 
 
+def test_a_retry_of_a_task_whose_dependency_has_not_completed_says_which_one_comes_first(
+    run: Callable[..., Result], api: Api
+) -> None:
+    api.register()
+    first = str(api.create()["id"])
+    second = str(api.create(params={"n": 2}, depends_on=[int(first)])["id"])
+    run("tasks", "cancel", first)
+    refused = run("tasks", "retry", second, exit_code=1)
+    assert refused.stdout == "0 of 1 tasks changed (retry), 1 skipped: dependency_failed\n"
+    assert f"Task {first}, which this task depends on, has not completed" in refused.stderr
+    rehearsed = run("tasks", "retry", second, "--dry-run").stdout
+    assert "1 skipped: dependency_failed" in rehearsed
+    assert "2 of 2 tasks changed" in run("tasks", "retry", second, first).stdout
+
+
 @pytest.mark.parametrize("arguments", [[], ["1.5"]])
 def test_which_tasks_are_meant_must_be_said(
     run: Callable[..., Result], api: Api, arguments: list[str]

@@ -48,6 +48,21 @@ def test_a_change_that_the_state_forbids_says_why(api: Api, person: SignIn) -> N
     assert "only a failed or cancelled task can be retried" in text_of(answer)
 
 
+def test_a_retry_that_a_dependency_forbids_says_which_task_comes_first(
+    api: Api, person: SignIn
+) -> None:
+    api.register()
+    first = api.create()["id"]
+    second = api.create(params={"n": 2}, depends_on=[first])["id"]
+    api.post(f"/api/tasks/{first}/cancel", {})
+    somebody = person()
+    answer = somebody.post(f"/dashboard/tasks/{second}/retry")
+    assert answer.status_code == 409
+    assert f"Task {first}, which this task depends on, has not completed." in text_of(answer)
+    answer = somebody.post("/dashboard/tasks/change", {"action": "retry", "id": [second]})
+    assert "1 depend on a task that has not completed" in text_of(answer)
+
+
 def test_selected_tasks_are_changed_after_one_question_with_their_number(
     api: Api, person: SignIn
 ) -> None:

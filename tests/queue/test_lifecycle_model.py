@@ -426,7 +426,15 @@ class Model:
             for other_id, other in self.tasks.items()
             if other_id != task_id
         )
-        return task.status in ("failed", "cancelled") and task.pruned_at is None and not rival
+        has_ended = task.status in ("failed", "cancelled") and task.pruned_at is None
+        return has_ended and not rival and not self.is_held_back(task)
+
+    def is_held_back(self, task: ModelTask) -> bool:
+        """Whether it would be cancelled at once if it was tried again."""
+        named = [self.tasks[one] for one in task.depends_on if one in self.tasks]
+        return task.on_failed == "cancel" and any(
+            one.status in ("failed", "cancelled") and one.pruned_at is None for one in named
+        )
 
     def retry(self, task: ModelTask) -> None:
         self.reopen(task)
@@ -434,14 +442,15 @@ class Model:
         task.finished_at = task.token = task.expires_at = None
         task.is_delayed = False
         if task.depends_on:
-            self.block(task)
+            self.block(task, is_retry=True)
 
-    def block(self, task: ModelTask) -> None:
+    def block(self, task: ModelTask, *, is_retry: bool = False) -> None:
         """A task that is new, or is tried again; what is pruned to the last counts as done."""
         statuses = {one: self.tasks[one].status for one in task.depends_on if one in self.tasks}
         task.waits_for = {one for one, status in statuses.items() if status not in FINISHED}
         task.status = "blocked"
-        if task.on_failed == "cancel" and {"failed", "cancelled"} & set(statuses.values()):
+        has_failed = {"failed", "cancelled"} & set(statuses.values())
+        if task.on_failed == "cancel" and has_failed and not is_retry:
             self.finish(task, "cancelled")
         elif not task.waits_for:
             self.unblock(task)

@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from taskmanager.access.caller import OPERATOR, Caller
-from taskmanager.db.connection import is_clustered, keeps_snapshot, takes
+from taskmanager.db.connection import is_clustered, takes
 from taskmanager.db.statements import (
     MAX_ROWS,
     Row,
@@ -34,6 +34,7 @@ from taskmanager.payloads.sealing import as_long, with_opened, with_sealed
 from taskmanager.queue import history, store, task_types
 from taskmanager.queue.columns import params_text, when_available
 from taskmanager.queue.flow import lanes, placeholders
+from taskmanager.queue.flow.failed_dependencies import DEPENDENCY_FAILED, failed_of, how_to_look
 from taskmanager.queue.holder import finished, lock_tasks
 from taskmanager.queue.read import FINISHED_STATUSES
 from taskmanager.queue.store import Stored
@@ -52,13 +53,6 @@ STILL_OPEN = (
     "WHERE task_id IN ? AND is_open = 1"
 )
 _COUNT_DEPENDENT = "UPDATE {tasks} {by_id} SET dependents = COALESCE(dependents, 0) + 1"
-FAILED_OF = (
-    "SELECT {task_dependencies}.task_id AS task_id, {task_dependencies}.position AS position "
-    "FROM {task_dependencies} "
-    "JOIN {tasks} ON {tasks}.id = {task_dependencies}.depends_on_id "
-    "WHERE {task_dependencies}.task_id IN ? AND {tasks}.status IN ('failed', 'cancelled') "
-    "ORDER BY {task_dependencies}.task_id DESC, {task_dependencies}.position DESC"
-)
 LINKS_OF_BLOCKED = (
     "SELECT id, depends_on_id FROM {task_dependencies} WHERE task_id IN ? "
     "ORDER BY task_id, position"
@@ -200,7 +194,7 @@ def block_again(tasks: Sequence[Row], *, now: int) -> list[Row]:
     lanes.record([{**task, "status": "blocked"} for task in blocked])
     rows = [{name: task[name] for name in store.OF_EVENT} for task in blocked]
     history.record(rows, "blocked", status="blocked", now=now)
-    return _settle(ids, now)
+    return _settle(ids, now, is_retry=True)
 
 
 def forget_ends(tasks: Iterable[Row]) -> None:
@@ -227,14 +221,14 @@ def _lock(ids: Sequence[int], *, missing_is_done: bool = False) -> dict[int, str
     return found | dict.fromkeys(missing, "completed")
 
 
-def _settle(ids: Sequence[int], now: int) -> list[Row]:
+def _settle(ids: Sequence[int], now: int, *, is_retry: bool = False) -> list[Row]:
     """Cancels those of these blocked tasks that have a failed dependency, unblocks the free ones.
 
     Returns those that have ended, with what has ended by that.
     """
     ended: list[Row] = []
     for some in parts_of(ids, MAX_ROWS):
-        failed = _positions(fetch_all(FAILED_OF + _how(), (some,)))
+        failed = _positions(failed_of(some, is_retry=is_retry))
         tasks = [one for one in lock_tasks(some, OPERATOR).values() if one["status"] == "blocked"]
         ended += _go_on(tasks, failed, now)
     return [*ended, *follow_ends(ended, now=now)]
@@ -303,7 +297,7 @@ def _follow(ends: Mapping[int, str], room: int, now: int) -> tuple[list[Row], di
     left, ended = dict(ends), []
     while left and room > 0:
         one, status = next(iter(left.items()))
-        links = fetch_all(LINKS_OF + _how(), (one, room))
+        links = fetch_all(LINKS_OF + how_to_look(), (one, room))
         if len(links) < room:
             del left[one]
         room -= max(1, len(links))
@@ -313,11 +307,6 @@ def _follow(ends: Mapping[int, str], room: int, now: int) -> tuple[list[Row], di
         ended += some
         left |= {task["id"]: task["status"] for task in some if task["dependents"]}
     return ended, left
-
-
-def _how() -> str:
-    # A transaction may keep the snapshot of its first look; a locking look sees the present.
-    return " {lock_rows}" if keeps_snapshot() else ""
 
 
 def _positions(links: Iterable[Row]) -> dict[int, int]:
@@ -354,7 +343,7 @@ def _go_on(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[Ro
     others = [task for task in tasks if task not in cancelled]
     waiting: set[int] = set()
     if others:
-        found = fetch_all(STILL_OPEN + _how(), ([task["id"] for task in others],))
+        found = fetch_all(STILL_OPEN + how_to_look(), ([task["id"] for task in others],))
         waiting = {row["task_id"] for row in found}
     unblocked = unblock([task for task in others if task["id"] not in waiting], now=now)
     return [*_cancel(cancelled, failed, now), *unblocked]
@@ -365,7 +354,7 @@ def _cancel(tasks: Sequence[Row], failed: Mapping[int, int], now: int) -> list[R
     for task in tasks:
         # Not its id: a key that may see the task may be limited to other types than that one has.
         message = f"The task at depends_on[{failed[task['id']]}] did not complete."
-        error = {"error_code": "dependency_failed", "error_message": message}
+        error = {"error_code": DEPENDENCY_FAILED, "error_message": message}
         ended.append(_end(task, {**finished("cancelled", now), **error}, "cancelled", now))
     return ended
 
@@ -486,7 +475,8 @@ def _values(
 def _result(task_id: int, position: int) -> Any:
     """The result of the task at a position of depends_on; None where it did not complete."""
     rows = fetch_all(
-        "SELECT id, status, result, pruned_at, payload_key FROM {tasks} WHERE id = ?" + _how(),
+        "SELECT id, status, result, pruned_at, payload_key FROM {tasks} WHERE id = ?"
+        + how_to_look(),
         (task_id,),
     )
     if not rows or rows[0]["pruned_at"] is not None:

@@ -10,6 +10,7 @@ import pytest
 from taskmanager.db.connection import database
 from taskmanager.db.statements import execute, fetch_all, fetch_value
 from taskmanager.queue.flow import dependencies
+from tests.api.tables import dump_tables
 from tests.conftest import Api, Clock, make_key
 
 NUMBER = {
@@ -100,16 +101,103 @@ def test_an_unblocked_task_waits_for_its_own_time(job: Api) -> None:
     assert state(job, later) == "scheduled"
 
 
-def test_a_retry_waits_again_and_ends_again_while_the_dependency_has_failed(job: Api) -> None:
+def test_a_retry_is_refused_until_the_dependency_is_tried_again_and_then_waits(job: Api) -> None:
     first = create(job)
     second = create(job, first["id"], type="next")
+    third = create(job, second["id"], type="next")
     fail(job)
-    again = job.post(f"/api/tasks/{second['id']}/retry", {})
-    assert (again["status"], again["error_code"]) == ("cancelled", "dependency_failed")
+    for waiting, named in ((second, first), (third, second)):
+        refused = job.post(f"/api/tasks/{waiting['id']}/retry", {}, 409)
+        assert (refused["code"], refused["details"]) == (
+            "dependency_failed",
+            {"position": 0, "task_id": named["id"]},
+        )
+        assert refused["message"] == (
+            f"Task {named['id']}, which this task depends on, has not completed. "
+            "Retry that one first."
+        )
     job.post(f"/api/tasks/{first['id']}/retry", {})
     assert job.post(f"/api/tasks/{second['id']}/retry", {})["status"] == "blocked"
     work(job)
     assert state(job, second) == "pending"
+
+
+def test_a_retry_that_is_refused_for_a_dependency_changes_nothing(job: Api) -> None:
+    first = create(job)
+    second = create(job, first["id"], type="next")
+    fail(job)
+    before = dump_tables()
+    job.post(f"/api/tasks/{second['id']}/retry", {}, 409)
+    ids = [second["id"]]
+    for dry_run in (True, False):
+        done = job.post("/api/tasks/retry", {"ids": ids, "dry_run": dry_run})
+        assert (done["changed"], done["skipped"]) == (0, {"dependency_failed": 1})
+    assert dump_tables() == before
+
+
+@pytest.mark.parametrize("retries", ["all", "without the first"])
+@pytest.mark.parametrize("way", ["ascending", "descending", "filter", "batch"])
+def test_many_retries_bring_back_a_whole_chain_in_any_order_or_nothing_of_it(
+    job: Api, way: str, retries: str
+) -> None:
+    """The chain is longer than what one transaction changes."""
+    bodies: list[Any] = [{"type": "job", "params": {"at": 0}}]
+    for at in range(1, 25):
+        bodies.append({"type": "next", "params": {"at": at}, "depends_on": [{"index": at - 1}]})
+    batch = job.post("/api/batches", {"tasks": bodies}, 201)
+    chain = [result["task"] for result in batch["results"]]
+    fail(job)
+    assert set(state(job, *chain[1:])) == {"cancelled"}
+    if retries == "without the first":
+        job.post("/api/tasks/delete", {"ids": [chain[2]["id"]]})
+        wanted = chain[1:2] + chain[3:]
+        expected, after = (22, {"dependency_failed": 1}), ["cancelled", "pending"]
+    else:
+        wanted, expected, after = chain, (25, {}), ["pending", "blocked"]
+    ids = [task["id"] for task in wanted]
+    body: Any = {"ids": ids[::-1] if way == "descending" else ids}
+    path = "/api/tasks/retry"
+    if way == "filter":
+        body = {"filter": {"type": "%"} if retries == "all" else {"status": "cancelled"}}
+    elif way == "batch":
+        path, body = f"/api/batches/{batch['id']}/retry", {}
+        if retries == "without the first":
+            job.post("/api/tasks/delete", {"ids": [chain[0]["id"]]})
+            expected, after = (23, {}), ["pending", "pending"]
+    if way != "batch":
+        rehearsed = job.post(path, {**body, "dry_run": True})
+        assert (rehearsed["changed"], rehearsed["skipped"]) == expected
+    done = job.post(path, body)
+    assert (done["changed"], done["skipped"]) == expected
+    assert state(job, *wanted) == [*after, *["blocked"] * (len(wanted) - 2)]
+
+
+@pytest.mark.parametrize("is_bulk", [False, True])
+@pytest.mark.parametrize("how", ["deleted", "pruned"])
+def test_a_retry_does_not_wait_for_a_dependency_that_was_deleted(
+    job: Api, clock: Clock, how: str, is_bulk: bool
+) -> None:
+    """Also where the row of a pruned task stays, because it holds its dedupe key."""
+    job.patch("/api/task-types/job", {"dedupe_days": 90, "retention_days": 1})
+    job.patch("/api/task-types/next", {"retention_days": 60})
+    first = create(job, dedupe="forever")
+    second = create(job, first["id"], type="next")
+    third = create(job, first["id"], type="next", params={"n": {"$result_of": 0}})
+    fail(job)
+    if how == "deleted":
+        job.post("/api/tasks/delete", {"ids": [first["id"]]})
+    else:
+        clock.advance(2 * 86_400)
+        job.post("/api/maintenance/run")
+        assert job.get(f"/api/tasks/{first['id']}")["pruned_at"]
+    for task in (second, third):
+        if is_bulk:
+            assert job.post("/api/tasks/retry", {"ids": [task["id"]]})["changed"] == 1
+        else:
+            job.post(f"/api/tasks/{task['id']}/retry", {})
+    assert state(job, second, third) == ["pending", "failed"]
+    found = job.get(f"/api/tasks/{third['id']}")
+    assert found["error_message"] == "The result of depends_on[0] was pruned."
 
 
 def test_results_are_filled_in_and_checked_when_the_task_is_unblocked(job: Api) -> None:
@@ -286,10 +374,14 @@ def test_a_key_of_other_types_is_told_the_position_of_a_dependency_and_not_its_i
         work(job)
         execute("UPDATE {tasks} SET pruned_at = 1 WHERE id = ?", (second["id"],))
         job.post(f"/api/tasks/{task['id']}/retry", {})
+    limited = job.with_key(make_key("admin", task_types=["next"]))
+    if ends != "pruned":
+        refused = limited.post(f"/api/tasks/{task['id']}/retry", {}, 409)
+        assert refused["details"] == {"position": 1}
+        assert refused["message"].startswith("The task at depends_on[1], which this task depends")
     message = "The task at depends_on[1] did not complete."
     if ends == "pruned":
         message = "The result of depends_on[1] was pruned."
-    limited = job.with_key(make_key("admin", task_types=["next"]))
     assert limited.get(f"/api/tasks/{task['id']}")["error_message"] == message
     for path in (f"/api/tasks/{task['id']}/logs", "/api/events"):
         found = limited.get(path)
