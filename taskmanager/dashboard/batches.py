@@ -46,7 +46,7 @@ def show_all() -> Response:
 
 
 def shown(row: Row) -> dict[str, Any]:
-    """The batch with its status, its progress in percent, and how many have not ended."""
+    """The batch with its status, its progress in percent, and how many have not ended in it."""
     ended = sum(row[status] for status in FINISHED_STATUSES)
     return {
         **row,
@@ -54,6 +54,7 @@ def shown(row: Row) -> dict[str, Any]:
         "progress": batches.progress_of(row),
         "ended": ended,
         "unfinished": row["tasks"] - ended,
+        "open_within": batches.open_within(row),
     }
 
 
@@ -79,9 +80,9 @@ def outlook(batch: dict[str, Any]) -> str:
     left = []
     if batch["unfinished"]:
         left.append(count_of(batch["unfinished"], "task"))
-    if inner := batch["open_batches"]:
+    if inner := batch["open_within"]:
         left.append(f"{inner:,} {'batch' if inner == 1 else 'batches'} in it")
-    have = "has" if batch["unfinished"] + batch["open_batches"] == 1 else "have"
+    have = "has" if batch["unfinished"] + inner == 1 else "have"
     waits = f"{' and '.join(left)} {have} not ended yet." if left else ""
     if batch["status"] == "open":
         return f"It takes more tasks until it is closed. {waits}"

@@ -87,6 +87,7 @@ TRANSITIONS = {
 CASES = {
     "a batch finishes",
     "a batch finishes again",
+    "a batch finishes in which another one was not good",
     "a claim finds a late task",
     "an attempt has run for too long",
     "a heartbeat comes after its time to run",
@@ -208,6 +209,10 @@ class ModelBatch:
     finished_at: int | None = None
     counts: Counter[str] = field(default_factory=Counter)
     made: dict[str, int] = field(default_factory=dict)
+    not_good_within: set[int] = field(default_factory=set)
+
+    def is_good(self) -> bool:
+        return self.counts["completed"] == self.counts["tasks"] and not self.not_good_within
 
 
 @dataclass(frozen=True)
@@ -364,13 +369,17 @@ class Model:
         if batch.is_open or batch.finished_at is not None or self.is_open_within(batch_id):
             return
         batch.finished_at = self.now
-        is_good = batch.counts["completed"] == batch.counts["tasks"]
+        is_good = batch.is_good()
         SEEN["a batch finishes again" if batch.made else "a batch finishes"] += 1
+        if batch.not_good_within:
+            SEEN["a batch finishes in which another one was not good"] += 1
         for name in ("on_finished", "on_completed" if is_good else "on_failed"):
             if name not in batch.made:
                 self.make_callback(batch_id, name)
         parent_id = self.parent_of(batch_id)
         if parent_id is not None:
+            if not is_good:
+                self.batches[parent_id].not_good_within.add(batch_id)
             self.finish_if_over(parent_id)
 
     def is_open_within(self, batch_id: int) -> bool:
@@ -398,13 +407,17 @@ class Model:
 
     def reopen(self, task: ModelTask) -> None:
         """A task that has ended goes on, and so does its batch. Its status is the one before."""
-        batch = self.batches.get(task.batch_id or 0)
+        batch_id = task.batch_id or 0
+        batch = self.batches.get(batch_id)
         if batch is None:
             return
         batch.counts[task.status] -= 1
         while batch is not None and batch.finished_at is not None:
             batch.finished_at = None
-            batch = self.batches.get(batch.parent_id or 0)
+            outer = self.batches.get(batch.parent_id or 0)
+            if outer is not None:
+                outer.not_good_within.discard(batch_id)
+            batch_id, batch = batch.parent_id or 0, outer
 
     def close(self, batch_id: int) -> None:
         if self.batches[batch_id].is_open:
@@ -1017,7 +1030,8 @@ class Lifecycle(RuleBasedStateMachine):
             assert {name: row[name] for name in ("tasks", *FINISHED)} == {
                 name: batch.counts[name] for name in ("tasks", *FINISHED)
             }
-            assert row["open_batches"] == self.model.open_batches(batch_id)
+            assert batches.open_within(row) == self.model.open_batches(batch_id)
+            assert row["open_batches"] // batches.NOT_GOOD == len(batch.not_good_within)
             assert (row["closed_at"] is None) == batch.is_open
             assert row["finished_at"] == batch.finished_at
         members = fetch_all("SELECT task_id FROM batch_members WHERE is_open = 1")

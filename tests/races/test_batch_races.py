@@ -71,6 +71,36 @@ def test_sixteen_ends_at_once_finish_a_batch_once(queue: Server) -> None:
     assert fetch_all("SELECT task_id FROM batch_members WHERE is_open = 1") == []
 
 
+def test_sixteen_batches_that_end_at_once_finish_the_one_they_lie_in_once(queue: Server) -> None:
+    for name in ("job", "after"):
+        register(queue, name)
+    callbacks = {
+        name: {"type": "after", "params": {"as": name}} for name in ("on_completed", "on_failed")
+    }
+    outer = [queue.call("POST", "/api/batches", callbacks).data["id"] for _ in range(ROUNDS)]
+    for batch_id in outer:
+        body = {"parent_batch_id": batch_id, "tasks": [{"type": "job", "params": {}}]}
+        body["tasks"][0]["dedupe"] = "none"
+        for _ in range(PROCESSES):
+            queue.call("POST", "/api/batches", body)
+        queue.call("POST", f"/api/batches/{batch_id}/close", {})
+    batches = []
+    for _ in outer:
+        claim = {"worker_id": "w", "type": "job", "limit": PROCESSES}
+        held = queue.call("POST", "/api/tasks/claim", claim).data["tasks"]
+        batches.append([Member(task["id"], task["claim_token"]) for task in held])
+
+    answers = run_processes(
+        end_one_of_each_batch, PROCESSES, port=queue.port, key=queue.key, arguments=batches
+    )
+
+    assert {status for statuses in answers for status in statuses} == {200}
+    after = queue.call("GET", "/api/tasks?type=after&include=params").data["tasks"]
+    assert [task["params"]["as"] for task in after] == ["on_failed"] * ROUNDS
+    found = [queue.call("GET", f"/api/batches/{batch_id}").data for batch_id in outer]
+    assert [batch["status"] for batch in found] == ["finished"] * ROUNDS
+
+
 def retry_the_batch(
     connection: Connection, shared: Shared, number: int, batch_id: int
 ) -> list[int]:

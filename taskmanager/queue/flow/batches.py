@@ -5,6 +5,10 @@ batch_members, which is open until the task ends. The transaction that ends it c
 it has locked the batch: of two that end at once, the second one sees that no row is open. It alone
 finishes the batch. The figures of a batch do not decide that. They remain when its tasks are
 pruned.
+
+A batch may lie in another one, which waits for it, and which is good only if all in it were.
+Whoever finishes or reopens a batch says so in the row of the outer one, which looks for none of
+those in it when it finishes: they may be pruned by then, and no index has them.
 """
 
 import json
@@ -33,6 +37,10 @@ from taskmanager.queue.read import FINISHED_STATUSES
 
 # In the params of a callback, this object stands for the id of the batch.
 ITS_ID = {"$batch": "id"}
+
+# The column open_batches is two figures, which change together: how many of the batches in it are
+# not finished, and this number for each that has finished and was not good.
+NOT_GOOD = 1 << 32
 
 
 @write_transaction
@@ -134,6 +142,11 @@ def progress_of(batch: Row) -> int:
     return int(100 * ended // batch["tasks"])
 
 
+def open_within(batch: Row) -> int:
+    """How many of the batches that lie in this one are not finished."""
+    return int(batch["open_batches"] % NOT_GOOD)
+
+
 def record_ends(tasks: Iterable[Row], *, now: int) -> None:
     """Follows what the end of these tasks means for their batches. Part of the transaction.
 
@@ -170,7 +183,7 @@ def finish_stalled_slice(*, now: int, rows: int) -> int:
     """
     stalled = fetch_all(
         "SELECT id FROM {batches} WHERE finished_at IS NULL AND closed_at > 0 "
-        "AND open_batches = 0 "
+        f"AND (open_batches & {NOT_GOOD - 1}) = 0 "
         "AND NOT EXISTS (SELECT 1 FROM {batch_members} "
         "WHERE batch_id = {batches}.id AND is_open = 1) "
         "ORDER BY id LIMIT ?",
@@ -266,9 +279,10 @@ def _finish_if_over(batch_id: int, now: int) -> None:
         "LIMIT 1 {lock_rows}",
         (batch_id,),
     )
-    if left is not None or batch["open_batches"]:
+    if left is not None or open_within(batch):
         return
-    is_good = batch["completed"] == batch["tasks"]
+    # No batch in it is open, so the figure is 0 unless one of them was not good.
+    is_good = batch["completed"] == batch["tasks"] and batch["open_batches"] == 0
     made = {
         f"{callback}_task_id": _create_callback(batch, callback, now)
         for callback in ("on_finished", "on_completed" if is_good else "on_failed")
@@ -277,19 +291,22 @@ def _finish_if_over(batch_id: int, now: int) -> None:
     }
     update("batches", {**made, "finished_at": now}, "id = ?", (batch_id,))
     if batch["parent_batch_id"] is not None:
-        _count(batch["parent_batch_id"], {"open_batches": -1}, now)
+        _count(batch["parent_batch_id"], {"open_batches": -1 if is_good else NOT_GOOD - 1}, now)
         _finish_if_over(batch["parent_batch_id"], now)
 
 
 def _reopen(batch_id: int, now: int) -> None:
-    """Lets a finished batch, and those that it lies in, wait again."""
+    """Lets a finished batch, and those that it lies in, wait again.
+
+    None of them was good: only what has not completed is tried again.
+    """
     batch = fetch_one("SELECT * FROM {batches} WHERE id = ? {lock_rows}", (batch_id,))
     if batch is None or batch["finished_at"] is None:
         return
     update("batches", {"finished_at": None, "updated_at": now}, "id = ?", (batch_id,))
     if batch["parent_batch_id"] is not None:
         _reopen(batch["parent_batch_id"], now)
-        _count(batch["parent_batch_id"], {"open_batches": 1}, now)
+        _count(batch["parent_batch_id"], {"open_batches": 1 - NOT_GOOD}, now)
 
 
 def _create_callback(batch: Row, callback: str, now: int) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from taskmanager.db.statements import execute, fetch_value
 from taskmanager.db.transactions import write_transaction
+from taskmanager.payloads.callbacks import CALLBACKS
 from tests.conftest import Api, Clock, make_key
 
 DONE = {"type": "report", "params": {"batch": {"$batch": "id"}}}
@@ -162,6 +163,111 @@ def test_a_batch_in_a_batch_is_waited_for(job: Api) -> None:
     assert refused["code"] == "batch_closed"
 
 
+ALL_CALLBACKS = {name: {"type": "report", "params": {"as": name}} for name in CALLBACKS}
+
+
+def nest(api: Api, depth: int) -> list[Any]:
+    """Open batches, each in the one before, the first with all callbacks."""
+    made = [api.post("/api/batches", ALL_CALLBACKS, 201)]
+    for _ in range(depth - 1):
+        made.append(api.post("/api/batches", {"parent_batch_id": made[-1]["id"]}, 201))
+    return made
+
+
+def close(api: Api, *opened: Any) -> None:
+    for batch in opened:
+        api.post(f"/api/batches/{batch['id']}/close")
+
+
+def made_as(api: Api) -> list[str]:
+    return sorted(params["as"] for params in reports(api))
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["failed", "cancelled"])
+def test_a_batch_has_not_completed_if_a_task_far_within_has_not(
+    job: Api, is_cancelled: bool
+) -> None:
+    outer, middle, inner = nest(job, 3)
+    for batch in (outer, middle, inner):
+        job.post(f"/api/batches/{batch['id']}/tasks", {"tasks": [own_item(batch)]}, 201)
+    close(job, outer, middle, inner)
+    work(job)
+    work(job)
+    if is_cancelled:
+        job.post(f"/api/batches/{inner['id']}/cancel", {})
+    else:
+        fail(job)
+    found = batch_of(job, outer["id"])
+    assert (found["status"], found["counts"]["completed"], found["progress"]) == (
+        "finished",
+        1,
+        100,
+    )
+    assert made_as(job) == ["on_failed", "on_finished"]
+
+
+def own_item(batch: Any) -> dict[str, Any]:
+    return {"type": "job", "params": {"of": batch["id"]}}
+
+
+def test_a_failure_within_counts_although_the_outer_batch_ends_later(job: Api) -> None:
+    [outer] = nest(job, 1)
+    create(job, 1, parent_batch_id=outer["id"])
+    fail(job)
+    good = job.post("/api/batches", {"parent_batch_id": outer["id"]}, 201)
+    job.post(f"/api/batches/{good['id']}/tasks", {"tasks": [own_item(good)]}, 201)
+    close(job, good)
+    work(job)
+    job.post(f"/api/batches/{outer['id']}/tasks", {"tasks": [own_item(outer)]}, 201)
+    close(job, outer)
+    assert made_as(job) == []
+    work(job)
+    assert made_as(job) == ["on_failed", "on_finished"]
+
+
+def test_a_failure_within_counts_although_it_was_pruned(job: Api, clock: Clock) -> None:
+    [outer] = nest(job, 1)
+    inner = create(job, 1, parent_batch_id=outer["id"])
+    fail(job)
+    clock.advance(91 * 86_400)
+    job.post("/api/maintenance/run", {})
+    job.get(f"/api/batches/{inner['id']}", 404)
+    close(job, outer)
+    assert made_as(job) == ["on_failed", "on_finished"]
+
+
+def test_a_batch_has_completed_once_all_within_has_been_retried(job: Api) -> None:
+    outer, middle = nest(job, 2)
+    inner = create(job, 1, parent_batch_id=middle["id"])
+    fail(job)
+    close(job, outer, middle)
+    assert made_as(job) == ["on_failed", "on_finished"]
+    job.post(f"/api/batches/{inner['id']}/retry", {})
+    assert batch_of(job, outer["id"])["status"] == "running"
+    fail(job)
+    assert (batch_of(job, outer["id"])["status"], len(reports(job))) == ("finished", 2)
+    job.post(f"/api/batches/{inner['id']}/retry", {})
+    work(job)
+    assert made_as(job) == ["on_completed", "on_failed", "on_finished"]
+
+
+def test_a_retry_of_the_outer_batch_leaves_those_within_as_they_are(job: Api) -> None:
+    outer, inner = nest(job, 2)
+    for batch in (outer, inner):
+        job.post(f"/api/batches/{batch['id']}/tasks", {"tasks": [own_item(batch)]}, 201)
+    close(job, outer, inner)
+    fail(job)
+    fail(job)
+    assert job.post(f"/api/batches/{outer['id']}/retry", {})["changed"] == 1
+    assert batch_of(job, inner["id"])["status"] == "finished"
+    work(job)
+    assert batch_of(job, outer["id"])["status"] == "finished"
+    assert made_as(job) == ["on_failed", "on_finished"]
+    job.post(f"/api/batches/{inner['id']}/retry", {})
+    work(job)
+    assert made_as(job) == ["on_completed", "on_failed", "on_finished"]
+
+
 def test_every_end_of_a_task_counts(job: Api, clock: Clock) -> None:
     """Failed for its lease and then finished late, timed out, expired, deleted."""
     batch = job.post(
@@ -238,6 +344,18 @@ def test_pruning_keeps_the_figures_of_a_batch_until_it_is_old_itself(
     clock.advance(31 * 86_400)
     job.post("/api/maintenance/run", {})
     job.get(f"/api/batches/{batch['id']}", 404)
+
+
+def test_maintenance_finishes_a_batch_although_one_within_was_not_good(job: Api) -> None:
+    [outer] = nest(job, 1)
+    create(job, 1, parent_batch_id=outer["id"])
+    fail(job)
+    job.post(f"/api/batches/{outer['id']}/tasks", {"tasks": [own_item(outer)]}, 201)
+    close(job, outer)
+    write_transaction(execute)("DELETE FROM {tasks} WHERE batch_id = ?", (outer["id"],))
+    job.post("/api/maintenance/run", {})
+    assert batch_of(job, outer["id"])["status"] == "finished"
+    assert made_as(job) == ["on_failed", "on_finished"]
 
 
 def test_maintenance_finishes_a_batch_whose_tasks_were_removed_by_hand(job: Api) -> None:
