@@ -38,7 +38,8 @@ def create(body: Values) -> Response:
 
     `tasks` (up to 1,000 bodies of POST /api/tasks), `name`, `metadata`, `parent_batch_id`;
     `on_finished`, `on_completed` and `on_failed` are bodies of tasks that are created when the last
-    of the batch has ended. `is_open` lets it take more tasks; by default it does if it has none.
+    of the batch and of those in it has ended. `is_open` lets it take more tasks; by default it does
+    if it has none.
 
     201 with the `results` of the tasks in order; 400; 403; 404; 409 `batch_closed` of the parent;
     429 `queue_full`.
@@ -103,7 +104,7 @@ def get(batch_id: int) -> Response:
 @blueprint.post(f"{PATH}/cancel")
 @requires("tasks:manage", body=request_schemas.CANCEL_TASK)
 def cancel(batch_id: int, body: Values) -> Response:
-    """POST /api/batches/{id}/cancel: closes it and cancels its unfinished tasks.
+    """POST /api/batches/{id}/cancel: closes it and those in it, and cancels their unfinished tasks.
 
     Up to 10,000 a call; `reason` goes into their history. 200 with the batch and what
     POST /api/tasks/cancel answers; 404.
@@ -116,7 +117,8 @@ def cancel(batch_id: int, body: Values) -> Response:
 def retry(batch_id: int) -> Response:
     """POST /api/batches/{id}/retry: tries its failed and cancelled tasks again.
 
-    Up to 10,000 a call. What it has created when it was finished is not created again.
+    Up to 10,000 a call, not those of batches in it. What it has created when it was finished is not
+    created again.
     200 with the batch and what POST /api/tasks/retry answers; 404.
     """
     return _change(bulk.RETRY, batch_id, None, "to be tried again")

@@ -81,7 +81,7 @@ def close_batch(api: Call, batch_id: int) -> None:
 @_yes
 @with_api
 def cancel_batch(api: Call, batch_id: int, reason: str | None, yes: bool) -> None:
-    """Close a batch and cancel its unfinished tasks."""
+    """Close a batch and those in it, and cancel their unfinished tasks."""
     body = {} if reason is None else {"reason": reason}
     _change(api, batch_id, "cancel", body, yes, lambda counts: counts["unfinished"])
 
@@ -106,7 +106,8 @@ def _change(
     """Asks on a terminal, repeats the call until it finds no more tasks, and says how many."""
     if not yes and sys.stdin.isatty():
         found = count(api("GET", f"/batches/{batch_id}")["counts"])
-        click.confirm(f"{action} {found} tasks?", abort=True, err=True)
+        too = " and those of batches in it" if action == "cancel" else ""
+        click.confirm(f"{action} {found} tasks{too}?", abort=True, err=True)
     changed, is_done = 0, False
     while not is_done:
         batch = api("POST", f"/batches/{batch_id}/{action}", body=body)

@@ -116,7 +116,7 @@ def close(batch_id: int) -> Response:
 def change(batch_id: int, action: str) -> Response:
     """POST /dashboard/batches/{id}/cancel or retry: asks, and with `confirmed` does it.
 
-    Cancelling also closes the batch, so that it finishes.
+    Cancelling also closes the batch, so that it finishes, and does both to those in it.
     """
     is_confirmed = bool(request.form.get("confirmed"))
     outcome = bulk.change_batch(

@@ -27,6 +27,9 @@ from taskmanager.queue.task_types import OPEN_STATUSES, allowed_rows
 # On SQLite a claim waits for a slice to end: python -m benchmarks.operating
 SLICE_ROWS = 10
 
+# The cursor of a call for a batch, which takes none, where another batch has the rest.
+MORE = "more"
+
 
 class Action(NamedTuple):
     """What is done to each task, from which statuses, and its event in the history.
@@ -134,15 +137,34 @@ def change_batch(
 ) -> Outcome:
     """Does the same to up to `limit` tasks of a batch, as change_tasks() does.
 
-    Cancelling also closes the batch, so that it can finish. Raises NotFound.
+    Cancelling also closes the batch, so that it can finish, and does both to all batches in it that
+    the caller may see, at any depth. `next_cursor` is not None where some are left: the same call
+    again changes those. Raises NotFound.
     """
-    batches.get_batch(batch_id=batch_id, caller=caller)
-    if action is CANCEL and not dry_run:
-        batches.close_batch(batch_id, caller=caller, now=now)
-    return change_tasks(
+    batch = batches.get_batch(batch_id=batch_id, caller=caller)
+    batch_ids = [batch_id]
+    if action is CANCEL:
+        batch_ids = list(_with_those_within(batch, closes=not dry_run, caller=caller, now=now))
+    ids: list[int] = []
+    next_cursor, is_complete = None, True
+    for one in batch_ids:
+        room = limit - len(ids)
+        found = find_ids(
+            task_filter=TaskFilter(batch_id=one, statuses=action.statuses),
+            descending=False,
+            limit=room or 1,
+            cursor=None,
+            caller=caller,
+        )
+        ids += found.ids[:room]
+        next_cursor = found.next_cursor or (MORE if found.ids and not room else None)
+        is_complete = is_complete and found.is_complete
+        if next_cursor is not None:
+            break
+    outcome = change_tasks(
         action,
-        ids=None,
-        task_filter=TaskFilter(batch_id=batch_id),
+        ids=ids,
+        task_filter=TaskFilter(),
         limit=limit,
         cursor=None,
         dry_run=dry_run,
@@ -151,6 +173,26 @@ def change_batch(
         caller=caller,
         now=now,
     )
+    return outcome._replace(next_cursor=next_cursor, is_complete=is_complete)
+
+
+def _with_those_within(batch: Row, *, closes: bool, caller: Caller, now: int) -> Iterator[int]:
+    """A batch and the unfinished ones in it, at any depth, the outer ones first; may close them.
+
+    A batch is closed before those in it are looked for: then no more come.
+    """
+    level = [batch]
+    while level:
+        yield from (one["id"] for one in level)
+        if closes:
+            level = [
+                one
+                if one["closed_at"] is not None
+                else batches.close_batch(one["id"], caller=caller, now=now)
+                for one in level
+            ]
+        outer = [one["id"] for one in level if batches.open_within(one)]
+        level = batches.unfinished_within(outer, caller=caller) if outer else []
 
 
 def _slices(ids: list[int]) -> Iterator[Sequence[int]]:

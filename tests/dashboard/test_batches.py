@@ -119,6 +119,19 @@ def test_cancelling_asks_once_and_ends_the_batch(api: Api, owner: Person) -> Non
     assert api.get(f"/api/tasks/{other['id']}")["status"] == "pending"
 
 
+def test_cancelling_says_that_it_ends_what_is_within(api: Api, owner: Person) -> None:
+    outer = make_batch(api, is_open=True)
+    inner = make_batch(api, 1, parent_batch_id=outer["id"])
+    path = f"/dashboard/batches/{outer['id']}/cancel"
+    asked = owner.post(path).text
+    assert "Cancel 5 tasks?" in asked
+    assert " and of those in it will be cancelled" in asked
+    assert api.get(f"/api/batches/{inner['id']}")["status"] == "running"
+    owner.post(path, {"confirmed": "1"})
+    assert api.get(f"/api/batches/{inner['id']}")["status"] == "finished"
+    assert api.get(f"/api/batches/{outer['id']}")["status"] == "finished"
+
+
 def test_retrying_asks_once_and_reopens_what_has_failed(api: Api, owner: Person) -> None:
     batch = make_batch(api, 3)
     end(api, True, False, False)

@@ -23,7 +23,7 @@ from taskmanager.config import load_settings
 from taskmanager.db.cache import Cache
 from taskmanager.db.connection import close_connection, database
 from taskmanager.db.models import MODELS, SchemaVersion
-from taskmanager.db.statements import fetch_all, fetch_one, fetch_value
+from taskmanager.db.statements import fetch_all, fetch_one, fetch_value, parts_of
 from taskmanager.errors import (
     ClaimLost,
     Conflict,
@@ -424,6 +424,20 @@ class Model:
             self.batches[batch_id].is_open = False
             self.finish_if_over(batch_id)
 
+    def close_all(self, batch_id: int) -> list[int]:
+        """Closes a batch and the unfinished ones in it, the outer ones first."""
+        closed, level = [], [batch_id]
+        while level:
+            closed += level
+            for one in level:
+                self.close(one)
+            level = [
+                inner
+                for inner, batch in sorted(self.batches.items())
+                if batch.parent_id in level and batch.finished_at is None
+            ]
+        return closed
+
     def parent_of(self, batch_id: int) -> int | None:
         """The batch that a batch lies in, unless that was pruned."""
         parent_id = self.batches[batch_id].parent_id
@@ -681,13 +695,20 @@ class Lifecycle(RuleBasedStateMachine):
             chain.insert(0, self.model.parent_of(chain[0]) or 0)
         for batch_id in chain:
             changed = self._change_batch(bulk.CANCEL, batch_id)
-            self.model.close(batch_id)
-            tasks = [self.model.tasks[task_id] for task_id in self.model.members(batch_id)]
+            tasks = [
+                self.model.tasks[task_id]
+                for one in self.model.close_all(batch_id)
+                for task_id in self.model.members(one)
+            ]
             open_tasks = [task for task in tasks if task.status not in FINISHED]
-            for task in open_tasks:
-                if task.status not in FINISHED:  # by the end of another one
-                    self.model.finish(task, "cancelled")
-            assert changed == len(open_tasks)
+            cancelled = 0
+            for some in parts_of(open_tasks, bulk.SLICE_ROWS):
+                # A slice looks at its tasks before the end of one of them can end another.
+                cancelled += sum(task.status not in FINISHED for task in some)
+                for task in some:
+                    if task.status not in FINISHED:
+                        self.model.finish(task, "cancelled")
+            assert changed == cancelled
 
     def retry_batch(self, data: Any) -> None:
         if self.model.batches:

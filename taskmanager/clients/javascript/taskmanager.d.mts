@@ -323,7 +323,7 @@ export class Client {
   batch(id: number): Promise<Batch>;
   /** Every batch, the newest first. */
   batches(): AsyncGenerator<Batch, void, undefined>;
-  /** Closes a batch and cancels its unfinished tasks, up to 10,000 a call. */
+  /** Closes a batch and those in it, and cancels their tasks, up to 10,000 a call. */
   cancelBatch(id: number, reason?: string | null): Promise<Batch>;
   /** Tries the failed and cancelled tasks of a batch again, up to 10,000 a call. */
   retryBatch(id: number): Promise<Batch>;

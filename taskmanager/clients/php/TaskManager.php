@@ -512,7 +512,7 @@ class Client
     }
 
     /**
-     * Closes a batch and cancels its unfinished tasks, up to 10,000 a call.
+     * Closes a batch and those in it, and cancels their tasks, up to 10,000 a call.
      *
      * @return array<string, mixed> the batch, with matched, changed and next_cursor
      */

@@ -25,6 +25,7 @@ from taskmanager.db.statements import (
     fetch_one,
     insert,
     insert_many,
+    parts_of,
     update,
 )
 from taskmanager.db.transactions import write_transaction
@@ -41,6 +42,8 @@ ITS_ID = {"$batch": "id"}
 # The column open_batches is two figures, which change together: how many of the batches in it are
 # not finished, and this number for each that has finished and was not good.
 NOT_GOOD = 1 << 32
+
+PARENTS_AT_ONCE = 1_000  # in one statement
 
 
 @write_transaction
@@ -109,6 +112,28 @@ def get_batch(*, batch_id: int, caller: Caller) -> Row:
     """
     row = fetch_one("SELECT * FROM {batches} WHERE id = ?", (batch_id,))
     return _require(row, batch_id, caller)
+
+
+def unfinished_within(batch_ids: Sequence[int], *, caller: Caller) -> list[Row]:
+    """The unfinished batches that the caller may see and that lie directly in one of these.
+
+    Each has `id`, `closed_at` and `open_batches`. Reads all unfinished batches, by an index: ask
+    only where open_within() has some.
+    """
+    conditions = ["finished_at IS NULL", "parent_batch_id IN ?"]
+    values: list[int | None] = []
+    if caller.task_types is not None:
+        conditions.append("api_key_id = ?")
+        values.append(caller.key_id)
+    return [
+        row
+        for some in parts_of(batch_ids, PARENTS_AT_ONCE)
+        for row in fetch_all(
+            "SELECT id, closed_at, open_batches FROM {batches} "
+            f"WHERE {' AND '.join(conditions)} ORDER BY id",
+            (list(some), *values),
+        )
+    ]
 
 
 def list_batches(*, limit: int, before_id: int | None, caller: Caller) -> list[Row]:

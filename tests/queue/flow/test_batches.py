@@ -268,6 +268,51 @@ def test_a_retry_of_the_outer_batch_leaves_those_within_as_they_are(job: Api) ->
     assert made_as(job) == ["on_completed", "on_failed", "on_finished"]
 
 
+def test_cancelling_a_batch_closes_and_cancels_all_within(job: Api) -> None:
+    outer, middle, inner = made = nest(job, 3)
+    other = create(job, 1)
+    for batch in (middle, inner, inner):
+        task = {**own_item(batch), "dedupe": "none"}
+        job.post(f"/api/batches/{batch['id']}/tasks", {"tasks": [task]}, 201)
+    done = job.post("/api/batches", {"parent_batch_id": outer["id"], "is_open": False}, 201)
+    answer = job.post(f"/api/batches/{outer['id']}/cancel", {"reason": "no more"})
+    assert (answer["matched"], answer["changed"], answer["next_cursor"]) == (3, 3, None)
+    assert (answer["status"], answer["tasks"]) == ("finished", 0)
+    assert [batch_of(job, one["id"])["status"] for one in made] == ["finished"] * 3
+    assert [batch_of(job, one["id"])["counts"]["cancelled"] for one in made] == [0, 1, 2]
+    assert batch_of(job, other["id"])["status"] == "running"
+    assert batch_of(job, done["id"])["finished_at"] == done["finished_at"]
+    assert made_as(job) == ["on_failed", "on_finished"]
+    events = job.get("/api/admin/audit")["events"]
+    assert [event["event"] for event in events].count("tasks_cancelled") == 1
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (2, 1)])
+def test_cancelling_a_batch_again_goes_on_with_those_within(
+    job: Api, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("taskmanager.api.batches.CHANGED_AT_ONCE", 2)
+    [outer] = nest(job, 1)
+    for count in counts:
+        tasks = [{"type": "job", "params": {}, "dedupe": "none"}] * count
+        job.post("/api/batches", {"tasks": tasks, "parent_batch_id": outer["id"]}, 201)
+    answers = [job.post(f"/api/batches/{outer['id']}/cancel", {}) for _ in range(2)]
+    assert [answer["changed"] for answer in answers] == [2, 1]
+    assert [answer["next_cursor"] is None for answer in answers] == [False, True]
+    assert answers[-1]["status"] == "finished"
+
+
+def test_a_limited_key_cancels_only_what_it_may_see_within(job: Api) -> None:
+    limited = job.with_key(make_key("producer", task_types=["job"]))
+    outer = limited.post("/api/batches", {}, 201)
+    own = create(limited, 1, parent_batch_id=outer["id"])
+    other = job.post("/api/batches", {"parent_batch_id": outer["id"], "tasks": items(2)[1:]}, 201)
+    assert limited.post(f"/api/batches/{outer['id']}/cancel", {})["changed"] == 1
+    assert batch_of(job, own["id"])["status"] == "finished"
+    assert batch_of(job, other["id"])["counts"]["unfinished"] == 1
+    assert batch_of(job, outer["id"])["status"] == "running"
+
+
 def test_every_end_of_a_task_counts(job: Api, clock: Clock) -> None:
     """Failed for its lease and then finished late, timed out, expired, deleted."""
     batch = job.post(

@@ -498,7 +498,7 @@ class Client:
             yield from page["batches"]
 
     def cancel_batch(self, batch_id: int, reason: str | None = None) -> answers.BatchChanged:
-        """Closes a batch and cancels its unfinished tasks, up to 10,000 a call."""
+        """Closes a batch and those in it, and cancels their tasks, up to 10,000 a call."""
         path = f"/batches/{batch_id}/cancel"
         changed: answers.BatchChanged = self.call("POST", path, {"reason": reason})
         return changed
