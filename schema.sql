@@ -230,8 +230,8 @@ CREATE TABLE batches (
     completed       BIGINT NOT NULL,             -- how many of them ended so
     failed          BIGINT NOT NULL,
     cancelled       BIGINT NOT NULL,
-    open_batches    BIGINT NOT NULL,             -- batches in it that are not finished, and 2^32
-                                                 -- for each that has finished and was not good
+    open_batches    BIGINT NOT NULL,             -- batches in it that are not finished
+    failed_batches  BIGINT NOT NULL,             -- that are, and in which not everything completed
     closed_at       BIGINT,                      -- since when it takes no more tasks
     finished_at     BIGINT,
     created_at      BIGINT NOT NULL,

@@ -54,7 +54,6 @@ def shown(row: Row) -> dict[str, Any]:
         "progress": batches.progress_of(row),
         "ended": ended,
         "unfinished": row["tasks"] - ended,
-        "open_within": batches.open_within(row),
     }
 
 
@@ -80,7 +79,7 @@ def outlook(batch: dict[str, Any]) -> str:
     left = []
     if batch["unfinished"]:
         left.append(count_of(batch["unfinished"], "task"))
-    if inner := batch["open_within"]:
+    if inner := batch["open_batches"]:
         left.append(f"{inner:,} {'batch' if inner == 1 else 'batches'} in it")
     have = "has" if batch["unfinished"] + inner == 1 else "have"
     waits = f"{' and '.join(left)} {have} not ended yet." if left else ""

@@ -323,6 +323,7 @@ MIGRATIONS: Mapping[int, tuple[Step, ...]] = {
                 failed          BIGINT NOT NULL,
                 cancelled       BIGINT NOT NULL,
                 open_batches    BIGINT NOT NULL,
+                failed_batches  BIGINT NOT NULL,
                 closed_at       BIGINT,
                 finished_at     BIGINT,
                 created_at      BIGINT NOT NULL,

@@ -200,6 +200,7 @@ class Batch(_Model):
     failed = peewee.BigIntegerField()
     cancelled = peewee.BigIntegerField()
     open_batches = peewee.BigIntegerField()
+    failed_batches = peewee.BigIntegerField()
     closed_at = peewee.BigIntegerField(null=True)
     finished_at = peewee.BigIntegerField(null=True)
     created_at = peewee.BigIntegerField()

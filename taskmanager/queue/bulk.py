@@ -191,7 +191,7 @@ def _with_those_within(batch: Row, *, closes: bool, caller: Caller, now: int) ->
                 else batches.close_batch(one["id"], caller=caller, now=now)
                 for one in level
             ]
-        outer = [one["id"] for one in level if batches.open_within(one)]
+        outer = [one["id"] for one in level if one["open_batches"]]
         level = batches.unfinished_within(outer, caller=caller) if outer else []
 
 

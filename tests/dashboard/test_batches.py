@@ -157,7 +157,7 @@ def test_the_buttons_are_those_that_its_state_allows(api: Api, owner: Person) ->
 
 
 def test_the_list_goes_on_with_older_batches(api: Api, owner: Person) -> None:
-    times = {"created_at": 1, "updated_at": 1, "tasks": 0, "open_batches": 0}
+    times = {"created_at": 1, "updated_at": 1, "tasks": 0, "open_batches": 0, "failed_batches": 0}
     counts = dict.fromkeys(("completed", "failed", "cancelled"), 0)
     ids = [insert("batches", {**times, **counts, "name": f"b{n}"}) for n in range(51)]
     page = owner.get("/dashboard/batches").text

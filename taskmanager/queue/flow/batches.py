@@ -39,10 +39,6 @@ from taskmanager.queue.read import FINISHED_STATUSES
 # In the params of a callback, this object stands for the id of the batch.
 ITS_ID = {"$batch": "id"}
 
-# The column open_batches is two figures, which change together: how many of the batches in it are
-# not finished, and this number for each that has finished and was not good.
-NOT_GOOD = 1 << 32
-
 PARENTS_AT_ONCE = 1_000  # in one statement
 
 
@@ -67,7 +63,7 @@ def create_batch(
     if not all(takes(text) for text in fields.values() if isinstance(text, str)):
         raise TooLarge
     times = {"created_at": now, "updated_at": now}
-    counts = dict.fromkeys(("tasks", *FINISHED_STATUSES, "open_batches"), 0)
+    counts = dict.fromkeys(("tasks", *FINISHED_STATUSES, "open_batches", "failed_batches"), 0)
     batch_id = insert("batches", {**fields, **counts, **times, "api_key_id": caller.key_id})
     stored = _add(batch_id, tasks, caller, now)
     if not is_open:
@@ -118,7 +114,7 @@ def unfinished_within(batch_ids: Sequence[int], *, caller: Caller) -> list[Row]:
     """The unfinished batches that the caller may see and that lie directly in one of these.
 
     Each has `id`, `closed_at` and `open_batches`. Reads all unfinished batches, by an index: ask
-    only where open_within() has some.
+    only where `open_batches` says that there are some.
     """
     conditions = ["finished_at IS NULL", "parent_batch_id IN ?"]
     values: list[int | None] = []
@@ -167,11 +163,6 @@ def progress_of(batch: Row) -> int:
     return int(100 * ended // batch["tasks"])
 
 
-def open_within(batch: Row) -> int:
-    """How many of the batches that lie in this one are not finished."""
-    return int(batch["open_batches"] % NOT_GOOD)
-
-
 def record_ends(tasks: Iterable[Row], *, now: int) -> None:
     """Follows what the end of these tasks means for their batches. Part of the transaction.
 
@@ -208,7 +199,7 @@ def finish_stalled_slice(*, now: int, rows: int) -> int:
     """
     stalled = fetch_all(
         "SELECT id FROM {batches} WHERE finished_at IS NULL AND closed_at > 0 "
-        f"AND (open_batches & {NOT_GOOD - 1}) = 0 "
+        "AND open_batches = 0 "
         "AND NOT EXISTS (SELECT 1 FROM {batch_members} "
         "WHERE batch_id = {batches}.id AND is_open = 1) "
         "ORDER BY id LIMIT ?",
@@ -304,10 +295,9 @@ def _finish_if_over(batch_id: int, now: int) -> None:
         "LIMIT 1 {lock_rows}",
         (batch_id,),
     )
-    if left is not None or open_within(batch):
+    if left is not None or batch["open_batches"]:
         return
-    # No batch in it is open, so the figure is 0 unless one of them was not good.
-    is_good = batch["completed"] == batch["tasks"] and batch["open_batches"] == 0
+    is_good = batch["completed"] == batch["tasks"] and batch["failed_batches"] == 0
     made = {
         f"{callback}_task_id": _create_callback(batch, callback, now)
         for callback in ("on_finished", "on_completed" if is_good else "on_failed")
@@ -316,7 +306,8 @@ def _finish_if_over(batch_id: int, now: int) -> None:
     }
     update("batches", {**made, "finished_at": now}, "id = ?", (batch_id,))
     if batch["parent_batch_id"] is not None:
-        _count(batch["parent_batch_id"], {"open_batches": -1 if is_good else NOT_GOOD - 1}, now)
+        ended = {"open_batches": -1, "failed_batches": 0 if is_good else 1}
+        _count(batch["parent_batch_id"], ended, now)
         _finish_if_over(batch["parent_batch_id"], now)
 
 
@@ -331,7 +322,7 @@ def _reopen(batch_id: int, now: int) -> None:
     update("batches", {"finished_at": None, "updated_at": now}, "id = ?", (batch_id,))
     if batch["parent_batch_id"] is not None:
         _reopen(batch["parent_batch_id"], now)
-        _count(batch["parent_batch_id"], {"open_batches": 1 - NOT_GOOD}, now)
+        _count(batch["parent_batch_id"], {"open_batches": 1, "failed_batches": -1}, now)
 
 
 def _create_callback(batch: Row, callback: str, now: int) -> int:
