@@ -152,6 +152,13 @@ def keeps_snapshot() -> bool:
     return keeps
 
 
+def how_to_look() -> str:
+    """The end of a SELECT in a transaction that has to see the present, also where it has looked
+    before.
+    """
+    return " {lock_rows}" if keeps_snapshot() else ""
+
+
 def is_clustered() -> bool:
     """Whether the server is a node of a Galera cluster, where locks are local to a node."""
     is_node: bool = database.obj.is_clustered()

@@ -29,7 +29,7 @@ from taskmanager.queue.claim_sql import (
     ClaimOrder,
     find_heads,
 )
-from taskmanager.queue.flow import backlog, dependencies, graph, lanes
+from taskmanager.queue.flow import backlog, dependencies, failed_dependencies, graph, lanes
 from taskmanager.queue.read import _cursor
 from taskmanager.queue.workers import save_metadata
 from tests.conftest import ENGINES, Api, Clock, make_key
@@ -644,7 +644,7 @@ NOTED_BY = "ended_dependencies_by_ended_at"
         (dependencies.LINKS_OF, (7, 100), OPEN),
         (dependencies.STILL_OPEN, (7,), BY_TASK),
         (graph.NAMED_BY, (7, 100), BY_TASK),
-        (dependencies.FAILED_OF, (7,), BY_TASK),
+        (failed_dependencies.FAILED_OF, (7,), BY_TASK),
         (dependencies.LINKS_OF_BLOCKED, (7,), BY_TASK),
         # Any params contain the empty string. MySQL has no plan where it sees that no row matches.
         (dependencies.UNFILLED, (7, ""), BY_TASK),

@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from taskmanager.access.caller import OPERATOR, Caller
-from taskmanager.db.connection import is_clustered, takes
+from taskmanager.db.connection import how_to_look, is_clustered, takes
 from taskmanager.db.statements import (
     MAX_ROWS,
     Row,
@@ -34,7 +34,7 @@ from taskmanager.payloads.sealing import as_long, with_opened, with_sealed
 from taskmanager.queue import history, store, task_types
 from taskmanager.queue.columns import params_text, when_available
 from taskmanager.queue.flow import lanes, placeholders
-from taskmanager.queue.flow.failed_dependencies import DEPENDENCY_FAILED, failed_of, how_to_look
+from taskmanager.queue.flow.failed_dependencies import DEPENDENCY_FAILED, failed_of
 from taskmanager.queue.holder import finished, lock_tasks
 from taskmanager.queue.read import FINISHED_STATUSES
 from taskmanager.queue.store import Stored

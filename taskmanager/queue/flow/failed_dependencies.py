@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from taskmanager.access.caller import Caller
-from taskmanager.db.connection import keeps_snapshot
+from taskmanager.db.connection import how_to_look
 from taskmanager.db.statements import Row, fetch_all
 from taskmanager.errors import Conflict
 from taskmanager.queue import task_types
@@ -61,11 +61,3 @@ def failed_of(ids: Sequence[int], *, is_retry: bool, is_locking: bool = True) ->
     """
     rows = fetch_all(FAILED_OF + (how_to_look() if is_locking else ""), (ids,))
     return [row for row in rows if row["pruned_at"] is None or not is_retry]
-
-
-def how_to_look() -> str:
-    """The end of a SELECT that has to see the present.
-
-    A transaction may keep the snapshot of its first look; a locking look sees the present.
-    """
-    return " {lock_rows}" if keeps_snapshot() else ""

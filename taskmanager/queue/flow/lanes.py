@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import peewee
 
-from taskmanager.db.connection import dialect, keeps_snapshot, skips_locked
+from taskmanager.db.connection import dialect, how_to_look, skips_locked
 from taskmanager.db.dialect import SQLITE
 from taskmanager.db.statements import (
     Row,
@@ -204,7 +204,7 @@ def _settle(lane: Row, *, turns: int = 0) -> None:
     The turn of a group grows with each task that is claimed; one that had no task that waits gets
     the present turn. With a limit per key, the lane with the most urgent and oldest task is next.
     """
-    head = fetch_one(NEXT_TASKS + _how(), (lane["id"], 1))
+    head = fetch_one(NEXT_TASKS + how_to_look(), (lane["id"], 1))
     limit = _limit(lane)
     held = _count_held(lane, limit or 1)
     if head is None and not held:
@@ -221,11 +221,6 @@ def _settle(lane: Row, *, turns: int = 0) -> None:
     update("lanes", changes, "id = ?", (lane["id"],))
 
 
-def _how() -> str:
-    # A transaction may keep the snapshot of its first look; a locking look sees the present.
-    return " {lock_rows}" if keeps_snapshot() else ""
-
-
 def _limit(lane: Row) -> int | None:
     if lane["kind"] != CONCURRENCY or lane["name"] == NO_KEY:
         return None
@@ -237,7 +232,7 @@ def _limit(lane: Row) -> int | None:
 
 def _count_held(lane: Row, limit: int) -> int:
     """How many tasks of a locked lane are held, up to `limit`."""
-    return len(fetch_all(HELD_TASKS + _how(), (lane["id"], limit)))
+    return len(fetch_all(HELD_TASKS + how_to_look(), (lane["id"], limit)))
 
 
 def count_members(type_id: int, group: str, most: int) -> int:
@@ -289,7 +284,7 @@ def _first_tasks(lanes: Sequence[Row], kind: str, count: int) -> list[int]:
         # Each group gets its share of a claim of many.
         most = -(-count // len(lanes)) if kind == GROUP else count
         room = most if limit is None else min(most, limit - _count_held(lane, limit))
-        tasks = fetch_all(NEXT_TASKS + _how(), (lane["id"], room)) if room > 0 else []
+        tasks = fetch_all(NEXT_TASKS + how_to_look(), (lane["id"], room)) if room > 0 else []
         if not tasks:  # the limit was lowered, or somebody has removed tasks by hand
             _settle(lane)
         for turn, task in enumerate(tasks, lane["turn"]):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import peewee
 
-from taskmanager.db.connection import keeps_snapshot
+from taskmanager.db.connection import how_to_look
 from taskmanager.db.statements import Row, execute, fetch_all, fetch_one, insert, update
 from taskmanager.errors import ClaimLost
 from taskmanager.queue.flow import lanes
@@ -119,7 +119,7 @@ def take_turn(type_id: int, now: int) -> None:
 def _count_held(type_id: int, limit: int, *, lock: bool, now: int) -> int:
     """How many tasks of a type are held, up to `limit`."""
     # A transaction may keep the snapshot of its first look; a locking look sees the present.
-    how = " {lock_rows}" if lock and keeps_snapshot() else ""
+    how = how_to_look() if lock else ""
     rows = fetch_all(
         "SELECT id FROM {tasks} {index tasks_claim_by_id} WHERE task_type_id = ? "
         f"AND status = 'claimed' AND lease_expires_at > ? LIMIT ?{how}",
