@@ -231,7 +231,7 @@ CREATE TABLE batches (
     failed          BIGINT NOT NULL,
     cancelled       BIGINT NOT NULL,
     open_batches    BIGINT NOT NULL,             -- batches in it that are not finished
-    failed_batches  BIGINT NOT NULL,             -- that are, and in which not everything completed
+    failed_batches  BIGINT NOT NULL,             -- finished ones in it where not all completed
     closed_at       BIGINT,                      -- since when it takes no more tasks
     finished_at     BIGINT,
     created_at      BIGINT NOT NULL,

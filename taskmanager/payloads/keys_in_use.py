@@ -31,7 +31,8 @@ def require_keys() -> None:
 def note_key() -> None:
     """Notes that the database needs the first key, where a type's tasks are to be encrypted.
 
-    Before a transaction in which the first of them may be: the secret has to be stored before.
+    Call it before a transaction that may encrypt the first of them: the secret must be stored by
+    then.
     """
     keys = keyring()
     if keys is not None and not keys.secret and _encrypted_type() is not None:

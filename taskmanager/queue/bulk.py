@@ -7,7 +7,7 @@ call that dies in the middle has changed the slices before; the same call again 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import peewee
@@ -145,22 +145,7 @@ def change_batch(
     batch_ids = [batch_id]
     if action is CANCEL:
         batch_ids = list(_with_those_within(batch, closes=not dry_run, caller=caller, now=now))
-    ids: list[int] = []
-    next_cursor, is_complete = None, True
-    for one in batch_ids:
-        room = limit - len(ids)
-        found = find_ids(
-            task_filter=TaskFilter(batch_id=one, statuses=action.statuses),
-            descending=False,
-            limit=room or 1,
-            cursor=None,
-            caller=caller,
-        )
-        ids += found.ids[:room]
-        next_cursor = found.next_cursor or (MORE if found.ids and not room else None)
-        is_complete = is_complete and found.is_complete
-        if next_cursor is not None:
-            break
+    ids, next_cursor, is_complete = _tasks_of(batch_ids, action, limit, caller)
     outcome = change_tasks(
         action,
         ids=ids,
@@ -174,6 +159,30 @@ def change_batch(
         now=now,
     )
     return outcome._replace(next_cursor=next_cursor, is_complete=is_complete)
+
+
+def _tasks_of(
+    batch_ids: Iterable[int], action: Action, limit: int, caller: Caller
+) -> tuple[list[int], str | None, bool]:
+    """Up to `limit` tasks of these batches that the action can change; `next_cursor` and
+    `is_complete` as in Outcome.
+    """
+    ids: list[int] = []
+    is_complete = True
+    for batch_id in batch_ids:
+        room = limit - len(ids)
+        found = find_ids(
+            task_filter=TaskFilter(batch_id=batch_id, statuses=action.statuses),
+            descending=False,
+            limit=room or 1,
+            cursor=None,
+            caller=caller,
+        )
+        ids += found.ids[:room]
+        is_complete = is_complete and found.is_complete
+        if next_cursor := found.next_cursor or (MORE if found.ids and not room else None):
+            return ids, next_cursor, is_complete
+    return ids, None, is_complete
 
 
 def _with_those_within(batch: Row, *, closes: bool, caller: Caller, now: int) -> Iterator[int]:
